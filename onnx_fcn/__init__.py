@@ -1,0 +1,29 @@
+"""Turn any ONNX classifier into a fully convolutional network, and prove that it is the same network.
+
+A classifier is a convolutional trunk, a flatten, and fully connected layers; and a fully connected layer *is* a
+convolution, whose kernel covers the whole map. Written so, the same weights answer at every position of a larger
+image, and all windows share the trunk's work:
+
+    import onnx_fcn
+
+    conversion = onnx_fcn.convert("model.onnx", "out.onnx")
+    print(conversion.report)
+
+Everything public is listed here.
+"""
+
+from onnx_fcn._version import __version__
+from onnx_fcn.convert import Conversion, convert
+from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+
+__all__ = [
+    "Conversion",
+    "Diagnostic",
+    "FcnError",
+    "ModelError",
+    "OptionError",
+    "UnsupportedModel",
+    "ValidationError",
+    "__version__",
+    "convert",
+]

@@ -1,0 +1,239 @@
+"""From a finished walk to the difference that it makes: one `Edit`.
+
+New nodes take the seats of those that they replace, so the order stays topological and untouched nodes stay
+untouched. What nothing reads any more goes; what was unused before stays, as long as it does not hang from the image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import NodeProto, ValueInfoProto
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnx_fcn.document import Document, Edit, Weight
+from onnx_fcn.errors import Diagnostic, UnsupportedModel
+from onnx_fcn.interpret import Emission, Seat, Walk, names_used
+from onnx_fcn.lifted import Lifted
+
+__all__ = ["SIZE_NAMES", "assemble"]
+
+#: Names of the sizes that become dynamic, for images of 1, 2 and 3 spatial axes.
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+#: Likewise for the grid of answers.
+GRID_NAMES = {1: ("cells",), 2: ("rows", "columns"), 3: ("layers", "rows", "columns")}
+
+
+def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) -> Edit:
+    """The edit that turns the document into the fully convolutional network of the walk.
+
+    Raises:
+        UnsupportedModel: a node that stays would read a tensor that is gone.
+    """
+    graph = document.proto.graph
+    _name_outputs(state)
+    made: dict[int, list[NodeProto]] = {}
+    for seat in [state.prologue, *state.seats, *state.epilogue]:
+        made.setdefault(seat.index, []).extend(
+            map(lambda e, s=seat: _proto(e, s), seat.emissions) if seat.replaced else [seat.proto]
+        )
+    last = len(graph.node) - 1
+    front, back = made.pop(-1, []), [n for k in [k for k in made if k > last] for n in made.pop(k)]
+    in_walk = set(made)
+    for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
+        if k not in in_walk and not any(n in state.facts and isinstance(state.facts[n], Lifted) for n in names_used(node)):
+            made[k] = [node]
+    if graph.node:
+        made[0] = [*front, *made.get(0, [])]
+        made[last] = [*made.get(last, []), *back]
+    weights = {name: w for seat in [state.prologue, *state.seats, *state.epilogue] for name, w in seat.constants.items()}
+    sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
+    live = _live(made, state.outputs, in_walk)
+    kept = {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
+    used = {name for nodes in kept.values() for node in nodes for name in names_used(node)}
+    _check_complete(document, kept, used, weights)
+    gone = {t.name for t in graph.initializer} - used - _unused(document)
+    names = _given_back(weights, sources, used, gone)
+    constant_nodes: list[NodeProto] = []
+    initializers: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        if name not in used:
+            continue
+        if _is_fill(weight):
+            shape = f"{names.get(name, name)}/shape"
+            initializers[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
+            fill = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
+            constant_nodes.append(onnx.helper.make_node("ConstantOfShape", [shape], [names.get(name, name)], value=fill))
+        else:
+            initializers[names.get(name, name)] = weight
+    for nodes in kept.values():
+        for node in nodes:
+            for k, name in enumerate(node.input):
+                if name in names:
+                    node.input[k] = names[name]
+    if constant_nodes:
+        kept[0] = [*constant_nodes, *kept.get(0, [])]
+    nodes = {
+        k: kept.get(k, []) for k, node in enumerate(graph.node) if not (len(kept.get(k, [])) == 1 and kept[k][0] is node)
+    }
+    return Edit(
+        nodes=nodes,
+        initializers=initializers,
+        removed_initializers=gone - set(initializers),
+        inputs={state.image.name: _input(document, state, dynamic_batch)},
+        outputs={o.name: _output(o, document, state, dynamic_batch) for o in graph.output if o.name in state.results},
+        value_info=[],
+    )
+
+
+def _name_outputs(state: Walk) -> None:
+    """Let the delivered maps have the names of the outputs, renaming tensors where nothing else is in the way."""
+    taken = Counter(r.map for r in state.results.values())
+    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    produced = {t.name for e in emissions for t in e.node.outputs}
+    untouched = {n for seat in state.seats if not seat.replaced for n in names_used(seat.proto)}
+    renamed: dict[str, str] = {}
+    for seat in state.epilogue:
+        name = seat.node.outputs[0].name
+        current = state.results[name].map
+        if current == name:
+            continue
+        if name in produced:  # the tensor that had the name is still read on the way to the output
+            renamed[name] = state.fresh(f"{name}/map")
+        if current in produced and taken[current] == 1 and current not in untouched and current not in state.results:
+            renamed[current] = name
+        else:
+            from onnx_graphsurgeon import Node, Variable
+
+            current = renamed.get(current, current)
+            alias = Node("Identity", name, inputs=[Variable(current)], outputs=[Variable(f"{name}/alias")])
+            seat.emissions.append(Emission(alias))
+            renamed[f"{name}/alias"] = name
+    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    for emission in emissions:
+        for tensor in [*emission.node.inputs, *emission.node.outputs]:
+            tensor.name = renamed.get(tensor.name, tensor.name)
+    state.renamed.update(renamed)
+
+
+def _proto(emission: Emission, seat: Seat) -> NodeProto:
+    """The node as it will be stored; a variation of the seat's own keeps whatever it does not change."""
+    if not emission.varies:
+        return OnnxExporter.export_node(emission.node)
+    node = NodeProto()
+    node.CopyFrom(seat.proto)
+    inputs = [t.name for t in emission.node.inputs]
+    outputs = [t.name for t in emission.node.outputs]
+    attrs = emission.node.attrs
+    changed = {k: v for k, v in attrs.items() if k not in seat.node.attrs or seat.node.attrs[k] is not v and seat.node.attrs[k] != v}
+    removed = set(seat.node.attrs) - set(attrs)
+    if list(node.input) == inputs and list(node.output) == outputs and not changed and not removed:
+        return seat.proto
+    del node.input[:], node.output[:]
+    node.input.extend(inputs)
+    node.output.extend(outputs)
+    kept = [a for a in node.attribute if a.name not in changed and a.name not in removed]
+    kept += [onnx.helper.make_attribute(k, v) for k, v in changed.items()]
+    kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return node
+
+
+def _live(made: dict[int, list[NodeProto]], outputs: Iterable[str], in_walk: set[int]) -> set[int]:
+    """Ids of the nodes that the outputs need, and of those that nothing needed before either."""
+    producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
+    found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
+    wanted = [*outputs, *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in names_used(node))]
+    while wanted:
+        node = producer.get(wanted.pop())
+        if node is not None and id(node) not in found:
+            found.add(id(node))
+            wanted += names_used(node)
+    return found
+
+
+def _check_complete(
+    document: Document, kept: dict[int, list[NodeProto]], used: set[str], weights: dict[str, Weight]
+) -> None:
+    """Does every node that stays find what it reads?"""
+    graph = document.proto.graph
+    have = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    have |= {i.name for i in graph.input} | set(weights)
+    have |= {o for nodes in kept.values() for node in nodes for o in node.output}
+    missing = used - have
+    causes = [
+        Diagnostic(
+            "reads-lost-tensor",
+            node.name or node.output[0],
+            node.op_type,
+            f"reads '{name}' at run time, which has another shape at every image size",
+        )
+        for nodes in kept.values()
+        for node in nodes
+        for name in names_used(node)
+        if name in missing
+    ]
+    if causes:
+        raise UnsupportedModel(causes)
+
+
+def _unused(document: Document) -> set[str]:
+    """Initializers that nothing read in the original."""
+    graph = document.proto.graph
+    used = {n for node in graph.node for n in names_used(node)} | {o.name for o in graph.output}
+    return {t.name for t in graph.initializer} - used
+
+
+def _given_back(weights: dict[str, Weight], sources: dict[str, str], used: set[str], gone: set[str]) -> dict[str, str]:
+    """New weights that take the name of the only one that they were made of."""
+    made = Counter(s for name, s in sources.items() if name in used)
+    return {name: s for name, s in sources.items() if name in used and s in gone and made[s] == 1}
+
+
+def _is_fill(weight: Weight) -> bool:
+    """Is this large weight one number, as ConstantOfShape makes them?"""
+    return weight.array.size > 1024 and not any(weight.array.strides)
+
+
+def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+    """The image with dynamic sizes."""
+    declared = ValueInfoProto()
+    declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == state.image.name))
+    dims = declared.type.tensor_type.shape.dim
+    for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
+        dims[axis].dim_param = name
+    if dynamic_batch and state.image.batch is not None:
+        dims[state.image.batch].dim_param = "batch"
+    return declared
+
+
+def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+    """An output (N, C, *grid)."""
+    result = state.results[declared.name]
+    made = ValueInfoProto()
+    made.CopyFrom(declared)
+    shape = made.type.tensor_type.shape
+    del shape.dim[:]
+    if result.is_live:  # fully convolutional already: the axes stay where they were
+        for group in result.layout:
+            dim = shape.dim.add()
+            if group == result.channels and group:
+                dim.dim_value = result.width
+        return made
+    batch = shape.dim.add()
+    image = next(i for i in document.proto.graph.input if i.name == state.image.name)
+    if state.image.batch is not None:
+        batch.CopyFrom(image.type.tensor_type.shape.dim[state.image.batch])
+        if dynamic_batch:
+            batch.dim_param = "batch"
+    else:
+        batch.dim_value = 1
+    shape.dim.add().dim_value = result.width
+    for name in GRID_NAMES[len(result.space)]:
+        shape.dim.add().dim_param = name
+    return made

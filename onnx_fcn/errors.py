@@ -1,0 +1,88 @@
+"""What can go wrong, as one tree of exceptions, and why a network was refused, as data.
+
+    FcnError                 everything that is not a bug of this package
+    ├── ModelError           the file cannot be used: unreadable, not ONNX, invalid, external data missing
+    ├── UnsupportedModel     a valid model that cannot become fully convolutional; carries every root cause
+    ├── ValidationError      converted, but the numbers disagree with the original: where, and by how much
+    └── OptionError          the request contradicts itself or the model
+
+A broken invariant of our own is none of these, and shows its traceback.
+
+Inside the package a rule that cannot go on raises `Unsupported`: a reason and a hint. The walk completes it with the
+node at hand into a `Diagnostic`, and the boundary raises all of them together as one `UnsupportedModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Diagnostic", "FcnError", "ModelError", "OptionError", "Unsupported", "UnsupportedModel", "ValidationError"]
+
+
+class FcnError(Exception):
+    """Base of every error that a user can cause or cure; the message is one clear sentence."""
+
+
+class ModelError(FcnError):
+    """The source is not a usable ONNX model: unreadable, malformed, invalid, or parts of it are missing."""
+
+
+class OptionError(FcnError):
+    """An option contradicts another one or the model."""
+
+
+class ValidationError(FcnError):
+    """The converted model disagrees with the original; `report` holds the measurements.
+
+    Nothing has been written when this is raised.
+    """
+
+    def __init__(self, message: str, report: object | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One root cause for a refusal.
+
+    Attributes:
+        code: a stable slug, such as ``no-rule`` or ``per-position-constant``.
+        node: the name of the node, or of its first output where it has none.
+        op: the operator.
+        reason: why, with the numbers.
+        hint: what to do about it; may be empty.
+    """
+
+    code: str
+    node: str
+    op: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.op} '{self.node}': " if self.op else ""
+        return f"{where}{self.reason}" + (f" ({self.hint})" if self.hint else "")
+
+
+class UnsupportedModel(FcnError):
+    """A valid model that cannot become fully convolutional.
+
+    Attributes:
+        diagnostics: every root cause, in the order of the graph. What merely follows from one is not listed.
+    """
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        causes = "\n".join(f"  - {d}" for d in self.diagnostics)
+        count = "one reason" if len(self.diagnostics) == 1 else f"{len(self.diagnostics)} reasons"
+        super().__init__(f"this network cannot slide over a larger image, for {count}:\n{causes}")
+
+
+class Unsupported(Exception):
+    """Raised by a rule: this node, on these facts, has no meaning at every position. Never leaves the package."""
+
+    def __init__(self, reason: str, *, code: str = "unsupported", hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.code, self.hint = reason, code, hint

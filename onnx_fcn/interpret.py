@@ -1,0 +1,417 @@
+"""The walk: one pass from the image to the outputs that lifts every operator by its rule, trunk and head alike.
+
+Converting a classifier is vectorising it over window positions, as `jax.vmap` vectorises over a batch axis. Each
+tensor gets one fact:
+
+    Lifted     a map that stands for the original tensor at every position       (lifted.py)
+    Known      independent of the image: weights, constants, and whatever is computed from them and from shapes
+    Unmapped   data of the image that does not depend on the position: a second input, a squeeze-and-excite gate
+    Blocked    depends on something refused; only root causes are reported
+
+A node without a lifted operand is left as it is: *unmapped means untouched*. A node with one needs a rule; a rule
+reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The nodes wait in the seat of the
+node that they replace: until the whole walk has succeeded the model is not touched.
+
+**Context.** A gate such as squeeze-and-excite cannot be told from a head in advance: both begin with a pooling over
+the whole window. So every such reduction is an *origin* of what it computes; when a value meets a live map again,
+the walk rewinds to its origins and marks them as context: they stay global, and their branch stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn.document import Weight
+from onnx_fcn.errors import Diagnostic, Unsupported
+from onnx_fcn.known import Array, Values
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+
+if TYPE_CHECKING:
+    from onnx_fcn.site import Site
+
+__all__ = ["BATCH", "Blocked", "Fact", "Image", "Known", "Seat", "Unmapped", "Walk", "lifts", "operators", "rule_of", "run"]
+
+#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
+#: whatever it divides comes from the batch.
+BATCH = 7919
+
+
+@dataclass(frozen=True)
+class Known:
+    """A tensor whose value does not depend on the image. `sized`: it is computed from the shape of a mapped tensor."""
+
+    name: str
+    sized: bool = False
+
+
+@dataclass(frozen=True)
+class Unmapped:
+    """A tensor that is the same for all positions. `spread`: the tensor that it is an expansion of."""
+
+    name: str
+    spread: str | None = None
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """The consequence of a refusal, and the reductions that it descends from."""
+
+    origins: frozenset[int] = frozenset()
+
+
+Fact = Lifted | Known | Unmapped | Blocked
+Rule = Callable[..., "Fact | Sequence[Fact]"]
+
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def lifts(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register the rule of some operators: `rule(site, *facts of the operands) -> fact(s) of the outputs`."""
+
+    def register(rule: Rule) -> Rule:
+        for operator in operators:
+            assert (domain, operator) not in _RULES, operator
+            _RULES[domain, operator] = rule
+        return rule
+
+    return register
+
+
+def rule_of(domain: str, operator: str) -> Rule | None:
+    """The rule of an operator."""
+    return _RULES.get(("" if domain in (None, "", "ai.onnx") else domain, operator))
+
+
+def operators() -> list[tuple[str, str]]:
+    """Every (domain, operator) that has a rule."""
+    return sorted(_RULES)
+
+
+@dataclass(frozen=True)
+class Image:
+    """How one input of the model is seen: which of its axes slide.
+
+    Attributes:
+        name: the input.
+        shape: its native shape; the batch as the walk evaluates it.
+        batch: the axis of the batch, or None.
+        channels: the axis of the channels, or None.
+        space: the axes that slide, in order.
+        elem_type: `onnx.TensorProto.DataType`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch: int | None
+    channels: int | None
+    space: tuple[int, ...]
+    elem_type: int
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Native size, in pixels."""
+        return tuple(self.shape[a] for a in self.space)
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Is the input a map (N, C, *space) as it stands?"""
+        return (self.batch, self.channels, *self.space) == tuple(range(len(self.shape)))
+
+    def lifted(self, name: str) -> Lifted:
+        """The fact of the image itself, once it lies channels-first in the tensor `name`."""
+        letters = {1: "w", 2: "hw", 3: "dhw"}[len(self.space)]
+        batch = Atom(1 if self.batch is None else self.shape[self.batch], "n")
+        channels = () if self.channels is None else atoms_of(self.shape[self.channels], "c")
+        space = tuple(
+            Axis(atoms_of(self.shape[a], letter), image=k) for k, (a, letter) in enumerate(zip(self.space, letters))
+        )
+        layout: list[tuple[Atom, ...]] = []
+        for axis in range(len(self.shape)):
+            if axis == self.batch:
+                layout.append((batch,) if batch.size != 1 else ())
+            elif axis == self.channels:
+                layout.append(channels)
+            else:
+                layout.append(space[self.space.index(axis)].atoms)
+        return Lifted(name, batch, channels, space, tuple(layout), self.elem_type)
+
+
+@dataclass(frozen=True)
+class Emission:
+    """A node that a rule wants. `varies`: it is a variation of the seat's own node, and keeps what it does not name."""
+
+    node: gs.Node
+    varies: bool = False
+
+
+@dataclass
+class Seat:
+    """One node of the program, and what its rule put in its place."""
+
+    node: gs.Node
+    proto: onnx.NodeProto
+    index: int  # of the node in the main graph that it stands in or was unfolded from
+    emissions: list[Emission] = field(default_factory=list)
+    constants: dict[str, Weight] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it was made from
+    operands: tuple[Fact | None, ...] = ()
+    replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
+    slides: Slides | None = None
+    unfolded: bool = False  # an If whose branch has been put behind it
+
+    @property
+    def name(self) -> str:
+        """The node's name, or that of its first output."""
+        return str(self.node.name or next((o.name for o in self.node.outputs if o.name), ""))
+
+
+@dataclass(frozen=True)
+class Slides:
+    """What a sliding operator did that a single window would not see in the same way.
+
+    Attributes:
+        pads: it pads the map (or reads beyond the window otherwise), so neighbouring windows see each other.
+        strides: it makes the grid of windows coarser.
+    """
+
+    pads: bool
+    strides: bool
+
+
+class Rewind(Exception):
+    """A value has met a live map: these seats are context."""
+
+    def __init__(self, seats: Iterable[int]) -> None:
+        super().__init__()
+        self.seats = frozenset(seats)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one walk is asked for beyond lifting.
+
+    Attributes:
+        output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
+        head: reductions that were context in an earlier walk, and belong to the head.
+    """
+
+    output_stride: Fraction | None = None
+    head: frozenset[str] = frozenset()
+
+
+@dataclass
+class Walk:
+    """The state of a walk, and when it is over its result."""
+
+    image: Image
+    options: Options
+    opsets: Mapping[str, int]
+    values: Values
+    seats: list[Seat]
+    outputs: tuple[str, ...]
+    shape_of: Callable[[str], tuple[int | None, ...] | None]  # of an unmapped tensor, at the native size
+    prologue: Seat
+    epilogue: list[Seat] = field(default_factory=list)
+    results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
+    dense: set[int] = field(default_factory=set)  # seats of dense layers
+    renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
+    facts: dict[str, Fact] = field(default_factory=dict)
+    context: set[int] = field(default_factory=set)
+    diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
+    reductions: set[int] = field(default_factory=set)  # seats that may turn out to be context
+    names: set[str] = field(default_factory=set)
+
+    @property
+    def batch(self) -> int:
+        """The batch that shapes are evaluated with."""
+        return 1 if self.image.batch is None else self.image.shape[self.image.batch]
+
+    def fresh(self, hint: str) -> str:
+        """A tensor name that nothing has."""
+        name, count = hint, 2
+        while name in self.names:
+            name, count = f"{hint}_{count}", count + 1
+        self.names.add(name)
+        return name
+
+    @property
+    def has_head(self) -> bool:
+        """Is there a dense layer, or an output that contracts its window? A fully convolutional network has neither."""
+        facts = [self.facts.get(name) for name in self.outputs]
+        return bool(self.dense) or any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
+
+    @property
+    def succeeded(self) -> bool:
+        """Nothing was refused."""
+        return not self.diagnostics
+
+
+def run(state: Walk) -> Walk:
+    """Lift every node of the program, in order, and deliver the outputs."""
+    from onnx_fcn import rules  # registers them
+    from onnx_fcn.site import Site
+
+    assert rules
+    state.facts[state.image.name] = Site(state, -1, state.prologue).begin(state.image)
+    position = 0
+    while position < len(state.seats):
+        seat = state.seats[position]
+        try:
+            _step(state, position, seat, Site)
+        except Rewind as rewind:
+            state.context |= rewind.seats
+            position = min(rewind.seats)
+            _forget(state, position)
+            continue
+        position += 1
+    if state.succeeded:
+        for name in state.outputs:
+            _deliver(state, name, Site)
+    return state
+
+
+def _deliver(state: Walk, name: str, site_type: type[Site]) -> None:
+    """Bring one output into the form (N, C, *grid), in a seat behind all others."""
+    fact = state.facts.get(name)
+    if not isinstance(fact, Lifted):
+        return
+    node = gs.Node("Output", name, outputs=[gs.Variable(name)])
+    seat = Seat(node, onnx.NodeProto(), len(state.seats), replaced=True, operands=(fact,))
+    state.epilogue.append(seat)
+    try:
+        state.results[name] = site_type(state, len(state.seats), seat).deliver(fact)
+    except Unsupported as refusal:
+        state.diagnostics[len(state.seats)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
+
+
+def _forget(state: Walk, position: int) -> None:
+    for k in range(position, len(state.seats)):
+        seat = state.seats[k]
+        for emission in seat.emissions:
+            state.names -= {o.name for o in emission.node.outputs} - {o.name for o in seat.node.outputs}
+        state.names -= set(seat.constants)
+        seat.emissions, seat.constants, seat.sources, seat.replaced, seat.slides = [], {}, {}, False, None
+        for output in seat.node.outputs:
+            state.facts.pop(output.name, None)
+        state.diagnostics.pop(k, None)
+        state.dense.discard(k)
+
+
+def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None:
+    """Find the facts of one node's outputs."""
+    node, facts = seat.node, state.facts
+    names = [t.name for t in node.inputs]
+    implicit = [n for n in outer_names(seat.proto) if n not in names]
+    operands = tuple(facts[n] if n else None for n in names)
+    seat.operands = operands
+    everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
+    outputs: Sequence[Fact]
+    if any(isinstance(f, Blocked) for f in everything):
+        origins: frozenset[int] = frozenset().union(*(f.origins for f in everything if isinstance(f, Blocked)))
+        if origins and any(isinstance(f, Lifted) and f.is_live for f in everything):
+            raise Rewind(origins)
+        outputs = [Blocked(origins)] * len(node.outputs)
+    elif node.op == "If" and isinstance(operands[0], Known) and any(isinstance(f, Lifted) for f in everything):
+        outputs = _unfold_branch(state, position, seat, operands[0])
+    elif not any(isinstance(f, Lifted) for f in everything):
+        outputs = _untouched(state, seat, everything)
+    else:
+        site = site_type(state, position, seat)
+        try:
+            outputs = _apply(site, seat, operands, implicit)
+        except Unsupported as refusal:
+            state.diagnostics[position] = Diagnostic(refusal.code, seat.name, node.op, refusal.reason, refusal.hint)
+            lifted = [f for f in everything if isinstance(f, Lifted)]
+            origins = frozenset().union(*(f.origins for f in lifted if not f.is_live))
+            outputs = [Blocked(origins if origins <= state.reductions else frozenset())] * len(node.outputs)
+    for tensor, fact in zip(node.outputs, outputs):
+        if tensor.name:
+            facts[tensor.name] = fact
+
+
+def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
+    rule = rule_of(seat.node.domain, seat.node.op)
+    domain = f"{seat.node.domain}." if seat.node.domain else ""
+    if rule is None:
+        raise Unsupported(
+            f"there is no rule for {domain}{seat.node.op}, so it is not known what it means at every position",
+            code="no-rule",
+        )
+    if implicit:
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
+    site.check_meeting(operands)
+    seat.replaced = True
+    result = rule(site, *operands)
+    outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
+    return site.named(outputs)
+
+
+def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
+    """The facts of a node without a mapped operand, which stays as it is."""
+    names = [o.name for o in seat.node.outputs]
+    unmapped = [f for f in operands if isinstance(f, Unmapped)]
+    sized = any(isinstance(f, Known) and f.sized for f in operands)
+    random = seat.node.op.startswith("Random") or seat.node.op in ("Multinomial", "Bernoulli")
+    if not unmapped and not random:
+        return [Known(n, sized) for n in names]
+    if seat.node.op == "Shape" and (shape := _static_shape(state, seat, unmapped[0].name)) is not None:
+        state.values.set(names[0], shape)
+        return [Known(names[0], sized=True)]
+    if seat.node.op == "Expand" and isinstance(operands[0], Unmapped):
+        return [Unmapped(names[0], spread=operands[0].spread or operands[0].name)]
+    return [Unmapped(n) for n in names]
+
+
+def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:
+    import numpy as np
+
+    shape = state.shape_of(name)
+    if shape is None or any(d is None for d in shape):
+        return None
+    start, end = seat.node.attrs.get("start", 0), seat.node.attrs.get("end")
+    return np.array(shape[start:end], np.int64)
+
+
+def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> Sequence[Fact]:
+    """Put the nodes of the branch that a constant condition chooses behind the If, which itself goes."""
+    chosen = "then_branch" if bool(state.values[condition.name].reshape(-1)[0]) else "else_branch"
+    view: gs.Graph = seat.node.attrs[chosen]
+    graph = next(a.g for a in seat.proto.attribute if a.name == chosen)
+    for tensor in graph.initializer:
+        array = state.values.add(tensor)
+        seat.constants[tensor.name] = Weight(array, array.shape, tensor.data_type)
+        state.facts[tensor.name] = Known(tensor.name)
+    seat.replaced = True
+    if not seat.unfolded:
+        seat.unfolded = True
+        inner = [Seat(node, proto, seat.index) for node, proto in zip(view.nodes, graph.node)]
+        for result, output in zip(graph.output, seat.proto.output):
+            alias = gs.Node("Identity", output, inputs=[gs.Variable(result.name)], outputs=[gs.Variable(output)])
+            inner.append(Seat(alias, onnx.helper.make_node("Identity", [result.name], [output]), seat.index))
+        state.seats[position + 1 : position + 1] = inner
+        state.values.produce(s.proto for s in inner)
+    return []
+
+
+def names_used(node: onnx.NodeProto) -> list[str]:
+    """Every tensor that a node reads, by itself or in its subgraphs."""
+    return [*(i for i in node.input if i), *outer_names(node)]
+
+
+def outer_names(node: onnx.NodeProto) -> set[str]:
+    """Names that a node's subgraphs read from outside."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            inner = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+            for child in graph.node:
+                found |= ({i for i in child.input if i} | outer_names(child)) - inner
+                inner |= set(child.output)
+            found |= {o.name for o in graph.output} - inner
+    return found

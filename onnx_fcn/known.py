@@ -1,0 +1,180 @@
+"""Values that do not depend on the image: constants, and everything that the graph computes from them and from shapes.
+
+Shape computations are evaluated, not matched: `Shape` of a mapped tensor is a value here, the original shape at the
+native size, so that a Reshape target comes out as numbers however the exporter computed it. Nothing is evaluated
+before a rule asks, and operators that only look at a weight in another way (Transpose, Reshape …) give numpy views,
+so that a weight which lies in a file stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_fcn.errors import Unsupported
+
+__all__ = ["Array", "Values"]
+
+Array = np.ndarray[Any, Any]
+
+#: Computed values beyond this many elements are refused: they are no weights but a malformed graph.
+LARGEST = 1 << 30
+
+
+class Values:
+    """Evaluates tensors on demand and remembers them.
+
+    Args:
+        nodes: whatever computes something.
+        initializers: the stored tensors, by name.
+        array: reads an initializer or an attribute's tensor, as a view where it can.
+        opsets: the version of each operator set.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        initializers: Mapping[str, onnx.TensorProto],
+        array: Callable[[onnx.TensorProto], Array],
+        opsets: Mapping[str, int],
+    ) -> None:
+        self._producers: dict[str, onnx.NodeProto] = {}
+        self._initializers, self._array, self._opsets = dict(initializers), array, opsets
+        self._values: dict[str, Array] = {}
+        self.produce(nodes)
+
+    def produce(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Learn of more nodes: a branch that was put into the program."""
+        self._producers.update({o: node for node in nodes for o in node.output if o})
+
+    def add(self, tensor: onnx.TensorProto) -> Array:
+        """Learn of one more initializer."""
+        self._initializers[tensor.name] = tensor
+        return self[tensor.name]
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a tensor; None for initializers."""
+        return self._producers.get(name)
+
+    def set(self, name: str, value: Array) -> None:
+        """State the value of a tensor: the shape of a mapped one."""
+        self._values[name] = value
+
+    def __getitem__(self, name: str) -> Array:
+        """The value of a tensor.
+
+        Raises:
+            Unsupported: an operator on the way to it cannot be evaluated.
+        """
+        wanted = [name]
+        while wanted:  # not recursion: constant chains can be thousands of nodes long
+            top = wanted[-1]
+            if top in self._values:
+                wanted.pop()
+                continue
+            if top in self._initializers:
+                self._values[top] = self._array(self._initializers[top])
+                continue
+            if top not in self._producers:
+                raise Unsupported(f"the value of '{top}' is not known", code="unknown-value")
+            node = self._producers[top]
+            missing = [i for i in node.input if i and i not in self._values]
+            if missing:
+                if len(wanted) > len(self._producers) + 1:
+                    raise Unsupported(f"the value of '{top}' depends on itself", code="unknown-value")
+                wanted += missing
+                continue
+            self._values.update(self._evaluate(node))
+        return self._values[name]
+
+    def _evaluate(self, node: onnx.NodeProto) -> dict[str, Array]:
+        inputs = [self._values[i] if i else None for i in node.input]
+        view = VIEWS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        attributes = {a.name: a for a in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            return {node.output[0]: self._array(attributes["value"].t)}
+        if node.op_type == "ConstantOfShape":
+            fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)
+            return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
+        if view is not None:
+            values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            return {node.output[0]: view(inputs, values)}
+        return self._reference(node, inputs)
+
+    def _reference(self, node: onnx.NodeProto, inputs: list[Array | None]) -> dict[str, Array]:
+        """Evaluate one node by onnx's own reference implementation."""
+        from onnx.reference import ReferenceEvaluator
+
+        given = {name: value for name, value in zip(node.input, inputs) if value is not None}
+        outputs = [o for o in node.output if o]
+        graph = onnx.helper.make_graph(
+            [node],
+            "value",
+            [
+                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                for n, v in given.items()
+            ],
+            [onnx.helper.make_empty_tensor_value_info(o) for o in outputs],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()])
+        try:
+            results = ReferenceEvaluator(model).run(None, given)
+        except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
+            raise Unsupported(
+                f"{node.op_type} '{node.name or node.output[0]}' cannot be evaluated: {error}", code="unknown-value"
+            ) from error
+        values = dict(zip(outputs, map(np.asarray, results)))  # type: ignore[arg-type]
+        if any(v.size > LARGEST for v in values.values()):
+            raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
+        return values
+
+
+def _operand(inputs: list[Array | None], index: int) -> Array:
+    value = inputs[index] if index < len(inputs) else None
+    if value is None:
+        raise Unsupported("a constant lacks an operand", code="unknown-value")
+    return value
+
+
+def _axes(inputs: list[Array | None], attributes: dict[str, Any]) -> list[int] | None:
+    if len(inputs) > 1 and inputs[1] is not None:
+        return [int(a) for a in inputs[1].reshape(-1)]
+    return attributes.get("axes")
+
+
+def _reshape(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    value = _operand(inputs, 0)
+    target = [int(d) for d in (_operand(inputs, 1).reshape(-1) if len(inputs) > 1 else attributes.get("shape", []))]
+    if not attributes.get("allowzero"):
+        target = [value.shape[k] if d == 0 and k < value.ndim else d for k, d in enumerate(target)]
+    try:
+        return value.reshape(target)
+    except ValueError as error:
+        raise Unsupported(f"a constant of shape {value.shape} is reshaped to {target}", code="unknown-value") from error
+
+
+def _squeeze(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    axes = _axes(inputs, attributes)
+    value = _operand(inputs, 0)
+    return value.squeeze() if axes is None else value.squeeze(tuple(axes))
+
+
+def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    value, axis = _operand(inputs, 0), attributes.get("axis", 1)
+    axis += value.ndim if axis < 0 else 0
+    return value.reshape(int(np.prod(value.shape[:axis])), int(np.prod(value.shape[axis:])))
+
+
+#: Operators that look at the same bytes in another way: numpy makes views where onnx's evaluator would copy.
+VIEWS: dict[str, Callable[[list[Array | None], dict[str, Any]], Array]] = {
+    "Identity": lambda inputs, _: _operand(inputs, 0),
+    "Dropout": lambda inputs, _: _operand(inputs, 0),
+    "Transpose": lambda inputs, attributes: _operand(inputs, 0).transpose(attributes.get("perm")),
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": lambda inputs, attributes: np.expand_dims(_operand(inputs, 0), tuple(_axes(inputs, attributes) or ())),
+}

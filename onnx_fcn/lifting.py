@@ -1,0 +1,372 @@
+"""From a document to a finished walk: which input is the image, at which size and batch, and where its trunk ends.
+
+What cannot be known in advance is tried: the axes of the image (a wrong guess dies at its first convolution), the
+batch (a prime tells it from every literal; where the graph bakes one, that one), whether a reduction is context.
+
+The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
+model's output is the original head, run on one window of that map. So beyond the cut nothing may pad (windows would
+see each other), and whatever strides there dilates instead, so that all outputs have one grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ValueInfoProto
+
+from onnx_fcn.document import Document
+from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
+from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, names_used, run
+from onnx_fcn.known import Values
+from onnx_fcn.lifted import Lifted
+
+__all__ = ["Cut", "Request", "find_cut", "lift"]
+
+#: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
+FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
+    5: [(0, 1, (2, 3, 4)), (0, 4, (1, 2, 3))],
+    4: [(0, 1, (2, 3)), (0, 3, (1, 2)), (0, None, (1, 2, 3)), (None, 0, (1, 2, 3))],
+    3: [(0, 1, (2,)), (0, 2, (1,)), (None, 0, (1, 2)), (0, None, (1, 2)), (None, 2, (0, 1))],
+    2: [(0, None, (1,)), (None, None, (0, 1))],
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user said about the image: the name of the input, and the native size in pixels."""
+
+    input: str | None = None
+    size: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The last map that every output is reached through.
+
+    Attributes:
+        name: the tensor in the original model.
+        fact: what it became.
+    """
+
+    name: str
+    fact: Lifted
+
+
+def lift(document: Document, request: Request) -> Walk:
+    """Lift a whole model.
+
+    Raises:
+        UnsupportedModel: it cannot slide; with every root cause of the likeliest reading of its inputs.
+        OptionError: the request does not fit the model.
+    """
+    failures: list[Walk] = []
+    for image in images(document, request):
+        for batch in _batches(document, image):
+            state = _walked(document, _with_batch(image, batch))
+            if state.succeeded and _is_image(state):
+                return state
+            failures.append(state)
+    raise UnsupportedModel(_causes(failures))
+
+
+def _walked(document: Document, image: Image) -> Walk:
+    """Walk once, and again for what only the end of a walk shows."""
+    options = Options()
+    while True:
+        state = run(_program(document, image, options))
+        if not state.succeeded:
+            return state
+        cut = find_cut(state)
+        if cut is None:
+            return state
+        beyond = _beyond(state, cut)
+        head = {state.seats[k].name for k in state.context if k not in _ancestors(state, cut) and k in state.reductions}
+        if head - options.head:
+            options = replace(options, head=options.head | head)
+            continue
+        strides = [s for k in beyond if (s := state.seats[k].slides) is not None]
+        if any(s.strides for s in strides) and options.output_stride is None:
+            options = replace(options, output_stride=max(a.stride for a in cut.fact.space))
+            continue
+        for k in beyond:
+            slides = state.seats[k].slides
+            if slides is not None and slides.pads:
+                state.diagnostics[k] = Diagnostic(
+                    "padding-beyond-cut",
+                    state.seats[k].name,
+                    state.seats[k].node.op,
+                    f"pads a branch of the head behind '{cut.name}', the last map that all outputs share: windows "
+                    "of a larger image would see each other where the original sees padding",
+                    "keep only one of the outputs",
+                )
+        return state
+
+
+def _program(document: Document, image: Image, options: Options) -> Walk:
+    """The nodes that the outputs need, with a fact for every tensor that no node computes."""
+    graph, view = document.proto.graph, document.graph
+    initializers = {t.name: t for t in graph.initializer}
+    sparse = {t.values.name for t in graph.sparse_initializer}
+    needed = needed_nodes(document)
+    seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
+    opsets = {o.domain: o.version for o in document.proto.opset_import}
+    values = Values(graph.node, initializers, document.array, opsets)
+    facts: dict[str, Fact] = {name: Known(name) for name in (*initializers, *sparse)}
+    for declared in graph.input:
+        if declared.name not in facts and declared.name != image.name:
+            facts[declared.name] = Unmapped(declared.name)
+    names = {t for node in graph.node for t in (*node.input, *node.output)} | set(initializers) | set(facts)
+    prologue = gs.Node("Input", image.name, outputs=[gs.Variable(image.name)])
+    return Walk(
+        image,
+        options,
+        opsets,
+        values,
+        seats,
+        tuple(o.name for o in graph.output),
+        _Shapes(document, image),
+        Seat(prologue, onnx.NodeProto(), -1, replaced=True),
+        facts=facts,
+        names=names | {image.name},
+    )
+
+
+def needed_nodes(document: Document) -> set[int]:
+    """Indices of the nodes that the outputs need."""
+    nodes = document.proto.graph.node
+    producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
+    wanted = [o.name for o in document.proto.graph.output]
+    found: set[int] = set()
+    while wanted:
+        k = producer.get(wanted.pop())
+        if k is not None and k not in found:
+            found.add(k)
+            wanted += names_used(nodes[k])
+    return found
+
+
+class _Shapes:
+    """Shapes of tensors at the native size, inferred when one is asked for first."""
+
+    def __init__(self, document: Document, image: Image) -> None:
+        self._document, self._image = document, image
+        self._shapes: dict[str, tuple[int | None, ...]] | None = None
+
+    def __call__(self, name: str) -> tuple[int | None, ...] | None:
+        if self._shapes is None:
+            self._shapes = self._inferred()
+        return self._shapes.get(name)
+
+    def _inferred(self) -> dict[str, tuple[int | None, ...]]:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._document.proto)
+        del model.graph.value_info[:]
+        batch = 1 if self._image.batch is None else self._image.shape[self._image.batch]
+        for declared in model.graph.input:
+            shape = declared.type.tensor_type.shape
+            for k, dim in enumerate(shape.dim):
+                if declared.name == self._image.name:
+                    dim.dim_value = self._image.shape[k]
+                elif k == 0 and self._image.batch is not None:
+                    dim.dim_value = batch
+        for declared in model.graph.output:
+            declared.type.tensor_type.ClearField("shape")
+        try:
+            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:  # it refuses some valid models; then these shapes are simply not known
+            return {}
+        graph = model.graph
+        return {
+            v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
+            for v in (*graph.value_info, *graph.input, *graph.output)
+            if v.type.tensor_type.HasField("shape")
+        }
+
+
+# Which input is the image ---------------------------------------------------------------------------------------------
+
+
+def images(document: Document, request: Request) -> Iterator[Image]:
+    """The ways in which the inputs may be an image, the likeliest first.
+
+    Raises:
+        OptionError: there is no such input, or its size is neither declared nor given.
+    """
+    given = data_inputs(document)
+    if request.input is not None and request.input not in {i.name for i in given}:
+        names = ", ".join(f"'{i.name}'" for i in given)
+        raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
+    given = [i for i in given if request.input in (None, i.name)]
+    used = {name for k in needed_nodes(document) for name in names_used(document.proto.graph.node[k])}
+    given = [i for i in given if i.name in used] or given
+    given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
+    found = False
+    for declared in given:
+        dims = static_dims(declared)
+        for batch, channels, space in FORMS.get(len(dims), []):
+            shape = list(dims)
+            if request.size is not None:
+                if len(request.size) != len(space):
+                    continue
+                for axis, pixels in zip(space, request.size):
+                    shape[axis] = pixels
+            if batch is not None:
+                shape[batch] = shape[batch] or BATCH
+            if any(shape[k] is None for k in range(len(shape))):
+                continue
+            found = True
+            sizes = tuple(d for d in shape if d is not None)
+            yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
+    if not found:
+        raise OptionError(_no_size(given, request))
+
+
+def _no_size(given: Sequence[ValueInfoProto], request: Request) -> str:
+    if not given:
+        return "the model has no input that an output depends on"
+    first = given[0]
+    shape = [d if d is not None else "?" for d in static_dims(first)]
+    if request.size is not None:
+        return f"the size {'×'.join(map(str, request.size))} does not fit input '{first.name}' of shape {shape}"
+    return (
+        f"input '{first.name}' has shape {shape}, so the size that the network was made for is not in the file: "
+        "say it with --input-size, such as 224x224"
+    )
+
+
+def data_inputs(document: Document) -> list[ValueInfoProto]:
+    """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
+    stored = {t.name for t in document.proto.graph.initializer} | {
+        t.values.name for t in document.proto.graph.sparse_initializer
+    }
+    return [i for i in document.proto.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
+
+
+def static_dims(declared: ValueInfoProto) -> list[int | None]:
+    """Declared dims; None for symbolic and meaningless ones."""
+    return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
+
+
+def _batches(document: Document, image: Image) -> list[int]:
+    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one."""
+    if image.batch is None:
+        return [1]
+    declared = next(i for i in document.proto.graph.input if i.name == image.name)
+    static = static_dims(declared)[image.batch]
+    return [BATCH, *([static] if static else [1, *_literals(document)])]
+
+
+def _literals(document: Document) -> list[int]:
+    """First dims of constant Reshape targets: batches that the graph may bake."""
+    tensors = {t.name: t for t in document.proto.graph.initializer}
+    found = []
+    for node in document.proto.graph.node:
+        if node.op_type == "Reshape" and len(node.input) > 1 and (t := tensors.get(node.input[1])) is not None:
+            target = document.array(t).reshape(-1)
+            if len(target) and 1 < target[0] < 1024:
+                found.append(int(target[0]))
+    return list(dict.fromkeys(found))[:4]
+
+
+def _with_batch(image: Image, batch: int) -> Image:
+    shape = tuple(batch if k == image.batch else d for k, d in enumerate(image.shape))
+    return replace(image, shape=shape)
+
+
+def _is_image(state: Walk) -> bool:
+    """Does anything slide over it, and does an output depend on it? A table of features does not."""
+    slides = any(s.slides is not None for s in state.seats) or len(state.image.space) > 1
+    return slides and any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+
+
+def _causes(failures: Sequence[Walk]) -> list[Diagnostic]:
+    """The root causes of the reading that came furthest."""
+    if not failures:
+        return [Diagnostic("no-image", "", "", "no input looks like an image")]
+    best = max(failures, key=lambda w: min(w.diagnostics, default=len(w.seats)))
+    if best.diagnostics:
+        return [best.diagnostics[k] for k in sorted(best.diagnostics)]
+    return [
+        Diagnostic(
+            "no-image",
+            best.image.name,
+            "input",
+            "no output depends on the position in it: nothing slides over this input",
+        )
+    ]
+
+
+# Where the trunk ends -------------------------------------------------------------------------------------------------
+
+
+def find_cut(state: Walk) -> Cut | None:
+    """The last map with a live window that all outputs are reached through; None where there is none."""
+    cuts = list(cuts_of(state))
+    return cuts[0] if cuts else None
+
+
+def cuts_of(state: Walk) -> Iterator[Cut]:
+    """Every live map that all outputs are reached through, the last first.
+
+    Immediate dominators of a directed acyclic graph, in topological order: the nearest common dominator of the
+    operands (Cooper, Harvey, Kennedy, "A Simple, Fast Dominance Algorithm", 2001).
+    """
+    parent: dict[str, str] = {}
+    depth = {state.image.name: 0}
+
+    def join(names: Iterable[str]) -> str | None:
+        common: str | None = None
+        for name in names:
+            if common is None:
+                common = name
+                continue
+            while common != name:
+                if depth[common] >= depth[name]:
+                    common = parent[common]
+                else:
+                    name = parent[name]
+        return common
+
+    for seat in state.seats:
+        common = join(n for n in _reads(seat) if n in depth and not isinstance(state.facts.get(n), Known))
+        if common is None:
+            continue
+        for output in seat.node.outputs:
+            if output.name and not isinstance(state.facts.get(output.name), Known):
+                parent[output.name], depth[output.name] = common, depth[common] + 1
+    top = join(o for o in state.outputs if o in depth)
+    outputs = set(state.outputs)
+    while top is not None:
+        fact = state.facts.get(top)
+        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in outputs:
+            yield Cut(top, fact)
+        top = parent.get(top)
+
+
+def _reads(seat: Seat) -> Iterable[str]:
+    return names_used(seat.proto)
+
+
+def _beyond(state: Walk, cut: Cut) -> list[int]:
+    """Seats that compute something from the cut."""
+    reached, found = {cut.name}, []
+    for k, seat in enumerate(state.seats):
+        if any(n in reached for n in _reads(seat)):
+            found.append(k)
+            reached |= {o.name for o in seat.node.outputs if o.name}
+    return found
+
+
+def _ancestors(state: Walk, cut: Cut) -> set[int]:
+    """Seats that the cut is computed from."""
+    wanted, found = {cut.name}, set()
+    for k in range(len(state.seats) - 1, -1, -1):
+        seat = state.seats[k]
+        if any(o.name in wanted for o in seat.node.outputs):
+            found.add(k)
+            wanted |= set(_reads(seat))
+    return found
+

@@ -1,0 +1,152 @@
+"""Operators that join, cut and choose along one axis: of channels by index, of the image by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, lifts
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Atom, Lifted, atoms_of
+from onnx_fcn.rules.elementwise import aligned
+from onnx_fcn.site import Site
+
+LAST = np.iinfo(np.int64).max
+
+
+@lifts("Concat")
+def concat(site: Site, *operands: Fact) -> Lifted:
+    """Along channels at every position; the other axes agree."""
+    first = next(f for f in operands if isinstance(f, Lifted))
+    axis = first.axis(int(site.attr("axis")))
+    maps = aligned(site, operands, axis)
+    total = sum(f.shape[axis] for f in maps)
+    joined = atoms_of(total, "c")
+    others = [a for a in maps[0].channels if a not in maps[0].layout[axis]]
+    parts = [site.arrange(f, [*f.layout[axis], *others]) for f in maps]
+    y = site.emit(parts, axis=1)
+    layout = tuple(joined if k == axis else g for k, g in enumerate(maps[0].layout))
+    return replace(
+        maps[0],
+        map=y,
+        channels=(*joined, *others),
+        layout=layout,
+        origins=frozenset().union(*(f.origins for f in maps)),
+    ).canonical()
+
+
+def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
+    """Elements of one axis, by a constant index. Along channels: a Slice or Gather(axis=1)."""
+    group = x.layout[axis]
+    others = [a for a in x.channels if a not in group]
+    x = site.arrange(x, [*group, *others])
+    new, inner = atoms_of(len(index), "c"), Atom.product(others)
+    layout = tuple(new if k == axis else g for k, g in enumerate(x.layout))
+    if len(index) == x.shape[axis] and np.array_equal(index, np.arange(len(index))):
+        return x
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if len(index) and step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index))) and (step == 1 or inner == 1):
+        end = int(index[-1]) + 1
+        y = site.slice(x.map, [int(index[0]) * inner], [end * inner], [1], [step] if step > 1 and site.opset >= 10 else [])
+        if step == 1 or site.opset >= 10:
+            return replace(x, map=y, channels=(*new, *others), layout=layout).canonical()
+    flat = (index[:, None] * inner + np.arange(inner)).reshape(-1).astype(np.int64)
+    return replace(x, map=site.emit([x, flat], "Gather", axis=1), channels=(*new, *others), layout=layout).canonical()
+
+
+def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
+    """Elements of one axis of the original tensor, by a constant index, wherever that axis lies.
+
+    Raises:
+        Unsupported: along the batch.
+    """
+    if x.batch in x.layout[axis]:
+        raise Unsupported("chooses images of the batch", code="batch")
+    k = x.space_of(x.layout[axis])
+    if k is not None:
+        step = int(index[1] - index[0]) if len(index) > 1 else 1
+        if step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index))):
+            return _crop(site, x, axis, k, int(index[0]), step, len(index))
+    x, _ = site.as_channels(x, [axis])
+    return choose(site, x, axis, index)
+
+
+def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count: int) -> Lifted:
+    """Cells first, first + step … of the window along an axis of the image: slides, or contracts to one cell."""
+    space = x.space[k]
+    rest = space.window - 1 - first - (count - 1) * step
+    starts, ends = [first * space.rate], [-rest * space.rate if rest else LAST]
+    if count == 1:
+        name = site.slice(x.map, starts, ends, [2 + k], [space.step])
+        made, origins = space.contracted(), site.reduces(x, contextable=False)
+    else:
+        stride, rate = site.stride(space, step)
+        # the last cell is a multiple of the step away from the first: what lies behind it is no cell of the window
+        name = site.slice(x.map, starts, ends, [2 + k], [stride])
+        made, origins = space.strided(space.stride * stride, rate, count, x.layout[axis][0].name), x.origins
+        site.note_sliding(pads=False, strides=stride > 1)
+    if x.padding is not None and count == 1:
+        raise site.padded(x)
+    return replace(
+        x,
+        map=name,
+        space=tuple(made if j == k else a for j, a in enumerate(x.space)),
+        layout=tuple(made.atoms if j == axis else g for j, g in enumerate(x.layout)),
+        origins=origins,
+    )
+
+
+@lifts("Slice")
+def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
+    """A range of each axis."""
+    if not isinstance(x, Lifted):
+        raise Unsupported("slices a constant at positions that depend on the image", code="not-constant")
+    given = [site.ints(f) for f in operands] if operands else [site.attr("starts"), site.attr("ends"), site.attr("axes")]
+    starts, ends, axes, steps = [*given, None, None, None][:4]
+    assert starts is not None and ends is not None
+    for k, (start, end) in enumerate(zip(starts, ends)):
+        axis = x.axis(axes[k] if axes else k)
+        size = x.shape[axis]
+        index = np.arange(size)[slice(start, _end(end, size, (steps or [1] * len(starts))[k]), (steps or [1] * len(starts))[k])]
+        if len(index) == size and (size < 2 or index[0] < index[1]):
+            continue
+        if not len(index):
+            raise Unsupported(f"takes nothing of axis {axis} of {x}", code="empty")
+        x = take(site, x, axis, index)
+    return x
+
+
+def _end(end: int, size: int, step: int) -> int | None:
+    """An ONNX end as a Python one: for negative steps, anything before the first element means up to it."""
+    return None if step < 0 and end < -size else end
+
+
+@lifts("Split")
+def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
+    """Consecutive parts of one axis."""
+    axis = x.axis(int(site.attr("axis", 0)))
+    parts, total = site.ints(sizes) if sizes is not None else site.attr("split"), x.shape[axis]
+    if not parts:
+        count = len(site.outputs)
+        each = -(-total // count)
+        parts = [each] * (total // each) + ([total % each] if total % each else [])
+    if sum(parts) != total or len(parts) < len(site.outputs):
+        raise Unsupported(f"splits {total} into {parts}", code="split")
+    starts = np.cumsum([0, *parts])
+    return [take(site, x, axis, np.arange(a, b)) for a, b in zip(starts, starts[1:])]
+
+
+@lifts("Gather")
+def gather(site: Site, x: Fact, index: Fact) -> Lifted:
+    """Elements of one axis by a constant index of any shape, which takes the axis's place."""
+    if not isinstance(x, Lifted):
+        raise Unsupported("looks up a table by values of the image", code="not-constant")
+    axis, chosen = x.axis(int(site.attr("axis", 0))), site.value(index)
+    size = x.shape[axis]
+    flat = np.where(chosen < 0, chosen + size, chosen).reshape(-1)
+    y = take(site, x, axis, flat)
+    return y.reshaped([*y.shape[:axis], *chosen.shape, *y.shape[axis + 1 :]])
+

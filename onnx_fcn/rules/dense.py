@@ -1,0 +1,236 @@
+"""Dense layers: a fully connected layer *is* a convolution.
+
+One that contracts an axis with window atoms in it becomes a Conv whose kernel is the window, of stride `step` and
+dilation `rate`; afterwards the window is one cell, and a dense layer is a 1×1 Conv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Atom, Lifted, atoms_of
+from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.site import Site
+from onnx_fcn.weights import View, kernel, vector
+
+
+def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: str | Known | None = None) -> Lifted:
+    """Σ_k x[…, k, …]·W[…, k, o]: the axis becomes the outputs.
+
+    Args:
+        site: the dense layer.
+        x: its input.
+        axis: the axis of the original tensor that is summed over.
+        weight: its weight.
+        view: makes the weight's array (*S, K, O); S aligns, from the right, with the axes before the last two.
+        bias: (O,), added per output.
+
+    Raises:
+        Unsupported: it contracts the batch, or a part of an axis of the image.
+    """
+    stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
+    *stack, inputs, outputs = view(stub).shape
+    if x.shape[axis] != inputs:
+        what = "GEMM: Dimension mismatch" if site.op == "Gemm" else "the sizes do not match"
+        raise Unsupported(f"{what}: W has {inputs} inputs, X has {x.shape[axis]} ({x})", code="dense-size")
+    site.note_dense()
+    if x.batch in x.layout[axis]:
+        raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
+    axis -= x.rank
+    if len(stack) > x.rank - 2:
+        x = replace(x, layout=((),) * (len(stack) + 2 - x.rank) + x.layout)
+    x, stacked, added = _stack(x, stack)
+    group = x.layout[axis]
+    whole = [k for k, a in enumerate(x.space) if a.atoms and all(atom in group for atom in a.atoms)]
+    for k, a in enumerate(x.space):
+        if k not in whole and any(atom in group for atom in a.atoms):
+            raise Unsupported(f"sums over a part of a window: axis {axis} of {x}", code="dense-partial-window")
+    if x.padding is not None and whole:
+        raise site.padded(x)
+    inner = [a for a in x.channels if a in group]
+    outer = [a for a in x.channels if a not in group]
+    x = site.arrange(x, [*outer, *inner])
+    new = atoms_of(outputs, "o")
+    order = [*inner, *(atom for k in whole for atom in x.space[k].atoms)]
+
+    def laid(w: Array) -> Array:
+        """(*S, K, O) -> (*outer, *added, O, *inner, *window)."""
+        w = view(w)
+        w = w.reshape(*(a.size for atoms in stacked for a in atoms), *(a.size for a in group), outputs)
+        names = [*(a for atoms in stacked for a in atoms), *group, None]
+        have = [a for a in (*outer, *added) if a in names]
+        w = w.transpose([names.index(a) for a in (*have, None, *order)])
+        for k, atom in enumerate(outer):
+            if atom not in have:
+                w = np.expand_dims(w, k)
+        sizes = [a.size for a in outer]
+        return np.broadcast_to(w, (*sizes, *w.shape[len(sizes) :]))
+
+    groups, channels = Atom.product(outer), Atom.product([*outer, *added]) * outputs
+    window, strides, rates = x.kernel(whole)
+    w = kernel(site, weight, laid, (channels, Atom.product(inner), *window))
+    if bias is not None and channels != outputs:
+        bias = site.constant(np.tile(site.value(Known(bias) if isinstance(bias, str) else bias), channels // outputs))
+    y = site.emit(
+        [x, w, *([bias] if bias is not None else [])],
+        "Conv",
+        kernel_shape=window,
+        strides=strides,
+        dilations=rates,
+        group=groups,
+    )
+    layout = list(x.layout)
+    layout[axis] = new
+    space = tuple(a.contracted() if k in whole else a for k, a in enumerate(x.space))
+    origins = site.reduces(x, contextable=False) if whole else x.origins
+    return replace(
+        x, map=y, channels=(*outer, *added, *new), space=space, layout=tuple(layout), origins=origins
+    ).canonical()
+
+
+def _stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:
+    """Align the stacked matrices of a weight (*S, K, O) with the axes of x before its last two.
+
+    Returns x refined, the atoms of each stacked axis, and those of them that x does not have and the result gets.
+    """
+    stacked: list[tuple[Atom, ...]] = []
+    added: list[Atom] = []
+    for k, size in enumerate(stack):
+        axis = x.rank - 2 - len(stack) + k
+        if size == 1:
+            stacked.append(())
+        elif not x.layout[axis]:
+            atoms = atoms_of(size, "s")
+            added += atoms
+            stacked.append(atoms)
+            layout = list(x.layout)
+            layout[axis] = atoms
+            x = replace(x, layout=tuple(layout))
+        elif x.shape[axis] == size and all(a in x.channels for a in x.layout[axis]):
+            stacked.append(x.layout[axis])
+        else:
+            raise Unsupported(
+                f"has another weight for each part of axis {axis} of {x}, which is not channels",
+                code="weight-per-position",
+            )
+    return x, stacked, added
+
+
+@lifts("Gemm")
+def gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
+    """alpha·A·B + beta·C, with either factor mapped. (N, K) -> (N, O)."""
+    alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
+    trans_a, trans_b = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    if isinstance(a, Lifted) and isinstance(b, Known):
+        x, axis, weight, flip = a.transposed([1, 0]) if trans_a else a, 1, b, trans_b
+    elif isinstance(b, Lifted) and isinstance(a, Known):  # W·X: the weight on the left
+        x, axis, weight, flip = b.transposed([1, 0]) if trans_b else b, 0, a, not trans_a
+    else:
+        raise both_mapped(a, b)
+
+    def view(w: Array) -> Array:
+        w = w.T if flip else w
+        return w if alpha == 1.0 or w.dtype == np.int8 else (w * np.asarray(alpha, w.dtype)).astype(w.dtype)
+
+    if alpha != 1.0 and site.producer(weight) is not None:  # possibly quantised: scale the answers, not the weight
+        y = contract(site, x, axis, weight, lambda w: w.T if flip else w)
+        y = y.on(site.emit([y, site.scalar(y, alpha)], "Mul"))
+        return added(site, y, c, beta)
+    outputs = site.weight_shape(weight)[0 if flip else 1]
+    if axis == 1 and isinstance(c, Known) and _is_row(site.weight_shape(c), outputs):
+        return contract(site, x, axis, weight, view, vector(site, c, outputs, beta))
+    return added(site, contract(site, x, axis, weight, view), c, beta)
+
+
+def _is_row(shape: tuple[int, ...], outputs: int) -> bool:
+    return shape in ((), (1,), (outputs,), (1, 1), (1, outputs)) or (len(shape) == 2 and shape[1] == outputs)
+
+
+def added(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
+    """+ beta·C, broadcast like an Add."""
+    if c is None or beta == 0.0:
+        return y
+    if beta != 1.0:
+        if isinstance(c, Known):
+            value = site.value(c)
+            name = site.constant((value * np.asarray(beta, value.dtype)).astype(value.dtype), source=c.name)
+            c = site.stated(name, value * np.asarray(beta, value.dtype))
+        elif isinstance(c, Lifted):
+            c = c.on(site.emit([c, site.scalar(c, beta)], "Mul"))
+        else:
+            c = Unmapped(site.emit([c, site.scalar(y, beta)], "Mul"))
+    return combine(site, [y, c], op="Add")
+
+
+@lifts("MatMul")
+def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
+    """numpy.matmul with either factor mapped. (…, M, K)·(K, O) -> (…, M, O)."""
+    if isinstance(a, Lifted) and isinstance(b, Known):
+        if len(site.weight_shape(b)) == 1:
+            y = contract(site, a, a.rank - 1, b, lambda w: w[:, None])
+            return replace(y, layout=y.layout[:-1])
+        return contract(site, a, a.rank - 1, b, lambda w: w)
+    if isinstance(b, Lifted) and isinstance(a, Known):
+        if len(site.weight_shape(a)) == 1:
+            y = contract(site, b, max(b.rank - 2, 0), a, lambda w: w[:, None])
+            return replace(y, layout=tuple(g for k, g in enumerate(y.layout) if k != max(b.rank - 2, 0)))
+        return contract(site, b, max(b.rank - 2, 0), a, lambda w: w.swapaxes(-1, -2))
+    raise both_mapped(a, b)
+
+
+def both_mapped(a: Fact, b: Fact) -> Unsupported:
+    """The refusal of a product of two values that both depend on the image."""
+    live = any(isinstance(f, Lifted) and f.is_live for f in (a, b))
+    what = "positions with positions (attention, bilinear pooling)" if live else "two answers of the network"
+    return Unsupported(f"multiplies {what}: only a constant weight can become a convolution", code="product-of-maps")
+
+
+@lifts("Einsum")
+def einsum(site: Site, a: Fact, b: Fact | None = None) -> Lifted:
+    """A sum of products with one mapped operand and at most one constant: a dense layer with its axes in any order."""
+    sides = str(site.attr("equation")).replace(" ", "").split("->")
+    terms = sides[0].split(",")
+    if len(sides) != 2 or "." in sides[0] or any(len(set(t)) != len(t) for t in terms) or len(terms) > 2:
+        raise Unsupported(f"the equation '{site.attr('equation')}' is no dense layer", code="einsum")
+    if b is None and isinstance(a, Lifted):
+        return _ordered(site, a, terms[0], sides[1])
+    if isinstance(a, Lifted) and isinstance(b, Known):
+        x, weight, letters, others = a, b, terms[0], terms[1]
+    elif isinstance(b, Lifted) and isinstance(a, Known):
+        x, weight, letters, others = b, a, terms[1], terms[0]
+    else:
+        raise both_mapped(a, b if b is not None else a)
+    shared = [t for t in letters if t in others and t in sides[1]]
+    summed = [t for t in letters if t in others and t not in sides[1]]
+    new = [t for t in others if t not in letters]
+    kept = [t for t in letters if t not in others]
+    if not set(new) <= set(sides[1]):
+        raise Unsupported(f"the equation '{site.attr('equation')}' is no dense layer", code="einsum")
+    # (kept…, shared…, 1, summed) · (shared…, summed, new) -> (kept…, shared…, 1, new)
+    x = x.transposed([letters.index(t) for t in (*kept, *shared, *summed)])
+    cut = len(kept) + len(shared)
+    x = replace(x, layout=(*x.layout[:cut], (), tuple(atom for group in x.layout[cut:] for atom in group)))
+    order = [others.index(t) for t in (*shared, *summed, *new)]
+
+    def view(w: Array) -> Array:
+        w = w.transpose(order)
+        stack, rest = w.shape[: len(shared)], w.shape[len(shared) :]
+        inputs, outputs = (int(np.prod(rest[k])) for k in (slice(0, len(summed)), slice(len(summed), None)))
+        return w.reshape(*stack, inputs, outputs)
+
+    y = contract(site, x, x.rank - 1, weight, view)
+    sizes = dict(zip(others, site.weight_shape(weight)))
+    y = y.reshaped([*y.shape[:cut], *(sizes[t] for t in new)])
+    return _ordered(site, y, [*kept, *shared, *new], sides[1])
+
+
+def _ordered(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lifted:
+    if sorted(letters) != sorted(result):
+        raise Unsupported(f"the equation '{site.attr('equation')}' sums over a map", code="einsum")
+    return x.transposed([list(letters).index(t) for t in result])

@@ -1,0 +1,126 @@
+"""Operators that only regroup: they change the layout and cost no node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.site import Site
+
+
+@lifts("Identity", "Dropout")
+def identity(site: Site, x: Lifted, *_: Fact) -> Sequence[Fact]:
+    """Identity at inference. A Dropout stays in the graph, since it was there."""
+    if site.op == "Identity":
+        return [x]
+    if site.has_output(1):
+        raise Unsupported("the mask of a Dropout is used", code="dropout-mask")
+    return [x.on(site.emit([x, *_]))]
+
+
+@lifts("Flatten")
+def flatten(site: Site, x: Lifted) -> Lifted:
+    """(d0, d1, ...) -> (d0·…·d[axis-1], d[axis]·…)."""
+    axis = int(site.attr("axis", 1))
+    axis += x.rank if axis < 0 else 0
+    return x.reshaped((math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+
+@lifts("Reshape")
+def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
+    """Row-major regrouping; the target may be a constant or computed from shapes."""
+    if not isinstance(x, Lifted):
+        raise Unsupported("reshapes a constant by the values of a map", code="not-constant")
+    target = site.attr("shape") if shape is None else site.ints(shape)
+    return x.reshaped(resolved(target or [], x.shape, allowzero=bool(site.attr("allowzero", 0)) and shape is not None))
+
+
+def resolved(target: Sequence[int], shape: Sequence[int], *, allowzero: bool = False) -> list[int]:
+    """A Reshape target with 0 (copy) and -1 (the rest) filled in."""
+    dims = [shape[k] if d == 0 and not allowzero and k < len(shape) else d for k, d in enumerate(target)]
+    if -1 in dims:
+        rest = math.prod(d for d in dims if d != -1)
+        total = math.prod(shape)
+        if rest == 0 or total % rest:
+            raise Unsupported(f"reshapes {list(shape)} to {list(target)}: not divisible", code="reshape-size")
+        dims[dims.index(-1)] = total // rest
+    return dims
+
+
+@lifts("Transpose")
+def transpose(site: Site, x: Lifted) -> Lifted:
+    """Axes in another order."""
+    perm = site.attr("perm") or list(range(x.rank))[::-1]
+    if sorted(perm) != list(range(x.rank)):
+        raise Unsupported(f"permutes {x.rank} axes by {perm}")
+    return x.transposed(perm)
+
+
+@lifts("Squeeze")
+def squeeze(site: Site, x: Lifted, axes: Fact | None = None) -> Lifted:
+    """Without axes of size 1."""
+    return x.squeezed(site.axes(axes))
+
+
+@lifts("Unsqueeze")
+def unsqueeze(site: Site, x: Lifted, axes: Fact | None = None) -> Lifted:
+    """With new axes of size 1."""
+    return x.unsqueezed(site.axes(axes) or [])
+
+
+@lifts("Expand")
+def expand(site: Site, x: Lifted, shape: Fact) -> Lifted:
+    """Broadcast to a shape: new factors become channels, all alike."""
+    target = site.ints(shape) or []
+    rank = max(len(target), x.rank)
+    target = [1] * (rank - len(target)) + target
+    return tiled(site, x.unsqueezed(range(rank - x.rank)), [t if s == 1 else 1 for s, t in _pairs(x, target)])
+
+
+def _pairs(x: Lifted, target: Sequence[int]) -> list[tuple[int, int]]:
+    shape = [1] * (len(target) - x.rank) + list(x.shape)
+    if any(s != t and 1 not in (s, t) for s, t in zip(shape, target)):
+        raise Unsupported(f"expands {list(x.shape)} to {list(target)}: these do not broadcast", code="expand")
+    return list(zip(shape, target))
+
+
+@lifts("Tile")
+def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
+    """Each axis repeated."""
+    return tiled(site, x, site.ints(repeats) or [])
+
+
+def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
+    """(d0, …) -> (r0·d0, …): the repetitions are the outer factor, and become channels."""
+    layout, new = list(x.layout), []
+    for k, count in enumerate(repeats):
+        if count != 1:
+            new.append(Atom(int(count), "t"))
+            layout[k] = (new[-1], *layout[k])
+    made = site.arrange(x, (*new, *x.channels))
+    return type(x)(**{**made.__dict__, "layout": tuple(layout)}).canonical()
+
+
+@lifts("Shape", "Size")
+def shape(site: Site, x: Lifted) -> Known:
+    """A value: the original shape at the native size. At run time, for untouched branches, that of the map."""
+    value: Array = np.array(x.shape, np.int64)
+    if site.op == "Size":
+        return site.known(np.array(value.prod()))
+    kept = list(range(x.rank))[site.attr("start", 0) : site.attr("end")]
+    axes = [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
+    if not x.is_plain or len(axes) != x.rank:
+        return site.known(value[kept])
+    perm: list[int] = []
+    for group in x.layout:
+        perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
+    if perm == kept:
+        return site.known(value, at_run_time=site.emit([x], "Shape"))
+    order = np.array([perm[k] for k in kept], np.int64)
+    return site.known(value[kept], at_run_time=site.emit([site.emit([x], "Shape"), order], "Gather", axis=0))

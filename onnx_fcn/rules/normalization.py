@@ -1,0 +1,129 @@
+"""Normalisations, and everything else that works along the features of one position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.site import Site
+
+
+@lifts("BatchNormalization")
+def batch_normalization(site: Site, x: Lifted, *parameters: Fact) -> Lifted:
+    """Per channel at every position, with the statistics of training; the channels are axis 1. (N, C, …) -> same."""
+    if any(not isinstance(p, Known) for p in parameters):
+        raise Unsupported("its statistics depend on the image", code="not-constant")
+    if x.rank < 2 or x.batch in x.layout[1]:
+        raise Unsupported(f"normalises axis 1 of {x}, which is not the channels", code="not-channels")
+    x, atoms = site.as_channels(x, [1])
+    if len(atoms) == len(x.channels):
+        x = site.arrange(x, atoms)
+        return x.on(site.emit([x, *parameters]))
+    # some of the channels only: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
+    scale, bias, mean, var = (site.value(p).astype(np.float64) for p in parameters)
+    a = scale / np.sqrt(var + float(site.attr("epsilon", 1e-5)))
+    kind, shape = site.dtype(x.elem_type), [-1, *[1] * (x.rank - 2)]
+    factors = [(v.astype(kind)).reshape(shape) for v in (a, bias - mean * a)]
+    y = combine(site, [x, site.stated(site.constant(factors[0]), factors[0])], op="Mul")
+    return combine(site, [y, site.stated(site.constant(factors[1]), factors[1])], op="Add")
+
+
+@lifts("LRN")
+def local_response(site: Site, x: Lifted) -> Lifted:
+    """Across neighbouring channels at every position."""
+    x = site.feature_map(x)
+    return x.on(site.emit([x]))
+
+
+@lifts("Softmax", "LogSoftmax", "Hardmax")
+def softmax(site: Site, x: Lifted) -> Lifted:
+    """Along one axis; before opset 13 along all axes from there on, seen as one."""
+    coerces = site.opset < 13
+    axis = x.axis(int(site.attr("axis", 1 if coerces else -1)))
+    x, atoms = site.as_channels(x, range(axis, x.rank) if coerces else [axis])
+    rank = 2 + len(x.space)
+    return site.grouped(x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, site.op))
+
+
+@lifts("LpNormalization")
+def lp_normalization(site: Site, x: Lifted) -> Lifted:
+    """Divided by the norm along one axis."""
+    x, atoms = site.as_channels(x, [x.axis(int(site.attr("axis", -1)))])
+    return site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k))
+
+
+@lifts("LayerNormalization")
+def layer_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact | None = None) -> Lifted:
+    """Over all axes from `axis` on, at every position, then scaled and shifted per element."""
+    if site.has_output(1) or site.has_output(2):
+        raise Unsupported("the statistics of a LayerNormalization are used", code="statistics")
+    axis = x.axis(int(site.attr("axis", -1)))
+    x, atoms = site.as_channels(x, range(axis, x.rank))
+    y = standardised(site, x, atoms, float(site.attr("epsilon", 1e-5)))
+    y = combine(site, [y, scale], op="Mul")
+    return y if bias is None else combine(site, [y, bias], op="Add")
+
+
+def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
+    """(x - mean)/√(var + ε) over some channel atoms, at every position."""
+
+    def emit(name: str, axis: int) -> str:
+        centred = site.emit([name, site.reduce(name, "ReduceMean", [axis])], "Sub")
+        variance = site.reduce(site.emit([centred, centred], "Mul"), "ReduceMean", [axis])
+        deviation = site.emit([site.emit([variance, site.scalar(x, epsilon)], "Add")], "Sqrt")
+        return site.emit([centred, deviation], "Div")
+
+    return site.grouped(x, atoms, emit)
+
+
+@lifts("InstanceNormalization", "GroupNormalization")
+def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Lifted:
+    """Per image and channel (or group of channels) over all positions.
+
+    Over a live map these statistics are context: they stay global. Where no window is left (a GroupNorm written as
+    Reshape → InstanceNormalization on pooled features), they are statistics of the features of one position.
+    """
+    epsilon = float(site.attr("epsilon", 1e-5))
+    if site.op == "GroupNormalization" and x.is_live:
+        site.note_context()
+        x = site.feature_map(x)
+        return x.on(site.emit([x, scale, bias]))
+    if site.op == "InstanceNormalization":
+        return _instance(site, x, scale, bias, epsilon)
+    groups = int(site.attr("num_groups"))
+    seen = x.reshaped([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
+    atoms = [a for group in seen.layout[2:] for a in group]
+    y = standardised(site, seen, atoms, epsilon)
+    y = replace(y, layout=seen.layout).reshaped(x.shape)
+    return _affine(site, y, scale, bias)
+
+
+def _instance(site: Site, x: Lifted, scale: Fact, bias: Fact, epsilon: float) -> Lifted:
+    inner = [a for group in x.layout[2:] for a in group]
+    if not any(a not in x.channels for a in inner):
+        return _affine(site, standardised(site, x, inner, epsilon), scale, bias)
+    live = [a for axis in x.space for a in axis.atoms]
+    if any(a not in inner for a in live):
+        raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
+    site.note_context()
+    x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
+    if x.is_channels(1) and len(x.layout) == 2 + len(x.space):
+        return x.on(site.emit([x, scale, bias]))
+    groups = Atom.product(x.layout[1])
+    shape = site.emit([x], "Shape")
+    seen = site.emit([x, np.array([0, groups, -1], np.int64)], "Reshape")
+    return x.on(site.emit([site.emit([seen, scale, bias]), shape], "Reshape"))
+
+
+def _affine(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Lifted:
+    """Per element of axis 1: x·scale + bias."""
+    for fact, op in ((scale, "Mul"), (bias, "Add")):
+        value = site.value(fact).reshape([-1, *[1] * (x.rank - 2)])
+        x = combine(site, [x, site.stated(site.constant(value), value)], op=op)
+    return x

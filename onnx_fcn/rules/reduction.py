@@ -1,0 +1,155 @@
+"""Reductions: over the window they are poolings of the map, over channels they stay, over both they are both.
+
+A reduction over the whole window is also how squeeze-and-excite begins. It is lifted first; when its value meets a
+live map again, the walk comes back and it is context: it stays global (interpret.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, Unmapped, lifts
+from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.site import Site
+
+#: Reductions as (what is done to each element, the pooling, what is done to the result).
+FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
+    "ReduceMean": ((), "mean", ()),
+    "ReduceSum": ((), "sum", ()),
+    "ReduceMax": ((), "max", ()),
+    "ReduceMin": (("Neg",), "max", ("Neg",)),
+    "ReduceL1": (("Abs",), "sum", ()),
+    "ReduceL2": (("Square",), "sum", ("Sqrt",)),
+    "ReduceSumSquare": (("Square",), "sum", ()),
+}
+
+
+@lifts("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(site: Site, x: Lifted) -> Fact:
+    """(N, C, *space) -> (N, C, 1, …): a pooling whose kernel is the window."""
+    kinds = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
+    if site.op == "GlobalLpPool" and site.attr("p", 2) not in (1, 2):
+        raise Unsupported("GlobalLpPool with p other than 1 and 2", code="lp")
+    kind = kinds.get(site.op, "ReduceL1" if site.attr("p", 2) == 1 else "ReduceL2")
+    return reduced(site, x, kind, range(2, x.rank), keepdims=True)
+
+
+@lifts(*FORMS, "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+def reduce(site: Site, x: Lifted, axes: Fact | None = None) -> Fact:
+    """Over some axes of the original tensor."""
+    which = site.axes(axes)
+    if not which:
+        if site.attr("noop_with_empty_axes", 0):
+            return x
+        which = list(range(x.rank))
+    return reduced(site, x, site.op, [x.axis(a) for a in which], keepdims=bool(site.attr("keepdims", 1)))
+
+
+def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, keepdims: bool) -> Fact:
+    """A reduction over some axes of the original tensor.
+
+    Raises:
+        Unsupported: it reduces over the batch, or over a part of an axis of the image.
+    """
+    atoms = {a for k in axes for a in x.layout[k]}
+    if x.batch in atoms:
+        raise Unsupported(f"reduces over the batch: axes {list(axes)} of {x}", code="batch")
+    over = [k for k, a in enumerate(x.space) if a.atoms and set(a.atoms) <= atoms]
+    if any(a in atoms for k, axis in enumerate(x.space) if k not in over for a in axis.atoms):
+        raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
+    contextable = bool(over) and x.is_plain and len(over) == sum(bool(a.atoms) for a in x.space)
+    if contextable and site.is_context:
+        return _global(site, x, axes, keepdims=keepdims)
+    origins = site.reduces(x, contextable=contextable) if over else x.origins
+    if x.padding is not None and over:
+        raise site.padded(x)
+    channels = tuple(a for a in x.channels if a in atoms)
+    y = _over(site, x, kind, over, channels)
+    layout = tuple(() if k in axes else g for k, g in enumerate(y.layout) if keepdims or k not in axes)
+    return replace(y, layout=layout, origins=origins)
+
+
+def _global(site: Site, x: Lifted, axes: Sequence[int] | range, *, keepdims: bool) -> Fact:
+    """The reduction as it was, over the whole of whatever map comes: context."""
+    if site.op.startswith("Global"):
+        x, order = site.spatial(site.feature_map(x))
+        return Unmapped(site.emit([x]))
+    physical = [next(k for k, g in enumerate(_axes(x)) if g == x.layout[a]) for a in axes if x.layout[a]]
+    name = site.reduce_as(x.map, physical)
+    # (N, C | 1, 1 …) has no positions, so its axes are put in order for the price of a vector
+    rank = 2 + len(x.space)
+    left = [k for k in range(x.rank) if keepdims or k not in axes]
+    groups = [x.layout[k] if k not in axes else () for k in left]
+    shape = [_axes(x).index(g) if g else None for g in groups]
+    used = [k for k in shape if k is not None]
+    perm = [*used, *(k for k in range(rank) if k not in used)]
+    if perm != list(range(rank)):
+        name = site.emit([name], "Transpose", perm=perm)
+    target = [1 if k is None else x.width if k == 1 else -1 for k in shape]
+    return Unmapped(site.emit([name, np.array(target, np.int64)], "Reshape"))
+
+
+def _axes(x: Lifted) -> list[tuple[Atom, ...]]:
+    return [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
+
+
+def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Sequence[Atom]) -> Lifted:
+    """Reduce over whole windows and over channel atoms; the caller states the layout."""
+    if kind not in FORMS:
+        channels = [*channels, *(a for k in over for a in x.space[k].atoms)]
+        return site.grouped(site.unfold(x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())
+    before, pooling, after = FORMS[kind]
+    name = _chain(site, x.map, before)
+    if over:
+        name = _pooled(site, x, name, over, pooling)
+    y = replace(x, map=name, space=tuple(a.contracted() if k in over else a for k, a in enumerate(x.space)))
+    if channels:
+        plain = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}[pooling]
+        y = site.grouped(y, channels, lambda t, axis: site.reduce(t, plain, [axis]), ())
+    return y.on(_chain(site, y.map, after))
+
+
+def _chain(site: Site, name: str, operators: Sequence[str]) -> str:
+    for op in operators:
+        name = site.emit([name, name], "Mul") if op == "Square" else site.emit([name], op)
+    return name
+
+
+def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], pooling: str) -> str:
+    """Pool a map over the whole window along these axes, at every position of the grid."""
+    kernel, strides, rates = x.kernel(over)
+    y = site.pool(x.on(name), pooling == "max", kernel, strides, rates)
+    return site.emit([y, site.scalar(x, float(np.prod(kernel)))], "Mul") if pooling == "sum" else y
+
+
+@lifts("ArgMax", "ArgMin")
+def arg(site: Site, x: Lifted) -> Lifted:
+    """The index of the best element along one axis."""
+    axis = x.axis(int(site.attr("axis", 0)))
+    x, atoms = site.as_channels(x, [axis])
+    y = site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k, keepdims=1), ())
+    keep = bool(site.attr("keepdims", 1))
+    layout = tuple(() if k == axis else g for k, g in enumerate(x.layout) if keep or k != axis)
+    return replace(y, layout=layout, elem_type=7)
+
+
+@lifts("TopK")
+def top_k(site: Site, x: Lifted, count: Fact | None = None) -> Sequence[Fact]:
+    """The k best elements along one axis, and their indices."""
+    k = int(site.attr("k", 0)) if count is None else (site.ints(count) or [0])[0]
+    axis = x.axis(int(site.attr("axis", -1)))
+    x, atoms = site.as_channels(x, [axis])
+    if len(atoms) != len(x.channels):
+        raise Unsupported("takes the best of some of the channels only", code="topk-groups")
+    x = site.arrange(x, atoms)
+    values, indices = site.emit_many([x, *([count] if count is not None else [])], axis=1)
+    best = (Atom(k, "k"),) if k != 1 else ()
+    layout = tuple(best if j == axis else g for j, g in enumerate(x.layout))
+    return [
+        replace(x, map=name, channels=best, layout=layout, elem_type=kind)
+        for name, kind in ((values, x.elem_type), (indices, 7))
+    ]

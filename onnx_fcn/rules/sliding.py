@@ -1,0 +1,343 @@
+"""Operators that slide: convolutions and poolings.
+
+Sliding commutes with windows, so these stay as they are, and only the geometry goes on. What depends on the size is
+resolved at the native size and frozen (`auto_pad`). Where the native output is one single cell nothing slides: the
+operator *is* a dense layer (or a pooling) over the window. Its kernel is cut to the window, its padding goes, and it
+is applied at every position of the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Axis, Lifted, atoms_of
+from onnx_fcn.site import Site
+from onnx_fcn.weights import kernel
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An operator's parameters along one axis of the original tensor, in cells, padding resolved."""
+
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    begin: int = 0
+    end: int = 0
+    ceil: bool = False
+
+    @property
+    def span(self) -> int:
+        """Cells that the dilated kernel covers."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    def cells(self, extent: int) -> int:
+        """Output cells for an input extent (onnx Conv and pooling operators)."""
+        room = extent + self.begin + self.end - self.span
+        if not self.ceil:
+            return room // self.stride + 1
+        cells = -(-room // self.stride) + 1
+        if (cells - 1) * self.stride >= extent + self.begin:  # no window starts in the padding at the end
+            cells -= 1
+        return cells
+
+    def overflows(self, extent: int) -> bool:
+        """Does a window reach beyond the padding at the end, as ceil_mode allows?"""
+        return (self.cells(extent) - 1) * self.stride + self.span > extent + self.begin + self.end
+
+    def taps(self, extent: int) -> range:
+        """The taps of the first window that lie inside the map."""
+        inside = [t for t in range(self.kernel) if 0 <= t * self.dilation - self.begin < extent]
+        if not inside:
+            raise Unsupported(f"its kernel of {self.kernel} lies wholly in the padding", code="padding")
+        return range(inside[0], inside[-1] + 1)
+
+
+@dataclass(frozen=True)
+class Physical:
+    """The same operator on the map: lists along its spatial axes, and what becomes of the map.
+
+    Attributes:
+        kernel, strides, dilations, begins, ends: what the emitted operator gets.
+        cuts: the taps that remain of each kernel axis.
+        space: the axes of the result.
+        contracts: was the window contracted along some axis?
+        counted: for an average that counts padding: taps that remain over taps counted.
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    begins: list[int]
+    ends: list[int]
+    cuts: list[range]
+    space: tuple[Axis, ...]
+    contracts: bool
+    ceil: bool
+    counted: float
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the emitted operator."""
+        return {
+            "kernel_shape": self.kernel,
+            "strides": self.strides,
+            "dilations": self.dilations,
+            "pads": [*self.begins, *self.ends],
+            "auto_pad": "NOTSET",
+        }
+
+
+def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Slide]:
+    """The node's parameters along each axis, with `auto_pad` resolved at the native extents."""
+    rank = len(kernel_shape)
+    strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
+    pads = site.attr("pads") or [0] * 2 * rank
+    mode, ceil = str(site.attr("auto_pad", "NOTSET")), bool(site.attr("ceil_mode", 0))
+    result = []
+    for k, extent in enumerate(extents):
+        slide = Slide(kernel_shape[k], strides[k], dilations[k], pads[k], pads[k + rank], ceil)
+        if mode != "NOTSET":
+            slide = replace(slide, begin=0, end=0, ceil=False)
+        if mode.startswith("SAME"):
+            cells = -(-extent // slide.stride)
+            total = max((cells - 1) * slide.stride + slide.span - extent, 0)
+            small, large = total // 2, total - total // 2
+            begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
+            slide = replace(slide, begin=begin, end=end)
+        if slide.cells(extent) < 1:
+            raise Unsupported(f"its kernel of {slide.span} does not fit the {extent} cells of the window", code="size")
+        result.append(slide)
+    return result
+
+
+def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Physical]:
+    """Lay an operator's axes onto the map's: slide, or contract the window where the output is one cell.
+
+    Returns the map, cropped where the kernel does not reach the whole window, and the operator on it.
+    """
+    rank = len(x.space)
+    plan = Physical([1] * rank, [1] * rank, [1] * rank, [0] * rank, [0] * rank, [range(1)] * rank, (), False, False, 1.0)
+    space = list(x.space)
+    crops: dict[int, tuple[int, int]] = {}
+    contracts = ceil = pads = strides = False
+    counted = 1.0
+    dense = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
+    for slide, k in zip(slides, axes):
+        axis = x.space[k]
+        window = axis.window
+        cells = slide.cells(window)
+        if dense:
+            taps = slide.taps(window)
+            first = taps[0] * slide.dilation - slide.begin
+            rest = window - 1 - first - (len(taps) - 1) * slide.dilation
+            if first or rest:
+                crops[k] = (first * axis.rate, rest * axis.rate)
+            counted *= len(taps) / min(slide.kernel, -(-(window + slide.begin + slide.end) // slide.dilation))
+            plan.kernel[k], plan.cuts[k] = len(taps), taps
+            plan.strides[k], plan.dilations[k] = axis.step, (slide.dilation * axis.rate if len(taps) > 1 else 1)
+            space[k] = axis.contracted()
+            contracts |= window > 1
+            continue
+        stride, rate = site.stride(axis, slide.stride)
+        plan.kernel[k], plan.cuts[k] = slide.kernel, range(slide.kernel)
+        plan.strides[k], plan.dilations[k] = stride, slide.dilation * axis.rate
+        plan.begins[k], plan.ends[k] = slide.begin * axis.rate, slide.end * axis.rate
+        if slide.ceil and rate > 1:
+            plan.ends[k] += axis.rate * (slide.stride - 1)
+        ceil |= slide.ceil and rate == 1
+        pads |= bool(slide.begin or slide.end) or slide.overflows(window)
+        strides |= stride > 1
+        name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
+        space[k] = axis.strided(axis.stride * stride, rate, cells, name)
+    if crops:
+        if x.padding is not None and contracts:
+            raise site.padded(x)
+        starts, ends = zip(*crops.values())
+        ends = tuple(-e if e else np.iinfo(np.int64).max for e in ends)
+        x = replace(x, map=site.slice(x.map, list(starts), list(ends), [k + 2 for k in crops]))
+    if contracts and x.padding is not None:
+        raise site.padded(x)
+    site.note_sliding(pads=pads, strides=strides)
+    return x, replace(plan, space=tuple(space), contracts=contracts, ceil=ceil, counted=counted)
+
+
+def result(site: Site, x: Lifted, plan: Physical, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
+    """The fact of a sliding operator's output (n)(channels)(spatial axes …)."""
+    new = x.channels if channels is None else atoms_of(channels, "c")
+    origins = site.reduces(x, contextable=False) if plan.contracts else x.origins
+    batch = (x.batch,) if x.batch.size > 1 else ()
+    layout = (batch, new, *(plan.space[k].atoms for k in axes))
+    # a Pad before it is consumed where the operator slides: from here on it is the trunk's own padding
+    return replace(x, map=name, channels=new, space=plan.space, layout=layout, origins=origins, padding=None)
+
+
+@lifts("Conv")
+def conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None) -> Lifted:
+    """(N, C, *space) -> (N, M, *space')."""
+    if not isinstance(x, Lifted) or not isinstance(weight, Known):
+        raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
+    shape = site.weight_shape(weight)
+    x = site.feature_map(x)
+    x, axes = site.spatial(x)
+    slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
+    x, plan = place(site, x, axes, slides)
+    w = laid(site, weight, len(shape) - 2, axes, plan)
+    y = site.emit([x, w, bias], group=site.attr("group", 1), **plan.attrs)
+    return result(site, x, plan, axes, y, shape[0])
+
+
+def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Physical) -> Known | str:
+    """The kernel with its axes on the map's, cut to the window."""
+    order = sorted(range(rank), key=lambda k: axes[k])
+    cuts = tuple(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes)
+    shape = site.weight_shape(weight)
+    whole = all(c.stop - c.start == n for c, n in zip(cuts, shape[2:]))
+    if whole and order == list(range(rank)) and len(plan.kernel) == rank:
+        return weight
+    dims = (*shape[:2], *plan.kernel)
+    return kernel(site, weight, lambda w: w[(..., *cuts)].transpose(0, 1, *(2 + k for k in order)), dims)
+
+
+@lifts("ConvTranspose")
+def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None) -> Lifted:
+    """(N, C, *space) -> (N, M, *space·stride): finer cells, the same windows."""
+    if not isinstance(weight, Known) or not isinstance(x, Lifted):
+        raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
+    shape, group = site.weight_shape(weight), site.attr("group", 1)
+    x = site.feature_map(x)
+    x, axes = site.spatial(x)
+    rank = len(shape) - 2
+    if axes != list(range(len(x.space))):
+        raise Unsupported("upsamples a map whose axes are permuted", code="not-spatial")
+    strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
+    extra, pads = site.attr("output_padding") or [0] * rank, list(site.attr("pads") or [0] * 2 * rank)
+    mode, wanted = str(site.attr("auto_pad", "NOTSET")), site.attr("output_shape")
+    space = []
+    local = True
+    for k, axis in enumerate(x.space):
+        if axis.rate != 1:
+            raise Unsupported("upsamples a dilated map", code="rate")
+        span = (shape[2 + k] - 1) * dilations[k] + 1
+        full = (axis.window - 1) * strides[k] + span + extra[k]
+        if mode == "VALID":
+            pads[k] = pads[k + rank] = 0
+        if wanted or mode.startswith("SAME"):
+            total = full - (wanted[-rank:][k] if wanted else axis.window * strides[k])
+            if total < 0:
+                raise Unsupported(f"asks for {-total} cells more than a window gives", code="size")
+            half = total // 2
+            pads[k], pads[k + rank] = (total - half, half) if mode == "SAME_LOWER" else (half, total - half)
+        cells = full - pads[k] - pads[k + rank]
+        name = axis.atoms[0].name if axis.atoms else "w"
+        if axis.window == 1 and cells > 1 and x.origins:
+            raise Unsupported("makes a map of one cell of a window", code="decoder")
+        space.append(axis.strided(axis.stride / strides[k], 1, cells, name))
+        local &= span <= strides[k] and not pads[k] and not pads[k + rank]
+    site.note_sliding(pads=not local, strides=False)
+    y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
+    plan = Physical([], [], [], [], [], [], tuple(space), False, False, 1.0)
+    return result(site, x, plan, axes, y, shape[1] * group)
+
+
+@lifts("MaxPool", "AveragePool", "LpPool")
+def pool(site: Site, x: Lifted) -> Lifted:
+    """(N, C, *space) -> (N, C, *space')."""
+    if site.has_output(1):
+        raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
+    x = site.feature_map(x)
+    x, axes = site.spatial(x)
+    slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
+    whole = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
+    covers = all(not s.begin and not s.end and s.kernel >= x.space[k].window for s, k in zip(slides, axes))
+    contextable = whole and covers and any(x.space[k].window > 1 for k in axes)
+    if contextable and site.is_context:
+        return site.keep_global(x, "Global" + site.op)
+    x, plan = place(site, x, axes, slides)
+    y = pooled(site, x, plan)
+    origins = site.reduces(x, contextable=contextable) if plan.contracts else x.origins
+    return replace(result(site, x, plan, axes, y, None), origins=origins)
+
+
+def pooled(site: Site, x: Lifted, plan: Physical) -> str:
+    """Emit the pooling of a plan. Dilated averages before opset 19 are depthwise convolutions."""
+    dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
+    attrs = {**plan.attrs, "ceil_mode": 1 if plan.ceil else None}
+    if site.op == "AveragePool" and not dilated:
+        attrs["dilations"] = None
+    if site.op == "LpPool":
+        attrs |= {"dilations": plan.dilations if dilated else None}
+        if dilated and site.opset < 18:
+            raise Unsupported("LpPool cannot be dilated before opset 18", code="rate")
+    if site.op == "MaxPool":
+        attrs["dilations"] = plan.dilations if dilated or site.attr("dilations") else None
+        if dilated and site.opset < 10:
+            raise Unsupported("MaxPool cannot be dilated before opset 10", code="rate")
+    if site.op == "AveragePool" and dilated and site.opset < 19:
+        y = average(site, x.map, x, plan)
+    else:
+        y = site.emit([x], **attrs)
+    if site.op == "AveragePool" and plan.contracts and site.attr("count_include_pad", 0) and plan.counted != 1.0:
+        y = site.emit([y, site.scalar(x, plan.counted)], "Mul")
+    return y
+
+
+def average(site: Site, name: str, x: Lifted, plan: Physical) -> str:
+    """A dilated average as a depthwise convolution with equal weights."""
+    if any(plan.begins) or any(plan.ends):
+        if not site.attr("count_include_pad", 0):
+            raise Unsupported("a padded AveragePool cannot be dilated before opset 19", code="rate")
+    taps = int(np.prod(plan.kernel))
+    weights: Array = np.full((x.width, 1, *plan.kernel), 1 / taps, site.dtype(x.elem_type))
+    return site.emit([name, weights], "Conv", group=x.width, **plan.attrs)
+
+
+@lifts("Pad")
+def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = None, axes: Fact | None = None) -> Lifted:
+    """Pads around the map, which a sliding operator must consume; pads of channels stay with each position."""
+    amounts = site.attr("pads") if pads is None else site.ints(pads)
+    which = site.ints(axes) if axes is not None else list(range(x.rank))
+    assert amounts is not None and which is not None
+    begins, ends = [0] * x.rank, [0] * x.rank
+    for k, a in enumerate(which):
+        begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
+    if not any(begins) and not any(ends):
+        return x
+    mode = str(site.attr("mode", "constant"))
+    x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
+    rank = 2 + len(x.space)
+    front, back = [0] * rank, [0] * rank
+    channels, space, layout = x.channels, list(x.space), list(x.layout)
+    padding = x.padding
+    for k in range(x.rank):
+        if not begins[k] and not ends[k]:
+            continue
+        size = x.shape[k] + begins[k] + ends[k]
+        axis = x.space_of(x.layout[k])
+        if axis is not None:
+            rate = x.space[axis].rate
+            front[2 + axis], back[2 + axis] = begins[k] * rate, ends[k] * rate
+            space[axis] = replace(x.space[axis], atoms=atoms_of(size, x.layout[k][0].name))
+            layout[k] = space[axis].atoms
+            padding = site.position if begins[k] > 0 or ends[k] > 0 else padding
+        elif x.layout[k] == x.channels and k != 0:
+            front[1], back[1] = begins[k], ends[k]
+            channels = layout[k] = atoms_of(size, "c")
+        else:
+            raise Unsupported(f"pads axis {k} of {x}, which is no axis of the map", code="pad")
+    amounts = [*front, *back]
+    if site.opset < 11:
+        y = site.emit([x], pads=amounts)
+    else:
+        y = site.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
+    site.note_sliding(pads=False, strides=False)
+    return replace(x, map=y, channels=channels, space=tuple(space), layout=tuple(layout), padding=padding)
+
+

@@ -1,0 +1,597 @@
+"""What a rule may do to the graph: emit nodes in the seat of its own, bring a map into the form that an operator needs.
+
+    emit       a node, or a variation of the seat's own
+    arrange    channels in a given order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
+    settle     channels in the logical order of the original tensor
+    unfold     window positions become channels: exact for whatever wants all positions of a window at once
+    spatial    which physical axis each spatial axis of the original lies on
+    grouped    an operator along some of the channels only
+
+Every spelling that depends on the opset version is in this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn.document import Weight
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import BATCH, Emission, Fact, Image, Known, Rewind, Seat, Slides, Unmapped, Walk
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+
+__all__ = ["Operand", "Site"]
+
+#: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
+Operand = str | Lifted | Known | Unmapped | Array | None
+
+#: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
+UNFOLD_LIMIT = 40_000
+
+_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Does this attribute of a sliding operator say what it means anyway?"""
+    default = _DEFAULTS.get(name)
+    return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
+
+
+FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16})
+
+
+class Site:
+    """One node under conversion: what its rule reads, and where the nodes go that it emits."""
+
+    def __init__(self, walk: Walk, position: int, seat: Seat) -> None:
+        self._walk, self.position, self._seat = walk, position, seat
+        self.node: gs.Node = seat.node
+        self.outputs: list[str] = [o.name for o in seat.node.outputs]
+        self._aliases: dict[str, str] = {}
+
+    # The ends of the walk -----------------------------------------------------------------------------------------
+
+    def begin(self, image: Image) -> Lifted:
+        """The image as a map: one Transpose where it is not channels-first."""
+        if image.is_channels_first:
+            return image.lifted(image.name)
+        order = [image.batch, image.channels, *image.space]
+        name = self.emit([image.name], "Transpose", perm=[k for k in order if k is not None])
+        missing = [k for k, axis in enumerate(order) if axis is None]
+        if [k for k in order if k is not None] == sorted(k for k in order if k is not None):
+            self._seat.emissions.pop()
+            name = image.name
+        return image.lifted(self.unsqueeze(name, missing) if missing else name)
+
+    def deliver(self, x: Lifted) -> Lifted:
+        """An output as (N, C, *grid), its axes in the order of the image's.
+
+        A network without any dense layer or pooling of its window is fully convolutional already: its maps stay as
+        they are.
+        """
+        if not self._walk.has_head and x.is_plain and x.rank == 2 + len(x.space):
+            return x.on(self.materialise(x))
+        x = self.settle(self.unfold(x))
+        extra = [k for k, a in enumerate(x.space) if a.image is None]
+        name = self.squeeze(x.map, [2 + k for k in extra]) if extra else x.map
+        kept = [a for a in x.space if a.image is not None]
+        order = sorted(range(len(kept)), key=lambda k: kept[k].image or 0)
+        if order != list(range(len(kept))):
+            name = self.emit([name], "Transpose", perm=[0, 1, *(2 + k for k in order)])
+        return replace(x, map=name, space=tuple(kept[k] for k in order))
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def op(self) -> str:
+        """The operator."""
+        return str(self.node.op)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self._walk.opsets.get("", self._walk.opsets.get("ai.onnx", 1))
+
+    @property
+    def batch(self) -> int:
+        """The batch that shapes are evaluated with."""
+        return self._walk.batch
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node."""
+        value = self.node.attrs.get(name, default)
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+
+    def has_output(self, index: int) -> bool:
+        """Is this optional output used?"""
+        return index < len(self.outputs) and bool(self.outputs[index])
+
+    def value(self, fact: Fact | None) -> Array:
+        """The value of an operand, as it is at the native size.
+
+        Raises:
+            Unsupported: it depends on the image.
+        """
+        if not isinstance(fact, Known):
+            raise Unsupported("needs a constant where the value depends on the image", code="not-constant")
+        return self._walk.values[fact.name]
+
+    def ints(self, fact: Fact | None) -> list[int] | None:
+        """A constant operand as a list of integers; None where it is absent."""
+        return None if fact is None else [int(v) for v in self.value(fact).reshape(-1)]
+
+    def axes(self, fact: Fact | None) -> list[int] | None:
+        """The axes of Squeeze, Unsqueeze and Reduce: an attribute in early opsets, an operand in later ones."""
+        return self.ints(fact) if fact is not None else self.attr("axes")
+
+    def producer(self, fact: Known) -> onnx.NodeProto | None:
+        """The node that computes a constant; None for initializers."""
+        return self._walk.values.producer(fact.name)
+
+    def stated(self, name: str, value: Array) -> Known:
+        """A new constant whose value other rules may ask for."""
+        self._walk.values.set(name, value)
+        return Known(name)
+
+    def elem_type_of(self, fact: Fact | None) -> int:
+        """Element type of an operand."""
+        if isinstance(fact, Lifted):
+            return fact.elem_type
+        if isinstance(fact, Known):
+            return int(onnx.helper.np_dtype_to_tensor_dtype(self.value(fact).dtype))
+        raise Unsupported("the type of an operand is not known", code="unknown-type")
+
+    def type_attr(self, name: str, default: int = 0) -> int:
+        """An attribute that names an element type (graphsurgeon shows these as numpy types)."""
+        return int(next((a.i for a in self._seat.proto.attribute if a.name == name and a.i), default))
+
+    def weight_shape(self, fact: Known) -> tuple[int, ...]:
+        """Shape of a weight, without dequantising or casting it."""
+        node = self.producer(fact)
+        if node is not None and node.op_type in ("DequantizeLinear", "Cast"):
+            return self.weight_shape(Known(node.input[0]))
+        return tuple(self.value(fact).shape)
+
+    def known(self, value: Array, at_run_time: str | None = None) -> Known:
+        """A value that is computed from sizes; `at_run_time` is the tensor that has it at any size."""
+        if at_run_time is not None:
+            self._aliases[at_run_time] = self.outputs[0]
+        self._walk.values.set(self.outputs[0], value)
+        return Known(self.outputs[0], sized=True)
+
+    def shape_of(self, fact: Unmapped) -> tuple[int, ...]:
+        """Shape of an unmapped tensor at the native size.
+
+        Raises:
+            Unsupported: shape inference does not know it.
+        """
+        shape = self._walk.shape_of(fact.name)
+        if shape is None or any(d is None for d in shape):
+            raise Unsupported(f"the shape of '{fact.name}' is not known", code="unknown-shape")
+        return tuple(d for d in shape if d is not None)
+
+    # Context and bookkeeping --------------------------------------------------------------------------------------
+
+    @property
+    def contextable(self) -> frozenset[int]:
+        """Seats of the reductions that may turn out to be context."""
+        return frozenset(self._walk.reductions)
+
+    @property
+    def is_context(self) -> bool:
+        """Has this reduction turned out to be context, which stays global?"""
+        return self.position in self._walk.context
+
+    def stride(self, axis: Axis, stride: int) -> tuple[int, int]:
+        """(cells to step on the map, rate of the result): beyond the wanted output stride operators dilate."""
+        target = self._walk.options.output_stride
+        if target is None:
+            return stride, 1
+        room = target / axis.stride
+        step = math.gcd(stride, int(room)) if axis.rate == 1 and room.denominator == 1 else 1
+        return step, axis.rate * (stride // step)
+
+    def keep_global(self, x: Lifted, op: str) -> Unmapped:
+        """Pool the whole map, whatever its size: context, which is the same for all positions."""
+        return Unmapped(self.emit([x], op))
+
+    def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
+        """The origins of a value that contracts the window here."""
+        if contextable and self._seat.name not in self._walk.options.head:
+            self._walk.reductions.add(self.position)
+        return x.origins | {self.position}
+
+    def note_context(self) -> None:
+        """Say that this operator sees the whole image, whatever its size."""
+        self._walk.context.add(self.position)
+
+    def note_dense(self) -> None:
+        """Say that this is a dense layer."""
+        self._walk.dense.add(self.position)
+
+    def note_sliding(self, *, pads: bool, strides: bool) -> None:
+        """Say how this operator's result differs from what a single window would see."""
+        self._seat.slides = Slides(pads, strides)
+
+    def check_meeting(self, facts: Iterable[Fact | None]) -> None:
+        """Rewind when a value that was reduced over the window meets a map on which the window is still live."""
+        lifted = [f for f in facts if isinstance(f, Lifted)]
+        live = {a.image for f in lifted for a in f.space if a.atoms}
+        for fact in lifted:
+            missing = any(not a.atoms and a.image in live for a in fact.space)
+            if missing and fact.origins and fact.origins <= self._walk.reductions:
+                raise Rewind(fact.origins)
+
+    # Emitting -----------------------------------------------------------------------------------------------------
+
+    def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
+        """Emit one node with one output; without `op`, the seat's own with other inputs. Returns the tensor's name.
+
+        Attributes that are not named stay as they are in a variation of the seat's node; None removes one.
+        """
+        return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
+
+    def emit_many(
+        self, inputs: Sequence[Operand], op: str | None = None, *, outputs: int | None = None, domain: str = "", **attrs: Any
+    ) -> list[str]:
+        """Emit one node, with that many outputs or those of the seat's node. Returns their names."""
+        varies = op is None
+        count = len(self.outputs) if outputs is None else outputs
+        base = next(o for o in self.outputs if o)
+        used = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
+        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in used]
+        attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
+        if varies:
+            domain, attrs = self.node.domain or "", {**self.node.attrs, **attrs}
+        node = gs.Node(
+            op=op or self.op,
+            name=self.node.name if varies else names[0],
+            attrs={k: v for k, v in attrs.items() if v is not None},
+            inputs=[gs.Variable(self._operand(i)) for i in inputs],
+            outputs=[gs.Variable(n) for n in names],
+            domain=domain or None,
+        )
+        self._seat.emissions.append(Emission(node, varies))
+        return names
+
+    def _operand(self, operand: Operand) -> str:
+        if operand is None:
+            return ""
+        if isinstance(operand, str):
+            return operand
+        if isinstance(operand, Lifted):
+            return operand.map
+        if isinstance(operand, np.ndarray):
+            return self.constant(operand)
+        if isinstance(operand, Known) and operand.sized:
+            return self.constant(self.frozen(operand), source=operand.name)
+        return operand.name
+
+    def frozen(self, fact: Fact | None) -> Array:
+        """A value that was computed from sizes, as it is at the native size.
+
+        Raises:
+            Unsupported: it depends on the size of the batch too.
+        """
+        value = self.value(fact)
+        if self.batch == BATCH and value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0)):
+            raise Unsupported("computes with the size of the batch", code="batch")
+        return value
+
+    def constant(self, value: Array, dims: Sequence[int] | None = None, *, source: str | None = None) -> str:
+        """A new initializer, stored as these dims. `source` is the tensor that it was made of, and lends its name."""
+        base = next(o for o in self.outputs if o)
+        name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        self._seat.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
+        if source:
+            self._seat.sources[name] = source
+        return name
+
+    def named(self, facts: Sequence[Fact]) -> list[Fact]:
+        """Give the maps that this seat emitted the names of the node's outputs."""
+        made = {o.name: o for e in self._seat.emissions for o in e.node.outputs if o.name}
+        renamed = dict(self._aliases)
+        result: list[Fact] = []
+        for name, fact in zip(self.outputs, facts):
+            if isinstance(fact, Lifted | Unmapped):
+                old = fact.map if isinstance(fact, Lifted) else fact.name
+                if name and old in made and old not in renamed and name not in renamed.values():
+                    renamed[old] = name
+            result.append(fact)
+        for emission in self._seat.emissions:
+            for tensor in [*emission.node.inputs, *emission.node.outputs]:
+                if tensor.name in renamed:
+                    self._walk.names.discard(tensor.name)
+                    tensor.name = renamed[tensor.name]
+
+        def again(fact: Fact) -> Fact:
+            if isinstance(fact, Lifted):
+                return replace(fact, map=renamed.get(fact.map, fact.map))
+            return replace(fact, name=renamed.get(fact.name, fact.name)) if isinstance(fact, Unmapped) else fact
+
+        return [again(f) for f in result]
+
+    # Bringing maps into form --------------------------------------------------------------------------------------
+
+    def arrange(self, x: Lifted, channels: Sequence[Atom]) -> Lifted:
+        """The map with its channels in this order of atoms; atoms that it lacks are repeated along."""
+        channels = tuple(channels)
+        if channels == x.channels:
+            return x
+        kept = [a for a in channels if a in x.channels]
+        if set(kept) != set(x.channels):
+            raise AssertionError("arrange drops channels")
+        index = np.arange(x.width, dtype=np.int64).reshape([a.size for a in x.channels])
+        index = index.transpose([x.channels.index(a) for a in kept])
+        index = index.reshape([a.size if a in kept else 1 for a in channels])
+        index = np.broadcast_to(index, [a.size for a in channels]).reshape(-1)
+        if np.array_equal(index, np.arange(x.width)):
+            return replace(x, channels=channels)
+        return replace(x, map=self.emit([x, index], "Gather", axis=1), channels=channels)
+
+    def settle(self, x: Lifted) -> Lifted:
+        """The map with its channels in the logical order of the original tensor."""
+        order = [a for group in x.layout for a in group if a in x.channels]
+        return self.arrange(x, order).canonical()
+
+    def unfold(self, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
+        """Window positions become channels, behind those that are there: (N, C, *space) -> (N, C·window, *grid).
+
+        A depthwise Conv with one-hot kernels, which copies; other types than floats are sliced and concatenated.
+        """
+        axes = [k for k, a in enumerate(x.space) if a.atoms and (axes is None or k in axes)]
+        if not axes:
+            return x
+        if x.padding is not None:
+            raise self.padded(x)
+        moved = tuple(atom for k in axes for atom in x.space[k].atoms)
+        channels = x.width * Atom.product(moved)
+        if channels > UNFOLD_LIMIT:
+            raise Unsupported(
+                f"wants all positions of the window at once, which takes {channels} channels (at most {UNFOLD_LIMIT})",
+                code="unfold-too-large",
+            )
+        if x.elem_type in FLOATS:
+            window, strides, rates = x.kernel(axes)
+            taps = math.prod(window)
+            kernel = np.tile(np.eye(taps, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
+            name = self.emit(
+                [x, kernel], "Conv", kernel_shape=window, strides=strides, dilations=rates, group=x.width
+            )
+            order = (*x.channels, *moved)
+        else:
+            cells = [self.cell(x, dict(zip(axes, at)), axes) for at in np.ndindex(*(x.space[k].window for k in axes))]
+            name = self.emit(cells, "Concat", axis=1)
+            order = (*moved, *x.channels)
+        space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
+        return replace(x, map=name, channels=order, space=space, origins=self.reduces(x, contextable=False))
+
+    def cell(self, x: Lifted, at: dict[int, int], axes: Sequence[int]) -> str:
+        """The map's cells that are cell `at` of their window along these axes."""
+        starts = [at[k] * x.space[k].rate for k in axes]
+        left = [(x.space[k].window - 1 - at[k]) * x.space[k].rate for k in axes]
+        ends = [-n if n else np.iinfo(np.int64).max for n in left]
+        return self.slice(x.map, starts, ends, [k + 2 for k in axes], [x.space[k].step for k in axes])
+
+    def spatial(self, x: Lifted, first: int = 2) -> tuple[Lifted, list[int]]:
+        """The spatial axes of the original tensor (from `first`) as axes of the map, adding axes of length 1.
+
+        Returns the map and, for each of them, its spatial axis of the map.
+
+        Raises:
+            Unsupported: one of them is no spatial axis of the map as a whole.
+        """
+        found: list[int | None] = []
+        for k in range(first, x.rank):
+            group = x.layout[k]
+            axis = x.space_of(group) if group else None
+            if group and axis is None:
+                raise Unsupported(
+                    f"slides along axis {k} of {x} ({'×'.join(map(str, x.shape))}), which is no axis of the image",
+                    code="not-spatial",
+                )
+            found.append(axis)
+        free = [k for k, a in enumerate(x.space) if not a.atoms]
+        missing = found.count(None) - len(free)
+        if missing > 0:
+            rank = len(x.space)
+            x = replace(
+                x,
+                map=self.unsqueeze(x.map, [2 + rank + k for k in range(missing)]),
+                space=(*x.space, *[Axis(())] * missing),
+            )
+            free += range(rank, rank + missing)
+        return x, [free.pop(0) if axis is None else axis for axis in found]
+
+    def feature_map(self, x: Lifted) -> Lifted:
+        """The map for an operator that slides: channels settled and alone on axis 1, nothing else left over.
+
+        Raises:
+            Unsupported: axis 1 of the original tensor is not the channels.
+        """
+        if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
+            raise Unsupported(
+                f"wants the channels on axis 1, but the layout here is {x} ({'×'.join(map(str, x.shape))})",
+                code="not-channels",
+            )
+        if x.batch.size == 1 and x.layout[0]:
+            raise Unsupported(f"wants the batch on axis 0, but the layout here is {x}", code="not-channels")
+        return self.arrange(x, x.layout[1])
+
+    def grouped(
+        self, x: Lifted, atoms: Sequence[Atom], emit: Callable[[str, int], str], result: Sequence[Atom] | None = None
+    ) -> Lifted:
+        """An operator along some channel atoms: `emit(tensor, axis)` gets them as one axis of its own.
+
+        `result` are the atoms that the operator leaves of them, by default the same. The layout is the caller's.
+        """
+        atoms = tuple(atoms)
+        result = atoms if result is None else tuple(result)
+        others = tuple(a for a in x.channels if a not in atoms)
+        x = self.arrange(x, (*others, *atoms))
+        outer, inner = Atom.product(others), Atom.product(atoms)
+        if outer == 1:
+            return replace(x, map=emit(x.map, 1), channels=(*others, *result))
+        shape = self.emit([x], "Shape")
+        seen = self.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
+        made = emit(seen, 2)
+        channels = np.array([outer * Atom.product(result)], np.int64)
+        ends = [self.slice(shape, [0], [1], [0]), channels, self.slice(shape, [2], [np.iinfo(np.int64).max], [0])]
+        name = self.emit([made, self.emit(ends, "Concat", axis=0)], "Reshape")
+        return replace(x, map=name, channels=(*others, *result))
+
+    def as_channels(self, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
+        """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.
+
+        Raises:
+            Unsupported: the batch is among them.
+        """
+        axes = list(axes)
+        wanted = {a for k in axes for a in x.layout[k]}
+        if x.batch in wanted:
+            raise Unsupported(f"works along the batch: axes {axes} of {x}", code="batch")
+        x = self.unfold(x, [k for k, a in enumerate(x.space) if wanted & set(a.atoms)])
+        return x, tuple(a for k in axes for a in x.layout[k])
+
+    def filled(self, name: str, channels: int, like: Lifted) -> str:
+        """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
+        shape = self.emit([like], "Shape")
+        rest = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
+        parts = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]
+        return self.emit([name, self.emit(parts, "Concat", axis=0)], "Expand")
+
+    def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
+        """Apply something to a tensor with one axis moved to the end, and move it back."""
+        perm = [k for k in range(rank) if k != axis] + [axis]
+        back = [perm.index(k) for k in range(rank)]
+        return self.emit([emit(self.emit([name], "Transpose", perm=perm))], "Transpose", perm=back)
+
+    def materialise(self, x: Lifted) -> str:
+        """A tensor with the axes of the original in their order, at whatever size the image has.
+
+        Raises:
+            Unsupported: its layout merges or splits axes of the map.
+        """
+        order = [a for group in x.layout for a in group if a in x.channels]
+        x = self.arrange(x, order)
+        axes = [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
+        if not x.is_plain or len(x.layout) != len(axes):
+            raise Unsupported(f"needs the tensor as it was, but the layout here is {x}", code="not-plain")
+        perm: list[int] = []
+        for group in x.layout:
+            perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
+        return x.map if perm == sorted(perm) else self.emit([x], "Transpose", perm=perm)
+
+    def spread(self, fact: Unmapped, like: Lifted) -> Lifted:
+        """A tensor that is the same for all positions, as a map of one cell that broadcasts: (N, C, 1, …)."""
+        shape = self.shape_of(Unmapped(fact.spread or fact.name))
+        batch_axis = next((k for k, d in enumerate(shape) if d == self.batch and self.batch > 1), None)
+        if batch_axis is None and self.batch == 1 and shape and shape[0] == 1:
+            batch_axis = 0
+        channels = [d for k, d in enumerate(shape) if k != batch_axis]
+        name = fact.spread or fact.name
+        if batch_axis not in (None, 0):
+            perm = [batch_axis, *(k for k in range(len(shape)) if k != batch_axis)]
+            name = self.emit([name], "Transpose", perm=perm)
+        target = [1 if batch_axis is None else -1, int(np.prod(channels)), *[1] * len(like.space)]
+        name = self.emit([name, np.array(target, np.int64)], "Reshape")
+        atoms = [atoms_of(d, "u") for d in channels]
+        layout = [*atoms]
+        if batch_axis is not None:
+            layout.insert(batch_axis, (like.batch,) if like.batch.size > 1 else ())
+        space = tuple(replace(a, atoms=()) for a in like.space)
+        flat = tuple(a for group in atoms for a in group)
+        return Lifted(name, like.batch, flat, space, tuple(layout), like.elem_type)
+
+    def padded(self, x: Lifted) -> Unsupported:
+        """The refusal of a Pad that nothing slides after."""
+        assert x.padding is not None
+        return Unsupported(
+            f"reads the padding that '{self._walk.seats[x.padding].name}' puts around each window, while a larger "
+            "image is padded only around its own border",
+            code="pad-then-flatten",
+            hint="pad inside the convolution or pooling before it",
+        )
+
+    # Spellings that depend on the opset ---------------------------------------------------------------------------
+
+    def dtype(self, elem_type: int) -> np.dtype[Any]:
+        """The numpy type of an ONNX element type."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+
+    def scalar(self, x: Lifted, value: float) -> Array:
+        """A scalar of the map's type."""
+        return np.array(value, self.dtype(x.elem_type))
+
+    def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
+        """Unsqueeze: axes are an attribute before opset 13."""
+        if self.opset < 13:
+            return self.emit([name], "Unsqueeze", axes=list(axes))
+        return self.emit([name, np.array(axes, np.int64)], "Unsqueeze")
+
+    def squeeze(self, name: str, axes: Sequence[int]) -> str:
+        """Squeeze: axes are an attribute before opset 13."""
+        if self.opset < 13:
+            return self.emit([name], "Squeeze", axes=list(axes))
+        return self.emit([name, np.array(axes, np.int64)], "Squeeze")
+
+    def slice(
+        self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
+    ) -> str:
+        """Slice: attributes, and no steps, before opset 10."""
+        if all(s == 0 for s in starts) and all(e == np.iinfo(np.int64).max for e in ends) and set(steps) <= {1}:
+            return name
+        if self.opset >= 10:
+            operands: list[Operand] = [np.array(v, np.int64) for v in (starts, ends, axes)]
+            if set(steps) - {1}:
+                operands.append(np.array(steps, np.int64))
+            return self.emit([name, *operands], "Slice")
+        name = self.emit([name], "Slice", starts=list(starts), ends=list(ends), axes=list(axes))
+        if set(steps) - {1}:  # a pooling of single cells with that stride
+            spatial = dict(zip(axes, steps))
+            rank = max(axes) - 1
+            strides = [spatial.get(k + 2, 1) for k in range(rank)]
+            name = self.emit([name], "MaxPool", kernel_shape=[1] * rank, strides=strides)
+        return name
+
+    def reduce(self, name: str, kind: str, axes: Sequence[int]) -> str:
+        """ReduceSum takes its axes as an operand from opset 13 on, the others from 18 on. Axes are kept."""
+        if self.opset >= (13 if kind == "ReduceSum" else 18):
+            return self.emit([name, np.array(axes, np.int64)], kind, keepdims=1)
+        return self.emit([name], kind, axes=list(axes), keepdims=1)
+
+    def reduce_as(self, name: str, axes: Sequence[int]) -> str:
+        """The node's own reduction over other axes, which are kept."""
+        if len(self.node.inputs) > 1 and self.node.inputs[1].name:
+            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
+        if self.opset >= (13 if self.op == "ReduceSum" else 18):
+            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
+        return self.emit([name], axes=list(axes), keepdims=1)
+
+    def pool(self, x: Lifted, largest: bool, kernel: list[int], strides: list[int], rates: list[int]) -> str:
+        """The mean or the maximum of windows of a map. Dilated means before opset 19 are depthwise convolutions."""
+        attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
+        dilated = any(r > 1 and n > 1 for r, n in zip(rates, kernel))
+        if dilated and not largest and self.opset < 19:
+            weights = np.full((x.width, 1, *kernel), 1 / math.prod(kernel), self.dtype(x.elem_type))
+            return self.emit([x, weights], "Conv", dilations=rates, group=x.width, **attrs)
+        if dilated:
+            if self.opset < 10:
+                raise Unsupported("poolings cannot be dilated before opset 10", code="rate")
+            attrs["dilations"] = rates
+        return self.emit([x], "MaxPool" if largest else "AveragePool", **attrs)
+
+    def softmax(self, name: str, axis: int, rank: int, op: str) -> str:
+        """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis goes to the end."""
+        if self.opset >= 13:
+            return self.emit([name], op, axis=axis)
+        return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
+

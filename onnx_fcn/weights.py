@@ -1,0 +1,107 @@
+"""Dense weight → convolution kernel: the same numbers, laid out once as the layout says.
+
+A dense layer computes y[o] = Σ_k x[k]·W[k, o], where k runs over channels and window cells in the order in which the
+exporter flattened them. As a convolution it is
+
+    kernel[o, c, i, j] = W[k(c, i, j), o]
+
+so a kernel is a reshape and a transpose of the weight and never a computation. For a weight (O, C·h·w) as torch
+stores it, the bytes are the same and only `dims` change.
+
+Weights that are stored in another type stay in it: the integers under a DequantizeLinear, or the half floats under
+a Cast, are laid out, and the operator is repeated behind them. (Folding quantised weights into floats changes the
+answers by percents once the runtime fuses the rest.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.interpret import Known
+from onnx_fcn.known import Array
+from onnx_fcn.site import Site
+
+__all__ = ["kernel", "vector"]
+
+#: A reshape, transpose or slice of a weight, as a numpy view.
+View = Callable[[Array], Array]
+
+#: Elements that a kernel may have after a weight was repeated for groups of channels.
+REPEAT_LIMIT = 1 << 26
+
+
+def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
+    """Lay a weight out as a kernel.
+
+    Args:
+        site: where the kernel is needed.
+        weight: the constant.
+        view: makes, of the weight's array, one whose row-major order is the kernel's.
+        dims: the kernel's dims, outputs first.
+
+    Returns:
+        The tensor that holds the kernel.
+    """
+    node = site.producer(weight)
+    if node is not None and node.op_type == "Cast":
+        stored = kernel(site, Known(node.input[0]), view, dims)
+        return site.emit([stored], "Cast", to=next(a.i for a in node.attribute if a.name == "to"))
+    if node is not None and node.op_type == "DequantizeLinear":
+        made = _dequantized(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
+        if made is not None:
+            return made
+    array = view(site.value(weight))
+    if array.size > REPEAT_LIMIT and array.size > site.value(weight).size:
+        raise Unsupported(f"its weight would be repeated to {array.size} elements", code="weight-too-large")
+    return site.constant(array, dims, source=weight.name)
+
+
+def _dequantized(
+    site: Site, inputs: list[str], attributes: dict[str, int], view: View, dims: Sequence[int]
+) -> str | None:
+    """The laid-out integers under the same DequantizeLinear, per output channel where the scale is.
+
+    None where the scales run along another axis than the outputs.
+    """
+    stored = Known(inputs[0])
+    shape, scale = site.weight_shape(stored), site.value(Known(inputs[1]))
+    if attributes.get("block_size"):
+        return None
+    operands: list[Known | Array] = [Known(i) for i in inputs[1:] if i]
+    attrs: dict[str, int] = {}
+    if scale.size > 1:
+        axis = attributes.get("axis", 1) % len(shape)
+        # where the scales go: lay out their indices, which vary along one axis only
+        index = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape)
+        laid = view(index)
+        varies = [k for k, (stride, size) in enumerate(zip(laid.strides, laid.shape)) if stride and size > 1]
+        if varies != [0] or laid.shape[0] != dims[0]:
+            return None
+        order = laid[(slice(None), *[0] * (laid.ndim - 1))]
+        operands = [site.value(Known(i))[order] for i in inputs[1:] if i]
+        attrs["axis"] = 0
+    integers = site.constant(view(site.value(stored)), dims, source=stored.name)
+    return site.emit([integers, *operands], "DequantizeLinear", **attrs)
+
+
+def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> str | Known | None:
+    """A bias () | (1,) | (O,) | (1, O) | (N, O) with equal rows, as (O,), times a factor. None for zero.
+
+    Raises:
+        Unsupported: its rows differ, so that it is not the same for every image.
+    """
+    shape = site.weight_shape(bias)
+    if shape == (size,) and factor == 1.0:
+        return bias
+    value = site.frozen(bias)
+    if value.ndim == 2 and value.shape[0] > 1:
+        if np.any(value != value[:1]):
+            raise Unsupported("adds a bias that differs between the images of a batch", code="bias-per-image")
+        value = value[:1]
+    value = np.broadcast_to(value.reshape(-1) if value.size == size else value.reshape(1), (size,))
+    if factor != 1.0:
+        value = (value * np.asarray(factor, value.dtype)).astype(value.dtype)
+    return site.constant(np.ascontiguousarray(value), source=bias.name) if np.any(value) else None
