@@ -13,7 +13,7 @@ Everything public is listed here.
 """
 
 from onnx_fcn._version import __version__
-from onnx_fcn.convert import Conversion, convert
+from onnx_fcn.convert import Conversion, convert, inspect, validate
 from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
 
 __all__ = [
@@ -26,4 +26,6 @@ __all__ = [
     "ValidationError",
     "__version__",
     "convert",
+    "inspect",
+    "validate",
 ]

@@ -1,34 +1,262 @@
-"""The pipeline: open, lift, assemble, validate, save."""
+"""The pipeline, readable top to bottom: open, lift, assemble, validate, save."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_fcn.assemble import assemble
 from onnx_fcn.document import Document, Edit
-from onnx_fcn.lifting import Request, lift
+from onnx_fcn.errors import OptionError, ValidationError
+from onnx_fcn.interpret import Walk, names_used
+from onnx_fcn.known import Array
+from onnx_fcn.lifting import Request, data_inputs, lift
+from onnx_fcn.report import Report, describe
+
+__all__ = ["Conversion", "convert", "inspect", "validate"]
+
+Source = str | os.PathLike[str] | onnx.ModelProto
+
+#: Called with a few words before each step that may take seconds.
+Progress = Callable[[str], None]
 
 
 @dataclass
 class Conversion:
-    document: Document
+    """A converted model.
+
+    Attributes:
+        report: what was found, done and measured.
+    """
+
+    report: Report
+    _document: Document
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, whole or not at all.
+
+        Raises:
+            OptionError: the path cannot be written.
+            ModelError: the source has changed since it was read.
+        """
+        self._document.save(path)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model in memory, with its weights."""
+        return self._document.to_proto()
 
 
-def convert(source, output=None, *, input_size=None, input=None, dynamic_batch=False):
+def convert(
+    source: Source,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    input_size: tuple[int, ...] | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    validate: bool = True,
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Turn a classifier into a fully convolutional network.
+
+    Args:
+        source: a model file, or a model.
+        output: where to write the result; not at all when None.
+        input_size: the image size that the network was made for, (height, width), where the file does not say it.
+        input: the name of the input that is the image, where there are several.
+        dynamic_batch: make a static batch dynamic.
+        validate: compare with the original in onnxruntime before anything is written.
+        data: images to validate on as well: an array, arrays by input name, or an .npy or .npz file of them.
+        seed: of the random images that the validation uses.
+        progress: called with a few words before each step that may take seconds.
+
+    Raises:
+        ModelError: the source is not a usable model.
+        UnsupportedModel: it cannot become fully convolutional; with every root cause.
+        ValidationError: the numbers disagree; nothing was written.
+        OptionError: the options contradict each other or the model.
+    """
+    clock = Clock(progress)
+    request = Request(input, None if input_size is None else tuple(input_size))
+    _check_paths(source, output)
+    with clock("open"):
+        original = opened(source)
+        document = opened(source)
+    images = load_data(data, original)
+    with clock("lift"):
+        state = lift(document, request)
+    with clock("assemble"):
+        document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
+    report = describe(original, document, state)
+    conversion = Conversion(report, document)
+    if output is None:
+        if validate:
+            with clock("validate"):
+                report.validation = _compare(original, state, document, document, seed, images, clock.say)
+    else:
+        with clock("write"), document.staged(output) as staged:
+            if validate:
+                with clock("validate"):
+                    written = Document.open(staged.path)
+                    report.validation = _compare(original, state, document, written, seed, images, clock.say)
+            original.check_unchanged()
+            staged.commit()
+        report.output = os.fspath(output)
+        report.output_bytes = Document.open(output).size
+    report.seconds = clock.seconds
+    return conversion
+
+
+def inspect(
+    source: Source, *, input_size: tuple[int, ...] | None = None, input: str | None = None, dynamic_batch: bool = False
+) -> Report:
+    """The report of a conversion that is not carried out: nothing is validated or written.
+
+    Raises:
+        ModelError: the source is not a usable model.
+        UnsupportedModel: it cannot become fully convolutional; with every root cause.
+        OptionError: the options contradict the model.
+    """
+    return convert(source, input_size=input_size, input=input, dynamic_batch=dynamic_batch, validate=False).report
+
+
+def validate(
+    original: Source,
+    converted: Source,
+    *,
+    input_size: tuple[int, ...] | None = None,
+    input: str | None = None,
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Any:
+    """Compare any converted model with its original, also after another tool has optimised it.
+
+    Raises:
+        ModelError: one of them is not a usable model.
+        UnsupportedModel: the original cannot become fully convolutional.
+        ValidationError: the numbers disagree.
+    """
+    source, document, judged = opened(original), opened(original), opened(converted)
+    state = lift(document, Request(input, None if input_size is None else tuple(input_size)))
+    document.commit(assemble(document, state))
+    return _compare(source, state, document, judged, seed, load_data(data, source), progress or _silent)
+
+
+def _compare(
+    original: Document,
+    state: Walk,
+    lifted: Document,
+    judged: Document,
+    seed: int,
+    data: dict[str, Array] | None,
+    progress: Progress,
+) -> Any:
+    from onnx_fcn.validate import Comparison, run_checks
+
+    validation = run_checks(Comparison(original, state, lifted, judged, seed, progress), data)
+    if not validation.passed:
+        raise ValidationError(f"the converted model is not the same network: {validation.failure()}", validation)
+    return validation
+
+
+def opened(source: Source) -> Document:
+    """A document that is ready to be lifted: nodes in order, and local functions that the image passes inlined.
+
+    Raises:
+        ModelError: it is not a usable model.
+    """
     document = Document.open(source)
-    prepare(document)
-    document.check()
-    state = lift(document, Request(input, input_size))
-    document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
-    if output is not None:
-        document.save(output)
-    return Conversion(document)
-
-
-def prepare(document: Document) -> None:
-    order = document.sorted_order()
-    if order is not None:
+    if (order := document.sorted_order()) is not None:
         document.commit(Edit(order=order))
+    document.check()
+    if functions := _functions_on_the_way(document):
+        document.inline(functions)
+    return document
+
+
+def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
+    """Local functions that something of the image passes through, and those that they call."""
+    known = {(f.domain, f.name): f for f in document.proto.functions}
+    if not known:
+        return []
+    reached = {i.name for i in data_inputs(document)}
+    wanted: list[tuple[str, str]] = []
+    for node in document.proto.graph.node:
+        if any(n in reached for n in names_used(node)):
+            reached |= set(node.output)
+            wanted.append((node.domain, node.op_type))
+    found: dict[tuple[str, str], None] = {}
+    while wanted:
+        key = wanted.pop()
+        if key in known and key not in found:
+            found[key] = None
+            wanted += [(n.domain, n.op_type) for n in known[key].node]
+    return list(found)
+
+
+def load_data(
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document
+) -> dict[str, Array] | None:
+    """The user's images by input name.
+
+    Raises:
+        OptionError: the file cannot be read, or names no input.
+    """
+    if data is None:
+        return None
+    names = [i.name for i in data_inputs(document)]
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"'{path}' cannot be read as .npy or .npz: {error}") from error
+        data = loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    arrays = {names[0]: data} if isinstance(data, np.ndarray) else dict(data)
+    if unknown := set(arrays) - set(names):
+        raise OptionError(f"the data has no input '{min(unknown)}': the inputs are {', '.join(map(repr, names))}")
+    return arrays
+
+
+def _check_paths(source: Source, output: str | os.PathLike[str] | None) -> None:
+    if output is None or isinstance(source, onnx.ModelProto):
+        return
+    if os.path.realpath(source) == os.path.realpath(output):
+        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+@dataclass
+class Clock:
+    """Times the stages, and says what goes on."""
+
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def say(self, words: str) -> None:
+        """Pass words on."""
+        if self.progress is not None:
+            self.progress(words)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time one stage."""
+        self.say(stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - start

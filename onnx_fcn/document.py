@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -41,7 +42,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_fcn import wire
 from onnx_fcn.errors import ModelError, OptionError
 
-__all__ = ["Document", "Edit", "Staged", "Weight"]
+__all__ = ["Document", "Edit", "Staged", "Weight", "names_used"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -61,7 +62,7 @@ LOOKALIKES = {
     b"PK\x03\x04": "a zip archive, perhaps a PyTorch checkpoint: export the network with torch.onnx.export",
     b"\x80\x02": "a Python pickle, perhaps a PyTorch checkpoint: export the network with torch.onnx.export",
     b"\x89HDF": "an HDF5 file, perhaps of Keras: export the network with tf2onnx or keras.Model.export",
-    b"\x1f\x8b": "gzip-compressed: unpack it first",
+    b"\x1f\x8b": "gzip-compressed data: unpack it first",
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
     b"<": "a web page or XML: download the file itself",
 }
@@ -127,11 +128,12 @@ class Document:
             skeleton = wire.skeleton(own.data, own.location, release=own.release)
             self.proto = ModelProto.FromString(skeleton.model)
         except ModelError as error:
-            raise ModelError(f"{own} is not an ONNX model: {error}{_lookalike(own.data)}") from None
+            raise ModelError(f"{own} is not an ONNX model, or damaged: {_lookalike(own.data) or error}") from None
         except Exception:
-            raise ModelError(f"{own} is not an ONNX model: it cannot be parsed{_lookalike(own.data)}") from None
+            kind = _lookalike(own.data) or "a message in it cannot be parsed"
+            raise ModelError(f"{own} is not an ONNX model, or damaged: {kind}") from None
         if not self.proto.HasField("graph"):
-            raise ModelError(f"{own} is not an ONNX model: it has no graph{_lookalike(own.data)}")
+            raise ModelError(f"{own} is not an ONNX model: {_lookalike(own.data) or 'it has no graph'}")
         self._own = own
         self._sources = {own.location: own}
         self._fields = {(place.offset, place.length): place.field for place in skeleton.references}
@@ -194,11 +196,18 @@ class Document:
             # The checker wants to see the bytes or their file; an empty tensor needs neither.
             return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
+        graph = self.proto.graph
+        declared = (*graph.input, *graph.output, *graph.initializer)
         try:
             onnx.checker.check_model(_joined(wire.rewrite(self.proto.SerializeToString(), empty)))
+            # Protobuf gives a string that is not UTF-8 as bytes, which the checker lets pass.
+            "".join(value.name for value in declared)
+            "".join(t for node in graph.node for t in (node.op_type, node.name, *node.input[:], *node.output[:]))
         except onnx.checker.ValidationError as error:
             complaint = " ".join(str(error).split())
             raise ModelError(f"{self._own} is not a valid ONNX model: {complaint}") from None
+        except (UnicodeDecodeError, TypeError):
+            raise ModelError(f"{self._own} is not a valid ONNX model: a name in it is not UTF-8 text") from None
 
     def sorted_order(self) -> list[int] | None:
         """A topological order of the node indices; None when they are in one already.
@@ -208,7 +217,7 @@ class Document:
         """
         nodes = list(self.proto.graph.node)
         producer = {name: index for index, node in enumerate(nodes) for name in node.output[:] if name}
-        needs = [sorted({producer[name] for name in _names_used(node) if name in producer}) for node in nodes]
+        needs = [sorted({producer[name] for name in names_used(node) if name in producer}) for node in nodes]
         if all(not needed or needed[-1] < index for index, needed in enumerate(needs)):
             return None
         try:
@@ -239,6 +248,11 @@ class Document:
             _entry(self.proto.metadata_props, "key", key).value = value
         for domain, version in edit.opset_imports.items():
             _entry(self.proto.opset_import, "domain", domain).version = version
+
+    def inline(self, functions: Sequence[tuple[str, str]]) -> None:
+        """Put the bodies of these local functions, as (domain, name), in place of their calls."""
+        self._edited, self._graph = True, None
+        self.proto = onnx.inliner.inline_selected_functions(self.proto, list(functions))
 
     def to_proto(self) -> ModelProto:
         """The whole model in memory."""
@@ -832,8 +846,8 @@ def _sync_folder(folder: Path) -> None:
 def _lookalike(data: Any) -> str:
     """What a file that is no model seems to be."""
     if bytes(data[4:8]) == b"TFL3":
-        return "; it is a TensorFlow Lite model: convert it with tf2onnx"
-    return next((f"; it is {kind}" for start, kind in LOOKALIKES.items() if data[: len(start)] == start), "")
+        return "it looks like a TensorFlow Lite model: convert it with tf2onnx"
+    return next((f"it looks like {kind}" for start, kind in LOOKALIKES.items() if data[: len(start)] == start), "")
 
 
 def _is_text(name: str) -> bool:
@@ -844,15 +858,16 @@ def _is_text(name: str) -> bool:
         return False
 
 
-def _names_used(node: NodeProto) -> Iterator[str]:
+def names_used(node: NodeProto) -> list[str]:
     """The names of all tensors that a node reads, those that its subgraphs take from outside among them."""
-    yield from node.input[:]  # a slice: iterating over a repeated field is twice as slow
+    names = [name for name in node.input[:] if name]  # a slice: iterating over a repeated field is twice as slow
     for attribute in node.attribute[:]:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             for graph in (attribute.g, *attribute.graphs):
                 inside = _tensor_names(graph)
-                yield from (name for inner in graph.node for name in _names_used(inner) if name not in inside)
-                yield from (output.name for output in graph.output if output.name not in inside)
+                inner = [name for node in graph.node for name in names_used(node)]
+                names += [name for name in (*inner, *(o.name for o in graph.output)) if name not in inside]
+    return names
 
 
 def _tensor_names(graph: GraphProto) -> set[str]:

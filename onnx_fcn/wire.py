@@ -143,8 +143,12 @@ def skeleton(
             memoryview(data)[place.end : tensor.end],
             memoryview(reference.SerializeToString()),
         ]
-    references = tuple(place.reference for _, place in found[:most_references])
-    return Skeleton(b"".join(_splice(data, root, bodies) or [bytes(data)]), references)
+    model = bytearray()
+    for count, piece in enumerate(_splice(data, root, bodies) or [memoryview(data)]):
+        model += piece
+        if count % 16 == 0:
+            release()
+    return Skeleton(bytes(model), tuple(place.reference for _, place in found[:most_references]))
 
 
 def rewrite(
@@ -316,6 +320,8 @@ class _Walk:
                 at = self.group(number, at, end)
             else:
                 raise ModelError(f"wire type {wire} at byte {tag_at}")
+            if at > end == len(data):
+                raise ModelError(f"{at - end} bytes are missing at its end: perhaps a download or a copy was cut short")
             if at > end:
                 raise ModelError(f"the field at byte {tag_at} reaches {at - end} bytes beyond its message")
             yield number, wire, tag_at, head, value, at

@@ -405,10 +405,10 @@ def keras_style(path: str | os.PathLike[str], opset: int = 13) -> Path:
 
     def weight(*shape: int) -> str:
         fan_in = np.prod(shape[1:]) if len(shape) == 4 else shape[0]
-        return constant(rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32))
+        return constant(rng.normal(0, fan_in**-0.5, shape).astype(np.float32))
 
     def bias(width: int) -> str:
-        return constant(rng.normal(0, 0.3, width).astype(np.float32))
+        return constant(rng.normal(0, 0.1, width).astype(np.float32))
 
     def constant(value: np.ndarray) -> str:
         weights.append(numpy_helper.from_array(value, f"constant_{len(weights)}"))
