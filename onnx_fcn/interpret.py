@@ -163,6 +163,7 @@ class Seat:
     operands: tuple[Fact | None, ...] = ()
     replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
     slides: Slides | None = None
+    changes: list[Change] = field(default_factory=list)
     unfolded: bool = False  # an If whose branch has been put behind it
 
     @property
@@ -182,6 +183,32 @@ class Slides:
 
     pads: bool
     strides: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a node, for the report.
+
+    Attributes:
+        kind: ``dense`` (a layer that became a Conv), ``window`` (a convolution or pooling over the whole window),
+            ``unfold`` (window positions became channels) or ``context`` (sees the whole image).
+        kernel: the window that it covers, along the axes of the map.
+        inputs: channels that it reads.
+        outputs: channels that it makes.
+        groups: groups of channels.
+        reads: the tensor that it reads, as it is named in the original.
+        layout: how that tensor lies on the map, such as ``n (c256 h6 w6)``.
+        weight: the name of its weight.
+    """
+
+    kind: str
+    kernel: tuple[int, ...] = ()
+    inputs: int = 0
+    outputs: int = 0
+    groups: int = 1
+    reads: str = ""
+    layout: str = ""
+    weight: str = ""
 
 
 class Rewind(Exception):
@@ -219,7 +246,6 @@ class Walk:
     prologue: Seat
     epilogue: list[Seat] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
-    dense: set[int] = field(default_factory=set)  # seats of dense layers
     renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
@@ -244,7 +270,8 @@ class Walk:
     def has_head(self) -> bool:
         """Is there a dense layer, or an output that contracts its window? A fully convolutional network has neither."""
         facts = [self.facts.get(name) for name in self.outputs]
-        return bool(self.dense) or any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
+        dense = any(c.kind == "dense" for seat in self.seats for c in seat.changes)
+        return dense or any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
 
     @property
     def succeeded(self) -> bool:
@@ -296,11 +323,11 @@ def _forget(state: Walk, position: int) -> None:
         for emission in seat.emissions:
             state.names -= {o.name for o in emission.node.outputs} - {o.name for o in seat.node.outputs}
         state.names -= set(seat.constants)
-        seat.emissions, seat.constants, seat.sources, seat.replaced, seat.slides = [], {}, {}, False, None
+        seat.emissions, seat.constants, seat.sources, seat.changes = [], {}, {}, []
+        seat.replaced, seat.slides = False, None
         for output in seat.node.outputs:
             state.facts.pop(output.name, None)
         state.diagnostics.pop(k, None)
-        state.dense.discard(k)
 
 
 def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None:

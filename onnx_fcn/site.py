@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import BATCH, Emission, Fact, Image, Known, Rewind, Seat, Slides, Unmapped, Walk
+from onnx_fcn.interpret import BATCH, Change, Emission, Fact, Image, Known, Rewind, Seat, Slides, Unmapped, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 
@@ -200,6 +200,7 @@ class Site:
 
     def keep_global(self, x: Lifted, op: str) -> Unmapped:
         """Pool the whole map, whatever its size: context, which is the same for all positions."""
+        self.note_context(x)
         return Unmapped(self.emit([x], op))
 
     def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
@@ -208,13 +209,15 @@ class Site:
             self._walk.reductions.add(self.position)
         return x.origins | {self.position}
 
-    def note_context(self) -> None:
+    def note_context(self, x: Lifted) -> None:
         """Say that this operator sees the whole image, whatever its size."""
         self._walk.context.add(self.position)
+        self.note("context", x, x.window)
 
-    def note_dense(self) -> None:
-        """Say that this is a dense layer."""
-        self._walk.dense.add(self.position)
+    def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
+        """Say what becomes of this node, which reads x, for the report: see `Change`."""
+        names = [t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)]
+        self._seat.changes.append(Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers))
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Say how this operator's result differs from what a single window would see."""
@@ -371,6 +374,7 @@ class Site:
             cells = [self.cell(x, dict(zip(axes, at)), axes) for at in np.ndindex(*(x.space[k].window for k in axes))]
             name = self.emit(cells, "Concat", axis=1)
             order = (*moved, *x.channels)
+        self.note("unfold", x, x.kernel(axes)[0], inputs=x.width, outputs=channels)
         space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
         return replace(x, map=name, channels=order, space=space, origins=self.reduces(x, contextable=False))
 

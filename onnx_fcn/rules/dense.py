@@ -39,7 +39,6 @@ def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: 
     if x.shape[axis] != inputs:
         what = "GEMM: Dimension mismatch" if site.op == "Gemm" else "the sizes do not match"
         raise Unsupported(f"{what}: W has {inputs} inputs, X has {x.shape[axis]} ({x})", code="dense-size")
-    site.note_dense()
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     axis -= x.rank
@@ -85,6 +84,7 @@ def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: 
         dilations=rates,
         group=groups,
     )
+    site.note("dense", x, window, inputs=Atom.product(inner), outputs=channels, groups=groups, weight=weight.name)
     layout = list(x.layout)
     layout[axis] = new
     space = tuple(a.contracted() if k in whole else a for k, a in enumerate(x.space))

@@ -68,6 +68,8 @@ def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, ke
     if x.padding is not None and over:
         raise site.padded(x)
     channels = tuple(a for a in x.channels if a in atoms)
+    if over:
+        site.note("window", x, x.kernel(over)[0])
     y = _over(site, x, kind, over, channels)
     layout = tuple(() if k in axes else g for k, g in enumerate(y.layout) if keepdims or k not in axes)
     return replace(y, layout=layout, origins=origins)
@@ -75,6 +77,7 @@ def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, ke
 
 def _global(site: Site, x: Lifted, axes: Sequence[int] | range, *, keepdims: bool) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
+    site.note_context(x)
     if site.op.startswith("Global"):
         x, order = site.spatial(site.feature_map(x))
         return Unmapped(site.emit([x]))

@@ -166,6 +166,8 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
     if contracts and x.padding is not None:
         raise site.padded(x)
     site.note_sliding(pads=pads, strides=strides)
+    if contracts:
+        site.note("window", x, plan.kernel, inputs=x.width)
     return x, replace(plan, space=tuple(space), contracts=contracts, ceil=ceil, counted=counted)
 
 
