@@ -15,6 +15,7 @@ Everything public is listed here.
 from onnx_fcn._version import __version__
 from onnx_fcn.convert import Conversion, convert, inspect, validate
 from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+from onnx_fcn.report import Report
 
 __all__ = [
     "Conversion",

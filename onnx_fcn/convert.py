@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from onnx_fcn.interpret import Walk, names_used
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift
 from onnx_fcn.report import Report, describe
+from onnx_fcn.validate import Comparison, Validation, run_checks
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
 
@@ -96,7 +96,7 @@ def convert(
         state = lift(document, request)
     with clock("assemble"):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
-    report = describe(original, document, state)
+    report = describe(original, document, state, source="" if isinstance(source, onnx.ModelProto) else os.fspath(source))
     conversion = Conversion(report, document)
     if output is None:
         if validate:
@@ -138,7 +138,7 @@ def validate(
     data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Any:
+) -> Validation:
     """Compare any converted model with its original, also after another tool has optimised it.
 
     Raises:
@@ -160,9 +160,7 @@ def _compare(
     seed: int,
     data: dict[str, Array] | None,
     progress: Progress,
-) -> Any:
-    from onnx_fcn.validate import Comparison, run_checks
-
+) -> Validation:
     validation = run_checks(Comparison(original, state, lifted, judged, seed, progress), data)
     if not validation.passed:
         raise ValidationError(f"the converted model is not the same network: {validation.failure()}", validation)

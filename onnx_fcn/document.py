@@ -121,9 +121,9 @@ class Document:
         external: whether weights came from external data files.
     """
 
-    def __init__(self, own: _Source, folder: Path | None) -> None:
+    def __init__(self, own: _Source) -> None:
         self.path = own.path
-        self.folder = folder
+        self.folder = own.path.parent if own.path else None
         try:
             skeleton = wire.skeleton(own.data, own.location, release=own.release)
             self.proto = ModelProto.FromString(skeleton.model)
@@ -153,14 +153,13 @@ class Document:
         """
         if isinstance(source, ModelProto):
             try:
-                return cls(_Source(IN_MEMORY, None, source.SerializeToString()), None)
+                return cls(_Source(IN_MEMORY, None, source.SerializeToString()))
             except Exception as error:
                 raise ModelError(f"the model in memory cannot be serialized: {error}") from None
-        path = Path(os.path.realpath(source))
-        own = _Source.open(path, path.name if _is_text(path.name) else IN_MEMORY, os.fspath(source))
+        own = _Source.open(source)
         if not own.data:
             raise ModelError(f"{own} is empty: perhaps a download or an export was interrupted")
-        return cls(own, path.parent)
+        return cls(own)
 
     @property
     def graph(self) -> Any:
@@ -569,13 +568,16 @@ class _Source:
             weakref.finalize(self, os.close, fd)
 
     @classmethod
-    def open(cls, path: Path, location: str, name: str) -> _Source:
+    def open(cls, file: str | os.PathLike[str], location: str | None = None) -> _Source:
+        """Open a file; references to it have this location, or its name."""
+        name = os.fspath(file)
         try:
+            path = _resolved(file)
             # Without O_NONBLOCK, opening a named pipe waits for a writer.
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:
             raise ModelError(f"'{name}' does not exist") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise ModelError(f"'{name}' cannot be opened: {_reason(error)}") from None
         status = os.fstat(fd)
         try:
@@ -587,7 +589,7 @@ class _Source:
         except BaseException:
             os.close(fd)
             raise
-        return cls(location, path, data, fd, name)
+        return cls(location or (path.name if _is_text(path.name) else IN_MEMORY), path, data, fd, name)
 
     def __str__(self) -> str:
         return f"'{self.name}'" if self.name else "the model in memory"
@@ -646,11 +648,11 @@ def _open_external(folder: Path, location: str, tensor: str) -> _Source:
     where = f"the external data of tensor '{tensor}', '{location}',"
     if not location or "\0" in location or os.path.isabs(location):
         raise ModelError(f"{where} is not a relative path")
-    if not Path(os.path.realpath(path)).is_relative_to(folder):
+    if not _resolved(path).is_relative_to(folder):
         raise ModelError(f"{where} lies outside of the model's folder '{folder}'")
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelError(f"{where} is missing: it belongs into '{folder}', beside the model")
-    return _Source.open(Path(os.path.realpath(path)), location, os.fspath(path))
+    return _Source.open(path, location)
 
 
 def _external(tensor: TensorProto) -> tuple[str, int, int | None]:
@@ -804,14 +806,25 @@ def _sha256(fd: int) -> str:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     """The file to write for `path`: links are followed, so that they stay links."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise OptionError(f"cannot write '{target}': it is a directory")
-    if target.exists() and not target.is_file():
-        raise OptionError(f"cannot write '{target}': it is not a regular file")
-    if not target.parent.is_dir():
-        raise OptionError(f"cannot write '{target}': there is no directory '{target.parent}'")
+    with _writing(path):
+        target = _resolved(path)
+        if not target.parent.is_dir():
+            raise OptionError(f"cannot write '{target}': there is no directory '{target.parent}'")
+        if target.is_dir():
+            raise OptionError(f"cannot write '{target}': it is a directory")
+        if target.exists() and not target.is_file():
+            raise OptionError(f"cannot write '{target}': it is not a regular file")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise OptionError(f"cannot write '{target}': it is write-protected")
     return target
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """The path with all symbolic links followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, str(error)) from None
 
 
 def _temporary(target: Path) -> Path:
@@ -820,16 +833,16 @@ def _temporary(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def _writing(target: str | os.PathLike[str]) -> Iterator[None]:
     """Say what the system's refusals mean."""
     try:
         yield
     except OSError as error:
-        raise OptionError(f"cannot write '{target}': {_reason(error)}") from None
+        raise OptionError(f"cannot write '{os.fspath(target)}': {_reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 

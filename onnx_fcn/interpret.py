@@ -247,6 +247,7 @@ class Walk:
     epilogue: list[Seat] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
     renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
+    read: frozenset[str] = frozenset()  # tensors that something reads
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)

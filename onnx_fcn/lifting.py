@@ -13,17 +13,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto
 
 from onnx_fcn.document import Document
-from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, names_used, run
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 
 __all__ = ["Cut", "Request", "find_cut", "lift"]
+
+#: Operators whose later operands say what shape the result has.
+SHAPED_BY_VALUES = frozenset({"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"})
+
+#: Image sizes to try when the file does not say one and the head decides: the usual ones first.
+USUAL_SIZES = (224, 227, 299, 256, 128, 64, 32, 28, *range(16, 129, 4), *range(8, 65), *range(144, 513, 16), 231, 331, 380)
 
 #: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
 FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
@@ -63,7 +70,10 @@ def lift(document: Document, request: Request) -> Walk:
         OptionError: the request does not fit the model.
     """
     failures: list[Walk] = []
-    for image in images(document, request):
+    candidates = list(images(document, request))
+    if not candidates:
+        candidates = _sized_by_head(document, request)
+    for image in candidates:
         for batch in _batches(document, image):
             state = _walked(document, _with_batch(image, batch))
             if state.succeeded and _is_image(state):
@@ -120,18 +130,12 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
             facts[declared.name] = Unmapped(declared.name)
     names = {t for node in graph.node for t in (*node.input, *node.output)} | set(initializers) | set(facts)
     prologue = gs.Node("Input", image.name, outputs=[gs.Variable(image.name)])
-    return Walk(
-        image,
-        options,
-        opsets,
-        values,
-        seats,
-        tuple(o.name for o in graph.output),
-        _Shapes(document, image),
-        Seat(prologue, onnx.NodeProto(), -1, replaced=True),
-        facts=facts,
-        names=names | {image.name},
-    )
+    outputs = tuple(o.name for o in graph.output)
+    shapes = _Shapes(document, image, facts, values)
+    seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
+    read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
+    names |= {image.name}
+    return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
 
 
 def needed_nodes(document: Document) -> set[int]:
@@ -149,16 +153,33 @@ def needed_nodes(document: Document) -> set[int]:
 
 
 class _Shapes:
-    """Shapes of tensors at the native size, inferred when one is asked for first."""
+    """Shapes of tensors at the native size, inferred when one is asked for first.
 
-    def __init__(self, document: Document, image: Image) -> None:
-        self._document, self._image = document, image
+    What the walk has evaluated by then, such as the target of a Reshape, is put in as a constant: inference alone
+    would not get beyond it.
+    """
+
+    def __init__(self, document: Document, image: Image, facts: dict[str, Fact], values: Values) -> None:
+        self._document, self._image, self._facts, self._values = document, image, facts, values
         self._shapes: dict[str, tuple[int | None, ...]] | None = None
 
     def __call__(self, name: str) -> tuple[int | None, ...] | None:
-        if self._shapes is None:
+        if self._shapes is None or name not in self._shapes:
             self._shapes = self._inferred()
         return self._shapes.get(name)
+
+    def _evaluate(self, graph: onnx.GraphProto) -> None:
+        """Put in, as initializers, the values that shapes are computed from."""
+        for node in graph.node:
+            for k, name in enumerate(node.input[1:], 1):
+                fact = self._facts.get(name)
+                if node.op_type in SHAPED_BY_VALUES and isinstance(fact, Known) and fact.sized:
+                    try:
+                        value = self._values[name]
+                    except Unsupported:
+                        continue
+                    node.input[k] = f"{name}/value"
+                    graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), node.input[k]))
 
     def _inferred(self) -> dict[str, tuple[int | None, ...]]:
         model = onnx.ModelProto()
@@ -172,6 +193,7 @@ class _Shapes:
                     dim.dim_value = self._image.shape[k]
                 elif k == 0 and self._image.batch is not None:
                     dim.dim_value = batch
+        self._evaluate(model.graph)
         for declared in model.graph.output:
             declared.type.tensor_type.ClearField("shape")
         try:
@@ -192,8 +214,10 @@ class _Shapes:
 def images(document: Document, request: Request) -> Iterator[Image]:
     """The ways in which the inputs may be an image, the likeliest first.
 
+    Nothing where the size is neither declared nor requested.
+
     Raises:
-        OptionError: there is no such input, or its size is neither declared nor given.
+        OptionError: there is no such input.
     """
     given = data_inputs(document)
     if request.input is not None and request.input not in {i.name for i in given}:
@@ -203,7 +227,6 @@ def images(document: Document, request: Request) -> Iterator[Image]:
     used = {name for k in needed_nodes(document) for name in names_used(document.proto.graph.node[k])}
     given = [i for i in given if i.name in used] or given
     given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
-    found = False
     for declared in given:
         dims = static_dims(declared)
         for batch, channels, space in FORMS.get(len(dims), []):
@@ -217,24 +240,39 @@ def images(document: Document, request: Request) -> Iterator[Image]:
                 shape[batch] = shape[batch] or BATCH
             if any(shape[k] is None for k in range(len(shape))):
                 continue
-            found = True
             sizes = tuple(d for d in shape if d is not None)
             yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
-    if not found:
-        raise OptionError(_no_size(given, request))
 
 
-def _no_size(given: Sequence[ValueInfoProto], request: Request) -> str:
+def _sized_by_head(document: Document, request: Request) -> list[Image]:
+    """The image at the size that the first dense layer wants, where the file does not say it.
+
+    Raises:
+        OptionError: the head takes any size, or none of the usual ones.
+    """
+    given = [i for i in data_inputs(document) if request.input in (None, i.name)]
     if not given:
-        return "the model has no input that an output depends on"
-    first = given[0]
-    shape = [d if d is not None else "?" for d in static_dims(first)]
+        raise OptionError("the model has no input that an output depends on")
+    first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
+    shown = [d if d is not None else "?" for d in static_dims(first)]
     if request.size is not None:
-        return f"the size {'×'.join(map(str, request.size))} does not fit input '{first.name}' of shape {shape}"
-    return (
-        f"input '{first.name}' has shape {shape}, so the size that the network was made for is not in the file: "
-        "say it with --input-size, such as 224x224"
-    )
+        size = "×".join(map(str, request.size))
+        raise OptionError(f"the size {size} does not fit input '{first.name}' of shape {shown}")
+    rank = len(shown) - 2
+    fits = next((p for p in USUAL_SIZES if _lifts_at(document, first.name, (p,) * rank)), None)
+    where = f"input '{first.name}' has shape {shown}, so the size that the network was made for is not in the file"
+    if fits and not _lifts_at(document, first.name, (2 * fits,) * rank):
+        return list(images(document, Request(first.name, (fits,) * rank)))
+    why = "its head takes any size" if fits else "its head takes none of the usual sizes"
+    raise OptionError(f"{where}, and {why}: say it with --input-size, such as {'x'.join(['224'] * max(rank, 1))}")
+
+
+def _lifts_at(document: Document, name: str, size: tuple[int, ...]) -> bool:
+    return any(_lifts(document, image) for image in images(document, Request(name, size)))
+
+
+def _lifts(document: Document, image: Image) -> bool:
+    return any(_walked(document, _with_batch(image, batch)).succeeded for batch in _batches(document, image))
 
 
 def data_inputs(document: Document) -> list[ValueInfoProto]:

@@ -110,8 +110,8 @@ class Site:
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
     def has_output(self, index: int) -> bool:
-        """Is this optional output used?"""
-        return index < len(self.outputs) and bool(self.outputs[index])
+        """Does anything read this output?"""
+        return index < len(self.outputs) and self.outputs[index] in self._walk.read
 
     def value(self, fact: Fact | None) -> Array:
         """The value of an operand, as it is at the native size.

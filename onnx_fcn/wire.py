@@ -116,9 +116,9 @@ def skeleton(
     """The model in `data` with every large payload replaced by a reference into `location`.
 
     Only what every reader of the skeleton understands is referenced; the rest stays inline: strings, segments, sparse
-    values, numbers that are not stored as they are used, a payload given twice, tensors that are stored elsewhere
-    already or whose size contradicts their shape, and vectors of integers, which shape inference and sessions want to
-    read as shapes.
+    values, training information, numbers that are not stored as they are used, a payload given twice, tensors that are
+    stored elsewhere already or whose size contradicts their shape, and vectors of integers, which shape inference and
+    sessions want to read as shapes.
 
     Args:
         data: the file.
@@ -252,7 +252,7 @@ class _Walk:
             elif inner.kind == "Attribute" and not (message.kind == "Node" and self.is_constant(message)):
                 for graph in inner.inner:
                     yield from self.candidates(graph)
-            elif inner.kind != "SparseTensor":
+            elif inner.kind not in ("SparseTensor", "Training"):
                 yield from self.candidates(inner)
 
     def is_constant(self, node: _Message) -> bool:

@@ -69,13 +69,13 @@ def export(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Both exporters warn, at each call, of changes to come in torch; the newer one logs that torchvision is missing."""
+    """At each call, both exporters warn of changes to come in torch, and dynamo's logs that torchvision is missing."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
+            warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
             warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             yield
@@ -345,7 +345,7 @@ class Dense(nn.Module):
 
 
 def densenet_small() -> nn.Module:
-    """A small DenseNet (Huang et al., 2016), whose normalisations cannot fold into convolutions; for 64×64, stride 8."""
+    """A small DenseNet (Huang et al., 2016), whose normalisations fold into no convolution; for 64×64, stride 8."""
     growth = 8
 
     def block(channels: int) -> list[nn.Module]:
@@ -396,8 +396,8 @@ def shufflenet_small() -> nn.Module:
 def keras_style(path: str | os.PathLike[str], opset: int = 13) -> Path:
     """A channels-last classifier of 32×32 images as converters from TensorFlow write it before they optimise.
 
-    `image` (N, 32, 32, 3) in, `scores` (N, 10) out. Every Conv and MaxPool stands between two Transposes, and what the
-    first dense layer flattens is n h w c.
+    `image` (N, 32, 32, 3) in, `scores` (N, 10) out; opset 9 or later. Every Conv and MaxPool stands between two
+    Transposes, and what the first dense layer reads is n (h w c).
     """
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []

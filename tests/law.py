@@ -179,6 +179,7 @@ def check(
     cut: str | None = None,
     space: Sequence[int] = (2, 3),
     stride: int = 1,
+    step: int = 1,
     between: tuple[float, float] = (-2, 2),
 ) -> None:
     """A converted network obeys the law: at the native size with every batch that it takes, and at all windows of
@@ -190,6 +191,7 @@ def check(
         cut: the feature map to take windows of; the image itself unless something pads.
         space: the axes of the image that slide.
         stride: pixels between neighbouring windows.
+        step: cells of `cut` between neighbouring windows.
         between: values of the image.
 
     Raises:
@@ -216,7 +218,7 @@ def check(
         if trunk is not None:
             kept = {k: v for k, v in feeds.items() if k != image.name}
             map_window = [dims_of(head_input(second, cut))[k] for k in space]
-            tiles = windows_of(kept | {cut: trunk({image.name: feeds[image.name]})[0]}, cut, map_window, space, 1)
+            tiles = windows_of(kept | {cut: trunk({image.name: feeds[image.name]})[0]}, cut, map_window, space, step)
         else:
             tiles = windows_of(feeds, image.name, window, space, stride)
         compare(original, converted, tiles, oracle, answers, batch)

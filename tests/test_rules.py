@@ -1,0 +1,644 @@
+"""Every rule obeys the law, in every configuration: one table, a row for each spelling.
+
+A row is a network in ONNX's text syntax on an image or feature map `x` (N, 6, 4, 3), no two dims of which are alike.
+Each is converted as it stands, where the image is the map, and behind a strided convolution, where it is not:
+
+    row("softmax of classes", "f = Flatten (x)  d = MatMul (f, w)  y = Softmax (d)", opset=(7, 13), w=(72, 5))
+
+`cut` names the feature map where the network pads before it; see `law.py`. A new operator is one more row: a test
+fails for any registered operator that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import law
+import numpy as np
+import pytest
+from law import positive
+
+import onnx_fcn
+import onnx_fcn.rules
+from onnx_fcn import UnsupportedModel, interpret
+
+NEWEST = law.newest_opset()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, at some opsets.
+
+    Attributes:
+        name: what is special about it.
+        body: its nodes.
+        opsets: versions at which the body means the same.
+        given: the rest of `law.model`.
+        how: the rest of `law.check`.
+        trunk: can it stand behind a convolution?
+    """
+
+    name: str
+    body: str
+    opsets: tuple[int, ...]
+    given: dict[str, Any]
+    how: dict[str, Any]
+    trunk: bool
+
+    def model(self, opset: int) -> law.ModelProto:
+        return law.model(self.body, opset=opset, **self.given)
+
+    def check(self, opset: int, *, trunk: bool) -> None:
+        """Convert it and check the law."""
+        original, how = self.model(opset), dict(self.how)
+        if trunk:
+            original, how["stride"] = law.behind_a_trunk(original), 2 * how.get("stride", 1)
+        law.check(original, onnx_fcn.convert(original, validate=False).to_proto(), **how)
+
+
+ROWS: dict[str, Row] = {}
+HOW = ("cut", "space", "stride", "step", "between")
+
+
+def row(name: str, body: str, *, opset: int | Sequence[int] = 13, trunk: bool = True, **rest: Any) -> None:
+    """Add a row to the table."""
+    assert name not in ROWS, name
+    opsets = (opset,) if isinstance(opset, int) else tuple(opset)
+    how = {k: rest.pop(k) for k in HOW if k in rest}
+    ROWS[name] = Row(name, body, opsets, rest, how, trunk)
+
+
+# fmt: off
+
+# Layout: what only regroups -------------------------------------------------------------------------------------------
+
+row("flatten", "f = Flatten (x)  y = Gemm <transB = 1> (f, w, b)",
+    opset=(7, 9, 11, 13, 17, 18, 21, NEWEST), w=(5, 72), b=(5,))
+row("flatten from a negative axis", "f = Flatten <axis = -3> (x)  y = MatMul (f, w)", w=(72, 5))
+row("flatten from axis 0", "f = Flatten <axis = 0> (x)  y = MatMul (f, w)", image="float[1,6,4,3] x", w=(72, 5))
+row("flatten to features of channels", "f = Flatten <axis = 2> (x)  d = MatMul (f, w)  y = Reshape (d, s)",
+    w=(12, 5), s=[-1, 30])
+row("flatten to features of rows", "f = Flatten <axis = 3> (x)  d = MatMul (f, w)  y = Reshape (d, s)",
+    w=(3, 5), s=[-1, 120])
+row("flatten to single numbers", "f = Flatten <axis = 4> (x)  r = Reshape (f, s)  y = MatMul (r, w)",
+    s=[-1, 72], w=(72, 5))
+row("flatten is the output", "r = Relu (x)  y = Flatten (r)")
+row("reshape 0, -1", "f = Reshape (x, s)  y = MatMul (f, w)", opset=(7, 13), s=[0, -1], w=(72, 5))
+row("reshape -1, features", "f = Reshape (x, s)  y = MatMul (f, w)", s=[-1, 72], w=(72, 5))
+row("reshape allowzero", "f = Reshape <allowzero = 1> (x, s)  y = MatMul (f, w)", opset=(14, 21), s=[-1, 72], w=(72, 5))
+row("reshape with the batch baked", "f = Reshape (x, s)  y = MatMul (f, w)",
+    image="float[2,6,4,3] x", s=[2, -1], w=(72, 5))
+row("reshape with a batch of 1 baked", "f = Reshape (x, s)  y = MatMul (f, w)",
+    image="float[1,6,4,3] x", s=[1, 72], w=(72, 5))
+row("reshape splits the channels", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  "
+    "f = Flatten (t)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5))
+row("reshape splits an axis of the window", "r = Reshape (x, s)  t = Transpose <perm = [0, 3, 1, 2, 4]> (r)  "
+    "f = Flatten (t)  y = MatMul (f, w)", s=[0, 6, 2, 2, 3], w=(72, 5))
+row("reshape of an output", "f = Flatten (x)  d = MatMul (f, w)  y = Reshape (d, s)", w=(72, 10), s=[-1, 2, 5])
+row("reshape to Shape, attributes", "s = Shape (x)  n = Gather (s, zero)  u = Unsqueeze <axes = [0]> (n)  "
+    "t = Concat <axis = 0> (u, rest)  f = Reshape (x, t)  y = MatMul (f, w)",
+    opset=(7, 11), zero=0, rest=[-1], w=(72, 5))
+row("reshape to Shape, operands", "s = Shape (x)  n = Gather (s, zero)  u = Unsqueeze (n, axes)  "
+    "t = Concat <axis = 0> (u, rest)  f = Reshape (x, t)  y = MatMul (f, w)",
+    opset=(13, 21), zero=0, axes=[0], rest=[-1], w=(72, 5))
+row("reshape to products of Shape", "s = Shape (x)  a = Slice (s, one, four)  p = ReduceProd <axes = [0]> (a)  "
+    "n = Slice (s, zero, one)  t = Concat <axis = 0> (n, p)  i = Cast <to = 6> (t)  j = Cast <to = 7> (i)  "
+    "f = Reshape (x, j)  y = MatMul (f, w)", zero=[0], one=[1], four=[4], w=(72, 5))
+row("reshape to a part of Shape", "n = Shape <start = 0, end = 1> (x)  t = Concat <axis = 0> (n, rest)  "
+    "f = Reshape (x, t)  y = MatMul (f, w)", opset=(15, 21), rest=[72], w=(72, 5))
+row("reshape to Size over batch", "s = Shape (x)  n = Gather (s, zero)  a = Size (x)  k = Div (a, n)  "
+    "u = Unsqueeze (n, axes)  v = Unsqueeze (k, axes)  t = Concat <axis = 0> (u, v)  f = Reshape (x, t)  "
+    "y = MatMul (f, w)", zero=0, axes=[0], w=(72, 5))
+row("transpose to channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  f = Flatten (t)  "
+    "y = Gemm <transB = 1> (f, w, b)", opset=(7, 13), w=(5, 72), b=(5,))
+row("transpose to CWH", "t = Transpose <perm = [0, 1, 3, 2]> (x)  f = Flatten (t)  y = MatMul (f, w)", w=(72, 5))
+row("transpose to WHC", "t = Transpose <perm = [0, 3, 2, 1]> (x)  f = Flatten (t)  y = MatMul (f, w)", w=(72, 5))
+row("transpose to HCW", "t = Transpose <perm = [0, 2, 1, 3]> (x)  f = Flatten (t)  y = MatMul (f, w)", w=(72, 5))
+row("transpose reversed", "t = Transpose (x)  f = Reshape (t, s)  y = Gemm <transA = 1> (f, w)",
+    image="float[2,6,4,3] x", s=[72, 2], w=(72, 5))
+row("transpose of features", "f = Flatten (x)  t = Transpose (f)  y = Gemm <transA = 1> (t, w)", w=(72, 5))
+row("squeeze by attribute", "p = GlobalAveragePool (x)  q = Squeeze <axes = [2, 3]> (p)  y = MatMul (q, w)",
+    opset=(7, 11), w=(6, 5))
+row("squeeze by operand", "p = GlobalAveragePool (x)  q = Squeeze (p, axes)  y = MatMul (q, w)",
+    opset=(13, 21), axes=[-1, -2], w=(6, 5))
+row("squeeze everything", "p = GlobalAveragePool (x)  y = Squeeze (p)")
+row("unsqueeze by attribute", "f = Flatten (x)  u = Unsqueeze <axes = [1, 3]> (f)  t = Transpose <perm = [0, 1, 3, 2]> (u)  "
+    "y = MatMul (t, w)", opset=(7, 11), w=(72, 5))
+row("unsqueeze by operand", "f = Flatten (x)  u = Unsqueeze (f, axes)  y = MatMul (u, w)",
+    opset=(13, 21), axes=[-2, 1], w=(72, 5))
+row("expand", "p = GlobalAveragePool (x)  q = Squeeze (p, axes)  e = Expand (q, s)  f = Flatten (e)  y = MatMul (f, w)",
+    axes=[2], s=[1, 6, 5], w=(30, 7))
+row("tile", "f = Flatten (x)  d = MatMul (f, w)  t = Tile (d, n)  y = MatMul (t, v)",
+    opset=(7, 13), w=(72, 5), n=[1, 3], v=(15, 7))
+row("tile of a map", "t = Tile (x, n)  f = Flatten (t)  y = MatMul (f, w)", n=[1, 2, 1, 1], w=(144, 5))
+row("identity", "i = Identity (x)  f = Flatten (i)  y = Identity (f)")
+row("dropout", "a = Dropout (x)  f = Flatten (a)  b = Dropout (f)  y = MatMul (b, w)", opset=(7, 10, 13), w=(72, 5))
+row("dropout with a ratio", "f = Flatten (x)  d = Dropout (f, ratio)  y = MatMul (d, w)",
+    opset=(12, 22), ratio=0.5, w=(72, 5))
+row("cast", "h = Cast <to = 10> (x)  f = Flatten (h)  g = Cast <to = 1> (f)  y = MatMul (g, w)", opset=(9, 13, 19), w=(72, 5))
+row("cast like", "h = Cast <to = 11> (x)  f = Flatten (h)  g = CastLike (f, w)  y = MatMul (g, w)", opset=(15, 19), w=(72, 5))
+
+# The image --------------------------------------------------------------------------------------------------------------
+
+row("channels-last image", "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  b = Transpose <perm = [0, 2, 3, 1]> (c)  "
+    "f = Reshape (b, s)  d = MatMul (f, w)  y = Softmax (d)",
+    image="float[N,6,5,2] x", space=(1, 2), trunk=False, k=(6, 2, 3, 3), s=[-1, 72], w=(72, 5))
+row("grey image without channels", "u = Unsqueeze (x, axes)  c = Conv (u, k)  f = Flatten (c)  y = MatMul (f, w)",
+    image="float[N,6,5] x", space=(1, 2), trunk=False, axes=[1], k=(6, 1, 3, 3), w=(72, 5))
+row("image without a batch", "u = Unsqueeze (x, axes)  c = Conv (u, k)  f = Flatten (c)  y = MatMul (f, w)",
+    image="float[2,6,5] x", space=(1, 2), trunk=False, axes=[0], k=(6, 2, 3, 3), w=(72, 5))
+row("one axis", "c = Conv <strides = [2]> (x, k)  f = Flatten (c)  y = MatMul (f, w)",
+    image="float[N,2,9] x", space=(2,), stride=2, k=(6, 2, 3), w=(24, 5))
+row("one axis written as two", "u = Unsqueeze (x, axes)  c = Conv (u, k)  r = Relu (c)  q = Squeeze (r, axes)  "
+    "f = Flatten (q)  y = MatMul (f, w)", image="float[N,2,6] x", space=(2,), axes=[2], k=(6, 2, 1, 3), w=(24, 5))
+row("three axes", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)",
+    image="float[N,2,4,5,3] x", space=(2, 3, 4), k=(5, 2, 2, 3, 2), w=(5 * 3 * 3 * 2, 7))
+row("three axes pooled", "c = Conv (x, k)  p = GlobalMaxPool (c)  f = Flatten (p)  y = MatMul (f, w)",
+    image="float[N,2,4,5,3] x", space=(2, 3, 4), k=(6, 2, 2, 3, 2), w=(6, 7))
+row("half floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="float16[N,6,4,3] x", w=(72, 5), b=(5,))
+row("double floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="double[N,6,4,3] x", w=(72, 5), b=(5,))
+row("bytes", "c = Cast <to = 1> (x)  f = Flatten (c)  y = MatMul (f, w)",
+    image="uint8[N,6,4,3] x", between=(0, 255), trunk=False, w=(72, 5))
+
+# Dense: what becomes a convolution ----------------------------------------------------------------------------------------
+
+row("gemm", "f = Flatten (x)  y = Gemm (f, w, b)", opset=(7, 13), w=(72, 5), b=(5,))
+row("gemm alpha beta", "f = Flatten (x)  y = Gemm <alpha = 0.5, beta = 3.0> (f, w, b)", opset=(7, 13), w=(72, 5), b=(5,))
+row("gemm alpha beta, scalar bias", "f = Flatten (x)  y = Gemm <alpha = 0.5, beta = 3.0, transB = 1> (f, w, b)",
+    w=(5, 72), b=0.7)
+row("gemm without bias", "f = Flatten (x)  y = Gemm (f, w)", opset=(11, 13), w=(72, 5))
+row("gemm with an empty bias", 'f = Flatten (x)  y = Gemm (f, w, "")', w=(72, 5))
+row("gemm scalar bias", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=0.7)
+row("gemm bias (1,)", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=(1,))
+row("gemm bias (1, O)", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=(1, 5))
+row("gemm bias (N, 1)", "f = Flatten (x)  y = Gemm (f, w, b)",
+    image="float[2,6,4,3] x", w=(72, 5), b=np.full((2, 1), 0.7, np.float32))
+row("gemm bias (N, O)", "f = Flatten (x)  y = Gemm (f, w, b)",
+    image="float[2,6,4,3] x", w=(72, 5), b=np.tile(positive("b", 5), (2, 1)))
+row("gemm transA", "f = Flatten (x)  t = Transpose (f)  y = Gemm <transA = 1, transB = 1> (t, w, b)", w=(5, 72), b=(5,))
+row("gemm weight on the left", "f = Flatten (x)  y = Gemm <transB = 1> (w, f, b)", w=(5, 72), b=(5, 1))
+row("gemm transposed weight on the left", "f = Flatten (x)  y = Gemm <transA = 1, transB = 1, alpha = 2.0> (w, f)", w=(72, 5))
+row("gemm adds a map", "f = Flatten (x)  h = Gemm (f, w)  y = Gemm <beta = 0.5> (f, v, h)", w=(72, 5), v=(72, 5))
+row("gemm of gemm", "f = Flatten (x)  d = Gemm (f, w, b)  r = Relu (d)  y = Gemm <transB = 1> (r, v, c)",
+    w=(72, 7), b=(7,), v=(5, 7), c=(5,))
+row("matmul", "f = Flatten (x)  y = MatMul (f, w)", opset=(7, 9, 13, NEWEST), w=(72, 5))
+for op in ("Add", "Sub"):
+    row(f"matmul, {op} bias", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d, b)", opset=(7, 13), w=(72, 5), b=(5,))
+    row(f"matmul, bias {op}", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (b, d)", w=(72, 5), b=(1, 5))
+row("matmul weight on the left", "f = Reshape (x, s)  y = MatMul (w, f)", s=[-1, 72, 1], w=(5, 72))
+row("matmul of a vector", "f = Flatten (x)  y = MatMul (f, w)", w=(72,))
+row("matmul of a vector on the left", "f = Reshape (x, s)  y = MatMul (w, f)", s=[0, 6, 12], w=(6,))
+row("matmul rank 3", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 1, 72], w=(1, 72, 5))
+row("matmul of each group", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 2, 1, 36], w=(2, 36, 5))
+row("matmul of each channel", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 6, 1, 12], w=(6, 12, 5))
+row("matmul, several weights on one", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 1, 1, 72], w=(3, 72, 5))
+row("matmul of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  d = MatMul (t, w)  r = Relu (d)  f = Flatten (r)  "
+    "y = MatMul (f, v)", w=(6, 7), v=(84, 5))
+row("matmul of pixels as rows", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = Reshape (t, s)  d = MatMul (p, w)  "
+    "r = Relu (d)  q = Reshape (r, back)  y = MatMul (q, v)", s=[-1, 6], w=(6, 7), back=[-1, 84], v=(84, 5))
+row("matmul along the height", "t = Transpose <perm = [0, 1, 3, 2]> (x)  d = MatMul (t, w)  f = Flatten (d)  y = MatMul (f, v)",
+    w=(4, 7), v=(6 * 3 * 7, 5))
+row("matmul then matmul", "f = Flatten (x)  d = MatMul (f, w)  s = Sigmoid (d)  y = MatMul (s, v)", w=(72, 7), v=(7, 5))
+row("einsum", 'f = Flatten (x)  y = Einsum <equation = "nk,ko->no"> (f, w)', opset=(12, 13), w=(72, 5))
+row("einsum transposed", 'f = Flatten (x)  y = Einsum <equation = "ok, nk -> no"> (w, f)', w=(5, 72))
+row("einsum of a map", 'y = Einsum <equation = "nchw,chwo->no"> (x, w)', w=(6, 4, 3, 5))
+row("einsum of channels", 'd = Einsum <equation = "nchw,kc->nhwk"> (x, w)  f = Flatten (d)  y = MatMul (f, v)', w=(7, 6), v=(84, 5))
+row("einsum of each channel", 'd = Einsum <equation = "nchw,chwo->nco"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
+    w=(6, 4, 3, 2), v=(12, 5))
+row("einsum that only permutes", 't = Einsum <equation = "nchw->nhwc"> (x)  f = Flatten (t)  y = MatMul (f, w)', w=(72, 5))
+
+# Weights ------------------------------------------------------------------------------------------------------------------
+
+row("weight from a Constant", "f = Flatten (x)  w = Constant <value = float[72, 1] {" + ", ".join(f"{k / 72}" for k in range(72)) +
+    "}> ()  y = MatMul (f, w)")
+row("weight of an Identity", "f = Flatten (x)  i = Identity (w)  y = Gemm (f, i)", w=(72, 5))
+row("weight transposed", "f = Flatten (x)  t = Transpose (w)  y = MatMul (f, t)", w=(5, 72))
+row("weight cast", "f = Flatten (x)  c = Cast <to = 1> (w)  y = MatMul (f, c)", w=law.random("w", 72, 5).astype(np.float16))
+row("weight reshaped", "f = Flatten (x)  r = Reshape (w, s)  y = MatMul (f, r)", w=(6, 4, 3, 5), s=[72, 5])
+row("weight computed", "f = Flatten (x)  n = ReduceL2 <axes = [1]> (v)  q = Div (v, n)  w = Mul (q, g)  "
+    "y = Gemm <transB = 1> (f, w)", v=(5, 72), g=(5, 1))
+row("weight filled", "f = Flatten (x)  w = ConstantOfShape <value = float[1] {0.25}> (s)  y = MatMul (f, w)", s=[72, 5])
+row("weight shared by layers", "f = Flatten (x)  a = MatMul (f, w)  r = Relu (f)  b = MatMul (r, w)  y = Sub (a, b)", w=(72, 5))
+row("weight tied", "f = Flatten (x)  a = MatMul (f, w)  r = Relu (a)  y = Gemm <transB = 1> (r, w)", w=(72, 5))
+row("weight listed as an input", "f = Flatten (x)  y = Gemm (f, w, b)", opset=(7, 8),
+    image="float[N,6,4,3] x, float[72,5] w, float[5] b", ir_version=3, w=(72, 5), b=(5,))
+
+# Convolutions ---------------------------------------------------------------------------------------------------------------
+
+HEAD = "f = Flatten (m)  y = MatMul (f, w)"
+row("conv", f"m = Conv (x, k, b)  {HEAD}", opset=(7, 11, 13, 22), k=(5, 6, 2, 2), b=(5,), w=(30, 7))
+row("conv strided", f"m = Conv <strides = [2, 3]> (x, k)  {HEAD}",
+    image="float[N,6,7,8] x", stride=6, trunk=False, k=(5, 6, 3, 2), w=(45, 7))
+row("conv groups", f"m = Conv <group = 2> (x, k)  {HEAD}", k=(4, 3, 2, 2), w=(24, 7))
+row("conv depthwise", f"m = Conv <group = 6> (x, k)  {HEAD}", k=(12, 1, 2, 2), w=(72, 7))
+row("conv dilated", f"m = Conv <dilations = [2, 1]> (x, k)  {HEAD}", k=(5, 6, 2, 2), w=(20, 7))
+row("conv padded", f"m = Conv <pads = [1, 0, 2, 1]> (x, k)  {HEAD}", cut="m", k=(5, 6, 3, 2), w=(5 * 5 * 3, 7))
+row("conv auto_pad VALID", f'm = Conv <auto_pad = "VALID"> (x, k)  {HEAD}', k=(5, 6, 2, 2), w=(30, 7))
+for mode in ("SAME_UPPER", "SAME_LOWER"):
+    row(f"conv auto_pad {mode}", f'm = Conv <auto_pad = "{mode}"> (x, k)  {HEAD}', cut="m", k=(5, 6, 3, 2), w=(60, 7))
+    row(f"conv auto_pad {mode} strided", f'm = Conv <auto_pad = "{mode}", strides = [2, 2]> (x, k)  {HEAD}',
+        image="float[N,6,7,6] x", cut="m", stride=2, k=(5, 6, 3, 3), w=(60, 7))
+row("conv covers the map", "y = Conv (x, k, b)", k=(5, 6, 4, 3), b=(5,))
+row("conv covers the map, then flatten", "c = Conv (x, k)  r = Relu (c)  f = Flatten (r)  y = MatMul (f, w)",
+    k=(5, 6, 4, 3), w=(5, 7))
+row("conv covers more than the map", "c = Conv <pads = [2, 1, 1, 1]> (x, k)  f = Flatten (c)  y = MatMul (f, w)",
+    k=(5, 6, 7, 5), w=(5, 7))
+row("conv meets its padding", "c = Conv <pads = [1, 1, 1, 1], strides = [4, 4]> (x, k)  f = Flatten (c)  y = MatMul (f, w)",
+    k=(5, 6, 3, 3), w=(5, 7))
+row("conv dilated meets its padding", "c = Conv <pads = [1, 0, 1, 0], dilations = [2, 2]> (x, k)  f = Flatten (c)  "
+    "y = MatMul (f, w)", k=(5, 6, 3, 2), w=(5, 7))
+row("conv of pooled features", "p = GlobalAveragePool (x)  c = Conv (p, k, b)  h = HardSwish (c)  f = Flatten (h)  "
+    "y = MatMul (f, w)", opset=14, k=(5, 6, 1, 1), b=(5,), w=(5, 7))
+row("conv of one axis of the window", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 4, 1), w=(15, 7))
+row("conv transposed", f"m = ConvTranspose <strides = [2, 2]> (x, k)  {HEAD}", opset=(7, 11, 13),
+    k=(6, 2, 2, 2), w=(2 * 8 * 6, 7))
+row("conv transposed, padded", f"m = ConvTranspose <strides = [2, 2], pads = [1, 0, 1, 1], output_padding = [1, 0]> (x, k, b)  "
+    f"{HEAD}", cut="m", step=2, k=(6, 2, 3, 3), b=(2,), w=(2 * 8 * 6, 7))
+row("conv transposed, groups", f"m = ConvTranspose <group = 2> (x, k)  {HEAD}", cut="m", k=(6, 2, 2, 2), w=(4 * 5 * 4, 7))
+
+# Poolings ---------------------------------------------------------------------------------------------------------------------
+
+POOLS = {"MaxPool": (7, 8, 10, 13, 22), "AveragePool": (7, 10, 13, 19, 22), "LpPool": (7, 11, 18, 22)}
+for op, opsets in POOLS.items():
+    row(f"{op}", f"m = {op} <kernel_shape = [2, 2]> (x)  {HEAD}", opset=opsets, w=(36, 7))
+    row(f"{op} strided", f"m = {op} <kernel_shape = [3, 2], strides = [2, 2]> (x)  {HEAD}",
+        image="float[N,6,7,6] x", stride=2, opset=opsets, w=(6 * 3 * 3, 7))
+    row(f"{op} padded", f"m = {op} <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 1]> (x)  {HEAD}",
+        image="float[N,6,6,7] x", cut="m", stride=2, opset=opsets, w=(6 * 3 * 4, 7))
+    row(f"{op} auto_pad", f'm = {op} <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (x)  {HEAD}',
+        image="float[N,6,6,7] x", cut="m", stride=2, opset=opsets, w=(6 * 3 * 4, 7))
+    row(f"{op} covers the map", f"p = {op} <kernel_shape = [4, 3]> (x)  f = Flatten (p)  y = MatMul (f, w)",
+        opset=opsets, w=(6, 7))
+    row(f"{op} covers the map and its padding",
+        f"p = {op} <kernel_shape = [5, 5], strides = [5, 5], pads = [0, 0, 1, 2]> (x)  f = Flatten (p)  y = MatMul (f, w)",
+        opset=opsets, w=(6, 7))
+for op, opset in (("MaxPool", 10), ("AveragePool", 10), ("LpPool", 22)):
+    row(f"{op} ceil_mode", f"m = {op} <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x)  {HEAD}",
+        image="float[N,6,7,5] x", cut="m", stride=2, opset=opset, w=(6 * 4 * 3, 7))
+for op, opsets in {"MaxPool": (10, 13), "AveragePool": (19, 22), "LpPool": (18, 22)}.items():
+    row(f"{op} dilated", f"m = {op} <kernel_shape = [2, 2], dilations = [2, 1]> (x)  {HEAD}", opset=opsets, w=(6 * 2 * 2, 7))
+row("AveragePool counts its padding", f"m = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (x)  "
+    f"{HEAD}", cut="m", opset=(7, 19), w=(72, 7))
+row("AveragePool counts its padding and covers the map", "p = AveragePool <kernel_shape = [5, 5], strides = [5, 5], "
+    "pads = [0, 0, 1, 2], count_include_pad = 1> (x)  f = Flatten (p)  y = MatMul (f, w)", opset=(7, 19), w=(6, 7))
+row("LpPool of order 1", f"m = LpPool <kernel_shape = [2, 2], p = 1> (x)  {HEAD}", w=(36, 7))
+for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
+    row(op, f"p = {op} (x)  f = Flatten (p)  y = MatMul (f, w)", opset=(7, 13, 22), w=(6, 7))
+row("GlobalLpPool of order 1", "y = GlobalLpPool <p = 1> (x)")
+row("GlobalLpPool of order 3", "y = GlobalLpPool <p = 3> (x)")
+row("pad then conv", f"p = Pad <pads = [0, 0, 1, 0, 0, 0, 1, 2]> (x)  m = Conv (p, k)  {HEAD}",
+    opset=(7, 10), cut="m", k=(5, 6, 3, 3), w=(60, 7))
+row("pad by operand then conv", f"p = Pad (x, pads, value)  m = Conv (p, k)  {HEAD}",
+    opset=(11, 13, 21), cut="m", pads=[0, 0, 1, 0, 0, 0, 1, 2], value=0.5, k=(5, 6, 3, 3), w=(60, 7))
+row("pad some axes then conv", f"p = Pad (x, pads, \"\", axes)  m = Conv (p, k)  {HEAD}",
+    opset=18, cut="m", pads=[1, 1], axes=[2], k=(5, 6, 3, 1), w=(60, 7))
+row("pad by reflection then conv", f'p = Pad <mode = "reflect"> (x, pads)  m = Conv (p, k)  {HEAD}',
+    cut="m", pads=[0, 0, 1, 1, 0, 0, 1, 1], k=(5, 6, 3, 3), w=(60, 7))
+row("pad of channels", f"m = Pad (x, pads)  {HEAD}", pads=[0, 1, 0, 0, 0, 2, 0, 0], w=(9 * 12, 7))
+row("pad of features", "f = Flatten (x)  d = MatMul (f, w)  p = Pad (d, pads, value)  y = MatMul (p, v)",
+    w=(72, 5), pads=[0, 1, 0, 1], value=1.0, v=(7, 4))
+row("pad that crops", f"m = Pad (x, pads)  {HEAD}", pads=[0, 0, -1, 0, 0, 0, -1, -1], w=(6 * 2 * 2, 7))
+
+# Reductions ---------------------------------------------------------------------------------------------------------------------
+
+REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+              "ReduceProd", "ReduceSum", "ReduceSumSquare")
+for op in REDUCTIONS:
+    # ReduceSum took its axes as an operand five versions before the others did
+    before, after = ((7, 11), (13, 18)) if op == "ReduceSum" else ((7, 11, 13), (18, 20))
+    on = {"between": (0.5, 1.5)}  # logarithms and products
+    row(f"{op} of the window", f"p = {op} <axes = [2, 3]> (x)  f = Flatten (p)  y = MatMul (f, w)", opset=before, w=(6, 7), **on)
+    row(f"{op} of the window, not kept", f"y = {op} <axes = [-2, -1], keepdims = 0> (x)", opset=before, **on)
+    row(f"{op} of channels", f"m = {op} <axes = [1]> (x)  {HEAD}", opset=before, w=(12, 7), **on)
+    row(f"{op} of everything", f"y = {op} <axes = [1, 2, 3], keepdims = 0> (x)", opset=before, **on)
+    row(f"{op} of features", f"f = Flatten (x)  a = Abs (f)  d = MatMul (a, w)  y = {op} <axes = [1]> (d)",
+        opset=before[1:], w=positive("w", 72, 5), **on)
+    row(f"{op} of rows", f"m = {op} <axes = [3], keepdims = 0> (x)  {HEAD}", opset=before[1:], w=(24, 7), **on)
+    row(f"{op} of groups", f"r = Reshape (x, s)  m = {op} <axes = [2], keepdims = 0> (r)  {HEAD}",
+        opset=before[1:], s=[0, 2, 3, 4, 3], w=(24, 7), **on)
+    row(f"{op} of the window, operand", f"p = {op} <keepdims = 0> (x, axes)  y = MatMul (p, w)",
+        opset=after, axes=[2, 3], w=(6, 7), **on)
+    row(f"{op} of channels, operand", f"m = {op} (x, axes)  {HEAD}", opset=after, axes=[1], w=(12, 7), **on)
+row("reduce nothing", f"m = ReduceSum <noop_with_empty_axes = 1> (x)  {HEAD}", w=(72, 7))
+row("ReduceMean channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = ReduceMean <axes = [1, 2], keepdims = 0> (t)  "
+    "y = MatMul (p, w)", w=(6, 5))
+row("deviation of the window", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  s = Mul (d, d)  v = ReduceMean <axes = [2, 3]> (s)  "
+    "r = Sqrt (v)  f = Flatten (r)  y = MatMul (f, w)", w=(6, 5))
+row("mean and maximum joined", "a = GlobalAveragePool (x)  b = GlobalMaxPool (x)  c = Concat <axis = 1> (a, b)  f = Flatten (c)  "
+    "y = MatMul (f, w)", w=(12, 5))
+for op in ("ArgMax", "ArgMin"):
+    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)", opset=(7, 11, 13), w=(72, 50))
+    row(f"{op} of classes, not kept", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = -1, keepdims = 0> (d)",
+        opset=(11, 13), w=(72, 50))
+    row(f"{op} of positions", f"r = Reshape (x, s)  y = {op} <axis = 2> (r)", s=[0, 6, 12])
+row("ArgMax, the last", "r = Round (x)  f = Flatten (r)  y = ArgMax <axis = 1, select_last_index = 1> (f)")
+row("TopK of classes", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK (d, k)", opset=(10, 11, 13), outputs="y, z", w=(72, 9), k=[4])
+row("TopK by attribute", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK <k = 4, axis = 1> (d)", opset=(7, 9), outputs="y, z", w=(72, 9))
+row("TopK smallest", "f = Flatten (x)  y, z = TopK <largest = 0> (f, k)", outputs="y, z", k=[4])
+row("TopK of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y, z = TopK (r, k)",
+    outputs="y, z", w=(72, 10), s=[0, 2, 5], k=[2])
+
+# Normalisations -------------------------------------------------------------------------------------------------------------------
+
+BN = {name: positive(name, 6) for name in ("scale", "shift", "mean", "var")}
+BN5, BN72 = ({name: positive(name, size) for name in BN} for size in (5, 72))
+row("batch norm of a map", f"m = BatchNormalization (x, scale, shift, mean, var)  {HEAD}", opset=(7, 9, 14, 15), w=(72, 5), **BN)
+row("batch norm of features", "f = Flatten (x)  d = MatMul (f, w)  n = BatchNormalization <epsilon = 0.1> (d, scale, shift, mean, var)  "
+    "y = Relu (n)", opset=(7, 9, 14, 15), w=(72, 5), **BN5)
+row("batch norm of a flattened map", "f = Flatten (x)  n = BatchNormalization (f, scale, shift, mean, var)  y = MatMul (n, w)",
+    opset=(9, 15), w=(72, 5), **BN72)
+row("batch norm of groups", "r = Reshape (x, s)  n = BatchNormalization (r, scale, shift, mean, var)  f = Flatten (n)  y = MatMul (f, w)",
+    s=[0, 2, 3, 4, 3], w=(72, 5), **{name: positive(name, 2) for name in BN})
+row("LRN", f"m = LRN <size = 3, alpha = 0.5, bias = 2.0> (x)  {HEAD}", opset=(7, 13), w=(72, 5))
+for op in ("Softmax", "LogSoftmax", "Hardmax"):
+    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)", opset=(7, 11, 13), w=(72, 5))
+    row(f"{op} by default", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d)", opset=(7, 11, 13), w=(72, 5))
+    row(f"{op} of channels", f"m = {op} <axis = 1> (x)  {HEAD}", opset=13, w=(72, 5))
+    row(f"{op} of channels and positions", f"m = {op} <axis = 1> (x)  {HEAD}".replace("m = ", "m = "), opset=(7, 11), w=(72, 5))
+    row(f"{op} of positions", f"m = {op} <axis = 2> (x)  {HEAD}", opset=(11, 13), w=(72, 5))
+    row(f"{op} of groups", f"f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = {op} <axis = 1> (r)",
+        opset=(11, 13), w=(72, 10), s=[0, 2, 5])
+    row(f"{op} of the last axis of groups", f"f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = {op} <axis = -1> (r)",
+        opset=(11, 13), w=(72, 10), s=[0, 2, 5])
+    row(f"{op} of a pooled map", f"p = GlobalAveragePool (x)  s = {op} <axis = 1> (p)  y = Flatten (s)", opset=(11, 13))
+for p in (1, 2):
+    row(f"LpNormalization {p}", f"f = Flatten (x)  d = MatMul (f, w)  y = LpNormalization <axis = 1, p = {p}> (d)", opset=(7, 22), w=(72, 5))
+row("LpNormalization of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = LpNormalization (r)", w=(72, 10), s=[0, 2, 5])
+row("divided by the norm", "f = Flatten (x)  d = MatMul (f, w)  n = ReduceL2 <axes = [1]> (d)  y = Div (d, n)", w=(72, 5))
+row("layer norm of features", "f = Flatten (x)  d = MatMul (f, w)  y = LayerNormalization (d, scale, shift)",
+    opset=17, w=(72, 5), scale=(5,), shift=(5,))
+row("layer norm without shift", "f = Flatten (x)  d = MatMul (f, w)  y = LayerNormalization <epsilon = 0.1> (d, scale)",
+    opset=17, w=(72, 5), scale=(5,))
+row("layer norm of a flattened map", "f = Flatten (x)  n = LayerNormalization <axis = 1> (f, scale, shift)  y = MatMul (n, w)",
+    opset=17, w=(72, 5), scale=(72,), shift=(72,))
+row("layer norm of a map", f"m = LayerNormalization <axis = 1> (x, scale, shift)  {HEAD}",
+    opset=17, w=(72, 5), scale=(6, 4, 3), shift=(6, 4, 3))
+row("layer norm of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  n = LayerNormalization (t, scale, shift)  f = Flatten (n)  "
+    "y = MatMul (f, w)", opset=17, w=(72, 5), scale=(6,), shift=(6,))
+row("layer norm of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = LayerNormalization <axis = 1> (r, scale, shift)",
+    opset=17, w=(72, 10), s=[0, 2, 5], scale=(2, 5), shift=(2, 5))
+row("instance norm is context", f"m = InstanceNormalization (x, scale, shift)  {HEAD}", cut="m", scale=(6,), shift=(6,), w=(72, 5))
+row("instance norm of groups is context", "r = Reshape (x, s)  n = InstanceNormalization (r, scale, shift)  t = Shape (x)  "
+    f"m = Reshape (n, t)  {HEAD}", cut="m", s=[0, 2, -1], scale=(2,), shift=(2,), w=(72, 5))
+row("instance norm of features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = InstanceNormalization (r, scale, shift)  "
+    "y = Flatten (n)", w=(72, 10), s=[0, 2, 5], scale=(2,), shift=(2,))
+row("group norm is context", f"m = GroupNormalization <num_groups = 2> (x, scale, shift)  {HEAD}",
+    opset=21, cut="m", scale=(6,), shift=(6,), w=(72, 5))
+row("group norm of features", "f = Flatten (x)  d = MatMul (f, w)  y = GroupNormalization <num_groups = 2> (d, scale, shift)",
+    opset=21, w=(72, 10), scale=(10,), shift=(10,))
+
+# One value in, one out --------------------------------------------------------------------------------------------------------
+
+#: Activation: (first opset, image values that it takes, attributes).
+UNARY: dict[str, tuple[int, tuple[float, float], str]] = {
+    "Abs": (7, (-2, 2), ""),
+    "Acos": (7, (-0.9, 0.9), ""),
+    "Acosh": (9, (1.5, 3), ""),
+    "Asin": (7, (-0.9, 0.9), ""),
+    "Asinh": (9, (-2, 2), ""),
+    "Atan": (7, (-2, 2), ""),
+    "Atanh": (9, (-0.9, 0.9), ""),
+    "Ceil": (7, (-9, 9), ""),
+    "Celu": (12, (-2, 2), "<alpha = 0.5>"),
+    "Cos": (7, (-2, 2), ""),
+    "Cosh": (9, (-2, 2), ""),
+    "Elu": (7, (-2, 2), "<alpha = 0.5>"),
+    "Erf": (9, (-2, 2), ""),
+    "Exp": (7, (-2, 2), ""),
+    "Floor": (7, (-9, 9), ""),
+    "Gelu": (20, (-2, 2), '<approximate = "tanh">'),
+    "HardSigmoid": (7, (-2, 2), "<alpha = 0.3>"),
+    "HardSwish": (14, (-4, 4), ""),
+    "LeakyRelu": (7, (-2, 2), "<alpha = 0.3>"),
+    "Log": (7, (0.1, 2), ""),
+    "Mish": (18, (-2, 2), ""),
+    "Neg": (7, (-2, 2), ""),
+    "Reciprocal": (7, (0.5, 2), ""),
+    "Relu": (7, (-2, 2), ""),
+    "Round": (11, (-9, 9), ""),
+    "Selu": (7, (-2, 2), ""),
+    "Shrink": (9, (-2, 2), "<lambd = 0.7, bias = 0.2>"),
+    "Sigmoid": (7, (-2, 2), ""),
+    "Sign": (9, (-2, 2), ""),
+    "Sin": (7, (-2, 2), ""),
+    "Sinh": (9, (-2, 2), ""),
+    "Softplus": (7, (-2, 2), ""),
+    "Softsign": (7, (-2, 2), ""),
+    "Sqrt": (7, (0.1, 2), ""),
+    "Swish": (24, (-2, 2), ""),
+    "Tan": (7, (-1, 1), ""),
+    "Tanh": (7, (-2, 2), ""),
+    "ThresholdedRelu": (10, (-2, 2), "<alpha = 0.5>"),
+    "com.microsoft.Gelu": (13, (-2, 2), ""),
+    "com.microsoft.QuickGelu": (13, (-2, 2), "<alpha = 1.2>"),
+}
+for op, (first, between, attributes) in UNARY.items():
+    row(op, f"m = {op} {attributes} (x)  y = Flatten (m)  a = GlobalAveragePool (x)  f = Flatten (a)  z = {op} {attributes} (f)",
+        opset=sorted({first, max(first, 13)}), outputs="y, z", between=between)
+row("Clip by attributes", f"m = Clip <min = -0.5, max = 1.0> (x)  {HEAD}", opset=(7, 10), w=(72, 5))
+row("Clip by operands", f"m = Clip (x, low, high)  {HEAD}", opset=(11, 13), low=-0.5, high=1.0, w=(72, 5))
+row("Clip from above", f'm = Clip (x, "", high)  {HEAD}', high=0.5, w=(72, 5))
+row("Clip of features", "f = Flatten (x)  d = MatMul (f, w)  y = Clip (d, zero, six)", w=(72, 5), zero=0.0, six=6.0)
+row("IsInf", "s = Sub (x, x)  r = Div (x, s)  i = IsInf (r)  c = Cast <to = 1> (i)  g = Greater (x, s)  d = Cast <to = 1> (g)  "
+    "e = Add (c, d)  y = Flatten (e)", opset=(10, 20))
+row("IsNaN", "s = Log (x)  i = IsNaN (s)  y = Flatten (i)")
+row("Not", "g = Greater (x, zero)  i = Not (g)  y = Flatten (i)", zero=0.0)
+row("BitwiseNot", "g = Cast <to = 6> (x)  i = BitwiseNot (g)  y = Flatten (i)", opset=18, between=(-9, 9))
+row("PRelu one slope", f"m = PRelu (x, slope)  {HEAD}", opset=(7, 9, 16), slope=(1,), w=(72, 5))
+row("PRelu a slope per channel", f"m = PRelu (x, slope)  {HEAD}", opset=(7, 9, 16), slope=(6, 1, 1), w=(72, 5))
+row("PRelu a slope per feature", "f = Flatten (x)  d = MatMul (f, w)  y = PRelu (d, slope)", opset=(9, 16), w=(72, 5), slope=(5,))
+
+# Several values in, one out -----------------------------------------------------------------------------------------------------
+
+BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")
+for op in BINARY:
+    opset = 8 if op in ("Max", "Min", "Sum", "Mean") else 7
+    c6, c5 = positive("c", 6, 1, 1), positive("c", 5)
+    row(f"{op} a constant per channel", f"m = {op} (x, c)  {HEAD}", opset=(opset, 13), c=c6, w=(72, 5))
+    row(f"{op} to a constant per channel", f"m = {op} (c, x)  {HEAD}", c=c6[None], w=(72, 5), between=(0.5, 1.5))
+    row(f"{op} a number", f"m = {op} (x, c)  {HEAD}", c=0.7, w=(72, 5))
+    row(f"{op} a constant per feature", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d, c)", opset=(opset, 13), w=(72, 5), c=c5)
+    row(f"{op} to a constant per feature", f"f = Flatten (x)  y = {op} (c, f)", c=positive("c", 1, 72), between=(0.5, 1.5))
+    row(f"{op} maps", f"a = Sigmoid (x)  m = {op} (x, a)  {HEAD}", opset=(opset, 13), w=(72, 5))
+    row(f"{op} features", f"f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  e = Exp (b)  y = {op} (a, e)", w=(72, 5), v=(72, 5))
+row("Add three constants", "f = Flatten (x)  d = MatMul (f, w)  y = Sum (d, a, b)", opset=8, w=(72, 5), a=(5,), b=(1, 5))
+row("Pow", f"m = Pow (x, c)  {HEAD}", opset=(7, 13), c=2.0, w=(72, 5))
+row("Pow per channel", f"m = Pow (x, c)  {HEAD}", c=positive("c", 6, 1, 1), w=(72, 5), between=(0.5, 2))
+row("Mod", f"m = Mod <fmod = 1> (x, c)  {HEAD}", opset=(10, 13), c=0.7, w=(72, 5))
+row("residual", "f = Flatten (x)  d = MatMul (f, w)  r = Relu (d)  e = MatMul (r, v)  a = Add (d, e)  y = MatMul (a, u)",
+    w=(72, 7), v=(7, 7), u=(7, 5))
+row("residual of a map", f"c = Conv (x, k)  m = Add (x, c)  {HEAD}", k=(6, 6, 1, 1), w=(72, 5))
+row("residual of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  d = MatMul (t, w)  a = Add (d, t)  f = Flatten (a)  "
+    "y = MatMul (f, v)", w=(6, 6), v=(72, 5))
+row("gated", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  s = Sigmoid (b)  y = Mul (a, s)", w=(72, 5), v=(72, 5))
+row("a gate of one feature", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Mul (a, b)", w=(72, 5), v=(72, 1))
+row("features against groups", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  r = Reshape (a, s)  q = Unsqueeze (b, axes)  "
+    "p = Mul (r, q)  y = Flatten (p)", w=(72, 10), v=(72, 2), s=[0, 2, 5], axes=[2])
+row("a constant per feature of a flattened map", "f = Flatten (x)  a = Mul (f, c)  b = Add (a, d)  y = MatMul (b, w)",
+    c=(72,), d=(72,), w=(72, 5))
+row("a constant per element of a map", f"m = Mul (x, c)  {HEAD}", c=(6, 4, 3), w=(72, 5))
+row("a constant per channel of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  a = Mul (t, c)  f = Flatten (a)  "
+    "y = MatMul (f, w)", c=(6,), w=(72, 5))
+row("a constant that adds axes", "f = Flatten (x)  d = MatMul (f, w)  y = Add (d, c)", image="float[1,6,4,3] x", w=(72, 5), c=(3, 1, 5))
+row("an outer product with a constant", "f = Flatten (x)  d = MatMul (f, w)  u = Unsqueeze (d, axes)  p = Mul (u, c)  y = Flatten (p)",
+    w=(72, 5), axes=[2], c=(4,))
+row("mean subtracted", "f = Flatten (x)  d = MatMul (f, w)  n = ReduceMean <axes = [1]> (d)  y = Sub (d, n)", w=(72, 5))
+row("mean of the window subtracted", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  f = Flatten (d)  y = MatMul (f, w)",
+    cut="d", w=(72, 5))
+for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+    first = {"Equal": 11, "GreaterOrEqual": 12, "LessOrEqual": 12}.get(op, 9)
+    row(op, f"f = Round (x)  g = Flatten (f)  d = MatMul (g, w)  y = {op} (d, g)".replace("(d, g)", "(g, c)"),
+        opset=(max(first, 11), 13), w=(72, 5), c=0.0)
+    row(f"{op} features", f"r = Round (x)  f = Flatten (r)  p = GlobalMaxPool (r)  q = Flatten (p)  i = Identity (q)  n = Neg (q)  "
+        f"y = {op} (q, n)", opset=(max(first, 11), 13))
+for op in ("And", "Or", "Xor"):
+    row(op, f"g = Greater (x, zero)  l = Less (x, one)  b = {op} (g, l)  y = Flatten (b)", zero=0.0, one=0.5)
+for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+    row(op, f"a = Cast <to = 6> (x)  b = {op} (a, c)  y = Flatten (b)", opset=18, between=(-99, 99),
+        c=np.arange(6, dtype=np.int32).reshape(6, 1, 1) + 90)
+row("BitShift", 'a = Cast <to = 2> (x)  b = BitShift <direction = "RIGHT"> (a, c)  y = Flatten (b)', opset=11, between=(0, 255),
+    c=np.arange(6, dtype=np.uint8).reshape(6, 1, 1))
+row("Where", f"g = Greater (x, zero)  m = Where (g, x, c)  {HEAD}", opset=(9, 16), zero=0.0, c=(6, 1, 1), w=(72, 5))
+row("Where on constants", f"g = Greater (x, zero)  m = Where (g, a, b)  {HEAD}", zero=0.0, a=(6, 1, 1), b=0.3, w=(72, 5))
+row("Where by a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Where (mask, d, low)", w=(72, 5),
+    mask=np.arange(5) % 2 == 0, low=-1e4)
+row("per-image values", "f = Flatten (x)  d = MatMul (f, w)  g = MatMul (e, v)  y = Mul (d, g)",
+    image="float[N,6,4,3] x, float[N,2] e", w=(72, 5), v=(2, 5))
+row("per-image values joined", "f = Flatten (x)  d = MatMul (f, w)  c = Concat <axis = 1> (d, e)  y = MatMul (c, v)",
+    image="float[N,6,4,3] x, float[N,2] e", w=(72, 5), v=(7, 3))
+
+# Join, cut and choose -----------------------------------------------------------------------------------------------------------------
+
+row("Concat of maps", f"a = Relu (x)  b = Conv (x, k)  m = Concat <axis = 1> (a, b)  {HEAD}", opset=(7, 13), k=(2, 6, 1, 1), w=(96, 5))
+row("Concat of features", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Concat <axis = 1> (b, a)", w=(72, 5), v=(72, 2))
+row("Concat of three", "f = Flatten (x)  a = MatMul (f, w)  b = Relu (a)  c = Concat <axis = -1> (a, b, a)  y = MatMul (c, v)",
+    w=(72, 5), v=(15, 4))
+row("Concat of one", "f = Flatten (x)  c = Concat <axis = 1> (f)  y = MatMul (c, w)", w=(72, 5))
+row("Concat of flattened maps", "a = Flatten (x)  p = MaxPool <kernel_shape = [2, 2]> (x)  b = Flatten (p)  c = Concat <axis = 1> (a, b)  "
+    "y = MatMul (c, w)", w=(108, 5))
+row("Concat with pooled features", "f = Flatten (x)  p = GlobalAveragePool (x)  q = Flatten (p)  c = Concat <axis = 1> (f, q)  "
+    "y = MatMul (c, w)", w=(78, 5))
+row("Concat of a new axis", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  c = Unsqueeze (a, axes)  d = Unsqueeze (b, axes)  "
+    "y = Concat <axis = 2> (c, d)", w=(72, 5), v=(72, 5), axes=[2])
+row("Concat with a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Concat <axis = 1> (d, c)", image="float[1,6,4,3] x",
+    w=(72, 5), c=(1, 2))
+row("Concat of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = Neg (r)  c = Concat <axis = 2> (r, n)  y = Flatten (c)",
+    w=(72, 10), s=[0, 2, 5])
+for form, opset, sizes in (("<split = [2, 4], axis = 1>", (7, 11), ""), ("<axis = 1>", (13, 18), ", sizes")):
+    rest = {"sizes": [2, 4]} if sizes else {}
+    row(f"Split of a map {form}", f"a, b = Split {form} (x{sizes})  f = Flatten (a)  y = MatMul (f, w)  g = Flatten (b)  z = MatMul (g, v)",
+        opset=opset, outputs="y, z", w=(24, 5), v=(48, 7), **rest)
+    row(f"Split of features {form}", f"f = Flatten (x)  d = MatMul (f, w)  y, z = Split {form} (d{sizes})",
+        opset=opset, outputs="y, z", w=(72, 6), **rest)
+row("Split evenly", "f = Flatten (x)  d = MatMul (f, w)  a, b = Split <axis = 1> (d)  s = Sigmoid (b)  y = Mul (a, s)",
+    opset=(7, 11, 13), w=(72, 10))
+row("Split by a count", "f = Flatten (x)  d = MatMul (f, w)  y, z = Split <axis = 1, num_outputs = 2> (d)", opset=(18, 21),
+    outputs="y, z", w=(72, 5))
+row("Slice by attributes", "s = Slice <starts = [1], ends = [5], axes = [1]> (x)  f = Flatten (s)  d = MatMul (f, w)  "
+    "y = Slice <starts = [1], ends = [1000], axes = [1]> (d)", opset=(7, 9), w=(48, 5))
+row("Slice by operands", "s = Slice (x, one, five, axes)  f = Flatten (s)  d = MatMul (f, w)  y = Slice (d, one, end, axes)",
+    opset=(10, 13), one=[1], five=[5], end=[2**63 - 1], axes=[1], w=(48, 5))
+row("Slice with steps", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)", start=[1], end=[9], axes=[1],
+    steps=[3], w=(72, 9))
+row("Slice backwards", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)", start=[-1], end=[-100], axes=[1],
+    steps=[-2], w=(72, 9))
+row("Slice of the window", f"m = Slice (x, starts, ends, axes)  {HEAD}", starts=[1, 0], ends=[4, -1], axes=[2, 3], w=(36, 5))
+row("Slice every other cell", f"m = Slice (x, starts, ends, axes, steps)  {HEAD}", image="float[N,6,7,6] x", stride=2,
+    starts=[0, 1], ends=[7, 6], axes=[2, 3], steps=[2, 2], w=(72, 5))
+row("Slice of one cell", f"m = Slice (x, starts, ends, axes)  {HEAD}", starts=[2, 1], ends=[3, 2], axes=[2, 3], w=(6, 5))
+row("Gather of features", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9), index=[7, 0, 3, 3])
+row("Gather of one feature", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9), index=-2)
+row("Gather of a table", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9),
+    index=np.array([[7, 0, 3], [-1, 2, 8]]))
+row("Gather of channels", f"m = Gather <axis = 1> (x, index)  {HEAD}", index=[5, 0, 3, 1], w=(48, 5))
+row("Gather of rows", f"m = Gather <axis = 2> (x, index)  {HEAD}", index=[3, 0], w=(36, 5))
+row("Gather of one position", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  g = Gather <axis = 1> (t, index)  "
+    "y = MatMul (g, w)", s=[0, 6, 12], index=7, w=(6, 5))
+
+# Quantised ----------------------------------------------------------------------------------------------------------------------------------
+
+def integers(name: str, *shape: int) -> np.ndarray:
+    return np.random.default_rng(len(name)).integers(-127, 128, shape).astype(np.int8)
+
+
+Q = {"s": 0.02, "z": np.int8(3), "u": 0.05, "o": np.int8(-4)}
+row("quantised activations", "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  f = Flatten (d)  m = MatMul (f, w)  "
+    "r = QuantizeLinear (m, u, o)  y = DequantizeLinear (r, u, o)", opset=(10, 13, 19, 21), w=(72, 5), **Q)
+row("quantised weight", "f = Flatten (x)  w = DequantizeLinear (k, s)  y = MatMul (f, w)", opset=(10, 13, 21),
+    k=integers("k", 72, 5), s=0.02)
+row("quantised weight, laid out", "t = Transpose <perm = [0, 2, 3, 1]> (x)  f = Flatten (t)  w = DequantizeLinear (k, s)  "
+    "y = Gemm <transB = 1, alpha = 2.0> (f, w, b)", k=integers("k", 5, 72), s=0.02, b=(5,))
+row("quantised weight per channel", "f = Flatten (x)  w = DequantizeLinear <axis = 0> (k, s, z)  y = Gemm <transB = 1> (f, w)",
+    k=integers("k", 5, 72), s=positive("s", 5), z=integers("z", 5))
+row("quantised weight per channel, last", "f = Flatten (x)  w = DequantizeLinear <axis = 1> (k, s)  y = MatMul (f, w)",
+    k=integers("k", 72, 5), s=positive("s", 5))
+row("quantised weight per input", "f = Flatten (x)  w = DequantizeLinear <axis = 0> (k, s)  y = MatMul (f, w)",
+    k=integers("k", 72, 5), s=positive("s", 72))
+row("quantised weight, transposed", "f = Flatten (x)  d = DequantizeLinear <axis = 0> (k, s)  w = Transpose (d)  y = MatMul (f, w)",
+    k=integers("k", 5, 72), s=positive("s", 5))
+row("quantised bias", "f = Flatten (x)  w = DequantizeLinear (k, s)  b = DequantizeLinear (c, u)  y = Gemm (f, w, b)",
+    k=integers("k", 72, 5), s=0.02, c=np.arange(-2, 3, dtype=np.int32) * 100, u=0.01)
+row("quantised per channel", "q = QuantizeLinear <axis = 1> (x, s, z)  d = DequantizeLinear <axis = 1> (q, s, z)  f = Flatten (d)  "
+    "y = MatMul (f, w)", opset=(13, 21), s=positive("s", 6) / 20, z=np.arange(6, dtype=np.int8), w=(72, 5))
+row("quantised between reshapes", "q = QuantizeLinear (x, s, z)  f = Flatten (q)  d = DequantizeLinear (f, s, z)  y = MatMul (d, w)",
+    w=(72, 5), s=0.02, z=np.uint8(128))
+
+# Whole heads, outputs, context ------------------------------------------------------------------------------------------------------------
+
+row("several outputs", "f = Flatten (x)  y = MatMul (f, w)  z = Softmax (y)  r = Relu (f)  q = MatMul (r, v)",
+    outputs="y, z, q", w=(72, 5), v=(72, 7))
+row("an output that is read again", "f = Flatten (x)  y = MatMul (f, w)  z = Relu (y)  q = MatMul (z, v)", outputs="q, y, z", w=(72, 7), v=(7, 5))
+row("features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
+row("two heads on two maps", "f = Flatten (x)  y = MatMul (f, w)  c = Conv (x, k)  g = Flatten (c)  z = MatMul (g, v)",
+    outputs="y, z", w=(72, 5), k=(5, 6, 2, 2), v=(30, 7))
+row("an MLP", "f = Flatten (x)  a = Gemm (f, w, b)  r = Relu (a)  e = Dropout (r)  g = Gemm (e, v, c)  y = Softmax <axis = 1> (g)",
+    opset=(7, 11, 13), w=(72, 7), b=(7,), v=(7, 5), c=(5,))
+row("maxout", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = ReduceMax <axes = [2], keepdims = 0> (r)", w=(72, 10), s=[0, 5, 2])
+row("gated linear unit", "f = Flatten (x)  d = MatMul (f, w)  a = Slice (d, zero, five, one)  b = Slice (d, five, ten, one)  "
+    "s = Sigmoid (b)  y = Mul (a, s)", w=(72, 10), zero=[0], five=[5], ten=[10], one=[1])
+row("cosine classifier", "f = Flatten (x)  n = ReduceL2 <axes = [1]> (f)  d = Div (f, n)  a = ReduceL2 <axes = [1]> (v)  "
+    "b = Div (v, a)  y = Gemm <transB = 1, alpha = 16.0> (d, b)", v=(5, 72))
+row("mixture of experts", "f = Flatten (x)  a = MatMul (f, w)  s = Softmax (a)  r = Unsqueeze (s, axes)  b = MatMul (f, v)  "
+    "e = Reshape (b, t)  p = Mul (e, r)  y = ReduceSum <keepdims = 0> (p, two)", w=(72, 4), axes=[1], v=(72, 20), t=[0, 5, 4], two=[2])
+row("channel shuffle", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  q = Reshape (t, u)  c = Conv <group = 2> (q, k)  "
+    "f = Flatten (c)  y = MatMul (f, w)", s=[-1, 2, 3, 4, 3], u=[-1, 6, 4, 3], k=(4, 3, 2, 2), w=(24, 5))
+row("If by a constant", "c = Constant <value = bool[1] {1}> ()  r = If (c) <then_branch = t () => (a) { a = Squeeze (p, axes) }, "
+    "else_branch = e () => (b) { b = Identity (p) }>  y = MatMul (r, w)".replace("r = If", "p = GlobalAveragePool (x)  r = If"),
+    axes=[2, 3], w=(6, 5))
+GATE = "p = GlobalAveragePool (x)  a = Conv (p, v)  r = Relu (a)  b = Conv (r, u)  g = Sigmoid (b)"
+row("squeeze and excite", f"{GATE}  m = Mul (x, g)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
+row("squeeze and excite, pooled head", f"{GATE}  m = Mul (g, x)  h = GlobalAveragePool (m)  f = Flatten (h)  y = MatMul (f, w)",
+    cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(6, 5))
+row("squeeze and excite, dense", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  a = Gemm (p, v, c)  r = Relu (a)  b = Gemm (r, u)  "
+    "g = Sigmoid (b)  q = Reshape (g, s)  m = Mul (x, q)  " + HEAD, cut="m", v=(6, 2), c=(2,), u=(2, 6), s=[-1, 6, 1, 1], w=(72, 5))
+row("squeeze and excite, channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = ReduceMean <axes = [1, 2], keepdims = 1> (t)  "
+    "a = MatMul (p, v)  g = Sigmoid (a)  e = Mul (t, g)  m = Transpose <perm = [0, 3, 1, 2]> (e)  " + HEAD, cut="m", v=(6, 6), w=(72, 5))
+row("squeeze and excite, expanded", "p = GlobalAveragePool (x)  a = Conv (p, v)  g = Sigmoid (a)  s = Shape (x)  e = Expand (g, s)  "
+    "m = Mul (x, e)  " + HEAD, cut="m", v=(6, 6, 1, 1), w=(72, 5))
+row("attention over channels and positions", f"{GATE}  n = Mul (x, g)  h = ReduceMean <axes = [1]> (n)  i = ReduceMax <axes = [1]> (n)  "
+    "j = Concat <axis = 1> (h, i)  o = Conv <pads = [1, 1, 1, 1]> (j, t)  l = Sigmoid (o)  m = Mul (n, l)  " + HEAD,
+    cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), t=(1, 2, 3, 3), w=(72, 5))
+
+# fmt: on
+# The tests ------------------------------------------------------------------------------------------------------------
+
+CASES = [
+    pytest.param(r, opset, trunk, id=f"{r.name}, opset {opset}{', behind a trunk' if trunk else ''}")
+    for r in ROWS.values()
+    for opset in r.opsets
+    for trunk in ([False, True] if r.trunk else [False])
+]
+
+
+@pytest.mark.parametrize(("case", "opset", "trunk"), CASES)
+def test_law(case: Row, opset: int, trunk: bool) -> None:
+    case.check(opset, trunk=trunk)
+
+
+def test_every_operator_has_a_row() -> None:
+    found = {
+        (node.domain, node.op_type) for case in ROWS.values() for node in case.model(case.opsets[-1]).graph.node
+    }
+    assert set(interpret.operators()) <= found
