@@ -16,14 +16,18 @@ from onnx_fcn._version import __version__
 from onnx_fcn.convert import Conversion, convert, inspect, validate
 from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.report import Report
+from onnx_fcn.validate import Check, Validation
 
 __all__ = [
+    "Check",
     "Conversion",
     "Diagnostic",
     "FcnError",
     "ModelError",
     "OptionError",
+    "Report",
     "UnsupportedModel",
+    "Validation",
     "ValidationError",
     "__version__",
     "convert",

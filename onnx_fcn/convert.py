@@ -96,7 +96,8 @@ def convert(
         state = lift(document, request)
     with clock("assemble"):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
-    report = describe(original, document, state, source="" if isinstance(source, onnx.ModelProto) else os.fspath(source))
+    name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
+    report = describe(original, document, state, source=name)
     conversion = Conversion(report, document)
     if output is None:
         if validate:
@@ -110,8 +111,8 @@ def convert(
                     report.validation = _compare(original, state, document, written, seed, images, clock.say)
             original.check_unchanged()
             staged.commit()
-        report.output = os.fspath(output)
-        report.output_bytes = Document.open(output).size
+        report.output, report.output_bytes = os.fspath(output), staged.size
+        report.data = None if staged.data is None else os.fspath(staged.data)
     report.seconds = clock.seconds
     return conversion
 
@@ -251,10 +252,11 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time one stage."""
+        """Time one stage, without the stages in it."""
         self.say(stage)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[stage] = time.perf_counter() - start
+            within = sum(self.seconds.values()) - before
+            self.seconds[stage] = time.perf_counter() - start - within

@@ -20,13 +20,13 @@ import contextlib
 import errno
 import graphlib
 import hashlib
+import io
 import math
 import mmap
 import os
 import re
 import secrets
 import stat
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +137,7 @@ class Document:
         self._own = own
         self._sources = {own.location: own}
         self._fields = {(place.offset, place.length): place.field for place in skeleton.references}
-        self._computed: list[Payload] = []
+        self._computed: list[_Values] = []
         self._graph: Any = None
         self._edited = False
         wire.rewrite(self.proto.SerializeToString(), self._admit)
@@ -153,7 +153,7 @@ class Document:
         """
         if isinstance(source, ModelProto):
             try:
-                return cls(_Source(IN_MEMORY, None, source.SerializeToString()))
+                return cls(_Source(IN_MEMORY, source.SerializeToString()))
             except Exception as error:
                 raise ModelError(f"the model in memory cannot be serialized: {error}") from None
         own = _Source.open(source)
@@ -326,7 +326,7 @@ class Document:
             self._sources[location] = _open_external(self.folder, location, tensor.name)
         self._payload(tensor)
 
-    def _payload(self, tensor: TensorProto) -> Payload:
+    def _payload(self, tensor: TensorProto) -> _Values:
         """Where the bytes of an external tensor are."""
         location, offset, length = _external(tensor)
         if location == COMPUTED and offset < len(self._computed):
@@ -359,7 +359,7 @@ class Document:
         for source in self._sources.values():
             source.release()
 
-    def _inlined(self) -> list[Payload]:
+    def _inlined(self) -> list[_Piece]:
         if not self._edited and not self.external:
             return [_Extent(self._own, 0, len(self._own.data))]
         return wire.rewrite(self.proto.SerializeToString(), self._inline)
@@ -454,6 +454,7 @@ class Staged:
 
     def _write(self, external_data: bool | None, link_data: bool) -> None:
         document = self._document
+        document.check_unchanged()
         with _writing(self.target):
             if not external_data and (external_data is False or not document.external):
                 pieces = document._inlined()
@@ -468,11 +469,11 @@ class Staged:
                 external_data = True
             self._write_file(self.path, self._with_data_file(bool(external_data), link_data))
 
-    def _with_data_file(self, all_external: bool, link_data: bool) -> list[Payload]:
+    def _with_data_file(self, all_external: bool, link_data: bool) -> list[_Piece]:
         """The pieces of the model file, after the data file that it refers to has been written."""
         document = self._document
         model = document.proto.SerializeToString()
-        pieces: list[Payload] = []
+        pieces: list[_Piece] = []
         offsets: dict[tuple[str, int, int | None], int] = {}
         end = 0
 
@@ -506,13 +507,13 @@ class Staged:
 
         return wire.rewrite(model, settle)
 
-    def _write_data(self, pieces: list[Payload]) -> str:
+    def _write_data(self, pieces: list[_Piece]) -> str:
         """Write the data file; it is named after its contents, so no model ever finds another one's data in it."""
+        if not _is_text(self.target.name):
+            raise OptionError(f"the data file of '{self.target}' needs a name in UTF-8, since ONNX stores it as text")
         temporary = _temporary(self.target)
         digest = self._write_file(temporary, pieces, digest=True)
         self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
-        if not _is_text(self.data.name):
-            raise OptionError(f"the data file of '{self.target}' needs a name in UTF-8, since ONNX stores it as text")
         present = self.data.exists()
         os.replace(temporary, self.data)
         inode = self._made.pop(temporary)
@@ -521,14 +522,14 @@ class Staged:
         _sync_folder(self.target.parent)
         return self.data.name
 
-    def _write_file(self, path: Path, pieces: Iterable[Payload], *, digest: bool = False) -> str:
+    def _write_file(self, path: Path, pieces: Iterable[_Piece], *, digest: bool = False) -> str:
         """Write pieces one after the other and onto the disk; the SHA-256 of the file in hexadecimals if asked for."""
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "w+b", buffering=LARGE) as file:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb", buffering=LARGE) as file:
             self._made[path] = os.fstat(file.fileno()).st_ino
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(self.target.stat().st_mode))
             for piece in pieces:
-                if isinstance(piece, _Extent) and piece.source.fd is not None and piece.nbytes >= LARGE:
+                if isinstance(piece, _Extent) and piece.source.path and piece.nbytes >= LARGE:
                     file.flush()
                     _copy(piece, file.fileno())
                 else:
@@ -558,18 +559,17 @@ class Staged:
 
 
 class _Source:
-    """A file with weights, held open and mapped; or the bytes of a model in memory."""
+    """A mapped file with weights, or the bytes of a model in memory."""
 
-    def __init__(self, location: str, path: Path | None, data: Any, fd: int | None = None, name: str = "") -> None:
-        self.location, self.path, self.data, self.fd, self.name = location, path, data, fd, name
+    def __init__(
+        self, location: str, data: Any, path: Path | None = None, identity: _Identity = (), name: str = ""
+    ) -> None:
+        self.location, self.data, self.path, self.identity, self.name = location, data, path, identity, name
         self.view = np.frombuffer(data, np.uint8)
-        self.identity = None if fd is None else _identity(os.fstat(fd))
-        if fd is not None:
-            weakref.finalize(self, os.close, fd)
 
     @classmethod
     def open(cls, file: str | os.PathLike[str], location: str | None = None) -> _Source:
-        """Open a file; references to it have this location, or its name."""
+        """Map a file; references to it have this location, or its name."""
         name = os.fspath(file)
         try:
             path = _resolved(file)
@@ -579,17 +579,17 @@ class _Source:
             raise ModelError(f"'{name}' does not exist") from None
         except OSError as error:
             raise ModelError(f"'{name}' cannot be opened: {_reason(error)}") from None
-        status = os.fstat(fd)
         try:
+            status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
                 raise ModelError(f"'{name}' is a directory: pass the model file in it")
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"'{name}' is not a regular file")
             data = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if status.st_size else b""
-        except BaseException:
+        finally:
             os.close(fd)
-            raise
-        return cls(location or (path.name if _is_text(path.name) else IN_MEMORY), path, data, fd, name)
+        location = location or (path.name if _is_text(path.name) else IN_MEMORY)
+        return cls(location, data, path, _identity(status), name)
 
     def __str__(self) -> str:
         return f"'{self.name}'" if self.name else "the model in memory"
@@ -612,14 +612,23 @@ class _Source:
         return self.path.relative_to(folder).as_posix()
 
     def check_unchanged(self) -> None:
-        if self.path is None or self.fd is None:
-            return
+        if self.path is not None:
+            with self.reopened():
+                pass
+
+    @contextlib.contextmanager
+    def reopened(self) -> Iterator[int]:
+        """A descriptor of the file, if it is still the one that is mapped."""
         try:
-            present = _identity(os.stat(self.path))
+            fd = os.open(self.path or "", os.O_RDONLY)
         except OSError:
-            present = None
-        if present != self.identity or _identity(os.fstat(self.fd)) != self.identity:
-            raise ModelError(f"{self} was changed while it was being read: start again")
+            raise ModelError(f"{self} has gone since it was opened: start again") from None
+        try:
+            if _identity(os.fstat(fd)) != self.identity:
+                raise ModelError(f"{self} was changed since it was opened: start again")
+            yield fd
+        finally:
+            os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -634,11 +643,13 @@ class _Extent:
         return self.source.view[self.offset : self.offset + self.nbytes]
 
 
-Payload: TypeAlias = "memoryview | Array | _Extent"
-_Substitute: TypeAlias = "tuple[TensorProto, int, Payload] | TensorProto | None"
+_Values: TypeAlias = "Array | _Extent"  # of a tensor
+_Piece: TypeAlias = "memoryview | _Values"  # of a file
+_Substitute: TypeAlias = "tuple[TensorProto, int, _Values] | TensorProto | None"
+_Identity: TypeAlias = tuple[int, ...]
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
+def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -660,14 +671,14 @@ def _external(tensor: TensorProto) -> tuple[str, int, int | None]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, offset, length = entries.get("location", ""), entries.get("offset", "0"), entries.get("length")
     for text in (offset, length or "0"):
-        if not (isinstance(text, str) and text.isascii() and text.isdigit()):
+        if not (isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text)):
             raise ModelError(f"tensor '{tensor.name}' says that it is stored at bytes {text!r} of an external file")
     if not isinstance(location, str):
         raise ModelError(f"tensor '{tensor.name}' is stored in {location!r}, which is not a name in UTF-8")
     return location, int(offset), int(length) if length is not None else None
 
 
-def _decode(payload: Payload, tensor: TensorProto) -> Array:
+def _decode(payload: _Values, tensor: TensorProto) -> Array:
     """The values of a payload, as a view where they are stored as they are used."""
     dims = tuple(tensor.dims)
     if isinstance(payload, _Extent):
@@ -676,13 +687,11 @@ def _decode(payload: Payload, tensor: TensorProto) -> Array:
         return onnx.numpy_helper.to_array(
             TensorProto(dims=dims, data_type=tensor.data_type, raw_data=np.asarray(payload).tobytes())
         )
-    if not isinstance(payload, np.ndarray):
-        raise TypeError(payload)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return (payload if payload.dtype == dtype else payload.view(dtype)).reshape(dims).view()
 
 
-def _blocks(payload: Payload, release: Callable[[], None]) -> Iterator[memoryview]:
+def _blocks(payload: _Piece, release: Callable[[], None]) -> Iterator[memoryview]:
     """The bytes of a payload, some megabytes at a time, each block good until the next one.
 
     `release` lets go of the mapped pages that have been read.
@@ -757,30 +766,30 @@ def _coalesced(array: Array) -> Array:
     return np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)
 
 
-def _joined(pieces: Iterable[Payload]) -> bytes:
+def _joined(pieces: Iterable[_Piece]) -> bytes:
     """The pieces in memory."""
-    joined = bytearray()
+    joined = io.BytesIO()
     for piece in pieces:
         for block in _blocks(piece, lambda: None):
-            joined += block
-    return bytes(joined)
+            joined.write(block)
+    return joined.getvalue()
 
 
 def _copy(extent: _Extent, target: int) -> None:
     """Append a stretch of a file to another one; the system does it, or else we."""
     at, end = extent.offset, extent.offset + extent.nbytes
-    source = extent.source.fd
-    for copy in COPIERS:
-        try:
-            while at < end:
-                copied = copy(source, target, at, min(end - at, 1 << 30))
-                if copied == 0:
-                    raise ModelError(f"{extent.source} was cut short while it was being read: start again")
-                at += copied
-            return
-        except OSError as error:
-            if error.errno not in CANNOT_COPY or copy is COPIERS[-1]:
-                raise
+    with extent.source.reopened() as source:
+        for copy in COPIERS:
+            try:
+                while at < end:
+                    copied = copy(source, target, at, min(end - at, 1 << 30))
+                    if copied == 0:
+                        raise ModelError(f"{extent.source} was cut short while it was being read: start again")
+                    at += copied
+                return
+            except OSError as error:
+                if error.errno not in CANNOT_COPY or copy is COPIERS[-1]:
+                    raise
 
 
 def _copy_by_reading(source: int, target: int, offset: int, count: int) -> int:
@@ -798,7 +807,7 @@ CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.
 
 def _sha256(fd: int) -> str:
     digest, at = hashlib.sha256(), 0
-    while block := os.pread(fd, BLOCK, at):
+    while block := os.pread(fd, LARGE, at):
         digest.update(block)
         at += len(block)
     return digest.hexdigest()

@@ -234,8 +234,8 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         axes=_axes(image),
         window=image.size,
         outputs=tuple(
-            Tensor(o.name, _dims(before.output, o.name), _dims(after.output, o.name), _stride(state.results.get(o.name)))
-            for o in before.output
+            Tensor(name, _dims(before.output, name), _dims(after.output, name), _stride(state.results.get(name)))
+            for name in state.outputs
         ),
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
@@ -551,7 +551,7 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
         worst = max(checks, key=lambda c: -math.inf if math.isnan(c.error) else c.error)
         what = f"{question}, {worst.compared} windows" if kind in ("law", "crops") else question
         rows.append((what, _times(worst.size), f"{worst.error:.1e}", _verdict(worst.tolerance, worst.passed)))
-    yield Table(title, ("each cell, compared with", "image", "largest error", ""), tuple(rows))
+    yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
 
 
 def _verdict(tolerance: float | None, passed: bool) -> str:

@@ -25,7 +25,7 @@ from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import BATCH, Change, Emission, Fact, Image, Known, Rewind, Seat, Slides, Unmapped, Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
 
 __all__ = ["Operand", "Site"]
 
@@ -415,12 +415,63 @@ class Site:
             free += range(rank, rank + missing)
         return x, [free.pop(0) if axis is None else axis for axis in found]
 
+    def rearranged(self, x: Lifted) -> Lifted:
+        """The map whose axes are those of the original where that has moved factors between space and depth.
+
+        A pixel shuffle or a nearest upsampling, however it is written, ends as (h r): cells that lie among the
+        channels. A space-to-depth ends with the inner factor of an axis among the channels of the original. Both are
+        layouts until an operator slides along such an axis, or joins it with another.
+        """
+        if x.rank != 2 + len(x.space):
+            return x
+        for k, axis in enumerate(x.space):
+            group = next((g for g in x.layout if g and axis.atoms and g[0] is axis.atoms[0]), ())
+            lead = next((m for m, (a, b) in enumerate(zip(group, axis.atoms)) if a is not b), min(len(group), len(axis.atoms)))
+            inner, extra = axis.atoms[lead:], group[lead:]
+            if extra and not inner and all(a in x.channels for a in extra):
+                x = self._interleaved(x, k, extra)
+            elif inner and not extra and lead:
+                x = self._deepened(x, k, inner)
+        return x
+
+    def _interleaved(self, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+        """Depth to space along one axis: these channels become the inner factor of its cells."""
+        others = tuple(a for a in x.channels if a not in atoms)
+        x = self.arrange(x, (*atoms, *others))
+        rank, size = 2 + len(x.space), Atom.product(atoms)
+        # (N, t·C, …, H, …) -> (N, H, t·C, …) -> (N, H·t, C, …): with the axis in front nothing depends on the size
+        perm = [0, 2 + k, 1, *(j for j in range(2, rank) if j != 2 + k)]
+        target = [0, -1, Atom.product(others), *[0] * (rank - 3)]
+        seen = self.emit([self.emit([x], "Transpose", perm=perm), np.array(target, np.int64)], "Reshape")
+        name = self.emit([seen], "Transpose", perm=[perm.index(j) for j in range(rank)])
+        axis = x.space[k]
+        if axis.rate != 1:
+            raise Unsupported("a dilated map cannot be made finer", code="rate")
+        finer = replace(axis, atoms=(*axis.atoms, *atoms), stride=axis.stride / size)
+        space = tuple(finer if j == k else a for j, a in enumerate(x.space))
+        return replace(x, map=name, channels=others, space=space).canonical()
+
+    def _deepened(self, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+        """Space to depth along one axis: the inner factor of its cells becomes channels, by one-hot kernels."""
+        axis, size = x.space[k], Atom.product(atoms)
+        if axis.rate != 1 or self._walk.options.output_stride is not None:
+            raise Unsupported("space to depth cannot be dilated", code="rate")
+        window = [size if j == k else 1 for j in range(len(x.space))]
+        kernel = np.tile(np.eye(size, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
+        name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
+        stride = axis.stride * size
+        coarser = replace(axis, atoms=axis.atoms[: -len(atoms)], stride=stride, grid=lcm(axis.grid, stride))
+        self.note_sliding(pads=False, strides=True)
+        space = tuple(coarser if j == k else a for j, a in enumerate(x.space))
+        return replace(x, map=name, channels=(*x.channels, *atoms), space=space)
+
     def feature_map(self, x: Lifted) -> Lifted:
         """The map for an operator that slides: channels settled and alone on axis 1, nothing else left over.
 
         Raises:
             Unsupported: axis 1 of the original tensor is not the channels.
         """
+        x = self.rearranged(x)
         if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
             raise Unsupported(
                 f"wants the channels on axis 1, but the layout here is {x} ({'×'.join(map(str, x.shape))})",
@@ -458,7 +509,7 @@ class Site:
         Raises:
             Unsupported: the batch is among them.
         """
-        axes = list(axes)
+        axes, x = list(axes), self.rearranged(x)
         wanted = {a for k in axes for a in x.layout[k]}
         if x.batch in wanted:
             raise Unsupported(f"works along the batch: axes {axes} of {x}", code="batch")

@@ -54,6 +54,7 @@ CHILDREN: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
 OP_TYPE = 4  # of a node
+TENSOR = 5  # of an attribute
 DIMS, DATA_TYPE, SEGMENT, FLOAT_DATA, RAW_DATA, DOUBLE_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 3, 4, 9, 10, 13, 14
 PAYLOADS = {FLOAT_DATA, 5, 6, 7, RAW_DATA, DOUBLE_DATA, 11}
 
@@ -246,21 +247,20 @@ class _Walk:
     def candidates(self, message: _Message) -> Iterator[_Message]:
         """The tensors that may be stored elsewhere: initializers, and values of Constant nodes."""
         for inner in message.inner:
-            if inner.kind == "Tensor":
-                if message.kind == "Graph" or (inner.number == 5 and self.count(message, 5) == 1):
-                    yield inner
-            elif inner.kind == "Attribute" and not (message.kind == "Node" and self.is_constant(message)):
-                for graph in inner.inner:
-                    yield from self.candidates(graph)
-            elif inner.kind not in ("SparseTensor", "Training"):
+            if inner.kind not in ("Tensor", "SparseTensor", "Training"):
                 yield from self.candidates(inner)
+            elif message.kind == "Graph" and inner.kind == "Tensor":
+                yield inner
+        if message.kind == "Node" and self.values(message, OP_TYPE) == [b"Constant"]:
+            for attribute in message.inner:
+                # Protobuf merges two tensors into one.
+                if len(self.values(attribute, TENSOR)) == 1:
+                    yield from (inner for inner in attribute.inner if inner.number == TENSOR)
 
-    def is_constant(self, node: _Message) -> bool:
-        fields = self.fields(node.start, node.end)
-        return [self.data[start:end] for number, *_, start, end in fields if number == OP_TYPE] == [b"Constant"]
-
-    def count(self, message: _Message, number: int) -> int:
-        return sum(field[0] == number for field in self.fields(message.start, message.end))
+    def values(self, message: _Message, number: int) -> list[memoryview]:
+        """All values of one field of a message."""
+        fields = self.fields(message.start, message.end)
+        return [self.data[start:end] for found, *_, start, end in fields if found == number]
 
     def payload(self, tensor: _Message, threshold: int) -> _Place | None:
         """The payload of a tensor, when a reference can stand for it."""

@@ -28,8 +28,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser, shape_in
 #: answer.
 ROUNDING = 64
 
-#: Answers for different windows that differ by less than this part of the largest one would hide a misplaced window.
-DISTINCT = 0.01
+#: Answers that differ between windows by less than this many times the tolerance would hide a misplaced window.
+DISTINCT = 100
 
 Answer = np.ndarray
 Session = Callable[[dict[str, np.ndarray]], list[Answer]]
@@ -178,7 +178,7 @@ def check(
     *,
     cut: str | None = None,
     space: Sequence[int] = (2, 3),
-    stride: int = 1,
+    stride: int | Sequence[int] = 1,
     step: int = 1,
     between: tuple[float, float] = (-2, 2),
 ) -> None:
@@ -201,7 +201,8 @@ def check(
     image, *others = data_inputs(original)
     native = dims_of(image)
     whole, lifted = session(original), session(converted)
-    batches = [1, 3] if None in native else [native[0] if 0 not in space else 1]
+    batches = [1, 3] if None in native else [native[0] if len(native) == 2 + len(space) else 1]
+    strides = np.broadcast_to(stride, len(space))
     oracle, window, trunk = whole, [native[k] for k in space], None
     if cut is not None:
         first, second = halves(original, cut)
@@ -209,18 +210,18 @@ def check(
 
     for batch in batches:
         feeds = {i.name: noise(i, batch, between) for i in (image, *others)}
-        compare(original, converted, windows_of(feeds, image.name, window, space, 1), whole, lifted(feeds), batch)
+        compare(original, converted, windows_of(feeds, image.name, window, space, strides), whole, lifted(feeds), batch)
         larger = list(native)
-        for axis, more in zip(space, (3, 2, 1)):
-            larger[axis] = native[axis] + more * stride + (1 if cut is None and stride > 1 else 0)
+        for axis, more, pixels in zip(space, (3, 2, 1), strides):
+            larger[axis] = native[axis] + more * int(pixels) + (1 if cut is None and pixels > 1 else 0)
         feeds |= {image.name: noise(image, batch, between, larger)}
         answers = lifted(feeds)
         if trunk is not None:
             kept = {k: v for k, v in feeds.items() if k != image.name}
             map_window = [dims_of(head_input(second, cut))[k] for k in space]
-            tiles = windows_of(kept | {cut: trunk({image.name: feeds[image.name]})[0]}, cut, map_window, space, step)
+            tiles = windows_of(kept | {cut: trunk({image.name: feeds[image.name]})[0]}, cut, map_window, space, [step] * len(space))
         else:
-            tiles = windows_of(feeds, image.name, window, space, stride)
+            tiles = windows_of(feeds, image.name, window, space, strides)
         compare(original, converted, tiles, oracle, answers, batch)
 
 
@@ -243,15 +244,15 @@ Tiles = dict[tuple[int, ...], dict[str, np.ndarray]]
 
 
 def windows_of(
-    feeds: dict[str, np.ndarray], name: str, window: Sequence[int], space: Sequence[int], stride: int
+    feeds: dict[str, np.ndarray], name: str, window: Sequence[int], space: Sequence[int], strides: Sequence[int]
 ) -> Tiles:
     """Every window of one of the feeds."""
     values = feeds[name]
-    grid = [(values.shape[axis] - size) // stride + 1 for axis, size in zip(space, window)]
+    grid = [(values.shape[axis] - size) // stride + 1 for axis, size, stride in zip(space, window, strides)]
     tiles = {}
     for place in np.ndindex(*grid):
         where = [slice(None)] * values.ndim
-        for axis, size, at in zip(space, window, place):
+        for axis, size, stride, at in zip(space, window, strides, place):
             where[axis] = slice(at * stride, at * stride + size)
         tiles[place] = {**feeds, name: np.ascontiguousarray(values[tuple(where)])}
     return tiles
@@ -293,4 +294,4 @@ def agree(got: Answer, want: Answer, where: str) -> None:
     at = np.unravel_index(wrong.argmax(), wrong.shape)
     assert wrong.max() <= tolerance, f"{where}: {got[at]} where {want[at]} is right, at {tuple(map(int, at))}"
     cells = want.reshape(*want.shape[:2], -1)
-    assert cells.shape[-1] == 1 or np.ptp(cells, axis=-1).max() > DISTINCT * largest, f"{where}: all windows look alike"
+    assert cells.shape[-1] == 1 or np.ptp(cells, axis=-1).max() > DISTINCT * tolerance, f"{where}: all windows look alike"

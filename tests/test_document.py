@@ -644,6 +644,7 @@ def with_data(path: Path, **entries: str) -> None:
         ({"offset": "60000"}, "is it incomplete"),
         ({"offset": "-1"}, "says that it is stored at"),
         ({"offset": "١"}, "says that it is stored at"),
+        ({"offset": "9" * 5000}, "says that it is stored at"),
         ({"length": "1e9"}, "says that it is stored at"),
         ({"length": "47000"}, "takes 47040 bytes, but 47000 are stored"),
     ],
@@ -1002,20 +1003,20 @@ def test_changed_source_is_refused(source: Path, change: Callable[[Path], None])
     document.check_unchanged()
     with document.staged(out) as staged:
         change(source)
-        with pytest.raises(ModelError, match="was changed"):
+        with pytest.raises(ModelError, match=r"was changed|has gone"):
             staged.commit()
     assert out.read_bytes() == b"old"
     assert not leftovers(source.parent)
 
 
-def test_source_that_was_cut_short_does_not_make_the_copy_hang(tmp_path: Path) -> None:
+def test_source_that_was_cut_short_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "in.onnx"
     model = classifier()
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((1000, 1000), np.float32), "big"))
     path.write_bytes(model.SerializeToString())
     document = Document.open(path)
     os.truncate(path, 2_000_000)
-    with pytest.raises(ModelError, match="was cut short"):
+    with pytest.raises(ModelError, match="was changed"):
         document.save(tmp_path / "out.onnx")
 
 

@@ -4,6 +4,16 @@ A rule is one small function: it reads the facts of its operands, asks its `Site
 its outputs. It refuses by raising `Unsupported`, with the numbers.
 """
 
-from onnx_fcn.rules import channels, dense, elementwise, layout, normalization, quantization, reduction, sliding
+from onnx_fcn.rules import (
+    channels,
+    dense,
+    elementwise,
+    layout,
+    normalization,
+    quantization,
+    reduction,
+    resizing,
+    sliding,
+)
 
-__all__ = ["channels", "dense", "elementwise", "layout", "normalization", "quantization", "reduction", "sliding"]
+__all__ = ["channels", "dense", "elementwise", "layout", "normalization", "quantization", "reduction", "resizing", "sliding"]

@@ -139,6 +139,22 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
     return [take(site, x, axis, np.arange(a, b)) for a, b in zip(starts, starts[1:])]
 
 
+@lifts("GatherND")
+def gather_nd(site: Site, x: Fact, index: Fact) -> Lifted:
+    """Elements by constant tuples of indices into the leading axes: a Gather along these, seen as one."""
+    if not isinstance(x, Lifted):
+        raise Unsupported("looks up a table by values of the image", code="not-constant")
+    chosen = site.value(index)
+    depth = chosen.shape[-1]
+    if site.attr("batch_dims", 0):
+        raise Unsupported("looks up each image of the batch in another way", code="batch")
+    leading = x.shape[:depth]
+    flat = np.ravel_multi_index(tuple(np.moveaxis(chosen, -1, 0)), leading, mode="wrap").reshape(-1)
+    seen = replace(x, layout=(tuple(a for g in x.layout[:depth] for a in g), *x.layout[depth:]))
+    y = take(site, seen, 0, flat)
+    return y.reshaped([*chosen.shape[:-1], *x.shape[depth:]])
+
+
 @lifts("Gather")
 def gather(site: Site, x: Fact, index: Fact) -> Lifted:
     """Elements of one axis by a constant index of any shape, which takes the axis's place."""

@@ -6,7 +6,7 @@ dilation `rate`; afterwards the window is one cell, and a dense layer is a 1×1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,15 @@ from onnx_fcn.site import Site
 from onnx_fcn.weights import View, kernel, vector
 
 
-def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: str | Known | None = None) -> Lifted:
+def contract(
+    site: Site,
+    x: Lifted,
+    axis: int,
+    weight: Known,
+    view: View,
+    bias: str | Known | None = None,
+    emit: Callable[..., str] | None = None,
+) -> Lifted:
     """Σ_k x[…, k, …]·W[…, k, o]: the axis becomes the outputs.
 
     Args:
@@ -30,6 +38,7 @@ def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: 
         weight: its weight.
         view: makes the weight's array (*S, K, O); S aligns, from the right, with the axes before the last two.
         bias: (O,), added per output.
+        emit: emits the convolution, `emit(x, kernel, **attributes) -> name`, where it is no Conv of floats.
 
     Raises:
         Unsupported: it contracts the batch, or a part of an axis of the image.
@@ -76,14 +85,11 @@ def contract(site: Site, x: Lifted, axis: int, weight: Known, view: View, bias: 
     w = kernel(site, weight, laid, (channels, Atom.product(inner), *window))
     if bias is not None and channels != outputs:
         bias = site.constant(np.tile(site.value(Known(bias) if isinstance(bias, str) else bias), channels // outputs))
-    y = site.emit(
-        [x, w, *([bias] if bias is not None else [])],
-        "Conv",
-        kernel_shape=window,
-        strides=strides,
-        dilations=rates,
-        group=groups,
-    )
+    attrs = {"kernel_shape": window, "strides": strides, "dilations": rates, "group": groups}
+    if emit is not None:
+        y = emit(x, w, **attrs)
+    else:
+        y = site.emit([x, w, *([bias] if bias is not None else [])], "Conv", **attrs)
     site.note("dense", x, window, inputs=Atom.product(inner), outputs=channels, groups=groups, weight=weight.name)
     layout = list(x.layout)
     layout[axis] = new
@@ -234,3 +240,30 @@ def _ordered(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lift
     if sorted(letters) != sorted(result):
         raise Unsupported(f"the equation '{site.attr('equation')}' sums over a map", code="einsum")
     return x.transposed([list(letters).index(t) for t in result])
+
+
+@lifts("FusedGemm", domain="com.microsoft")
+def fused_gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
+    """A Gemm with its activation, as onnxruntime's optimiser writes it."""
+    y = gemm(site, a, b, c)
+    attrs = {k.removeprefix("activation_"): site.attr(k) for k in ("activation_alpha", "activation_beta", "activation_gamma")}
+    return y.on(site.emit([y], str(site.attr("activation")), **attrs))
+
+
+@lifts("FusedMatMul", domain="com.microsoft")
+def fused_matmul(site: Site, a: Fact, b: Fact) -> Lifted:
+    """alpha·A·B, either factor transposed."""
+    if not isinstance(a, Lifted) or not isinstance(b, Known) or site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
+        raise both_mapped(a, b)
+    flip, alpha = bool(site.attr("transB", 0)), float(site.attr("alpha", 1.0))
+    y = contract(site, a, a.rank - 2 if site.attr("transA", 0) else a.rank - 1, b, lambda w: w.swapaxes(-1, -2) if flip else w)
+    if site.attr("transA", 0):
+        y = y.transposed([*range(y.rank - 2), y.rank - 1, y.rank - 2])
+    return y if alpha == 1.0 else y.on(site.emit([y, site.scalar(y, alpha)], "Mul"))
+
+
+@lifts("BiasGelu", "FastGelu", domain="com.microsoft")
+def bias_gelu(site: Site, x: Lifted, bias: Fact | None = None) -> Lifted:
+    """Gelu(x + bias)."""
+    y = x if bias is None else combine(site, [x, bias], op="Add")
+    return y.on(site.emit([y], "FastGelu" if site.op == "FastGelu" else "Gelu", domain="com.microsoft"))

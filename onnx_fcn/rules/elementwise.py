@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
 import numpy as np
 import onnx
 
@@ -111,7 +109,12 @@ class Term:
         return replace(self, fact=replace(self.fact, layout=((),) * (rank - self.fact.rank) + self.fact.layout))
 
 
-def combine(site: Site, operands: Sequence[Fact], op: str | None = None, **attrs: Any) -> Lifted:
+def combine(
+    site: Site,
+    operands: Sequence[Fact],
+    op: str | None = None,
+    emit: Callable[[list[Operand]], str] | None = None,
+) -> Lifted:
     """Emit an elementwise operator of mapped, unmapped and constant operands that broadcast as the originals did.
 
     Maps are brought to one order of channels, constants to (C, 1, …), and per-image values to (N, C, 1, …). Where a
@@ -120,6 +123,7 @@ def combine(site: Site, operands: Sequence[Fact], op: str | None = None, **attrs
     Raises:
         Unsupported: the maps lie on different grids, or one's channels meet another's positions.
     """
+    operands = [site.rearranged(f) if isinstance(f, Lifted) else f for f in operands]
     maps = [f for f in operands if isinstance(f, Lifted)]
     values = {k: site.frozen(f) if f.sized else site.value(f) for k, f in enumerate(operands) if isinstance(f, Known)}
     rank = max(f.rank for f in maps)
@@ -142,7 +146,8 @@ def combine(site: Site, operands: Sequence[Fact], op: str | None = None, **attrs
     facts = [t.fact for t in everything]
     channels = list(widest.channels)
     channels += dict.fromkeys(a for f in facts for a in f.channels if a not in channels)
-    y = site.emit([_operand(site, t, channels, f) for t, f in zip(everything, operands)], op, **attrs)
+    physical = [_operand(site, t, channels, f) for t, f in zip(everything, operands)]
+    y = emit(physical) if emit is not None else site.emit(physical, op)
     moving = [t.fact for t in everything if not t.uniform]
     return Lifted(
         y,

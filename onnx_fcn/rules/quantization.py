@@ -1,25 +1,44 @@
-"""Quantised tensors: QuantizeLinear and DequantizeLinear around everything."""
+"""Quantised networks: Q/DQ around everything, operators on integers, and scales that are computed from the image.
+
+Integers stay integers: a dense layer on them becomes a convolution on them. A *dynamic* scale is one number for the
+whole map, whatever its size, so it is context.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
+from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
-from onnx_fcn.site import Site
+from onnx_fcn.rules.dense import contract
+from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.site import Operand, Site
+
+MICROSOFT = "com.microsoft"
+FLOAT = onnx.TensorProto.FLOAT
 
 
 @lifts("QuantizeLinear", "DequantizeLinear")
+@lifts("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
 def linear(site: Site, x: Fact, scale: Fact, zero: Fact | None = None) -> Lifted:
     """Per tensor, or per channel where the scales run along the channels."""
-    if not isinstance(x, Lifted) or not isinstance(scale, Known):
-        raise Unsupported("its scale depends on the image", code="not-constant")
-    scales = site.value(scale)
+    if not isinstance(x, Lifted):
+        raise Unsupported("its scale depends on the position", code="not-constant")
+    operands = [x, scale, *([zero] if zero is not None else [])]
+    if isinstance(scale, Unmapped):  # one scale for the whole map, computed by a DynamicQuantizeLinear
+        return x.on(site.emit(operands), FLOAT if site.op == "DequantizeLinear" else onnx.TensorProto.UINT8)
     if site.op == "QuantizeLinear":
-        kind = site.elem_type_of(zero) if zero is not None else site.type_attr("output_dtype", 2)
+        kind = site.elem_type_of(zero) if zero is not None else site.type_attr("output_dtype", onnx.TensorProto.UINT8)
     else:
         kind = site.elem_type_of(scale)
-    operands = [x, scale, *([zero] if zero is not None else [])]
-    if scales.size == 1:
+    if site.value(scale).size == 1:
         return x.on(site.emit(operands), kind)
     axis = x.axis(int(site.attr("axis", 1)))
     x, atoms = site.as_channels(x, [axis])
@@ -27,3 +46,151 @@ def linear(site: Site, x: Fact, scale: Fact, zero: Fact | None = None) -> Lifted
         raise Unsupported(f"quantises axis {axis} of {x}, which is a part of the channels", code="not-channels")
     x = site.arrange(x, atoms)
     return x.on(site.emit([x, *operands[1:]], axis=1), kind)
+
+
+@lifts("DynamicQuantizeLinear")
+def dynamic(site: Site, x: Lifted) -> Sequence[Fact]:
+    """x -> (integers, scale, zero point): the scale is of the whole map."""
+    site.note_context(x)
+    name, scale, zero = site.emit_many([x])
+    return [x.on(name, onnx.TensorProto.UINT8), Unmapped(scale), Unmapped(zero)]
+
+
+@lifts("MatMulInteger")
+def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Fact | None = None, b_zero: Fact | None = None) -> Lifted:
+    """Sums of products of integers.
+
+    As a Conv of floats, which hold these integers exactly and their sums to 24 bits: onnxruntime's ConvInteger is
+    many times slower.
+    """
+    if not isinstance(a, Lifted) or not isinstance(b, Known):
+        raise Unsupported("its weight depends on the image", code="not-constant")
+    x = site.emit([a], "Cast", to=FLOAT)
+    if a_zero is not None:
+        x = site.emit([x, site.emit([a_zero], "Cast", to=FLOAT)], "Sub")  # type: ignore[list-item]
+    zero = np.float32(0) if b_zero is None else site.value(b_zero).astype(np.float32)
+
+    def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
+        w = site.emit([kernel], "Cast", to=FLOAT)
+        if np.any(zero):
+            w = site.emit([w, zero.reshape(-1, *[1] * (1 + len(x.space))) if zero.size > 1 else zero], "Sub")
+        return site.emit([site.emit([x, w], "Conv", **attrs)], "Cast", to=onnx.TensorProto.INT32)
+
+    seen = a.on(x, FLOAT)
+    return replace(contract(site, seen, a.rank - 1, b, lambda w: w, emit=emit), elem_type=onnx.TensorProto.INT32)
+
+
+@lifts("QLinearMatMul")
+def quantized_matmul(site: Site, a: Fact, *operands: Fact) -> Lifted:
+    """(a, its scale and zero point, b, …, y's scale and zero point) as a QLinearConv."""
+    a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = operands
+    if not isinstance(a, Lifted) or not isinstance(b, Known):
+        raise Unsupported("its weight depends on the image", code="not-constant")
+
+    def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
+        flat = [site.constant(site.value(f).reshape(-1)) if site.value(f).size > 1 else f for f in (b_scale, b_zero)]
+        return site.emit([x, a_scale, a_zero, kernel, *flat, y_scale, y_zero], "QLinearConv", **attrs)  # type: ignore[list-item]
+
+    return replace(contract(site, a, a.rank - 1, b, lambda w: w, emit=emit), elem_type=site.elem_type_of(y_zero))
+
+
+@lifts("QGemm", domain=MICROSOFT)
+def quantized_gemm(
+    site: Site,
+    a: Fact,
+    a_scale: Fact,
+    a_zero: Fact,
+    b: Fact,
+    b_scale: Fact,
+    b_zero: Fact,
+    c: Fact | None = None,
+    y_scale: Fact | None = None,
+    y_zero: Fact | None = None,
+) -> Lifted:
+    """alpha·A·B + C on integers, as a QLinearConv; as a Conv between DequantizeLinears where the result is float."""
+    if not isinstance(a, Lifted) or not isinstance(b, Known) or float(site.attr("alpha", 1.0)) != 1.0:
+        raise Unsupported("its weight depends on the image, or is scaled", code="not-constant")
+    x = a.transposed([1, 0]) if site.attr("transA", 0) else a
+    flip = bool(site.attr("transB", 0))
+
+    def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
+        bias = [] if c is None else [site.constant(site.value(c).reshape(-1))]
+        if y_scale is not None:
+            inputs: list[Any] = [x, a_scale, a_zero, kernel, b_scale, b_zero, y_scale, y_zero, *bias]
+            return site.emit(inputs, "QLinearConv", **attrs)
+        scale = (site.value(a_scale) * site.value(b_scale)).astype(np.float32)
+        exact = [site.emit([x, a_scale, a_zero], "DequantizeLinear"), site.emit([kernel, b_scale, b_zero], "DequantizeLinear")]  # type: ignore[list-item]
+        if c is not None:
+            exact.append(site.constant((site.value(c).reshape(-1) * scale).astype(np.float32)))
+        return site.emit(exact, "Conv", **attrs)
+
+    y = contract(site, x, 1, b, lambda w: w.T if flip else w, emit=emit)
+    return replace(y, elem_type=FLOAT if y_zero is None else site.elem_type_of(y_zero))
+
+
+@lifts("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def quantized_arithmetic(site: Site, a: Fact, a_scale: Fact, a_zero: Fact, b: Fact, *rest: Fact) -> Lifted:
+    """(a, scale, zero point, b, scale, zero point, y's scale and zero point)."""
+    return combine(site, [a, b], emit=lambda pair: site.emit([pair[0], a_scale, a_zero, pair[1], *rest]))  # type: ignore[list-item]
+
+
+@lifts("QLinearSigmoid", "QLinearLeakyRelu", domain=MICROSOFT)
+def quantized_unary(site: Site, x: Lifted, *operands: Fact) -> Lifted:
+    """Integers in, integers out."""
+    return x.on(site.emit([x, *operands]))
+
+
+@lifts("QLinearGlobalAveragePool", domain=MICROSOFT)
+def quantized_global_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
+    """The mean over the window, on integers: between DequantizeLinear and QuantizeLinear."""
+    x_scale, x_zero, y_scale, y_zero = operands
+    first = 1 if site.attr("channels_last", 0) else 2
+    return _in_floats(site, x, (x_scale, x_zero), (y_scale, y_zero), lambda f: _mean(site, f, first))
+
+
+def _mean(site: Site, x: Lifted, first: int) -> Fact:
+    from onnx_fcn.rules.reduction import reduced
+
+    return reduced(site, x, "ReduceMean", range(first, first + x.rank - 2), keepdims=True)
+
+
+def _in_floats(
+    site: Site, x: Lifted, given: tuple[Fact, Fact], made: tuple[Fact, Fact], rule: Callable[[Lifted], Fact]
+) -> Fact:
+    """Apply a rule for floats between DequantizeLinear and QuantizeLinear."""
+    operands: list[Operand] = [x, *given]  # type: ignore[list-item]
+    y = rule(x.on(site.emit(operands, "DequantizeLinear"), FLOAT))
+    if isinstance(y, Lifted):
+        return y.on(site.emit([y, *made], "QuantizeLinear"), x.elem_type)  # type: ignore[list-item]
+    assert isinstance(y, Unmapped)
+    return Unmapped(site.emit([y, *made], "QuantizeLinear"))  # type: ignore[list-item]
+
+
+@lifts("MatMulNBits", domain=MICROSOFT)
+def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None = None, *rest: Fact) -> Lifted:
+    """A·B with B in blocks of 2 to 8 bits. The weight is dequantised, which is exact: (q - zero)·scale."""
+    if not isinstance(a, Lifted) or any(f is not None for f in rest[:1]):
+        raise Unsupported("its weight depends on the image, or is reordered", code="not-constant")
+    bits, block = int(site.attr("bits", 4)), int(site.attr("block_size"))
+    outputs, inputs = int(site.attr("N")), int(site.attr("K"))
+    blocks = -(-inputs // block)
+    q = _unpacked(site.value(b).reshape(outputs, blocks, -1), bits)[..., :block].astype(np.float32)
+    if zeros is None:
+        zero: Array = np.full((outputs, blocks), 1 << (bits - 1), np.float32)
+    else:
+        packed = site.value(zeros)
+        zero = packed.reshape(outputs, blocks) if packed.dtype.kind == "f" else _unpacked(packed.reshape(outputs, -1), bits)[:, :blocks]
+    scale = site.value(scales).reshape(outputs, blocks)
+    w = ((q - zero.astype(np.float32)[..., None]) * scale.astype(np.float32)[..., None]).reshape(outputs, -1)[:, :inputs]
+    w = w.astype(scale.dtype)
+    weight = site.stated(site.constant(w), w)
+    y = contract(site, a, a.rank - 1, weight, lambda w: w.T)
+    return y if len(rest) < 2 or rest[1] is None else combine(site, [y, rest[1]], op="Add")
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Integers of a few bits out of bytes, the lowest first, along the last axis."""
+    each = 8 // bits
+    shifts = np.arange(each, dtype=np.uint8) * bits
+    values = (packed[..., None] >> shifts) & ((1 << bits) - 1)
+    return values.reshape(*packed.shape[:-1], -1)

@@ -8,11 +8,12 @@ is applied at every position of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, lifts
@@ -184,16 +185,76 @@ def result(site: Site, x: Lifted, plan: Physical, axes: Sequence[int], name: str
 @lifts("Conv")
 def conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None) -> Lifted:
     """(N, C, *space) -> (N, M, *space')."""
+    return convolved(site, x, weight, lambda x, w: [x, w, bias])
+
+
+@lifts("FusedConv", domain="com.microsoft")
+def fused_conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None, added: Fact | None = None) -> Lifted:
+    """A Conv with its activation, as onnxruntime's optimiser writes it."""
+    if added is not None:
+        raise Unsupported("adds another map inside", code="fused-sum", hint="start from the model before optimisation")
+    return convolved(site, x, weight, lambda x, w: [x, w, bias])
+
+
+@lifts("QLinearConv")
+def quantized_conv(site: Site, x: Lifted, *operands: Fact) -> Lifted:
+    """(x, its scale and zero point, w, …, y's scale and zero point, bias)."""
+    y = convolved(site, x, operands[2], lambda x, w: [x, *operands[:2], w, *operands[3:]])
+    return replace(y, elem_type=site.elem_type_of(operands[6]))
+
+
+@lifts("ConvInteger")
+def integer_conv(site: Site, x: Lifted, weight: Fact, *zeros: Fact) -> Lifted:
+    """Sums of products of integers, in int32."""
+    y = convolved(site, x, weight, lambda x, w: [x, w, *zeros])
+    return replace(y, elem_type=onnx.TensorProto.INT32)
+
+
+def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Known | str], list[Any]]) -> Lifted:
+    """A convolution that slides, or covers the window; `operands` lists its inputs for a map and a kernel."""
     if not isinstance(x, Lifted) or not isinstance(weight, Known):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
+    if x.channels and not x.layout[1] and shape[:2] == (1, 1):
+        return _window_sum(site, x, weight, shape, operands)
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
     x, plan = place(site, x, axes, slides)
     w = laid(site, weight, len(shape) - 2, axes, plan)
-    y = site.emit([x, w, bias], group=site.attr("group", 1), **plan.attrs)
+    y = site.emit(operands(x, w), group=site.attr("group", 1), **plan.attrs)
     return result(site, x, plan, axes, y, shape[0])
+
+
+def _window_sum(
+    site: Site, x: Lifted, weight: Known, shape: Sequence[int], operands: Callable[[Lifted, Known | str], list[Any]]
+) -> Lifted:
+    """A convolution over all axes of a tensor at once, the batch and the channels too, as JAX writes window sums.
+
+    (1, 1, N, *space, C) with a kernel of 1 along N and C: depthwise, with the same kernel for every channel.
+    """
+    still = [k for k in range(2, x.rank) if x.space_of(x.layout[k]) is None and x.layout[k]]
+    moving = [k for k in range(2, x.rank) if k not in still]
+    extents = [x.shape[k] for k in range(2, x.rank)]
+    slides = dict(zip(range(2, x.rank), parameters(site, extents, shape[2:])))
+    if any(slides[k] != Slide(1) for k in still) or site.attr("group", 1) != 1:
+        raise Unsupported("convolves along the batch or the channels", code="not-channels")
+    channels = [k for k in still if x.batch not in x.layout[k]]
+    order = [*(k for k in still if k not in channels), *channels, *moving]
+    x = site.feature_map(replace(x, layout=tuple(x.layout[k] for k in order)))
+    x, axes = site.spatial(x)
+    x, plan = place(site, x, axes, [slides[k] for k in moving])
+    cuts = tuple(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes)
+    dims = (x.width, 1, *plan.kernel)
+
+    def view(w: Array) -> Array:
+        w = w.transpose([0, 1, *still, *moving]).reshape(1, 1, *(shape[k] for k in moving))[(..., *cuts)]
+        return np.broadcast_to(w.transpose(0, 1, *(2 + axes.index(k) for k in sorted(axes))), (x.width, *w.shape[1:]))
+
+    y = site.emit(operands(x, kernel(site, weight, view, dims)), group=x.width, **plan.attrs)
+    made = result(site, x, plan, axes, y, None)
+    back = [order.index(k) for k in range(2, len(order) + 2)]
+    return replace(made, layout=((), (), *(made.layout[k] for k in back)))
 
 
 def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Physical) -> Known | str:
@@ -339,7 +400,7 @@ def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = No
         y = site.emit([x], pads=amounts)
     else:
         y = site.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
-    site.note_sliding(pads=False, strides=False)
+    site.note_sliding(pads=padding == site.position, strides=False)
     return replace(x, map=y, channels=channels, space=tuple(space), layout=tuple(layout), padding=padding)
 
 

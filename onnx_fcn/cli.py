@@ -1,0 +1,241 @@
+"""The command line: arguments → convert → report on the terminal → exit code.
+
+What the user did wrong is one sentence on stderr; a bug of ours keeps its traceback. A terminal gets tables that fit
+it, a pipe the same as plain text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_fcn
+from onnx_fcn import FcnError, OptionError, Validation, ValidationError
+from onnx_fcn.report import FORMAT, Table, plain, tables_of, validation_dict
+
+__all__ = ["main"]
+
+DONE, MODEL, USAGE, VALIDATION, INTERRUPTED = 0, 1, 2, 3, 130
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    the model cannot be used, or cannot become fully convolutional: every root cause is listed
+  2    the arguments do not fit each other or the model, or the output cannot be written
+  3    converted, but the numbers disagree with the original
+  130  interrupted
+After any of them but 0 nothing has been written, and an output that was there is untouched.
+
+examples:
+  onnx-fcn model.onnx                          what would become of it
+  onnx-fcn model.onnx out.onnx                 convert, compare with the original, write
+  onnx-fcn --verify model.onnx optimized.onnx  compare again after another tool
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
+    given = _parse(arguments)
+    try:
+        _run(given)
+        sys.stdout.flush()
+    except FcnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if given.verbose and isinstance(error, ValidationError) and isinstance(error.report, Validation):
+            print(plain(tables_of(error.report, verbose=True)), file=sys.stderr)
+        return USAGE if isinstance(error, OptionError) else VALIDATION if isinstance(error, ValidationError) else MODEL
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the report has read enough, as `head` does; the work is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+def _run(given: argparse.Namespace) -> None:
+    with _json_file(given) as write_json, _progress(given) as progress:
+        tables: list[Table]
+        how = {"input_size": given.input_size, "input": given.input}
+        if given.verify:
+            checking = {"data": given.data, "seed": given.seed, "progress": progress}
+            validation = onnx_fcn.validate(given.model, given.output, **how, **checking)
+            result = {"version": FORMAT, "validation": validation_dict(validation)}
+            tables = list(tables_of(validation, verbose=given.verbose))
+        else:
+            report = onnx_fcn.convert(
+                given.model,
+                given.output,
+                **how,
+                dynamic_batch=given.dynamic_batch,
+                validate=given.output is not None and given.validate,
+                data=given.data,
+                seed=given.seed,
+                progress=progress,
+            ).report
+            result, tables = report.to_dict(), report.tables(verbose=given.verbose)
+        write_json(result)
+    if not given.quiet and given.json != "-":
+        _show(tables)
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="onnx-fcn",
+        description="Turn any ONNX classifier into a fully convolutional network, and prove that it is the same\n"
+        "network. Without an output it only says what it would do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="the classifier, an ONNX file")
+    parser.add_argument("output", nargs="?", help="the file to write")
+    parser.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="HxW",
+        help="the image size that the network was made for, where the file does not say it (also L and DxHxW)",
+    )
+    parser.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
+    parser.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare OUTPUT, whatever made it, with MODEL; nothing is written"
+    )
+    parser.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
+    parser.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
+    parser.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=f"onnx-fcn {onnx_fcn.__version__}")
+    given = parser.parse_args(arguments)
+    if given.output is None:
+        if given.verify:
+            parser.error("--verify compares two files: model and output")
+        if given.data is not None:
+            parser.error("--data is for the comparison with an output, and there is none")
+    if given.verify and not given.validate:
+        parser.error("--verify and --no-validate contradict each other")
+    if given.verify and given.dynamic_batch:
+        parser.error("--dynamic-batch is for converting, and --verify converts nothing")
+    if given.data is not None and not given.validate:
+        parser.error("--data and --no-validate contradict each other")
+    return given
+
+
+def _size(text: str) -> tuple[int, ...]:
+    """224x224 → (224, 224)."""
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 224x224")
+    return tuple(int(n) for n in re.split("[x×]", text.lower()))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 on")
+    return int(text)
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def _show(tables: Sequence[Table]) -> None:
+    if sys.stdout.isatty():
+        _draw(tables)
+    else:
+        print(plain(tables))
+
+
+def _draw(tables: Sequence[Table]) -> None:
+    """Tables for a terminal."""
+    import rich.box
+    import rich.console
+    import rich.table
+    import rich.text
+
+    console = rich.console.Console(highlight=False)
+    for table in tables:
+        drawn = rich.table.Table(
+            title=table.title or None,
+            title_justify="left",
+            title_style="bold",
+            box=rich.box.SIMPLE_HEAD if table.columns else None,
+            show_header=bool(table.columns),
+            header_style="dim",
+        )
+        for k in range(len(table.rows[0])):
+            label = k == 0 and not table.columns and len(table.rows[0]) > 1
+            heading = table.columns[k] if table.columns else ""
+            drawn.add_column(heading, style="cyan" if label else None, no_wrap=label, overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*map(rich.text.Text, row))
+        console.print(drawn)
+
+
+@contextlib.contextmanager
+def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | None]:
+    """A line that says what goes on, on a terminal."""
+    if given.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import rich.console
+
+    with rich.console.Console(stderr=True).status("") as status:
+        yield lambda words: status.update(f"{words} …")
+
+
+@contextlib.contextmanager
+def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What writes the JSON, whole or not at all; whether it can is known before the work begins.
+
+    Raises:
+        OptionError: the file cannot be written, or is one of the models.
+    """
+    if given.json is None:
+        yield lambda _: None
+        return
+    if given.json == "-":
+        yield lambda values: print(_encoded(values), end="")
+        return
+    target = Path(os.path.realpath(given.json))
+    if target in {Path(os.path.realpath(p)) for p in (given.model, given.output) if p is not None}:
+        raise OptionError(f"'{given.json}' is a model: write the report to another file")
+    if target.exists() and not target.is_file():
+        raise OptionError(f"cannot write '{given.json}': it is not a regular file")
+    temporary = target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
+
+    def write(text: str) -> None:
+        try:
+            temporary.write_text(text, "utf-8")
+        except OSError as error:
+            raise OptionError(f"cannot write '{given.json}': {error.strerror}") from None
+
+    def finish(values: dict[str, Any]) -> None:
+        write(_encoded(values))
+        temporary.replace(target)
+
+    try:
+        write("")
+        yield finish
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encoded(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
