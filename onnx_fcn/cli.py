@@ -164,25 +164,20 @@ def _show(tables: Sequence[Table]) -> None:
 
 def _draw(tables: Sequence[Table]) -> None:
     """Tables for a terminal."""
-    import rich.box
     import rich.console
     import rich.table
     import rich.text
 
     console = rich.console.Console(highlight=False)
-    for table in tables:
-        drawn = rich.table.Table(
-            title=table.title or None,
-            title_justify="left",
-            title_style="bold",
-            box=rich.box.SIMPLE_HEAD if table.columns else None,
-            show_header=bool(table.columns),
-            header_style="dim",
-        )
-        for k in range(len(table.rows[0])):
-            label = k == 0 and not table.columns and len(table.rows[0]) > 1
-            heading = table.columns[k] if table.columns else ""
-            drawn.add_column(heading, style="cyan" if label else None, no_wrap=label, overflow="fold")
+    for k, table in enumerate(tables):
+        if k:
+            console.print()
+        if table.title:
+            console.print(rich.text.Text(table.title, style="bold"))
+        drawn = rich.table.Table(box=None, show_header=bool(table.columns), header_style="dim", padding=(0, 2, 0, 0))
+        for heading in table.columns or (None,) * len(table.rows[0]):
+            is_label = heading is None and not drawn.columns and len(table.rows[0]) > 1
+            drawn.add_column(heading or "", style="cyan" if is_label else None, overflow="fold")
         for row in table.rows:
             drawn.add_row(*map(rich.text.Text, row))
         console.print(drawn)

@@ -619,8 +619,9 @@ class _Source:
     @contextlib.contextmanager
     def reopened(self) -> Iterator[int]:
         """A descriptor of the file, if it is still the one that is mapped."""
+        assert self.path is not None
         try:
-            fd = os.open(self.path or "", os.O_RDONLY)
+            fd = os.open(self.path, os.O_RDONLY)
         except OSError:
             raise ModelError(f"{self} has gone since it was opened: start again") from None
         try:

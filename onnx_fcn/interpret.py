@@ -354,13 +354,28 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         try:
             outputs = _apply(site, seat, operands, implicit)
         except Unsupported as refusal:
-            state.diagnostics[position] = Diagnostic(refusal.code, seat.name, node.op, refusal.reason, refusal.hint)
             lifted = [f for f in everything if isinstance(f, Lifted)]
+            state.diagnostics[position] = _diagnosed(state, seat, refusal, lifted)
             origins = frozenset().union(*(f.origins for f in lifted if not f.is_live))
             outputs = [Blocked(origins if origins <= state.reductions else frozenset())] * len(node.outputs)
     for tensor, fact in zip(node.outputs, outputs):
         if tensor.name:
             facts[tensor.name] = fact
+
+
+def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifted]) -> Diagnostic:
+    """A refusal with its node; the earlier node at fault where one made channels of the positions."""
+    unfolded = next((f.unfolded for f in lifted if f.unfolded is not None), None)
+    if unfolded is None or refusal.code not in ("not-channels", "not-spatial"):
+        return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)
+    earlier = state.seats[unfolded]
+    return Diagnostic(
+        "per-position",
+        earlier.name,
+        earlier.node.op,
+        f"treats the positions of a window in different ways, and {seat.node.op} '{seat.name}' slides over the result",
+        "positional embeddings, coordinate channels and normalisations per position have no meaning on a larger image",
+    )
 
 
 def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
@@ -370,6 +385,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         raise Unsupported(
             f"there is no rule for {domain}{seat.node.op}, so it is not known what it means at every position",
             code="no-rule",
+            hint="start from the model before onnxruntime optimised it" if "nchwc" in domain else "",
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")

@@ -115,6 +115,7 @@ class Lifted:
         elem_type: `onnx.TensorProto.DataType`.
         origins: seats of the window reductions and contractions that this value descends from.
         padding: seat of a Pad that no sliding operator has consumed yet.
+        unfolded: seat that needed all positions of the window at once, and made channels of them.
     """
 
     map: str
@@ -125,6 +126,7 @@ class Lifted:
     elem_type: int
     origins: frozenset[int] = frozenset()
     padding: int | None = None
+    unfolded: int | None = None
 
     # What it looks like -----------------------------------------------------------------------------------------
 

@@ -376,7 +376,8 @@ class Site:
             order = (*moved, *x.channels)
         self.note("unfold", x, x.kernel(axes)[0], inputs=x.width, outputs=channels)
         space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
-        return replace(x, map=name, channels=order, space=space, origins=self.reduces(x, contextable=False))
+        origins = self.reduces(x, contextable=False)
+        return replace(x, map=name, channels=order, space=space, origins=origins, unfolded=self.position)
 
     def cell(self, x: Lifted, at: dict[int, int], axes: Sequence[int]) -> str:
         """The map's cells that are cell `at` of their window along these axes."""

@@ -158,6 +158,7 @@ def combine(
         widest.elem_type,
         frozenset().union(*(f.origins for f in moving)),
         next((f.padding for f in moving if f.padding is not None), None),
+        next((f.unfolded for f in moving if f.unfolded is not None), None),
     ).canonical()
 
 
