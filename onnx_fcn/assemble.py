@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import NodeProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
@@ -38,19 +39,22 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     _name_outputs(state)
     made: dict[int, list[NodeProto]] = {}
     for seat in [state.prologue, *state.seats, *state.epilogue]:
-        made.setdefault(seat.index, []).extend(
-            map(lambda e, s=seat: _proto(e, s), seat.emissions) if seat.replaced else [seat.proto]
-        )
+        nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
+        made.setdefault(seat.index, []).extend(nodes)
     last = len(graph.node) - 1
     front, back = made.pop(-1, []), [n for k in [k for k in made if k > last] for n in made.pop(k)]
     in_walk = set(made)
     for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
-        if k not in in_walk and not any(n in state.facts and isinstance(state.facts[n], Lifted) for n in names_used(node)):
+        if k not in in_walk and not any(
+            n in state.facts and isinstance(state.facts[n], Lifted) for n in names_used(node)
+        ):
             made[k] = [node]
     if graph.node:
         made[0] = [*front, *made.get(0, [])]
         made[last] = [*made.get(last, []), *back]
-    weights = {name: w for seat in [state.prologue, *state.seats, *state.epilogue] for name, w in seat.constants.items()}
+    weights = {
+        name: w for seat in [state.prologue, *state.seats, *state.epilogue] for name, w in seat.constants.items()
+    }
     sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
     live = _live(made, state.outputs, in_walk)
     kept = {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
@@ -67,7 +71,9 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
             shape = f"{names.get(name, name)}/shape"
             initializers[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
             fill = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
-            constant_nodes.append(onnx.helper.make_node("ConstantOfShape", [shape], [names.get(name, name)], value=fill))
+            constant_nodes.append(
+                onnx.helper.make_node("ConstantOfShape", [shape], [names.get(name, name)], value=fill)
+            )
         else:
             initializers[names.get(name, name)] = weight
     for nodes in kept.values():
@@ -77,11 +83,13 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
                     node.input[k] = names[name]
     if constant_nodes:
         kept[0] = [*constant_nodes, *kept.get(0, [])]
-    nodes = {
-        k: kept.get(k, []) for k, node in enumerate(graph.node) if not (len(kept.get(k, [])) == 1 and kept[k][0] is node)
+    edited = {
+        k: kept.get(k, [])
+        for k, node in enumerate(graph.node)
+        if not (len(kept.get(k, [])) == 1 and kept[k][0] is node)
     }
     return Edit(
-        nodes=nodes,
+        nodes=edited,
         initializers=initializers,
         removed_initializers=gone - set(initializers),
         inputs={state.image.name: _input(document, state, dynamic_batch)},
@@ -107,10 +115,8 @@ def _name_outputs(state: Walk) -> None:
         if current in produced and taken[current] == 1 and current not in untouched and current not in state.results:
             renamed[current] = name
         else:
-            from onnx_graphsurgeon import Node, Variable
-
             current = renamed.get(current, current)
-            alias = Node("Identity", name, inputs=[Variable(current)], outputs=[Variable(f"{name}/alias")])
+            alias = gs.Node("Identity", name, inputs=[gs.Variable(current)], outputs=[gs.Variable(f"{name}/alias")])
             seat.emissions.append(Emission(alias))
             renamed[f"{name}/alias"] = name
     emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
@@ -123,13 +129,18 @@ def _name_outputs(state: Walk) -> None:
 def _proto(emission: Emission, seat: Seat) -> NodeProto:
     """The node as it will be stored; a variation of the seat's own keeps whatever it does not change."""
     if not emission.varies:
-        return OnnxExporter.export_node(emission.node)
+        exported: NodeProto = OnnxExporter.export_node(emission.node)
+        return exported
     node = NodeProto()
     node.CopyFrom(seat.proto)
     inputs = [t.name for t in emission.node.inputs]
     outputs = [t.name for t in emission.node.outputs]
     attrs = emission.node.attrs
-    changed = {k: v for k, v in attrs.items() if k not in seat.node.attrs or seat.node.attrs[k] is not v and seat.node.attrs[k] != v}
+    changed = {
+        k: v
+        for k, v in attrs.items()
+        if k not in seat.node.attrs or (seat.node.attrs[k] is not v and seat.node.attrs[k] != v)
+    }
     removed = set(seat.node.attrs) - set(attrs)
     if list(node.input) == inputs and list(node.output) == outputs and not changed and not removed:
         return seat.proto
@@ -148,7 +159,10 @@ def _live(made: dict[int, list[NodeProto]], outputs: Iterable[str], in_walk: set
     """Ids of the nodes that the outputs need, and of those that nothing needed before either."""
     producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
     found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
-    wanted = [*outputs, *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in names_used(node))]
+    wanted = [
+        *outputs,
+        *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in names_used(node)),
+    ]
     while wanted:
         node = producer.get(wanted.pop())
         if node is not None and id(node) not in found:

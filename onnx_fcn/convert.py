@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -15,9 +15,9 @@ import onnx
 from onnx_fcn.assemble import assemble
 from onnx_fcn.document import Document, Edit
 from onnx_fcn.errors import OptionError, ValidationError
-from onnx_fcn.interpret import Walk, names_used
+from onnx_fcn.interpret import Image, Walk, names_used
 from onnx_fcn.known import Array
-from onnx_fcn.lifting import Request, data_inputs, lift
+from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.report import Report, describe
 from onnx_fcn.validate import Comparison, Validation, run_checks
 
@@ -91,9 +91,9 @@ def convert(
     with clock("open"):
         original = opened(source)
         document = opened(source)
-    images = load_data(data, original)
     with clock("lift"):
         state = lift(document, request)
+    images = load_data(data, original, state.image)
     with clock("assemble"):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
@@ -150,7 +150,8 @@ def validate(
     source, document, judged = opened(original), opened(original), opened(converted)
     state = lift(document, Request(input, None if input_size is None else tuple(input_size)))
     document.commit(assemble(document, state))
-    return _compare(source, state, document, judged, seed, load_data(data, source), progress or _silent)
+    images = load_data(data, source, state.image)
+    return _compare(source, state, document, judged, seed, images, progress or _silent)
 
 
 def _compare(
@@ -204,27 +205,48 @@ def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
 
 
 def load_data(
-    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document, image: Image
 ) -> dict[str, Array] | None:
-    """The user's images by input name.
+    """The user's images by input name, in the type and of a shape that the model takes.
 
     Raises:
-        OptionError: the file cannot be read, or names no input.
+        OptionError: the file cannot be read, or does not fit the inputs.
     """
     if data is None:
         return None
-    names = [i.name for i in data_inputs(document)]
     if isinstance(data, str | os.PathLike):
-        path = Path(data)
-        try:
-            loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise OptionError(f"'{path}' cannot be read as .npy or .npz: {error}") from error
-        data = loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    arrays = {names[0]: data} if isinstance(data, np.ndarray) else dict(data)
-    if unknown := set(arrays) - set(names):
-        raise OptionError(f"the data has no input '{min(unknown)}': the inputs are {', '.join(map(repr, names))}")
-    return arrays
+        data = _read(data)
+    arrays = {image.name: data} if isinstance(data, np.ndarray) else dict(data)
+    inputs = {i.name: i for i in data_inputs(document)}
+    if unknown := set(arrays) - set(inputs):
+        raise OptionError(f"the model has no input '{min(unknown)}': its inputs are {', '.join(map(repr, inputs))}")
+    return {name: _fitting(array, inputs[name], image) for name, array in arrays.items()}
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
+    """The array in an .npy file, or those in an .npz file by name."""
+    try:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise OptionError(f"'{os.fspath(path)}' cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file of numbers: {error}") from None
+
+
+def _fitting(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
+    """The user's data for one input: every axis of the image at least as long as a window, all others as declared."""
+    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise OptionError(f"the data for '{declared.name}' is {array.dtype}, and the model takes {wanted}")
+    space = image.space if declared.name == image.name else ()
+    least = [image.shape[k] if k in space else d for k, d in enumerate(static_dims(declared))]
+    fits = len(least) == array.ndim and array.size > 0
+    if not fits or any(n < m if k in space else n != m for k, (n, m) in enumerate(zip(array.shape, least)) if m):
+        shape = ", ".join(f"≥{d}" if k in space else "any" if d is None else str(d) for k, d in enumerate(least))
+        raise OptionError(f"the data for '{declared.name}' has shape {array.shape}, and the model takes ({shape})")
+    return array.astype(wanted, copy=False)
 
 
 def _check_paths(source: Source, output: str | os.PathLike[str] | None) -> None:

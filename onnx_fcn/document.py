@@ -53,6 +53,7 @@ LARGE = 1 << 20  # bytes; a larger tensor starts on a page of its own in a data 
 BLOCK = 8 << 20  # bytes that are read before their pages are let go
 BAND = 48 << 20  # bytes of a permuted weight that are gathered at a time,
 TILE = 32 << 10  # and at a step, so that what it reads and what it writes stay in the processor's cache
+LINE = 64  # bytes of the cache that come and go together
 CHUNK = 2 << 20  # bytes of a permuted weight that are written at a time
 IN_MEMORY = "\0model"  # references that no file name can spell: to a model without a file,
 COMPUTED = "\0computed"  # and to a weight that is not stored yet
@@ -729,21 +730,26 @@ def _permuted(array: Array, release: Callable[[], None]) -> Iterator[memoryview]
     if array.ndim == 1 or abs(array.strides[0]) >= abs(array.strides[order[1]]):
         yield from _rows(array, release)
         return
-    source = _coalesced(array.transpose(order))
-    height = max(1, BAND // row)
-    buffer = np.empty((min(height, len(array)), *source.shape[1:]), array.dtype)
+    source = array.transpose(order)
+    height = min(BAND // row, len(array))
+    *outer, last = source.shape[1:]
+    # Axes that are permuted later lie a line apart: at powers of two the processor's cache would hold few of them.
+    gap = LINE // array.itemsize if order != sorted(order) else 0
+    buffer = np.empty((height, *outer, last + gap), array.dtype)[..., :last]
+    step = max(1, TILE // (height * array.itemsize))
+    read = 0
     for start in range(0, len(array), height):
         band = source[start : start + height]
         gathered = buffer[: len(band)]
-        step = max(1, TILE * band.shape[1] // band.nbytes)
-        tiles_until_release = max(1, BLOCK // (abs(band.strides[1]) * step))
-        for count, at in enumerate(range(0, band.shape[1], step)):
-            gathered[:, at : at + step] = band[:, at : at + step]
-            if count % tiles_until_release == 0:
-                release()
-        release()
-        rows = gathered.reshape(len(band), *(array.shape[axis] for axis in order[1:]))
-        yield from _rows(rows.transpose(np.argsort(order)), lambda: None)
+        for index in np.ndindex(*outer):
+            for at in range(0, last, step):
+                tile = (slice(None), *index, slice(at, at + step))
+                gathered[tile] = band[tile]
+                read += abs(band.strides[-1]) * step
+                if read >= BLOCK:
+                    release()
+                    read = 0
+        yield from _rows(gathered.transpose(np.argsort(order)), release)
 
 
 def _rows(array: Array, release: Callable[[], None]) -> Iterator[memoryview]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -35,7 +35,20 @@ from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 if TYPE_CHECKING:
     from onnx_fcn.site import Site
 
-__all__ = ["BATCH", "Blocked", "Fact", "Image", "Known", "Seat", "Unmapped", "Walk", "lifts", "operators", "rule_of", "run"]
+__all__ = [
+    "BATCH",
+    "Blocked",
+    "Fact",
+    "Image",
+    "Known",
+    "Seat",
+    "Unmapped",
+    "Walk",
+    "lifts",
+    "operators",
+    "rule_of",
+    "run",
+]
 
 #: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
 #: whatever it divides comes from the batch.
@@ -71,10 +84,13 @@ Rule = Callable[..., "Fact | Sequence[Fact]"]
 _RULES: dict[tuple[str, str], Rule] = {}
 
 
-def lifts(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
+R = TypeVar("R", bound=Rule)
+
+
+def lifts(*operators: str, domain: str = "") -> Callable[[R], R]:
     """Register the rule of some operators: `rule(site, *facts of the operands) -> fact(s) of the outputs`."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: R) -> R:
         for operator in operators:
             assert (domain, operator) not in _RULES, operator
             _RULES[domain, operator] = rule
@@ -167,6 +183,11 @@ class Seat:
     unfolded: bool = False  # an If whose branch has been put behind it
 
     @property
+    def own_names(self) -> set[str]:
+        """Names that the node brought along."""
+        return {self.node.name, *(o.name for o in self.node.outputs)}
+
+    @property
     def name(self) -> str:
         """The node's name, or that of its first output."""
         return str(self.node.name or next((o.name for o in self.node.outputs if o.name), ""))
@@ -240,6 +261,7 @@ class Walk:
     options: Options
     opsets: Mapping[str, int]
     values: Values
+    doubled: Values  # the same on an image of twice the size: what differs there is read off the size at run time
     seats: list[Seat]
     outputs: tuple[str, ...]
     shape_of: Callable[[str], tuple[int | None, ...] | None]  # of an unmapped tensor, at the native size
@@ -322,7 +344,7 @@ def _forget(state: Walk, position: int) -> None:
     for k in range(position, len(state.seats)):
         seat = state.seats[k]
         for emission in seat.emissions:
-            state.names -= {o.name for o in emission.node.outputs} - {o.name for o in seat.node.outputs}
+            state.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - seat.own_names
         state.names -= set(seat.constants)
         seat.emissions, seat.constants, seat.sources, seat.changes = [], {}, {}, []
         seat.replaced, seat.slides = False, None
@@ -405,7 +427,8 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     if not unmapped and not random:
         return [Known(n, sized) for n in names]
     if seat.node.op == "Shape" and (shape := _static_shape(state, seat, unmapped[0].name)) is not None:
-        state.values.set(names[0], shape)
+        for values in (state.values, state.doubled):
+            values.set(names[0], shape)
         return [Known(names[0], sized=True)]
     if seat.node.op == "Expand" and isinstance(operands[0], Unmapped):
         return [Unmapped(names[0], spread=operands[0].spread or operands[0].name)]
@@ -429,6 +452,7 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
     graph = next(a.g for a in seat.proto.attribute if a.name == chosen)
     for tensor in graph.initializer:
         array = state.values.add(tensor)
+        state.doubled.add(tensor)
         seat.constants[tensor.name] = Weight(array, array.shape, tensor.data_type)
         state.facts[tensor.name] = Known(tensor.name)
     seat.replaced = True
@@ -439,7 +463,8 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
             alias = gs.Node("Identity", output, inputs=[gs.Variable(result.name)], outputs=[gs.Variable(output)])
             inner.append(Seat(alias, onnx.helper.make_node("Identity", [result.name], [output]), seat.index))
         state.seats[position + 1 : position + 1] = inner
-        state.values.produce(s.proto for s in inner)
+        for values in (state.values, state.doubled):
+            values.produce(s.proto for s in inner)
     return []
 
 

@@ -99,6 +99,8 @@ class Values:
         if node.op_type == "ConstantOfShape":
             fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)
             return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
+        if node.op_type == "DequantizeLinear":
+            view = _dequantized
         if view is not None:
             values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             return {node.output[0]: view(inputs, values)}
@@ -119,14 +121,16 @@ class Values:
             ],
             [onnx.helper.make_empty_tensor_value_info(o) for o in outputs],
         )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()])
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
+        )
         try:
             results = ReferenceEvaluator(model).run(None, given)
         except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
             raise Unsupported(
                 f"{node.op_type} '{node.name or node.output[0]}' cannot be evaluated: {error}", code="unknown-value"
             ) from error
-        values = dict(zip(outputs, map(np.asarray, results)))  # type: ignore[arg-type]
+        values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
@@ -166,6 +170,20 @@ def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     value, axis = _operand(inputs, 0), attributes.get("axis", 1)
     axis += value.ndim if axis < 0 else 0
     return value.reshape(int(np.prod(value.shape[:axis])), int(np.prod(value.shape[axis:])))
+
+
+def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    """(x - zero point)·scale, per tensor or along an axis; onnx's evaluator knows it only from opset 19 on."""
+    value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
+    if attributes.get("block_size"):
+        raise Unsupported("its weight is quantised in blocks", code="block-quantised")
+    shape = [1] * value.ndim
+    if scale.size > 1:
+        shape[attributes.get("axis", 1)] = -1
+    centred = value.astype(scale.dtype)
+    if zero is not None:
+        centred = centred - zero.astype(scale.dtype).reshape(shape)
+    return np.asarray(centred * scale.reshape(shape), scale.dtype)
 
 
 #: Operators that look at the same bytes in another way: numpy makes views where onnx's evaluator would copy.

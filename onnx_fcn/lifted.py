@@ -22,6 +22,7 @@ axis; window p along an axis starts at cell p·grid/stride, and its cells lie `r
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -159,7 +160,11 @@ class Lifted:
         """(kernel, strides, dilations) of an operator that covers the whole window along these spatial axes."""
         over = set(axes)
         live = [a if k in over and a.atoms else None for k, a in enumerate(self.space)]
-        return [a.window if a else 1 for a in live], [a.step if a else 1 for a in live], [a.rate if a else 1 for a in live]
+        return (
+            [a.window if a else 1 for a in live],
+            [a.step if a else 1 for a in live],
+            [a.rate if a else 1 for a in live],
+        )
 
     @property
     def has_batch(self) -> bool:
@@ -251,7 +256,7 @@ class Lifted:
         """
         follows: dict[Atom, Atom] = {}
         for run in (self.channels, *(a.atoms for a in self.space)):
-            follows.update(zip(run, run[1:]))
+            follows.update(itertools.pairwise(run))
         runs: list[list[Atom]] = []
         for atom in atoms:
             if runs and follows.get(runs[-1][-1]) is atom:
@@ -263,7 +268,7 @@ class Lifted:
         fact = self
         if axis is None:
             fact = replace(fact, layout=(tuple(atoms),))
-        return fact._substituted({**{a: () for a in gone}, **{a: (m,) for a, m in merged.items()}})
+        return fact._substituted({**dict.fromkeys(gone, ()), **{a: (m,) for a, m in merged.items()}})
 
     def _substituted(self, new: dict[Atom, tuple[Atom, ...]]) -> Lifted:
         def swap(atoms: tuple[Atom, ...]) -> tuple[Atom, ...]:

@@ -27,10 +27,27 @@ from onnx_fcn.lifted import Lifted
 __all__ = ["Cut", "Request", "find_cut", "lift"]
 
 #: Operators whose later operands say what shape the result has.
-SHAPED_BY_VALUES = frozenset({"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"})
+SHAPED_BY_VALUES = frozenset(
+    {"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
+)
 
 #: Image sizes to try when the file does not say one and the head decides: the usual ones first.
-USUAL_SIZES = (224, 227, 299, 256, 128, 64, 32, 28, *range(16, 129, 4), *range(8, 65), *range(144, 513, 16), 231, 331, 380)
+USUAL_SIZES = (
+    224,
+    227,
+    299,
+    256,
+    128,
+    64,
+    32,
+    28,
+    *range(16, 129, 4),
+    *range(8, 65),
+    *range(144, 513, 16),
+    231,
+    331,
+    380,
+)
 
 #: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
 FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
@@ -123,7 +140,7 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     needed = needed_nodes(document)
     seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
     opsets = {o.domain: o.version for o in document.proto.opset_import}
-    values = Values(graph.node, initializers, document.array, opsets)
+    values, doubled = (Values(graph.node, initializers, document.array, opsets) for _ in range(2))
     facts: dict[str, Fact] = {name: Known(name) for name in (*initializers, *sparse)}
     for declared in graph.input:
         if declared.name not in facts and declared.name != image.name:
@@ -134,8 +151,8 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     shapes = _Shapes(document, image, facts, values)
     seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
     read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
-    names |= {image.name}
-    return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
+    names |= {image.name} | {node.name for node in graph.node}
+    return Walk(image, options, opsets, values, doubled, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
 
 
 def needed_nodes(document: Document) -> set[int]:
@@ -407,4 +424,3 @@ def _ancestors(state: Walk, cut: Cut) -> set[int]:
             found.add(k)
             wanted |= set(_reads(seat))
     return found
-

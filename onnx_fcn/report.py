@@ -462,8 +462,9 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
         cells = _times((report.cut.channels, *report.cut.window))
         yield "cut", f"'{report.cut.name}', {cells}, {_times(_shared(report.cut.stride))} pixels a cell"
     if report.output is not None:
-        data = f", weights in {report.data}" if report.data else ""
-        yield "written", f"{report.output}, {_bytes(report.output_bytes)}{data}"
+        data = f", with its weights in {report.data}" if report.data else ""
+        doubt = ", not compared with the original" if report.validation is None else ""
+        yield "written", f"{report.output}, {_bytes(report.output_bytes)}{data}{doubt}"
     if report.seconds:
         parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
         yield "time", f"{sum(report.seconds.values()):.2f} s ({parts})"

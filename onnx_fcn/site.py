@@ -23,14 +23,27 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import BATCH, Change, Emission, Fact, Image, Known, Rewind, Seat, Slides, Unmapped, Walk
+from onnx_fcn.interpret import (
+    BATCH,
+    Blocked,
+    Change,
+    Emission,
+    Fact,
+    Image,
+    Known,
+    Rewind,
+    Seat,
+    Slides,
+    Unmapped,
+    Walk,
+)
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
 
 __all__ = ["Operand", "Site"]
 
 #: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
-Operand = str | Lifted | Known | Unmapped | Array | None
+Operand = str | Fact | Array | None
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
@@ -44,7 +57,8 @@ def _is_default(name: str, value: Any) -> bool:
     return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
 
 
-FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16})
+#: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
+CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 class Site:
@@ -138,6 +152,7 @@ class Site:
     def stated(self, name: str, value: Array) -> Known:
         """A new constant whose value other rules may ask for."""
         self._walk.values.set(name, value)
+        self._walk.doubled.set(name, value)
         return Known(name)
 
     def elem_type_of(self, fact: Fact | None) -> int:
@@ -159,12 +174,23 @@ class Site:
             return self.weight_shape(Known(node.input[0]))
         return tuple(self.value(fact).shape)
 
-    def known(self, value: Array, at_run_time: str | None = None) -> Known:
-        """A value that is computed from sizes; `at_run_time` is the tensor that has it at any size."""
+    def known(self, value: Array, *, doubled: Array | None = None, at_run_time: str | None = None) -> Known:
+        """A value that is computed from sizes.
+
+        Args:
+            value: as it is at the native size.
+            doubled: as it is at twice the size.
+            at_run_time: the tensor that has it at any size.
+        """
         if at_run_time is not None:
             self._aliases[at_run_time] = self.outputs[0]
         self._walk.values.set(self.outputs[0], value)
+        self._walk.doubled.set(self.outputs[0], value if doubled is None else doubled)
         return Known(self.outputs[0], sized=True)
+
+    def depends_on_size(self, fact: Known) -> Array:
+        """For each element of a value, whether it is another one on an image of another size."""
+        return np.asarray(self.value(fact) != self._walk.doubled[fact.name])
 
     def shape_of(self, fact: Unmapped) -> tuple[int, ...]:
         """Shape of an unmapped tensor at the native size.
@@ -217,7 +243,9 @@ class Site:
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Say what becomes of this node, which reads x, for the report: see `Change`."""
         names = [t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)]
-        self._seat.changes.append(Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers))
+        self._seat.changes.append(
+            Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers)
+        )
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Say how this operator's result differs from what a single window would see."""
@@ -242,7 +270,13 @@ class Site:
         return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
 
     def emit_many(
-        self, inputs: Sequence[Operand], op: str | None = None, *, outputs: int | None = None, domain: str = "", **attrs: Any
+        self,
+        inputs: Sequence[Operand],
+        op: str | None = None,
+        *,
+        outputs: int | None = None,
+        domain: str = "",
+        **attrs: Any,
     ) -> list[str]:
         """Emit one node, with that many outputs or those of the seat's node. Returns their names."""
         varies = op is None
@@ -275,6 +309,7 @@ class Site:
             return self.constant(operand)
         if isinstance(operand, Known) and operand.sized:
             return self.constant(self.frozen(operand), source=operand.name)
+        assert not isinstance(operand, Blocked), "a rule never sees what was refused"
         return operand.name
 
     def frozen(self, fact: Fact | None) -> Array:
@@ -311,9 +346,7 @@ class Site:
             result.append(fact)
         for emission in self._seat.emissions:
             for tensor in [*emission.node.inputs, *emission.node.outputs]:
-                if tensor.name in renamed:
-                    self._walk.names.discard(tensor.name)
-                    tensor.name = renamed[tensor.name]
+                tensor.name = renamed.get(tensor.name, tensor.name)
 
         def again(fact: Fact) -> Fact:
             if isinstance(fact, Lifted):
@@ -362,29 +395,29 @@ class Site:
                 f"wants all positions of the window at once, which takes {channels} channels (at most {UNFOLD_LIMIT})",
                 code="unfold-too-large",
             )
-        if x.elem_type in FLOATS:
+        if x.elem_type in CONVOLVED:
             window, strides, rates = x.kernel(axes)
             taps = math.prod(window)
             kernel = np.tile(np.eye(taps, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
-            name = self.emit(
-                [x, kernel], "Conv", kernel_shape=window, strides=strides, dilations=rates, group=x.width
-            )
+            name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=strides, dilations=rates, group=x.width)
             order = (*x.channels, *moved)
         else:
-            cells = [self.cell(x, dict(zip(axes, at)), axes) for at in np.ndindex(*(x.space[k].window for k in axes))]
-            name = self.emit(cells, "Concat", axis=1)
+            name = self.emit(self.cells(x, axes), "Concat", axis=1)
             order = (*moved, *x.channels)
         self.note("unfold", x, x.kernel(axes)[0], inputs=x.width, outputs=channels)
         space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
         origins = self.reduces(x, contextable=False)
         return replace(x, map=name, channels=order, space=space, origins=origins, unfolded=self.position)
 
-    def cell(self, x: Lifted, at: dict[int, int], axes: Sequence[int]) -> str:
-        """The map's cells that are cell `at` of their window along these axes."""
-        starts = [at[k] * x.space[k].rate for k in axes]
-        left = [(x.space[k].window - 1 - at[k]) * x.space[k].rate for k in axes]
-        ends = [-n if n else np.iinfo(np.int64).max for n in left]
-        return self.slice(x.map, starts, ends, [k + 2 for k in axes], [x.space[k].step for k in axes])
+    def cells(self, x: Lifted, axes: Sequence[int]) -> list[str]:
+        """For each cell of the window along these axes, row-major, the map of that cell of all windows."""
+        space = [x.space[k] for k in axes]
+        names = []
+        for at in np.ndindex(*(a.window for a in space)):
+            left = [(a.window - 1 - p) * a.rate for a, p in zip(space, at)]
+            starts, ends = [p * a.rate for a, p in zip(space, at)], [-n if n else np.iinfo(np.int64).max for n in left]
+            names.append(self.slice(x.map, starts, ends, [k + 2 for k in axes], [a.step for a in space]))
+        return names
 
     def spatial(self, x: Lifted, first: int = 2) -> tuple[Lifted, list[int]]:
         """The spatial axes of the original tensor (from `first`) as axes of the map, adding axes of length 1.
@@ -427,7 +460,9 @@ class Site:
             return x
         for k, axis in enumerate(x.space):
             group = next((g for g in x.layout if g and axis.atoms and g[0] is axis.atoms[0]), ())
-            lead = next((m for m, (a, b) in enumerate(zip(group, axis.atoms)) if a is not b), min(len(group), len(axis.atoms)))
+            lead = next(
+                (m for m, (a, b) in enumerate(zip(group, axis.atoms)) if a is not b), min(len(group), len(axis.atoms))
+            )
             inner, extra = axis.atoms[lead:], group[lead:]
             if extra and not inner and all(a in x.channels for a in extra):
                 x = self._interleaved(x, k, extra)
@@ -489,20 +524,34 @@ class Site:
 
         `result` are the atoms that the operator leaves of them, by default the same. The layout is the caller's.
         """
+        return self.grouped_many(x, atoms, lambda t, axis: [emit(t, axis)], result)[0]
+
+    def grouped_many(
+        self,
+        x: Lifted,
+        atoms: Sequence[Atom],
+        emit: Callable[[str, int], list[str]],
+        result: Sequence[Atom] | None = None,
+    ) -> list[Lifted]:
+        """Likewise for an operator with several outputs."""
         atoms = tuple(atoms)
         result = atoms if result is None else tuple(result)
         others = tuple(a for a in x.channels if a not in atoms)
         x = self.arrange(x, (*others, *atoms))
         outer, inner = Atom.product(others), Atom.product(atoms)
         if outer == 1:
-            return replace(x, map=emit(x.map, 1), channels=(*others, *result))
+            return [replace(x, map=name, channels=(*others, *result)) for name in emit(x.map, 1)]
         shape = self.emit([x], "Shape")
-        seen = self.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
-        made = emit(seen, 2)
         channels = np.array([outer * Atom.product(result)], np.int64)
-        ends = [self.slice(shape, [0], [1], [0]), channels, self.slice(shape, [2], [np.iinfo(np.int64).max], [0])]
-        name = self.emit([made, self.emit(ends, "Concat", axis=0)], "Reshape")
-        return replace(x, map=name, channels=(*others, *result))
+        ends: list[Operand] = [
+            self.slice(shape, [0], [1], [0]),
+            channels,
+            self.slice(shape, [2], [np.iinfo(np.int64).max], [0]),
+        ]
+        target = self.emit(ends, "Concat", axis=0)
+        seen = self.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
+        names = [self.emit([made, target], "Reshape") for made in emit(seen, 2)]
+        return [replace(x, map=name, channels=(*others, *result)) for name in names]
 
     def as_channels(self, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
         """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.
@@ -521,7 +570,7 @@ class Site:
         """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
         shape = self.emit([like], "Shape")
         rest = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
-        parts = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]
+        parts: list[Operand] = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]
         return self.emit([name, self.emit(parts, "Concat", axis=0)], "Expand")
 
     def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
@@ -632,8 +681,15 @@ class Site:
             return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
         return self.emit([name], axes=list(axes), keepdims=1)
 
-    def pool(self, x: Lifted, largest: bool, kernel: list[int], strides: list[int], rates: list[int]) -> str:
-        """The mean or the maximum of windows of a map. Dilated means before opset 19 are depthwise convolutions."""
+    def pool(self, x: Lifted, largest: bool, over: Sequence[int]) -> str:
+        """The mean or the maximum of the window along some axes, at every position of the grid.
+
+        Dilated means before opset 19 are depthwise convolutions.
+        """
+        if not largest and x.elem_type not in CONVOLVED:
+            cells = self.cells(x, over)
+            return self.emit([self.emit(cells, "Sum"), self.scalar(x, len(cells))], "Div")
+        kernel, strides, rates = x.kernel(over)
         attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
         dilated = any(r > 1 and n > 1 for r, n in zip(rates, kernel))
         if dilated and not largest and self.opset < 19:
@@ -650,4 +706,3 @@ class Site:
         if self.opset >= 13:
             return self.emit([name], op, axis=axis)
         return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
-

@@ -14,6 +14,7 @@ Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.interpret import BATCH, Walk, names_used
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
-from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
+from onnx_fcn.lifting import Cut, data_inputs, find_cut, static_dims
 
 __all__ = ["Check", "Validation", "run_checks"]
 
@@ -47,7 +48,9 @@ SMALLEST_SCALE = 1e-6
 WINDOWS = 9
 
 #: Operators whose results saturate or discard: what enters them is compared too.
-HIDING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Hardmax", "Clip"})
+HIDING = frozenset(
+    {"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Hardmax", "Clip"}
+)
 THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
 
 
@@ -138,7 +141,9 @@ class Comparison:
         self.inputs = {i.name: i for i in data_inputs(self.original)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
         self.tolerance = _tolerance(self.original)
-        self.hidden = self._hidden() if self.lifted is self.converted or _same_graph(self.lifted, self.converted) else {}
+        self.hidden = (
+            self._hidden() if self.lifted is self.converted or _same_graph(self.lifted, self.converted) else {}
+        )
         self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
 
     def _hidden(self) -> dict[str, Lifted]:
@@ -153,7 +158,12 @@ class Comparison:
                     break
                 name = node.input[0]
                 fact = self.state.facts.get(name)
-                if node.op_type in HIDING and isinstance(fact, Lifted) and not fact.is_live and name not in self.outputs:
+                if (
+                    node.op_type in HIDING
+                    and isinstance(fact, Lifted)
+                    and not fact.is_live
+                    and name not in self.outputs
+                ):
                     renamed = self.state.renamed.get(fact.map, fact.map)
                     if renamed in have and name in producer:
                         found[name] = fact.on(renamed)
@@ -215,7 +225,9 @@ class _Native:
             feeds = {**random_feeds(c, c.state.image.size, len(next(iter(data.values())))), **data}
             self._compare(self.run(feeds), self.run_converted(feeds), c.state.image.size, len(feeds), "given data")
 
-    def _compare(self, expected: dict[str, Array], got: dict[str, Array], size: tuple[int, ...], batch: int, note: str) -> None:
+    def _compare(
+        self, expected: dict[str, Array], got: dict[str, Array], size: tuple[int, ...], batch: int, note: str
+    ) -> None:
         c = self.c
         for name, want in expected.items():
             have = got[name]
@@ -231,7 +243,7 @@ class _Native:
 
 def _law(c: Comparison, native: _Native, data: Mapping[str, Array] | None) -> Iterator[Check]:
     """The law, the trunk and the crops on a larger image."""
-    cut = best_cut(c.state)
+    cut = find_cut(c.state)
     if cut is None:
         return
     image = c.state.image
@@ -280,8 +292,8 @@ def _law(c: Comparison, native: _Native, data: Mapping[str, Array] | None) -> It
             if axis.image is not None:
                 offsets[axis.image] = int(p * axis.grid)
         index = [slice(None)] * len(image.shape)
-        for axis, offset, extent in zip(image.space, offsets, image.size):
-            index[axis] = slice(offset, offset + extent)
+        for k, offset, extent in zip(image.space, offsets, image.size):
+            index[k] = slice(offset, offset + extent)
         crop = native.run({**feeds, image.name: np.ascontiguousarray(feeds[image.name][tuple(index)])})
         for name, fact in c.facts.items():
             crops[name] = max(crops[name], _shaped_difference(_cell(fact, answers[name], at, cut), crop[name]))
@@ -292,7 +304,9 @@ def _law(c: Comparison, native: _Native, data: Mapping[str, Array] | None) -> It
         yield Check("crops", name, size, batch, len(positions), error, c.tolerance if exact else None, why)
 
 
-def _trunk(c: Comparison, cut: Cut, fmap: Array, feeds: Mapping[str, Array], size: tuple[int, ...], batch: int) -> Iterator[Check]:
+def _trunk(
+    c: Comparison, cut: Cut, fmap: Array, feeds: Mapping[str, Array], size: tuple[int, ...], batch: int
+) -> Iterator[Check]:
     """Is the feature map that of the original trunk, where that runs at another size at all?"""
     if cut.name == c.state.image.name:
         return
@@ -306,7 +320,14 @@ def _trunk(c: Comparison, cut: Cut, fmap: Array, feeds: Mapping[str, Array], siz
 
 
 def _grid(
-    c: Comparison, name: str, fact: Lifted, answer: Array, cut: Cut, windows: Sequence[int], size: tuple[int, ...], batch: int
+    c: Comparison,
+    name: str,
+    fact: Lifted,
+    answer: Array,
+    cut: Cut,
+    windows: Sequence[int],
+    size: tuple[int, ...],
+    batch: int,
 ) -> Iterator[Check]:
     """Does the map of answers have a cell for every window?"""
     ratios = _ratios(fact, cut)
@@ -330,7 +351,7 @@ def _cell(fact: Lifted, answer: Array, at: Sequence[int], cut: Cut) -> Array:
     return original_at(fact, answer, [by_image.get(a.image, 0) for a in fact.space])
 
 
-# Facts and arrays -------------------------------------------------------------------------------------------------------
+# Facts and arrays -----------------------------------------------------------------------------------------------------
 
 
 def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
@@ -339,15 +360,17 @@ def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array
     for axis, p in zip(fact.space, position):
         start = p * axis.step
         index.append(slice(start, start + axis.extent, axis.rate))
-    window = physical[tuple(index)]
+    window: Array = physical[tuple(index)]
     atoms = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
     order = [a for group in fact.layout for a in group]
     batch = physical.shape[0]
-    seen = window.reshape([batch, *(a.size for a in atoms[1:])])
+    seen: Array = window.reshape([batch, *(a.size for a in atoms[1:])])
     if fact.batch not in order:
         order = [fact.batch, *order]
     seen = seen.transpose([atoms.index(a) for a in order])
-    return seen.reshape([_size(group, fact.batch, batch) for group in fact.layout] if batch == 1 or fact.batch.size > 1 else -1)
+    if batch > 1 and fact.batch not in (a for group in fact.layout for a in group):
+        return seen.reshape(-1)
+    return seen.reshape([_size(group, fact.batch, batch) for group in fact.layout])
 
 
 def _size(group: tuple[Atom, ...], batch: Atom, count: int) -> int:
@@ -376,7 +399,9 @@ def _scaled(have: Array, want: Array) -> float:
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
     finite = np.isfinite(b)
-    if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(a[~finite & ~np.isnan(b)], b[~finite & ~np.isnan(b)]):
+    if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(
+        a[~finite & ~np.isnan(b)], b[~finite & ~np.isnan(b)]
+    ):
         return float("inf")
     if not finite.any():
         return 0.0
@@ -399,15 +424,12 @@ def why_not_exact(state: Walk) -> str:
     if state.context:
         names = ", ".join(f"'{state.seats[k].name}'" for k in sorted(state.context)[:3])
         return f"{names} sees the whole image, which differs from a crop"
-    return f"'{padded[0]}'{' and others pad' if len(padded) > 1 else ' pads'}: a crop sees zeros where the image goes on"
+    return (
+        f"'{padded[0]}'{' and others pad' if len(padded) > 1 else ' pads'}: a crop sees zeros where the image goes on"
+    )
 
 
-# What to run it on ------------------------------------------------------------------------------------------------------
-
-
-def best_cut(state: Walk) -> Cut | None:
-    """The cut to check the law at: the last one, or an earlier one whose windows are wider where nothing pads between."""
-    return next(cuts_of(state), None)
+# What to run it on ----------------------------------------------------------------------------------------------------
 
 
 def larger_size(cut: Cut, native: Sequence[int]) -> tuple[int, ...]:
@@ -459,7 +481,9 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int) -> dict[str, Ar
         elif kind.kind == "b":
             feeds[name] = c.random.integers(0, 2, shape).astype(kind)
         else:
-            feeds[name] = c.random.integers(0, 127 if kind.itemsize == 1 and kind.kind == "i" else 256, shape).astype(kind)
+            feeds[name] = c.random.integers(0, 127 if kind.itemsize == 1 and kind.kind == "i" else 256, shape).astype(
+                kind
+            )
     return feeds
 
 
@@ -479,7 +503,7 @@ def _same_graph(a: Document, b: Document) -> bool:
     return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
 
 
-# Models and sessions ----------------------------------------------------------------------------------------------------
+# Models and sessions --------------------------------------------------------------------------------------------------
 
 
 def session(document: Document, model: ModelProto | None = None) -> Callable[[Mapping[str, Array]], list[Array]]:
@@ -564,10 +588,7 @@ def element_types(model: ModelProto) -> dict[str, int]:
     stripped = ModelProto()
     stripped.CopyFrom(model)
     del stripped.graph.value_info[:]
-    try:
+    with contextlib.suppress(Exception):  # it refuses some valid models; then the declared types have to do
         stripped = onnx.shape_inference.infer_shapes(stripped)
-    except Exception:  # it refuses some valid models; then the declared types have to do
-        pass
     graph = stripped.graph
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
-

@@ -16,12 +16,14 @@ answers by percents once the runtime fuses the rest.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Known
-from onnx_fcn.known import Array
+from onnx_fcn.known import VIEWS, Array
 from onnx_fcn.site import Site
 
 __all__ = ["kernel", "vector"]
@@ -49,6 +51,10 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
     if node is not None and node.op_type == "Cast":
         stored = kernel(site, Known(node.input[0]), view, dims)
         return site.emit([stored], "Cast", to=next(a.i for a in node.attribute if a.name == "to"))
+    if node is not None and node.op_type in VIEWS and node.input and _is_stored_otherwise(site, weight):
+        look, inputs = VIEWS[node.op_type], [site.value(Known(i)) for i in node.input[1:]]
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        return kernel(site, Known(node.input[0]), lambda w: view(look([w, *inputs], attributes)), dims)
     if node is not None and node.op_type == "DequantizeLinear":
         made = _dequantized(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
         if made is not None:
@@ -57,6 +63,14 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
     if array.size > REPEAT_LIMIT and array.size > site.value(weight).size:
         raise Unsupported(f"its weight would be repeated to {array.size} elements", code="weight-too-large")
     return site.constant(array, dims, source=weight.name)
+
+
+def _is_stored_otherwise(site: Site, weight: Known) -> bool:
+    """Does a chain of views begin at a weight of another type?"""
+    node = site.producer(weight)
+    while node is not None and node.op_type in VIEWS and node.input:
+        node = site.producer(Known(node.input[0]))
+    return node is not None and node.op_type in ("Cast", "DequantizeLinear")
 
 
 def _dequantized(
@@ -71,20 +85,22 @@ def _dequantized(
     if attributes.get("block_size"):
         return None
     operands: list[Known | Array] = [Known(i) for i in inputs[1:] if i]
-    attrs: dict[str, int] = {}
+    axis_attr: dict[str, Any] = {}
     if scale.size > 1:
         axis = attributes.get("axis", 1) % len(shape)
         # where the scales go: lay out their indices, which vary along one axis only
-        index = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape)
+        index = np.broadcast_to(
+            np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape
+        )
         laid = view(index)
         varies = [k for k, (stride, size) in enumerate(zip(laid.strides, laid.shape)) if stride and size > 1]
         if varies != [0] or laid.shape[0] != dims[0]:
             return None
-        order = laid[(slice(None), *[0] * (laid.ndim - 1))]
+        order = laid.reshape(laid.shape[0], -1)[:, 0]
         operands = [site.value(Known(i))[order] for i in inputs[1:] if i]
-        attrs["axis"] = 0
+        axis_attr["axis"] = 0
     integers = site.constant(view(site.value(stored)), dims, source=stored.name)
-    return site.emit([integers, *operands], "DequantizeLinear", **attrs)
+    return site.emit([integers, *operands], "DequantizeLinear", **axis_attr)
 
 
 def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> str | Known | None:

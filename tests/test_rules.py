@@ -11,7 +11,7 @@ fails for any registered operator that has none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from law import positive
 import onnx_fcn
 import onnx_fcn.rules
 from onnx_fcn import UnsupportedModel, interpret
+from onnx_fcn.rules import dense
+from onnx_fcn.site import Site
 
 NEWEST = law.newest_opset()
 
@@ -59,7 +61,7 @@ class Row:
 
 
 ROWS: dict[str, Row] = {}
-HOW = ("cut", "space", "stride", "step", "between")
+HOW = ("batch", "cut", "context", "space", "stride", "step", "between")
 
 
 def row(name: str, body: str, *, opset: int | Sequence[int] = 13, trunk: bool = True, **rest: Any) -> None:
@@ -158,7 +160,7 @@ row("three axes", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)",
 row("three axes pooled", "c = Conv (x, k)  p = GlobalMaxPool (c)  f = Flatten (p)  y = MatMul (f, w)",
     image="float[N,2,4,5,3] x", space=(2, 3, 4), k=(6, 2, 2, 3, 2), w=(6, 7))
 row("half floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="float16[N,6,4,3] x", w=(72, 5), b=(5,))
-row("double floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="double[N,6,4,3] x", w=(72, 5), b=(5,))
+row("double floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="double[N,6,4,3] x", trunk=False, w=(72, 5), b=(5,))
 row("bytes", "c = Cast <to = 1> (x)  f = Flatten (c)  y = MatMul (f, w)",
     image="uint8[N,6,4,3] x", between=(0, 255), trunk=False, w=(72, 5))
 
@@ -299,6 +301,31 @@ row("pad of channels", f"m = Pad (x, pads)  {HEAD}", pads=[0, 1, 0, 0, 0, 2, 0, 
 row("pad of features", "f = Flatten (x)  d = MatMul (f, w)  p = Pad (d, pads, value)  y = MatMul (p, v)",
     w=(72, 5), pads=[0, 1, 0, 1], value=1.0, v=(7, 4))
 row("pad that crops", f"m = Pad (x, pads)  {HEAD}", pads=[0, 0, -1, 0, 0, 0, -1, -1], w=(6 * 2 * 2, 7))
+
+# Finer and coarser maps ---------------------------------------------------------------------------------------------------
+
+row("Resize twice as fine", f'm = Resize (x, "", scales)  {HEAD}', opset=(13, 18, 21), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize before opset 11", f"m = Resize (x, scales)  {HEAD}", opset=10, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize to sizes", f'm = Resize (x, "", "", sizes)  {HEAD}', opset=(13, 19), image="float[1,6,4,3] x",
+    sizes=[1, 6, 8, 9], w=(432, 5))
+row("Resize to sizes at run time", "s = Shape (x)  a = Slice (s, zero, two)  t = Concat <axis = 0> (a, sizes)  "
+    f'm = Resize (x, "", "", t)  {HEAD}', zero=[0], two=[2], sizes=[8, 9], w=(432, 5), outputs="float[N,5] y")
+row("Resize some axes", f'm = Resize <axes = [3]> (x, "", scales)  {HEAD}', opset=18, scales=np.float32([3]), w=(216, 5))
+row("Resize twice as coarse", f'm = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, "", scales)  {HEAD}',
+    image="float[N,6,8,6] x", stride=2, scales=np.float32([1, 1, 0.5, 0.5]), w=(72, 5))
+row("Resize between cells", f'm = Resize <mode = "linear"> (x, "", scales)  {HEAD}', cut="m", step=2, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize, then a conv of stride 2", f'r = Resize (x, "", scales)  m = Conv <strides = [2, 2]> (r, k)  {HEAD}',
+    scales=np.float32([1, 1, 2, 2]), k=(5, 6, 2, 2), w=(60, 7))
+row("Upsample by attribute", f"m = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x)  {HEAD}", opset=7, w=(432, 5))
+row("Upsample by operand", f"m = Upsample (x, scales)  {HEAD}", opset=9, scales=np.float32([1, 1, 2, 3]), w=(432, 5))
+for mode in ("DCR", "CRD"):
+    row(f"DepthToSpace {mode}", f'm = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  {HEAD}', opset=(11, 13),
+        image="float[N,8,4,3] x", w=(96, 5))
+    row(f"DepthToSpace {mode}, then a conv", f'd = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  m = Conv (d, k)  {HEAD}',
+        image="float[N,8,4,3] x", k=(3, 2, 3, 2), w=(90, 5))
+row("SpaceToDepth", f"m = SpaceToDepth <blocksize = 2> (x)  {HEAD}", opset=(7, 13), image="float[N,3,4,6] x", w=(72, 5))
+row("SpaceToDepth, then a conv", f"d = SpaceToDepth <blocksize = 2> (x)  m = Conv (d, k)  {HEAD}",
+    image="float[N,3,6,8] x", stride=2, k=(5, 12, 2, 2), w=(30, 7))
 
 # Reductions ---------------------------------------------------------------------------------------------------------------------
 
@@ -554,6 +581,8 @@ row("Gather of one feature", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <ax
 row("Gather of a table", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9),
     index=np.array([[7, 0, 3], [-1, 2, 8]]))
 row("Gather of channels", f"m = Gather <axis = 1> (x, index)  {HEAD}", index=[5, 0, 3, 1], w=(48, 5))
+row("GatherND of features", "f = Flatten (x)  d = MatMul (f, w)  t = Transpose (d)  g = GatherND (t, index)  y = Transpose (g)",
+    opset=(11, 13), w=(72, 9), index=[[7], [0], [3]])
 row("Gather of rows", f"m = Gather <axis = 2> (x, index)  {HEAD}", index=[3, 0], w=(36, 5))
 row("Gather of one position", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  g = Gather <axis = 1> (t, index)  "
     "y = MatMul (g, w)", s=[0, 6, 12], index=7, w=(6, 5))
@@ -561,7 +590,8 @@ row("Gather of one position", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 
 # Quantised ----------------------------------------------------------------------------------------------------------------------------------
 
 def integers(name: str, *shape: int) -> np.ndarray:
-    return np.random.default_rng(len(name)).integers(-127, 128, shape).astype(np.int8)
+    """Weights of 7 bits: on processors without VNNI, onnxruntime adds pairs of products in 16 bits, which saturate."""
+    return np.random.default_rng(len(name)).integers(-63, 64, shape).astype(np.int8)
 
 
 Q = {"s": 0.02, "z": np.int8(3), "u": 0.05, "o": np.int8(-4)}
@@ -585,6 +615,49 @@ row("quantised per channel", "q = QuantizeLinear <axis = 1> (x, s, z)  d = Dequa
     "y = MatMul (f, w)", opset=(13, 21), s=positive("s", 6) / 20, z=np.arange(6, dtype=np.int8), w=(72, 5))
 row("quantised between reshapes", "q = QuantizeLinear (x, s, z)  f = Flatten (q)  d = DequantizeLinear (f, s, z)  y = MatMul (d, w)",
     w=(72, 5), s=0.02, z=np.uint8(128))
+
+U = "q = QuantizeLinear (x, s, z)"
+V = {"s": 0.02, "z": np.uint8(120), "t": 0.01, "zero": np.int8(0), "u": 0.05, "o": np.uint8(131)}
+row("QLinearConv", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o, b)  m = DequantizeLinear (c, u, o)  {HEAD}", opset=(10, 13),
+    k=integers("k", 5, 6, 2, 2), b=np.arange(5, dtype=np.int32) * 99, w=(30, 7), **V)
+row("QLinearConv covers the map", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o)  y = Flatten (c)", k=integers("k", 5, 6, 4, 3), **V)
+row("QLinearMatMul", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)", opset=(10, 13, 21), k=integers("k", 72, 5), **V)
+row("QLinearMatMul per column", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)", k=integers("k", 72, 5),
+    **V | {"t": positive("t", 5) / 99, "zero": np.zeros(5, np.int8)})
+row("MatMulInteger", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z)", k=integers("k", 72, 5), s=0.02, z=np.uint8(120))
+row("MatMulInteger with zero points", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z, zero)", k=integers("k", 72, 5),
+    s=0.02, z=np.uint8(120), zero=np.arange(5, dtype=np.int8))
+row("ConvInteger", f"{U}  c = ConvInteger (q, k, z)  m = Cast <to = 1> (c)  {HEAD}", k=integers("k", 5, 6, 2, 2), s=0.02, z=np.uint8(120), w=(30, 7))
+row("dynamic quantisation is context", "q, s, z = DynamicQuantizeLinear (x)  f = Flatten (q)  i = MatMulInteger (f, k, z)  "
+    "c = Cast <to = 1> (i)  t = Mul (s, u)  d = Mul (c, t)  y = Add (d, b)", opset=(11, 13), cut="q", context=("s", "z"),
+    k=integers("k", 72, 5), u=0.01, b=(5,))
+row("QGemm", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm <transB = 1> (f, s, z, k, t, zero, b, u, o)", outputs="uint8[N,5] y",
+    k=integers("k", 5, 72), b=np.arange(5, dtype=np.int32) * 99, **V)
+row("QGemm to floats", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm (f, s, z, k, t, zero, b)", outputs="float[N,5] y",
+    k=integers("k", 72, 5), b=np.arange(5, dtype=np.int32) * 99, **{k: v for k, v in V.items() if k not in "uo"})
+row("QLinear arithmetic", f"{U}  a = com.microsoft.QLinearSigmoid (q, s, z, v, n)  b = com.microsoft.QLinearLeakyRelu <alpha = 0.2> (q, s, z, s, z)  "
+    "c = com.microsoft.QLinearMul (a, v, n, b, s, z, s, z)  e = com.microsoft.QLinearAdd (c, s, z, q, s, z, u, o)  "
+    f"m = com.microsoft.DequantizeLinear (e, u, o)  {HEAD}", v=1 / 256, n=np.uint8(0), w=(72, 5), outputs="float[N,5] y",
+    **{k: v for k, v in V.items() if k in "szuo"})
+row("QLinearGlobalAveragePool", "q = com.microsoft.QuantizeLinear (x, s, z)  p = com.microsoft.QLinearGlobalAveragePool (q, s, z, u, o)  "
+    "y = Flatten (p)", outputs="uint8[N,6] y", s=0.02, z=np.uint8(120), u=0.01, o=np.uint8(131))
+NBITS = "K = 72, N = 5, bits = 4, block_size = 16"
+row("MatMulNBits", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s)", outputs="float[N,5] y",
+    k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25))
+row("MatMulNBits with zero points", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s, z)", outputs="float[N,5] y",
+    k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25), z=integers("z", 15).view(np.uint8))
+
+# Fused by onnxruntime ------------------------------------------------------------------------------------------------------------------
+
+row("FusedConv", f'm = com.microsoft.FusedConv <activation = "LeakyRelu", activation_params = [0.2]> (x, k, b)  {HEAD}',
+    k=(5, 6, 2, 2), b=(5,), w=(30, 7), outputs="float[N,7] y")
+row("FusedGemm", 'f = Flatten (x)  y = com.microsoft.FusedGemm <activation = "LeakyRelu", activation_alpha = 0.2, transB = 1> (f, w, b)',
+    w=(5, 72), b=(5,), outputs="float[N,5] y")
+row("FusedMatMul", "f = Flatten (x)  y = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (f, w)", w=(5, 72), outputs="float[N,5] y")
+row("FusedMatMul transposed", "f = Reshape (x, s)  a = com.microsoft.FusedMatMul <transA = 1> (f, w)  y = Flatten (a)",
+    s=[0, 72, 1], w=(72, 5), outputs="float[N,5] y")
+for op in ("BiasGelu", "FastGelu"):
+    row(op, f"f = Flatten (x)  d = MatMul (f, w)  y = com.microsoft.{op} (d, b)", w=(72, 5), b=(5,), outputs="float[N,5] y")
 
 # Whole heads, outputs, context ------------------------------------------------------------------------------------------------------------
 
@@ -621,15 +694,168 @@ row("squeeze and excite, expanded", "p = GlobalAveragePool (x)  a = Conv (p, v) 
 row("attention over channels and positions", f"{GATE}  n = Mul (x, g)  h = ReduceMean <axes = [1]> (n)  i = ReduceMax <axes = [1]> (n)  "
     "j = Concat <axis = 1> (h, i)  o = Conv <pads = [1, 1, 1, 1]> (j, t)  l = Sigmoid (o)  m = Mul (n, l)  " + HEAD,
     cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), t=(1, 2, 3, 3), w=(72, 5))
+SPP = "a = MaxPool <kernel_shape = [4, 6]> (x)  b = MaxPool <kernel_shape = [2, 3], strides = [2, 3]> (x)"
+row("pyramid of poolings", f"{SPP}  f = Flatten (a)  g = Flatten (b)  c = Concat <axis = 1> (f, g)  y = MatMul (c, w)",
+    opset=(10, 13), image="float[N,6,4,6] x", w=(30, 5))
+for op, opsets in {"MaxPool": (10, 13), "AveragePool": (9, 13, 19), "LpPool": (18, 22)}.items():
+    row(f"a head behind {op} strided, another not", f"f = Flatten (x)  y = MatMul (f, w)  p = {op} <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+        "c = Conv (p, k)  g = Flatten (c)  z = MatMul (g, v)", opset=opsets, outputs="y, z", image="float[N,6,4,6] x",
+        w=(144, 5), k=(5, 6, 2, 2), v=(10, 7))
+row("a map and answers", "y = Conv (x, k)  f = Flatten (x)  z = MatMul (f, w)", outputs="y, z", k=(5, 6, 2, 2), w=(72, 7))
+row("generalised mean", "a = Clip (x, low)  b = Pow (a, three)  p = GlobalAveragePool (b)  c = Pow (p, third)  f = Flatten (c)  y = MatMul (f, w)",
+    low=1e-6, three=3.0, third=1 / 3, w=(6, 5))
+row("mean image, the same everywhere", "m = Sub (x, c)  n = Conv (m, k)  f = Flatten (n)  y = MatMul (f, w)",
+    c=np.broadcast_to(positive("c", 6, 1, 1), (1, 6, 4, 3)), k=(5, 6, 2, 2), w=(30, 5))
+row("one image slides, the other does not", "f = Flatten (x)  d = MatMul (f, w)  g = Flatten (t)  e = MatMul (g, w)  a = Sub (d, e)  y = Abs (a)",
+    image="float[N,6,4,3] x, float[N,6,4,3] t", w=(72, 5))
+row("pixel shuffle by reshapes", "r = Reshape (x, s)  t = Transpose <perm = [0, 1, 4, 2, 5, 3]> (r)  q = Reshape (t, u)  m = Conv (q, k)  "
+    + HEAD, image="float[N,8,4,3] x", s=[-1, 2, 2, 2, 4, 3], u=[-1, 2, 8, 6], k=(3, 2, 3, 2), w=(90, 5))
+row("channel attention by a conv over channels", "p = GlobalAveragePool (x)  q = Squeeze (p, three)  t = Transpose <perm = [0, 2, 1]> (q)  "
+    "c = Conv <pads = [1, 1]> (t, k)  r = Transpose <perm = [0, 2, 1]> (c)  u = Unsqueeze (r, three)  g = Sigmoid (u)  m = Mul (x, g)  "
+    + HEAD, cut="m", three=[3], k=(1, 1, 3), w=(72, 5))
+row("PRelu a slope per element", f"m = PRelu (x, slope)  {HEAD}", slope=(6, 4, 3), w=(72, 5))
+row("softmax over a batch of one", f"f = Flatten (x)  d = MatMul (f, w)  y = Softmax <axis = 0> (d)", image="float[1,6,4,3] x", w=(72, 5))
+row("reshape bakes a batch of one into a free one", "f = Reshape (x, s)  y = MatMul (f, w)", batch=1, s=[1, 72], w=(72, 5))
+row("reshape bakes a batch into a free one", "f = Reshape (x, s)  y = MatMul (f, w)", batch=2, s=[2, 72], w=(72, 5))
+row("softmax over a free batch", "f = Flatten (x)  d = MatMul (f, w)  y = Softmax <axis = 0> (d)", batch=1, w=(72, 5))
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A network that cannot slide, and its root causes: (code, node, a part of the reason) of each."""
+
+    name: str
+    body: str
+    causes: tuple[tuple[str, str, str], ...]
+    given: dict[str, Any]
+
+
+REFUSALS: list[Refusal] = []
+
+
+def refusal(name: str, body: str, *causes: tuple[str, str, str], **given: Any) -> None:
+    REFUSALS.append(Refusal(name, body, causes, given))
+
+
+DENSE = "f = Flatten (x)  d = MatMul (f, w)"
+refusal("an operator without a rule", f"{DENSE}  [sum] y = CumSum (d, axis)",
+    ("no-rule", "sum", "no rule for CumSum"), w=(72, 5), axis=1)
+refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
+    ("no-rule", "y", "no rule for com.microsoft.Inverse"), w=(72, 5), outputs="float[N,5] y")
+refusal("two root causes, and what follows from them",
+    f"{DENSE}  [one] a = CumSum (d, axis)  b = Relu (a)  e = MatMul (f, v)  [two] c = CumSum (e, axis)  y = Add (b, c)",
+    ("no-rule", "one", "CumSum"), ("no-rule", "two", "CumSum"), w=(72, 5), v=(72, 5), axis=1)
+refusal("recurrence over rows", "t = Transpose <perm = [2, 0, 1, 3]> (x)  r = Reshape (t, s)  "
+    "[rnn] a, h = LSTM <hidden_size = 2> (r, w, v)  y = Transpose (h)", ("no-rule", "rnn", "LSTM"), s=[4, -1, 18], w=(1, 8, 18), v=(1, 8, 2))
+refusal("pad, then flatten", "[pad] p = Pad (x, pads)  f = Flatten (p)  [fc] y = MatMul (f, w)",
+    ("pad-then-flatten", "fc", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1], w=(180, 5))
+refusal("pad, then pool", "[pad] p = Pad (x, pads)  [gap] g = GlobalAveragePool (p)  y = Flatten (g)",
+    ("pad-then-flatten", "gap", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1])
+refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c = Conv <pads = [1, 1, 1, 1]> (x, k)  g = Flatten (c)  "
+    "z = MatMul (g, v)", ("padding-beyond-cut", "aux", "behind 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
+refusal("attention over positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  [qk] a = MatMul (t, r)  b = Softmax (a)  "
+    "c = MatMul (b, t)  f = Flatten (c)  y = MatMul (f, w)", ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(72, 5))
+refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  y = Flatten (p)",
+    ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
+refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
+    ("per-position", "add", "Conv 'conv' slides"), c=(6, 4, 3), k=(5, 6, 2, 2), w=(30, 7))
+refusal("softmax over positions, then a conv", f"[soft] e = Softmax <axis = 2> (x)  [conv] m = Conv (e, k)  {HEAD}",
+    ("per-position", "soft", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7))
+refusal("reshape across the batch", "[cut] r = Reshape (x, s)  y = MatMul (r, w)",
+    ("reshape-size", "cut", "not divisible"), s=[-1, 48], w=(48, 5), outputs="float[M,5] y")
+refusal("reshape of two images to one", "r = Reshape (x, s)  [fc] y = MatMul (r, w)",
+    ("batch", "fc", "sums over the batch"), image="float[2,6,4,3] x", s=[-1, 144], w=(144, 5))
+refusal("reduction over the batch", f"{DENSE}  [mean] y = ReduceMean <axes = [0]> (d)",
+    ("batch", "mean", "over the batch"), image="float[2,6,4,3] x", w=(72, 5))
+refusal("softmax over the batch", f"{DENSE}  [soft] y = Softmax <axis = 0> (d)",
+    ("batch", "soft", "along the batch"), image="float[2,6,4,3] x", w=(72, 5))
+refusal("one image of the batch", f"{DENSE}  [first] y = Gather <axis = 0> (d, i)",
+    ("batch", "first", "images of the batch"), image="float[2,6,4,3] x", w=(72, 5), i=0)
+refusal("another constant for each image", f"{DENSE}  [add] y = Add (d, c)",
+    ("constant-per-image", "add", "differs between the images"), image="float[2,6,4,3] x", w=(72, 5), c=(2, 5))
+refusal("another bias for each image", "f = Flatten (x)  [fc] y = Gemm (f, w, c)",
+    ("bias-per-image", "fc", "differs between the images"), image="float[2,6,4,3] x", w=(72, 5), c=(2, 5))
+refusal("indices of a pooling", "[pool] p, i = MaxPool <kernel_shape = [2, 2]> (x)  f = Flatten (p)  y = MatMul (f, w)  z = Flatten (i)",
+    ("indices", "pool", "indices"), outputs="y, z", w=(36, 5))
+refusal("mask of a dropout", "[drop] p, i = Dropout (x)  f = Flatten (p)  y = MatMul (f, w)  z = Flatten (i)",
+    ("dropout-mask", "drop", "mask"), outputs="y, z", w=(72, 5))
+refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  f = Flatten (c)  y = MatMul (f, w)",
+    ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[1, 6, 1, 1], w=(12, 5))
+refusal("limits from the image", f'{DENSE}  m = ReduceMax <keepdims = 0> (x)  [clip] y = Clip (d, "", m)',
+    ("not-constant", "clip", "depend on the position"), image="float[1,6,4,3] x", w=(72, 5))
+refusal("table looked up by answers", f"{DENSE}  i = ArgMax <axis = 1> (d)  [embed] y = Gather (e, i)",
+    ("not-constant", "embed", "looks up a table"), w=(72, 5), e=(5, 3))
+refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  b = Slice (x, zero, two, axes)  "
+    "[join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)", ("strides-meet", "join", "every 2 and every 4 pixels"),
+    image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2], axes=[2, 3], w=(24, 5))
+refusal("corners aligned", '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
+    "f = Flatten (r)  y = MatMul (f, w)", ("align-corners", "up", "between corners"), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+refusal("a conv over features", f"{DENSE}  u = Reshape (d, s)  [conv] c = Conv (u, k)  y = Flatten (c)",
+    ("not-channels", "conv", "wants the channels on axis 1"), w=(72, 10), s=[-1, 1, 10], k=(2, 1, 3))
+refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
+    ("reduce-partial-window", "half", "a part of an axis of the image"), s=[0, 6, 2, 2, 3])
+refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul (r, w)  y = Flatten (m)",
+    ("dense-partial-window", "fc", "a part of a window"), s=[0, 12, 6], w=(6, 5))
+refusal("another weight for each row", "r = Reshape (x, s)  [rows] m = MatMul (r, w)  y = Flatten (m)",
+    ("weight-per-position", "rows", "another weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
+refusal("a window of too many values", "y = Flatten (x)", ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
+refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  [if] y = If (c) <"
+    "then_branch = t () => (float[N,5] a) { a = Relu (d) }, else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
+    ("no-rule", "if", "If"), outputs="float[N,5] y", w=(72, 5), zero=0.0)
+
+# Faults -----------------------------------------------------------------------------------------------------------------------
+
+
+def kernel_order(patch: pytest.MonkeyPatch) -> None:
+    """The weight of a channels-last flatten keeps its order."""
+    kernel = dense.kernel
+    patch.setattr(dense, "kernel", lambda site, weight, view, dims: kernel(site, weight, lambda w: w, dims))
+
+
+def softmax_axis(patch: pytest.MonkeyPatch) -> None:
+    """Softmax runs along the columns of the grid."""
+    softmax = Site.softmax
+    patch.setattr(Site, "softmax", lambda self, name, axis, rank, op: softmax(self, name, rank - 1, rank, op))
+
+
+def pooling_kind(patch: pytest.MonkeyPatch) -> None:
+    """A mean is a maximum."""
+    pool = Site.pool
+    patch.setattr(Site, "pool", lambda self, x, largest, *window: pool(self, x, not largest, *window))
+
+
+def bias_broadcast(patch: pytest.MonkeyPatch) -> None:
+    """A bias (1,) goes to the first output alone."""
+    def alone(site: Site, bias: interpret.Known, size: int, factor: float = 1.0) -> str:
+        return site.constant((np.arange(size) == 0) * np.float32(factor) * site.value(bias))
+
+    patch.setattr(dense, "vector", alone)
+
+
+def alpha_beta(patch: pytest.MonkeyPatch) -> None:
+    """Gemm does not scale."""
+    attr = Site.attr
+    patch.setattr(Site, "attr", lambda self, name, default=None:
+        default if name in ("alpha", "beta") else attr(self, name, default))  # fmt: skip
+
+
+FAULTS = {
+    kernel_order: "transpose to channels last",
+    softmax_axis: "Softmax of classes",
+    pooling_kind: "GlobalAveragePool",
+    bias_broadcast: "gemm bias (1,)",
+    alpha_beta: "gemm alpha beta",
+}
 
 # fmt: on
 # The tests ------------------------------------------------------------------------------------------------------------
 
 CASES = [
-    pytest.param(r, opset, trunk, id=f"{r.name}, opset {opset}{', behind a trunk' if trunk else ''}")
-    for r in ROWS.values()
-    for opset in r.opsets
-    for trunk in ([False, True] if r.trunk and opset == r.opsets[-1] else [False])
+    pytest.param(case, opset, case.trunk and opset == case.opsets[-1], id=f"{case.name}, opset {opset}")
+    for case in ROWS.values()
+    for opset in case.opsets
 ]
 
 
@@ -639,7 +865,25 @@ def test_law(case: Row, opset: int, trunk: bool) -> None:
 
 
 def test_every_operator_has_a_row() -> None:
-    found = {
-        (node.domain, node.op_type) for case in ROWS.values() for node in case.model(case.opsets[-1]).graph.node
-    }
-    assert set(interpret.operators()) <= found
+    graphs = [case.model(case.opsets[-1]).graph for case in ROWS.values()]
+    covered = {(node.domain, node.op_type) for graph in graphs for node in graph.node}
+    assert set(interpret.operators()) <= covered
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
+def test_refusal(case: Refusal) -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        onnx_fcn.convert(law.behind_a_trunk(law.model(case.body, **case.given)), validate=False)
+    found = refused.value.diagnostics
+    assert [(d.code, d.node) for d in found] == [(code, node) for code, node, _ in case.causes]
+    for diagnostic, (*_, reason) in zip(found, case.causes):
+        assert reason in diagnostic.reason
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row obeys the law as the package is, and breaks it, with numbers that are wrong, once the fault is planted."""
+    case = ROWS[FAULTS[fault]]
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match="is right, at"):
+        case.check(case.opsets[-1], trunk=True)

@@ -16,4 +16,14 @@ from onnx_fcn.rules import (
     sliding,
 )
 
-__all__ = ["channels", "dense", "elementwise", "layout", "normalization", "quantization", "reduction", "resizing", "sliding"]
+__all__ = [
+    "channels",
+    "dense",
+    "elementwise",
+    "layout",
+    "normalization",
+    "quantization",
+    "reduction",
+    "resizing",
+    "sliding",
+]

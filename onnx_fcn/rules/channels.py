@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,9 +49,16 @@ def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     if len(index) == x.shape[axis] and np.array_equal(index, np.arange(len(index))):
         return x
     step = int(index[1] - index[0]) if len(index) > 1 else 1
-    if len(index) and step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index))) and (step == 1 or inner == 1):
+    if (
+        len(index)
+        and step > 0
+        and np.array_equal(index, index[0] + step * np.arange(len(index)))
+        and (step == 1 or inner == 1)
+    ):
         end = int(index[-1]) + 1
-        y = site.slice(x.map, [int(index[0]) * inner], [end * inner], [1], [step] if step > 1 and site.opset >= 10 else [])
+        y = site.slice(
+            x.map, [int(index[0]) * inner], [end * inner], [1], [step] if step > 1 and site.opset >= 10 else []
+        )
         if step == 1 or site.opset >= 10:
             return replace(x, map=y, channels=(*new, *others), layout=layout).canonical()
     flat = (index[:, None] * inner + np.arange(inner)).reshape(-1).astype(np.int64)
@@ -104,13 +112,18 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
     """A range of each axis."""
     if not isinstance(x, Lifted):
         raise Unsupported("slices a constant at positions that depend on the image", code="not-constant")
-    given = [site.ints(f) for f in operands] if operands else [site.attr("starts"), site.attr("ends"), site.attr("axes")]
+    given = (
+        [site.ints(f) for f in operands] if operands else [site.attr("starts"), site.attr("ends"), site.attr("axes")]
+    )
     starts, ends, axes, steps = [*given, None, None, None][:4]
-    assert starts is not None and ends is not None
+    assert starts is not None
+    assert ends is not None
     for k, (start, end) in enumerate(zip(starts, ends)):
         axis = x.axis(axes[k] if axes else k)
         size = x.shape[axis]
-        index = np.arange(size)[slice(start, _end(end, size, (steps or [1] * len(starts))[k]), (steps or [1] * len(starts))[k])]
+        index = np.arange(size)[
+            slice(start, _end(end, size, (steps or [1] * len(starts))[k]), (steps or [1] * len(starts))[k])
+        ]
         if len(index) == size and (size < 2 or index[0] < index[1]):
             continue
         if not len(index):
@@ -136,7 +149,7 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
     if sum(parts) != total or len(parts) < len(site.outputs):
         raise Unsupported(f"splits {total} into {parts}", code="split")
     starts = np.cumsum([0, *parts])
-    return [take(site, x, axis, np.arange(a, b)) for a, b in zip(starts, starts[1:])]
+    return [take(site, x, axis, np.arange(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 @lifts("GatherND")
@@ -165,4 +178,3 @@ def gather(site: Site, x: Fact, index: Fact) -> Lifted:
     flat = np.where(chosen < 0, chosen + size, chosen).reshape(-1)
     y = take(site, x, axis, flat)
     return y.reshaped([*y.shape[:axis], *chosen.shape, *y.shape[axis + 1 :]])
-

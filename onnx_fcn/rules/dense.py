@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.rules.elementwise import combine
-from onnx_fcn.site import Site
+from onnx_fcn.site import CONVOLVED, Site
 from onnx_fcn.weights import View, kernel, vector
 
 
@@ -61,6 +62,9 @@ def contract(
             raise Unsupported(f"sums over a part of a window: axis {axis} of {x}", code="dense-partial-window")
     if x.padding is not None and whole:
         raise site.padded(x)
+    multiplies = emit is None and x.elem_type not in CONVOLVED
+    if multiplies:
+        x, whole = site.unfold(x, whole), []
     inner = [a for a in x.channels if a in group]
     outer = [a for a in x.channels if a not in group]
     x = site.arrange(x, [*outer, *inner])
@@ -85,9 +89,11 @@ def contract(
     w = kernel(site, weight, laid, (channels, Atom.product(inner), *window))
     if bias is not None and channels != outputs:
         bias = site.constant(np.tile(site.value(Known(bias) if isinstance(bias, str) else bias), channels // outputs))
-    attrs = {"kernel_shape": window, "strides": strides, "dilations": rates, "group": groups}
+    attrs: dict[str, Any] = {"kernel_shape": window, "strides": strides, "dilations": rates, "group": groups}
     if emit is not None:
         y = emit(x, w, **attrs)
+    elif multiplies:
+        y = _multiplied(site, x, w, bias, (channels, Atom.product(inner)))
     else:
         y = site.emit([x, w, *([bias] if bias is not None else [])], "Conv", **attrs)
     site.note("dense", x, window, inputs=Atom.product(inner), outputs=channels, groups=groups, weight=weight.name)
@@ -98,6 +104,19 @@ def contract(
     return replace(
         x, map=y, channels=(*outer, *added, *new), space=space, layout=tuple(layout), origins=origins
     ).canonical()
+
+
+def _multiplied(site: Site, x: Lifted, w: str, bias: str | Known | None, dims: tuple[int, int]) -> str:
+    """A 1×1 convolution of a type that onnxruntime does not convolve: the channels go last, and are multiplied."""
+    if x.width != dims[1]:
+        raise Unsupported("multiplies groups of channels in a type that onnxruntime does not convolve", code="dtype")
+    matrix = site.emit([site.emit([w, np.array(dims, np.int64)], "Reshape")], "Transpose", perm=[1, 0])
+
+    def emit(name: str) -> str:
+        y = site.emit([name, matrix], "MatMul")
+        return y if bias is None else site.emit([y, bias], "Add")
+
+    return site.last(x.map, 1, 2 + len(x.space), emit)
 
 
 def _stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:
@@ -246,17 +265,26 @@ def _ordered(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lift
 def fused_gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
     """A Gemm with its activation, as onnxruntime's optimiser writes it."""
     y = gemm(site, a, b, c)
-    attrs = {k.removeprefix("activation_"): site.attr(k) for k in ("activation_alpha", "activation_beta", "activation_gamma")}
+    attrs = {
+        k.removeprefix("activation_"): site.attr(k) for k in ("activation_alpha", "activation_beta", "activation_gamma")
+    }
     return y.on(site.emit([y], str(site.attr("activation")), **attrs))
 
 
 @lifts("FusedMatMul", domain="com.microsoft")
 def fused_matmul(site: Site, a: Fact, b: Fact) -> Lifted:
     """alpha·A·B, either factor transposed."""
-    if not isinstance(a, Lifted) or not isinstance(b, Known) or site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
+    if (
+        not isinstance(a, Lifted)
+        or not isinstance(b, Known)
+        or site.attr("transBatchA", 0)
+        or site.attr("transBatchB", 0)
+    ):
         raise both_mapped(a, b)
     flip, alpha = bool(site.attr("transB", 0)), float(site.attr("alpha", 1.0))
-    y = contract(site, a, a.rank - 2 if site.attr("transA", 0) else a.rank - 1, b, lambda w: w.swapaxes(-1, -2) if flip else w)
+    y = contract(
+        site, a, a.rank - 2 if site.attr("transA", 0) else a.rank - 1, b, lambda w: w.swapaxes(-1, -2) if flip else w
+    )
     if site.attr("transA", 0):
         y = y.transposed([*range(y.rank - 2), y.rank - 1, y.rank - 2])
     return y if alpha == 1.0 else y.on(site.emit([y, site.scalar(y, alpha)], "Mul"))

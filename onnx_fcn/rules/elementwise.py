@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
 import numpy as np
 import onnx
 
@@ -315,9 +317,9 @@ def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: in
     if len(totals) > 1:
         raise Unsupported(f"operands of {sorted(totals)} elements do not broadcast along axis {axis}", code="broadcast")
     cuts = sorted({int(np.prod(row[k:])) for row in rows for k in range(len(row) + 1)}, reverse=True)
-    if any(a % b for a, b in zip(cuts, cuts[1:])):
+    if any(a % b for a, b in itertools.pairwise(cuts)):
         raise Unsupported(f"joins {' with '.join(map(str, facts))}: their factors cut each other", code="axes-meet")
-    return [a // b for a, b in zip(cuts, cuts[1:])]
+    return [a // b for a, b in itertools.pairwise(cuts)]
 
 
 def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Operand:

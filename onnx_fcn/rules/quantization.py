@@ -50,7 +50,7 @@ def linear(site: Site, x: Fact, scale: Fact, zero: Fact | None = None) -> Lifted
 
 @lifts("DynamicQuantizeLinear")
 def dynamic(site: Site, x: Lifted) -> Sequence[Fact]:
-    """x -> (integers, scale, zero point): the scale is of the whole map."""
+    """X -> (integers, scale, zero point): the scale is of the whole map."""
     site.note_context(x)
     name, scale, zero = site.emit_many([x])
     return [x.on(name, onnx.TensorProto.UINT8), Unmapped(scale), Unmapped(zero)]
@@ -67,8 +67,8 @@ def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Fact | None = None, b_z
         raise Unsupported("its weight depends on the image", code="not-constant")
     x = site.emit([a], "Cast", to=FLOAT)
     if a_zero is not None:
-        x = site.emit([x, site.emit([a_zero], "Cast", to=FLOAT)], "Sub")  # type: ignore[list-item]
-    zero = np.float32(0) if b_zero is None else site.value(b_zero).astype(np.float32)
+        x = site.emit([x, site.emit([a_zero], "Cast", to=FLOAT)], "Sub")
+    zero: Array = np.zeros((), np.float32) if b_zero is None else np.asarray(site.value(b_zero), np.float32)
 
     def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
         w = site.emit([kernel], "Cast", to=FLOAT)
@@ -89,7 +89,7 @@ def quantized_matmul(site: Site, a: Fact, *operands: Fact) -> Lifted:
 
     def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
         flat = [site.constant(site.value(f).reshape(-1)) if site.value(f).size > 1 else f for f in (b_scale, b_zero)]
-        return site.emit([x, a_scale, a_zero, kernel, *flat, y_scale, y_zero], "QLinearConv", **attrs)  # type: ignore[list-item]
+        return site.emit([x, a_scale, a_zero, kernel, *flat, y_scale, y_zero], "QLinearConv", **attrs)
 
     return replace(contract(site, a, a.rank - 1, b, lambda w: w, emit=emit), elem_type=site.elem_type_of(y_zero))
 
@@ -119,7 +119,10 @@ def quantized_gemm(
             inputs: list[Any] = [x, a_scale, a_zero, kernel, b_scale, b_zero, y_scale, y_zero, *bias]
             return site.emit(inputs, "QLinearConv", **attrs)
         scale = (site.value(a_scale) * site.value(b_scale)).astype(np.float32)
-        exact = [site.emit([x, a_scale, a_zero], "DequantizeLinear"), site.emit([kernel, b_scale, b_zero], "DequantizeLinear")]  # type: ignore[list-item]
+        exact = [
+            site.emit([x, a_scale, a_zero], "DequantizeLinear"),
+            site.emit([kernel, b_scale, b_zero], "DequantizeLinear"),
+        ]
         if c is not None:
             exact.append(site.constant((site.value(c).reshape(-1) * scale).astype(np.float32)))
         return site.emit(exact, "Conv", **attrs)
@@ -131,7 +134,7 @@ def quantized_gemm(
 @lifts("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def quantized_arithmetic(site: Site, a: Fact, a_scale: Fact, a_zero: Fact, b: Fact, *rest: Fact) -> Lifted:
     """(a, scale, zero point, b, scale, zero point, y's scale and zero point)."""
-    return combine(site, [a, b], emit=lambda pair: site.emit([pair[0], a_scale, a_zero, pair[1], *rest]))  # type: ignore[list-item]
+    return combine(site, [a, b], emit=lambda pair: site.emit([pair[0], a_scale, a_zero, pair[1], *rest]))
 
 
 @lifts("QLinearSigmoid", "QLinearLeakyRelu", domain=MICROSOFT)
@@ -158,12 +161,12 @@ def _in_floats(
     site: Site, x: Lifted, given: tuple[Fact, Fact], made: tuple[Fact, Fact], rule: Callable[[Lifted], Fact]
 ) -> Fact:
     """Apply a rule for floats between DequantizeLinear and QuantizeLinear."""
-    operands: list[Operand] = [x, *given]  # type: ignore[list-item]
+    operands: list[Operand] = [x, *given]
     y = rule(x.on(site.emit(operands, "DequantizeLinear"), FLOAT))
     if isinstance(y, Lifted):
-        return y.on(site.emit([y, *made], "QuantizeLinear"), x.elem_type)  # type: ignore[list-item]
+        return y.on(site.emit([y, *made], "QuantizeLinear"), x.elem_type)
     assert isinstance(y, Unmapped)
-    return Unmapped(site.emit([y, *made], "QuantizeLinear"))  # type: ignore[list-item]
+    return Unmapped(site.emit([y, *made], "QuantizeLinear"))
 
 
 @lifts("MatMulNBits", domain=MICROSOFT)
@@ -179,9 +182,15 @@ def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None 
         zero: Array = np.full((outputs, blocks), 1 << (bits - 1), np.float32)
     else:
         packed = site.value(zeros)
-        zero = packed.reshape(outputs, blocks) if packed.dtype.kind == "f" else _unpacked(packed.reshape(outputs, -1), bits)[:, :blocks]
+        zero = (
+            packed.reshape(outputs, blocks)
+            if packed.dtype.kind == "f"
+            else _unpacked(packed.reshape(outputs, -1), bits)[:, :blocks]
+        )
     scale = site.value(scales).reshape(outputs, blocks)
-    w = ((q - zero.astype(np.float32)[..., None]) * scale.astype(np.float32)[..., None]).reshape(outputs, -1)[:, :inputs]
+    w = ((q - zero.astype(np.float32)[..., None]) * scale.astype(np.float32)[..., None]).reshape(outputs, -1)[
+        :, :inputs
+    ]
     w = w.astype(scale.dtype)
     weight = site.stated(site.constant(w), w)
     y = contract(site, a, a.rank - 1, weight, lambda w: w.T)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Unmapped, lifts
-from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.site import Site
 
 #: Reductions as (what is done to each element, the pooling, what is done to the result).
@@ -79,7 +80,7 @@ def _global(site: Site, x: Lifted, axes: Sequence[int] | range, *, keepdims: boo
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
     if site.op.startswith("Global"):
-        x, order = site.spatial(site.feature_map(x))
+        x, _order = site.spatial(site.feature_map(x))
         return Unmapped(site.emit([x]))
     physical = [next(k for k, g in enumerate(_axes(x)) if g == x.layout[a]) for a in axes if x.layout[a]]
     name = site.reduce_as(x.map, physical)
@@ -124,9 +125,8 @@ def _chain(site: Site, name: str, operators: Sequence[str]) -> str:
 
 def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], pooling: str) -> str:
     """Pool a map over the whole window along these axes, at every position of the grid."""
-    kernel, strides, rates = x.kernel(over)
-    y = site.pool(x.on(name), pooling == "max", kernel, strides, rates)
-    return site.emit([y, site.scalar(x, float(np.prod(kernel)))], "Mul") if pooling == "sum" else y
+    y = site.pool(x.on(name), pooling == "max", over)
+    return site.emit([y, site.scalar(x, float(np.prod(x.kernel(over)[0])))], "Mul") if pooling == "sum" else y
 
 
 @lifts("ArgMax", "ArgMin")
@@ -137,7 +137,7 @@ def arg(site: Site, x: Lifted) -> Lifted:
     y = site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k, keepdims=1), ())
     keep = bool(site.attr("keepdims", 1))
     layout = tuple(() if k == axis else g for k, g in enumerate(x.layout) if keep or k != axis)
-    return replace(y, layout=layout, elem_type=7)
+    return replace(y, layout=layout, elem_type=onnx.TensorProto.INT64)
 
 
 @lifts("TopK")
@@ -146,13 +146,9 @@ def top_k(site: Site, x: Lifted, count: Fact | None = None) -> Sequence[Fact]:
     k = int(site.attr("k", 0)) if count is None else (site.ints(count) or [0])[0]
     axis = x.axis(int(site.attr("axis", -1)))
     x, atoms = site.as_channels(x, [axis])
-    if len(atoms) != len(x.channels):
-        raise Unsupported("takes the best of some of the channels only", code="topk-groups")
-    x = site.arrange(x, atoms)
-    values, indices = site.emit_many([x, *([count] if count is not None else [])], axis=1)
-    best = (Atom(k, "k"),) if k != 1 else ()
+    best = atoms_of(k, "k")
+    given = [count] if count is not None else []
+    made = site.grouped_many(x, atoms, lambda t, k: site.emit_many([t, *given], axis=k), best)
     layout = tuple(best if j == axis else g for j, g in enumerate(x.layout))
-    return [
-        replace(x, map=name, channels=best, layout=layout, elem_type=kind)
-        for name, kind in ((values, x.elem_type), (indices, 7))
-    ]
+    kinds = [x.elem_type, onnx.TensorProto.INT64]
+    return [replace(y, layout=layout, elem_type=kind) for y, kind in zip(made, kinds)]

@@ -67,13 +67,13 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fr
 def _emit(site: Site, x: Lifted, operands: tuple[Fact, ...], scales: list[Fraction]) -> str:
     """Emit the operator with scales, or as it is where it reads its sizes at run time."""
     sizes = operands[2] if len(operands) > 2 else None
-    natural = x.is_plain and [g for g in x.layout] == [
+    natural = x.is_plain and list(x.layout) == [
         (x.batch,) if x.batch.size > 1 else (),
         x.channels,
         *(a.atoms for a in x.space),
     ]
-    if isinstance(sizes, Known) and sizes.sized and natural:
-        inputs: list[Operand] = [x, *operands[:2], sizes.name]  # type: ignore[list-item]
+    if isinstance(sizes, Known) and sizes.sized and natural and _is_read(site, sizes, scales):
+        inputs: list[Operand] = [x, *operands[:2], sizes.name]
         return site.emit(inputs)
     factors = np.array([float(s) for s in scales], np.float32)
     if not operands:
@@ -82,6 +82,12 @@ def _emit(site: Site, x: Lifted, operands: tuple[Fact, ...], scales: list[Fracti
         return site.emit([x, factors])
     empty: Operand = np.zeros(0, np.float32) if site.opset < 13 else None
     return site.emit([x, empty, factors], axes=None, keep_aspect_ratio_policy=None)
+
+
+def _is_read(site: Site, sizes: Known, scales: list[Fraction]) -> bool:
+    """Are the sizes of all axes that change read off a map, as a U-Net does to meet another one?"""
+    moving = site.depends_on_size(sizes)
+    return len(moving) == len(scales) and all(m for m, scale in zip(moving, scales) if scale != 1)
 
 
 @lifts("DepthToSpace")

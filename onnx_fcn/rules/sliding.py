@@ -125,7 +125,9 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
     Returns the map, cropped where the kernel does not reach the whole window, and the operator on it.
     """
     rank = len(x.space)
-    plan = Physical([1] * rank, [1] * rank, [1] * rank, [0] * rank, [0] * rank, [range(1)] * rank, (), False, False, 1.0)
+    plan = Physical(
+        [1] * rank, [1] * rank, [1] * rank, [0] * rank, [0] * rank, [range(1)] * rank, (), False, False, 1.0
+    )
     space = list(x.space)
     crops: dict[int, tuple[int, int]] = {}
     contracts = ceil = pads = strides = False
@@ -244,11 +246,11 @@ def _window_sum(
     x = site.feature_map(replace(x, layout=tuple(x.layout[k] for k in order)))
     x, axes = site.spatial(x)
     x, plan = place(site, x, axes, [slides[k] for k in moving])
-    cuts = tuple(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes)
+    cuts: Any = (..., *(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes))
     dims = (x.width, 1, *plan.kernel)
 
     def view(w: Array) -> Array:
-        w = w.transpose([0, 1, *still, *moving]).reshape(1, 1, *(shape[k] for k in moving))[(..., *cuts)]
+        w = w.transpose([0, 1, *still, *moving]).reshape(1, 1, *(shape[k] for k in moving))[cuts]
         return np.broadcast_to(w.transpose(0, 1, *(2 + axes.index(k) for k in sorted(axes))), (x.width, *w.shape[1:]))
 
     y = site.emit(operands(x, kernel(site, weight, view, dims)), group=x.width, **plan.attrs)
@@ -260,13 +262,13 @@ def _window_sum(
 def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Physical) -> Known | str:
     """The kernel with its axes on the map's, cut to the window."""
     order = sorted(range(rank), key=lambda k: axes[k])
-    cuts = tuple(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes)
+    cuts: Any = (..., *(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes))
     shape = site.weight_shape(weight)
-    whole = all(c.stop - c.start == n for c, n in zip(cuts, shape[2:]))
+    whole = all(len(plan.cuts[k]) == n for k, n in zip(axes, shape[2:]))
     if whole and order == list(range(rank)) and len(plan.kernel) == rank:
         return weight
     dims = (*shape[:2], *plan.kernel)
-    return kernel(site, weight, lambda w: w[(..., *cuts)].transpose(0, 1, *(2 + k for k in order)), dims)
+    return kernel(site, weight, lambda w: w[cuts].transpose(0, 1, *(2 + k for k in order)), dims)
 
 
 @lifts("ConvTranspose")
@@ -311,7 +313,7 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None
 
 
 @lifts("MaxPool", "AveragePool", "LpPool")
-def pool(site: Site, x: Lifted) -> Lifted:
+def pool(site: Site, x: Lifted) -> Fact:
     """(N, C, *space) -> (N, C, *space')."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
@@ -354,9 +356,8 @@ def pooled(site: Site, x: Lifted, plan: Physical) -> str:
 
 def average(site: Site, name: str, x: Lifted, plan: Physical) -> str:
     """A dilated average as a depthwise convolution with equal weights."""
-    if any(plan.begins) or any(plan.ends):
-        if not site.attr("count_include_pad", 0):
-            raise Unsupported("a padded AveragePool cannot be dilated before opset 19", code="rate")
+    if (any(plan.begins) or any(plan.ends)) and not site.attr("count_include_pad", 0):
+        raise Unsupported("a padded AveragePool cannot be dilated before opset 19", code="rate")
     taps = int(np.prod(plan.kernel))
     weights: Array = np.full((x.width, 1, *plan.kernel), 1 / taps, site.dtype(x.elem_type))
     return site.emit([name, weights], "Conv", group=x.width, **plan.attrs)
@@ -367,7 +368,8 @@ def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = No
     """Pads around the map, which a sliding operator must consume; pads of channels stay with each position."""
     amounts = site.attr("pads") if pads is None else site.ints(pads)
     which = site.ints(axes) if axes is not None else list(range(x.rank))
-    assert amounts is not None and which is not None
+    assert amounts is not None
+    assert which is not None
     begins, ends = [0] * x.rank, [0] * x.rank
     for k, a in enumerate(which):
         begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
@@ -402,5 +404,3 @@ def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = No
         y = site.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
     site.note_sliding(pads=padding == site.position, strides=False)
     return replace(x, map=y, channels=channels, space=tuple(space), layout=tuple(layout), padding=padding)
-
-
