@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnx_fcn.document import Document, Edit, Weight
+from onnx_fcn.document import Document, Edit, Weight, names_used
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
-from onnx_fcn.interpret import Emission, Seat, Walk, names_used
+from onnx_fcn.interpret import Emission, Seat, Walk
 from onnx_fcn.lifted import Lifted
 
 __all__ = ["SIZE_NAMES", "assemble"]

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 
 from onnx_fcn.assemble import assemble
-from onnx_fcn.document import Document, Edit
+from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import OptionError, ValidationError
-from onnx_fcn.interpret import Image, Walk, names_used
+from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.report import Report, describe

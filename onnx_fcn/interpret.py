@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_fcn.document import Weight
+from onnx_fcn.document import Weight, names_used
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.known import Array, Values
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
@@ -357,7 +357,7 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
     """Find the facts of one node's outputs."""
     node, facts = seat.node, state.facts
     names = [t.name for t in node.inputs]
-    implicit = [n for n in outer_names(seat.proto) if n not in names]
+    implicit = sorted(set(names_used(seat.proto)) - {"", *names})
     operands = tuple(facts[n] if n else None for n in names)
     seat.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
@@ -466,21 +466,3 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
         for values in (state.values, state.doubled):
             values.produce(s.proto for s in inner)
     return []
-
-
-def names_used(node: onnx.NodeProto) -> list[str]:
-    """Every tensor that a node reads, by itself or in its subgraphs."""
-    return [*(i for i in node.input if i), *outer_names(node)]
-
-
-def outer_names(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's subgraphs read from outside."""
-    found: set[str] = set()
-    for attribute in node.attribute:
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            inner = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-            for child in graph.node:
-                found |= ({i for i in child.input if i} | outer_names(child)) - inner
-                inner |= set(child.output)
-            found |= {o.name for o in graph.output} - inner
-    return found

@@ -173,17 +173,20 @@ def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
 
 
 def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
-    """(x - zero point)·scale, per tensor or along an axis; onnx's evaluator knows it only from opset 19 on."""
+    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx's evaluator knows it only from opset 19 on."""
     value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
-    if attributes.get("block_size"):
-        raise Unsupported("its weight is quantised in blocks", code="block-quantised")
-    shape = [1] * value.ndim
-    if scale.size > 1:
-        shape[attributes.get("axis", 1)] = -1
+    axis = attributes.get("axis", 1) % max(value.ndim, 1)
+
+    def spread(parameter: Array) -> Array:
+        if block := attributes.get("block_size"):
+            return parameter.repeat(block, axis).take(range(value.shape[axis]), axis)
+        shape = [-1 if k == axis else 1 for k in range(value.ndim)] if parameter.size > 1 else []
+        return parameter.reshape(shape)
+
     centred = value.astype(scale.dtype)
     if zero is not None:
-        centred = centred - zero.astype(scale.dtype).reshape(shape)
-    return np.asarray(centred * scale.reshape(shape), scale.dtype)
+        centred = centred - spread(zero.astype(scale.dtype))
+    return np.asarray(centred * spread(scale), scale.dtype)
 
 
 #: Operators that look at the same bytes in another way: numpy makes views where onnx's evaluator would copy.

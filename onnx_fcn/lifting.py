@@ -18,9 +18,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto
 
-from onnx_fcn.document import Document
+from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
-from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, names_used, run
+from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 
@@ -104,7 +104,7 @@ def _walked(document: Document, image: Image) -> Walk:
     options = Options()
     while True:
         state = run(_program(document, image, options))
-        if not state.succeeded:
+        if not state.succeeded or not state.has_head:
             return state
         cut = find_cut(state)
         if cut is None:
@@ -152,7 +152,9 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
     read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
     names |= {image.name} | {node.name for node in graph.node}
-    return Walk(image, options, opsets, values, doubled, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
+    return Walk(
+        image, options, opsets, values, doubled, seats, outputs, shapes, seat, read=read, facts=facts, names=names
+    )
 
 
 def needed_nodes(document: Document) -> set[int]:

@@ -222,9 +222,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
     before, after = original.proto.graph, document.proto.graph
     seats = [*state.seats, *state.epilogue]
     layers = tuple(_layers(original, document, state, seats))
-    context = tuple(
-        dict.fromkeys((s.name, s.node.op) for s in seats if any(c.kind == "context" for c in s.changes))
-    )
+    context = tuple(dict.fromkeys((s.name, s.node.op) for s in seats if any(c.kind == "context" for c in s.changes)))
     cut = find_cut(state)
     done = not state.has_head
     return Report(

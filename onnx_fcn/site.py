@@ -91,6 +91,12 @@ class Site:
         they are.
         """
         if not self._walk.has_head and x.is_plain and x.rank == 2 + len(x.space):
+            if any(a.grid > a.stride for a in x.space):
+                raise Unsupported(
+                    f"answers with a map that was made finer again ({x}): this is no classifier, it has no head",
+                    code="decoder-output",
+                    hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
+                )
             return x.on(self.materialise(x))
         x = self.settle(self.unfold(x))
         extra = [k for k, a in enumerate(x.space) if a.image is None]

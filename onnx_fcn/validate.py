@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnx_fcn.document import Document
+from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import ModelError, ValidationError
-from onnx_fcn.interpret import BATCH, Walk, names_used
+from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.lifting import Cut, data_inputs, find_cut, static_dims

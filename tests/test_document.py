@@ -118,7 +118,7 @@ def test_unedited_backend_models_save_byte_identical(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
     models = backend_models()
-    assert len(models) > 2000
+    assert len(models) > 1500  # 2024 with onnx 1.23
     for name, data in models.items():
         source.write_bytes(data)
         Document.open(source).save(target)
@@ -185,10 +185,7 @@ def feature_rich() -> ModelProto:
     ]
     function = helper.make_function("own", "Own", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
     function.overload, function.doc_string = "v2", "a local function"
-    annotations = [
-        helper.make_tensor_value_info("unused", FLOAT, []) and onnx.TensorAnnotation(tensor_name=name)
-        for name in ("biased", "half", "no such tensor")
-    ]
+    annotations = [onnx.TensorAnnotation(tensor_name=name) for name in ("biased", "half", "no such tensor")]
     for annotation in annotations:
         annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="bias")
     graph = helper.make_graph(

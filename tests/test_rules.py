@@ -94,8 +94,8 @@ row("reshape with the batch baked", "f = Reshape (x, s)  y = MatMul (f, w)",
     image="float[2,6,4,3] x", s=[2, -1], w=(72, 5))
 row("reshape with a batch of 1 baked", "f = Reshape (x, s)  y = MatMul (f, w)",
     image="float[1,6,4,3] x", s=[1, 72], w=(72, 5))
-row("reshape splits the channels", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  "
-    "f = Flatten (t)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5))
+row("reshape splits the channels", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  f = Flatten (t)  "
+    "y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5))
 row("reshape splits an axis of the window", "r = Reshape (x, s)  t = Transpose <perm = [0, 3, 1, 2, 4]> (r)  "
     "f = Flatten (t)  y = MatMul (f, w)", s=[0, 6, 2, 2, 3], w=(72, 5))
 row("reshape of an output", "f = Flatten (x)  d = MatMul (f, w)  y = Reshape (d, s)", w=(72, 10), s=[-1, 2, 5])
@@ -125,9 +125,10 @@ row("squeeze by attribute", "p = GlobalAveragePool (x)  q = Squeeze <axes = [2, 
     opset=(7, 11), w=(6, 5))
 row("squeeze by operand", "p = GlobalAveragePool (x)  q = Squeeze (p, axes)  y = MatMul (q, w)",
     opset=(13, 21), axes=[-1, -2], w=(6, 5))
-row("squeeze everything", "p = GlobalAveragePool (x)  y = Squeeze (p)", image="float[2,6,4,3] x", outputs="float[2,6] y")
-row("unsqueeze by attribute", "f = Flatten (x)  u = Unsqueeze <axes = [1, 3]> (f)  t = Transpose <perm = [0, 1, 3, 2]> (u)  "
-    "y = MatMul (t, w)", opset=(7, 11), w=(72, 5))
+row("squeeze everything", "p = GlobalAveragePool (x)  y = Squeeze (p)",
+    image="float[2,6,4,3] x", outputs="float[2,6] y")
+row("unsqueeze by attribute", "f = Flatten (x)  u = Unsqueeze <axes = [1, 3]> (f)  "
+    "t = Transpose <perm = [0, 1, 3, 2]> (u)  y = MatMul (t, w)", opset=(7, 11), w=(72, 5))
 row("unsqueeze by operand", "f = Flatten (x)  u = Unsqueeze (f, axes)  y = MatMul (u, w)",
     opset=(13, 21), axes=[-2, 1], w=(72, 5))
 row("expand", "p = GlobalAveragePool (x)  q = Squeeze (p, axes)  e = Expand (q, s)  f = Flatten (e)  y = MatMul (f, w)",
@@ -139,13 +140,15 @@ row("identity", "i = Identity (x)  f = Flatten (i)  y = Identity (f)")
 row("dropout", "a = Dropout (x)  f = Flatten (a)  b = Dropout (f)  y = MatMul (b, w)", opset=(7, 10, 13), w=(72, 5))
 row("dropout with a ratio", "f = Flatten (x)  d = Dropout (f, ratio)  y = MatMul (d, w)",
     opset=(12, 22), ratio=0.5, w=(72, 5))
-row("cast", "h = Cast <to = 10> (x)  f = Flatten (h)  g = Cast <to = 1> (f)  y = MatMul (g, w)", opset=(9, 13, 19), w=(72, 5))
-row("cast like", "h = Cast <to = 11> (x)  f = Flatten (h)  g = CastLike (f, w)  y = MatMul (g, w)", opset=(15, 19), w=(72, 5))
+row("cast", "h = Cast <to = 10> (x)  f = Flatten (h)  g = Cast <to = 1> (f)  y = MatMul (g, w)",
+    opset=(9, 13, 19), w=(72, 5))
+row("cast like", "h = Cast <to = 11> (x)  f = Flatten (h)  g = CastLike (f, w)  y = MatMul (g, w)",
+    opset=(15, 19), w=(72, 5))
 
-# The image --------------------------------------------------------------------------------------------------------------
+# The image ------------------------------------------------------------------------------------------------------------
 
-row("channels-last image", "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  b = Transpose <perm = [0, 2, 3, 1]> (c)  "
-    "f = Reshape (b, s)  d = MatMul (f, w)  y = Softmax (d)",
+row("channels-last image", "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  "
+    "b = Transpose <perm = [0, 2, 3, 1]> (c)  f = Reshape (b, s)  d = MatMul (f, w)  y = Softmax (d)",
     image="float[N,6,5,2] x", space=(1, 2), trunk=False, k=(6, 2, 3, 3), s=[-1, 72], w=(72, 5))
 row("grey image without channels", "u = Unsqueeze (x, axes)  c = Conv (u, k)  f = Flatten (c)  y = MatMul (f, w)",
     image="float[N,6,5] x", space=(1, 2), trunk=False, axes=[1], k=(6, 1, 3, 3), w=(72, 5))
@@ -164,10 +167,11 @@ row("double floats", "f = Flatten (x)  y = Gemm (f, w, b)", image="double[N,6,4,
 row("bytes", "c = Cast <to = 1> (x)  f = Flatten (c)  y = MatMul (f, w)",
     image="uint8[N,6,4,3] x", between=(0, 255), trunk=False, w=(72, 5))
 
-# Dense: what becomes a convolution ----------------------------------------------------------------------------------------
+# Dense: what becomes a convolution ------------------------------------------------------------------------------------
 
 row("gemm", "f = Flatten (x)  y = Gemm (f, w, b)", opset=(7, 13), w=(72, 5), b=(5,))
-row("gemm alpha beta", "f = Flatten (x)  y = Gemm <alpha = 0.5, beta = 3.0> (f, w, b)", opset=(7, 13), w=(72, 5), b=(5,))
+row("gemm alpha beta", "f = Flatten (x)  y = Gemm <alpha = 0.5, beta = 3.0> (f, w, b)",
+    opset=(7, 13), w=(72, 5), b=(5,))
 row("gemm alpha beta, scalar bias", "f = Flatten (x)  y = Gemm <alpha = 0.5, beta = 3.0, transB = 1> (f, w, b)",
     w=(5, 72), b=0.7)
 row("gemm without bias", "f = Flatten (x)  y = Gemm (f, w)", opset=(11, 13), w=(72, 5))
@@ -181,7 +185,8 @@ row("gemm bias (N, O)", "f = Flatten (x)  y = Gemm (f, w, b)",
     image="float[2,6,4,3] x", w=(72, 5), b=np.tile(positive("b", 5), (2, 1)))
 row("gemm transA", "f = Flatten (x)  t = Transpose (f)  y = Gemm <transA = 1, transB = 1> (t, w, b)", w=(5, 72), b=(5,))
 row("gemm weight on the left", "f = Flatten (x)  y = Gemm <transB = 1> (w, f, b)", w=(5, 72), b=(5, 1))
-row("gemm transposed weight on the left", "f = Flatten (x)  y = Gemm <transA = 1, transB = 1, alpha = 2.0> (w, f)", w=(72, 5))
+row("gemm transposed weight on the left", "f = Flatten (x)  y = Gemm <transA = 1, transB = 1, alpha = 2.0> (w, f)",
+    w=(72, 5))
 row("gemm adds a map", "f = Flatten (x)  h = Gemm (f, w)  y = Gemm <beta = 0.5> (f, v, h)", w=(72, 5), v=(72, 5))
 row("gemm of gemm", "f = Flatten (x)  d = Gemm (f, w, b)  r = Relu (d)  y = Gemm <transB = 1> (r, v, c)",
     w=(72, 7), b=(7,), v=(5, 7), c=(5,))
@@ -200,34 +205,38 @@ row("matmul of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  d = MatMul (t,
     "y = MatMul (f, v)", w=(6, 7), v=(84, 5))
 row("matmul of pixels as rows", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = Reshape (t, s)  d = MatMul (p, w)  "
     "r = Relu (d)  q = Reshape (r, back)  y = MatMul (q, v)", s=[-1, 6], w=(6, 7), back=[-1, 84], v=(84, 5))
-row("matmul along the height", "t = Transpose <perm = [0, 1, 3, 2]> (x)  d = MatMul (t, w)  f = Flatten (d)  y = MatMul (f, v)",
-    w=(4, 7), v=(6 * 3 * 7, 5))
+row("matmul along the height", "t = Transpose <perm = [0, 1, 3, 2]> (x)  d = MatMul (t, w)  f = Flatten (d)  "
+    "y = MatMul (f, v)", w=(4, 7), v=(6 * 3 * 7, 5))
 row("matmul then matmul", "f = Flatten (x)  d = MatMul (f, w)  s = Sigmoid (d)  y = MatMul (s, v)", w=(72, 7), v=(7, 5))
 row("einsum", 'f = Flatten (x)  y = Einsum <equation = "nk,ko->no"> (f, w)', opset=(12, 13), w=(72, 5))
 row("einsum transposed", 'f = Flatten (x)  y = Einsum <equation = "ok, nk -> no"> (w, f)', w=(5, 72))
 row("einsum of a map", 'y = Einsum <equation = "nchw,chwo->no"> (x, w)', w=(6, 4, 3, 5))
-row("einsum of channels", 'd = Einsum <equation = "nchw,kc->nhwk"> (x, w)  f = Flatten (d)  y = MatMul (f, v)', w=(7, 6), v=(84, 5))
+row("einsum of channels", 'd = Einsum <equation = "nchw,kc->nhwk"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
+    w=(7, 6), v=(84, 5))
 row("einsum of each channel", 'd = Einsum <equation = "nchw,chwo->nco"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
     w=(6, 4, 3, 2), v=(12, 5))
-row("einsum that only permutes", 't = Einsum <equation = "nchw->nhwc"> (x)  f = Flatten (t)  y = MatMul (f, w)', w=(72, 5))
+row("einsum that only permutes", 't = Einsum <equation = "nchw->nhwc"> (x)  f = Flatten (t)  y = MatMul (f, w)',
+    w=(72, 5))
 
-# Weights ------------------------------------------------------------------------------------------------------------------
+# Weights --------------------------------------------------------------------------------------------------------------
 
-row("weight from a Constant", "f = Flatten (x)  w = Constant <value = float[72, 1] {" + ", ".join(f"{k / 72}" for k in range(72)) +
-    "}> ()  y = MatMul (f, w)")
+row("weight from a Constant", "p = GlobalAveragePool (x)  f = Flatten (p)  "
+    "w = Constant <value = float[6, 2] {1, -2, 3, 0.5, -1, 4, 2, 2, -3, 0, 1, 0.25}> ()  y = MatMul (f, w)")
 row("weight of an Identity", "f = Flatten (x)  i = Identity (w)  y = Gemm (f, i)", w=(72, 5))
 row("weight transposed", "f = Flatten (x)  t = Transpose (w)  y = MatMul (f, t)", w=(5, 72))
-row("weight cast", "f = Flatten (x)  c = Cast <to = 1> (w)  y = MatMul (f, c)", w=law.random("w", 72, 5).astype(np.float16))
+row("weight cast", "f = Flatten (x)  c = Cast <to = 1> (w)  y = MatMul (f, c)",
+    w=law.random("w", 72, 5).astype(np.float16))
 row("weight reshaped", "f = Flatten (x)  r = Reshape (w, s)  y = MatMul (f, r)", w=(6, 4, 3, 5), s=[72, 5])
 row("weight computed", "f = Flatten (x)  n = ReduceL2 <axes = [1]> (v)  q = Div (v, n)  w = Mul (q, g)  "
     "y = Gemm <transB = 1> (f, w)", v=(5, 72), g=(5, 1))
 row("weight filled", "f = Flatten (x)  w = ConstantOfShape <value = float[1] {0.25}> (s)  y = MatMul (f, w)", s=[72, 5])
-row("weight shared by layers", "f = Flatten (x)  a = MatMul (f, w)  r = Relu (f)  b = MatMul (r, w)  y = Sub (a, b)", w=(72, 5))
+row("weight shared by layers", "f = Flatten (x)  a = MatMul (f, w)  r = Relu (f)  b = MatMul (r, w)  y = Sub (a, b)",
+    w=(72, 5))
 row("weight tied", "f = Flatten (x)  a = MatMul (f, w)  r = Relu (a)  y = Gemm <transB = 1> (r, w)", w=(72, 5))
-row("weight listed as an input", "f = Flatten (x)  y = Gemm (f, w, b)", opset=(7, 8),
-    image="float[N,6,4,3] x, float[72,5] w, float[5] b", ir_version=3, trunk=False, w=(72, 5), b=(5,))
+row("weight listed as an input", "f = Flatten (x)  y = Gemm (f, w, b)",
+    opset=(7, 8), image="float[N,6,4,3] x, float[72,5] w, float[5] b", ir_version=3, trunk=False, w=(72, 5), b=(5,))
 
-# Convolutions ---------------------------------------------------------------------------------------------------------------
+# Convolutions ---------------------------------------------------------------------------------------------------------
 
 HEAD = "f = Flatten (m)  y = MatMul (f, w)"
 row("conv", f"m = Conv (x, k, b)  {HEAD}", opset=(7, 11, 13, 22), k=(5, 6, 2, 2), b=(5,), w=(30, 7))
@@ -247,20 +256,22 @@ row("conv covers the map, then flatten", "c = Conv (x, k)  r = Relu (c)  f = Fla
     k=(5, 6, 4, 3), w=(5, 7))
 row("conv covers more than the map", "c = Conv <pads = [2, 1, 1, 1]> (x, k)  f = Flatten (c)  y = MatMul (f, w)",
     k=(5, 6, 7, 5), w=(5, 7))
-row("conv meets its padding", "c = Conv <pads = [1, 1, 1, 1], strides = [4, 4]> (x, k)  f = Flatten (c)  y = MatMul (f, w)",
-    k=(5, 6, 3, 3), w=(5, 7))
-row("conv dilated meets its padding", "c = Conv <pads = [1, 0, 1, 0], dilations = [2, 2], strides = [2, 1]> (x, k)  f = Flatten (c)  "
-    "y = MatMul (f, w)", k=(5, 6, 3, 2), w=(5, 7))
+row("conv meets its padding", "c = Conv <pads = [1, 1, 1, 1], strides = [4, 4]> (x, k)  f = Flatten (c)  "
+    "y = MatMul (f, w)", k=(5, 6, 3, 3), w=(5, 7))
+row("conv dilated meets its padding", "c = Conv <pads = [1, 0, 1, 0], dilations = [2, 2], strides = [2, 1]> (x, k)  "
+    "f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 3, 2), w=(5, 7))
 row("conv of pooled features", "p = GlobalAveragePool (x)  c = Conv (p, k, b)  h = HardSwish (c)  f = Flatten (h)  "
     "y = MatMul (f, w)", opset=14, k=(5, 6, 1, 1), b=(5,), w=(5, 7))
 row("conv of one axis of the window", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 4, 1), w=(15, 7))
-row("conv transposed", f"m = ConvTranspose <strides = [2, 2]> (x, k)  {HEAD}", opset=(7, 11, 13),
-    k=(6, 2, 2, 2), w=(2 * 8 * 6, 7))
-row("conv transposed, padded", f"m = ConvTranspose <strides = [2, 2], pads = [1, 0, 1, 1], output_padding = [1, 0]> (x, k, b)  "
-    f"{HEAD}", cut="m", step=2, k=(6, 2, 3, 3), b=(2,), w=(2 * 8 * 6, 7))
-row("conv transposed, groups", f"m = ConvTranspose <group = 2> (x, k)  {HEAD}", cut="m", k=(6, 2, 2, 2), w=(4 * 5 * 4, 7))
+row("conv transposed", f"m = ConvTranspose <strides = [2, 2]> (x, k)  {HEAD}",
+    opset=(7, 11, 13), k=(6, 2, 2, 2), w=(2 * 8 * 6, 7))
+row("conv transposed, padded",
+    f"m = ConvTranspose <strides = [2, 2], pads = [1, 0, 1, 1], output_padding = [1, 0]> (x, k, b)  {HEAD}",
+    cut="m", step=2, k=(6, 2, 3, 3), b=(2,), w=(2 * 8 * 6, 7))
+row("conv transposed, groups", f"m = ConvTranspose <group = 2> (x, k)  {HEAD}",
+    cut="m", k=(6, 2, 2, 2), w=(4 * 5 * 4, 7))
 
-# Poolings ---------------------------------------------------------------------------------------------------------------------
+# Poolings -------------------------------------------------------------------------------------------------------------
 
 POOLS = {"MaxPool": (7, 8, 10, 13, 22), "AveragePool": (7, 10, 13, 19, 22), "LpPool": (7, 11, 18, 22)}
 for op, opsets in POOLS.items():
@@ -274,17 +285,20 @@ for op, opsets in POOLS.items():
     row(f"{op} covers the map", f"p = {op} <kernel_shape = [4, 3]> (x)  f = Flatten (p)  y = MatMul (f, w)",
         opset=opsets, w=(6, 7))
     row(f"{op} covers the map and its padding",
-        f"p = {op} <kernel_shape = [5, 5], strides = [5, 5], pads = [0, 0, 1, 2]> (x)  f = Flatten (p)  y = MatMul (f, w)",
-        opset=opsets, w=(6, 7))
+        f"p = {op} <kernel_shape = [5, 5], strides = [5, 5], pads = [0, 0, 1, 2]> (x)  f = Flatten (p)  "
+        "y = MatMul (f, w)", opset=opsets, w=(6, 7))
 for op, opset in (("MaxPool", 10), ("AveragePool", 10), ("LpPool", 22)):
     row(f"{op} ceil_mode", f"m = {op} <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x)  {HEAD}",
         image="float[N,6,7,5] x", cut="m", stride=2, opset=opset, w=(6 * 4 * 3, 7))
 for op, opsets in {"MaxPool": (10, 13), "AveragePool": (19, 22), "LpPool": (18, 22)}.items():
-    row(f"{op} dilated", f"m = {op} <kernel_shape = [2, 2], dilations = [2, 1]> (x)  {HEAD}", opset=opsets, w=(6 * 2 * 2, 7))
-row("AveragePool counts its padding", f"m = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (x)  "
-    f"{HEAD}", cut="m", opset=(7, 19), w=(72, 7))
-row("AveragePool counts its padding and covers the map", "p = AveragePool <kernel_shape = [5, 5], strides = [5, 5], "
-    "pads = [0, 0, 1, 2], count_include_pad = 1> (x)  f = Flatten (p)  y = MatMul (f, w)", opset=(7, 19), w=(6, 7))
+    row(f"{op} dilated", f"m = {op} <kernel_shape = [2, 2], dilations = [2, 1]> (x)  {HEAD}",
+        opset=opsets, w=(6 * 2 * 2, 7))
+row("AveragePool counts its padding",
+    f"m = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (x)  {HEAD}",
+    cut="m", opset=(7, 19), w=(72, 7))
+row("AveragePool counts its padding and covers the map",
+    "p = AveragePool <kernel_shape = [5, 5], strides = [5, 5], pads = [0, 0, 1, 2], count_include_pad = 1> (x)  "
+    "f = Flatten (p)  y = MatMul (f, w)", opset=(7, 19), w=(6, 7))
 row("LpPool of order 1", f"m = LpPool <kernel_shape = [2, 2], p = 1> (x)  {HEAD}", w=(36, 7))
 for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
     row(op, f"p = {op} (x)  f = Flatten (p)  y = MatMul (f, w)", opset=(7, 13, 21), w=(6, 7))
@@ -293,7 +307,7 @@ row("pad then conv", f"p = Pad <pads = [0, 0, 1, 0, 0, 0, 1, 2]> (x)  m = Conv (
     opset=(7, 10), cut="m", k=(5, 6, 3, 3), w=(60, 7))
 row("pad by operand then conv", f"p = Pad (x, pads, value)  m = Conv (p, k)  {HEAD}",
     opset=(11, 13, 21), cut="m", pads=[0, 0, 1, 0, 0, 0, 1, 2], value=0.5, k=(5, 6, 3, 3), w=(60, 7))
-row("pad some axes then conv", f"p = Pad (x, pads, \"\", axes)  m = Conv (p, k)  {HEAD}",
+row("pad some axes then conv", f'p = Pad (x, pads, "", axes)  m = Conv (p, k)  {HEAD}',
     opset=18, cut="m", pads=[1, 1], axes=[2], k=(5, 6, 3, 1), w=(60, 7))
 row("pad by reflection then conv", f'p = Pad <mode = "reflect"> (x, pads)  m = Conv (p, k)  {HEAD}',
     cut="m", pads=[0, 0, 1, 1, 0, 0, 1, 1], k=(5, 6, 3, 3), w=(60, 7))
@@ -302,32 +316,36 @@ row("pad of features", "f = Flatten (x)  d = MatMul (f, w)  p = Pad (d, pads, va
     w=(72, 5), pads=[0, 1, 0, 1], value=1.0, v=(7, 4))
 row("pad that crops", f"m = Pad (x, pads)  {HEAD}", pads=[0, 0, -1, 0, 0, 0, -1, -1], w=(6 * 2 * 2, 7))
 
-# Finer and coarser maps ---------------------------------------------------------------------------------------------------
+# Finer and coarser maps -----------------------------------------------------------------------------------------------
 
-row("Resize twice as fine", f'm = Resize (x, "", scales)  {HEAD}', opset=(13, 18, 21), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize twice as fine", f'm = Resize (x, "", scales)  {HEAD}',
+    opset=(13, 18, 21), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
 row("Resize before opset 11", f"m = Resize (x, scales)  {HEAD}", opset=10, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
-row("Resize to sizes", f'm = Resize (x, "", "", sizes)  {HEAD}', opset=(13, 19), image="float[1,6,4,3] x",
-    sizes=[1, 6, 8, 9], w=(432, 5))
+row("Resize to sizes", f'm = Resize (x, "", "", sizes)  {HEAD}',
+    opset=(13, 19), image="float[1,6,4,3] x", sizes=[1, 6, 8, 9], w=(432, 5))
 row("Resize to sizes at run time", "s = Shape (x)  a = Slice (s, zero, two)  t = Concat <axis = 0> (a, sizes)  "
     f'm = Resize (x, "", "", t)  {HEAD}', zero=[0], two=[2], sizes=[8, 9], w=(432, 5), outputs="float[N,5] y")
-row("Resize some axes", f'm = Resize <axes = [3]> (x, "", scales)  {HEAD}', opset=18, scales=np.float32([3]), w=(216, 5))
-row("Resize twice as coarse", f'm = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, "", scales)  {HEAD}',
+row("Resize some axes", f'm = Resize <axes = [3]> (x, "", scales)  {HEAD}',
+    opset=18, scales=np.float32([3]), w=(216, 5))
+row("Resize twice as coarse",
+    f'm = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, "", scales)  {HEAD}',
     image="float[N,6,8,6] x", stride=2, scales=np.float32([1, 1, 0.5, 0.5]), w=(72, 5))
-row("Resize between cells", f'm = Resize <mode = "linear"> (x, "", scales)  {HEAD}', cut="m", step=2, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize between cells", f'm = Resize <mode = "linear"> (x, "", scales)  {HEAD}',
+    cut="m", step=2, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
 row("Resize, then a conv of stride 2", f'r = Resize (x, "", scales)  m = Conv <strides = [2, 2]> (r, k)  {HEAD}',
     scales=np.float32([1, 1, 2, 2]), k=(5, 6, 2, 2), w=(60, 7))
 row("Upsample by attribute", f"m = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x)  {HEAD}", opset=7, w=(432, 5))
 row("Upsample by operand", f"m = Upsample (x, scales)  {HEAD}", opset=9, scales=np.float32([1, 1, 2, 3]), w=(432, 5))
 for mode in ("DCR", "CRD"):
-    row(f"DepthToSpace {mode}", f'm = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  {HEAD}', opset=(11, 13),
-        image="float[N,8,4,3] x", w=(96, 5))
-    row(f"DepthToSpace {mode}, then a conv", f'd = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  m = Conv (d, k)  {HEAD}',
-        image="float[N,8,4,3] x", k=(3, 2, 3, 2), w=(90, 5))
+    row(f"DepthToSpace {mode}", f'm = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  {HEAD}',
+        opset=(11, 13), image="float[N,8,4,3] x", w=(96, 5))
+    row(f"DepthToSpace {mode}, then a conv", f'd = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)  '
+        f"m = Conv (d, k)  {HEAD}", image="float[N,8,4,3] x", k=(3, 2, 3, 2), w=(90, 5))
 row("SpaceToDepth", f"m = SpaceToDepth <blocksize = 2> (x)  {HEAD}", opset=(7, 13), image="float[N,3,4,6] x", w=(72, 5))
 row("SpaceToDepth, then a conv", f"d = SpaceToDepth <blocksize = 2> (x)  m = Conv (d, k)  {HEAD}",
     image="float[N,3,6,8] x", stride=2, k=(5, 12, 2, 2), w=(30, 7))
 
-# Reductions ---------------------------------------------------------------------------------------------------------------------
+# Reductions -----------------------------------------------------------------------------------------------------------
 
 REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
               "ReduceProd", "ReduceSum", "ReduceSumSquare")
@@ -335,7 +353,8 @@ for op in REDUCTIONS:
     # ReduceSum took its axes as an operand five versions before the others did
     before, after = ((7, 11), (13, 18)) if op == "ReduceSum" else ((7, 11, 13), (18, 20))
     on = {"between": (0.5, 1.5)}  # logarithms and products
-    row(f"{op} of the window", f"p = {op} <axes = [2, 3]> (x)  f = Flatten (p)  y = MatMul (f, w)", opset=before, w=(6, 7), **on)
+    row(f"{op} of the window", f"p = {op} <axes = [2, 3]> (x)  f = Flatten (p)  y = MatMul (f, w)",
+        opset=before, w=(6, 7), **on)
     row(f"{op} of the window, not kept", f"y = {op} <axes = [-2, -1], keepdims = 0> (x)", opset=before, **on)
     row(f"{op} of channels", f"m = {op} <axes = [1]> (x)  {HEAD}", opset=before, w=(12, 7), **on)
     row(f"{op} of everything", f"y = {op} <axes = [1, 2, 3], keepdims = 0> (x)", opset=before, **on)
@@ -348,76 +367,90 @@ for op in REDUCTIONS:
         opset=after, axes=[2, 3], w=(6, 7), **on)
     row(f"{op} of channels, operand", f"m = {op} (x, axes)  {HEAD}", opset=after, axes=[1], w=(12, 7), **on)
 row("reduce nothing", f"m = ReduceSum <noop_with_empty_axes = 1> (x)  {HEAD}", w=(72, 7))
-row("ReduceMean channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = ReduceMean <axes = [1, 2], keepdims = 0> (t)  "
-    "y = MatMul (p, w)", w=(6, 5))
+row("ReduceMean channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  "
+    "p = ReduceMean <axes = [1, 2], keepdims = 0> (t)  y = MatMul (p, w)", w=(6, 5))
 row("mean and deviation of the window", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  s = Mul (d, d)  "
-    "v = ReduceMean <axes = [2, 3]> (s)  r = Sqrt (v)  c = Concat <axis = 1> (n, r)  f = Flatten (c)  y = MatMul (f, w)", w=(12, 5))
+    "v = ReduceMean <axes = [2, 3]> (s)  r = Sqrt (v)  c = Concat <axis = 1> (n, r)  f = Flatten (c)  "
+    "y = MatMul (f, w)", w=(12, 5))
 row("deviation from the mean of all windows", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  s = Mul (d, d)  "
     "v = ReduceMean <axes = [2, 3]> (s)  r = Sqrt (v)  f = Flatten (r)  y = MatMul (f, w)", cut="d", w=(6, 5))
-row("mean and maximum joined", "a = GlobalAveragePool (x)  b = GlobalMaxPool (x)  c = Concat <axis = 1> (a, b)  f = Flatten (c)  "
-    "y = MatMul (f, w)", w=(12, 5))
+row("mean and maximum joined", "a = GlobalAveragePool (x)  b = GlobalMaxPool (x)  c = Concat <axis = 1> (a, b)  "
+    "f = Flatten (c)  y = MatMul (f, w)", w=(12, 5))
 for op in ("ArgMax", "ArgMin"):
-    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)", opset=(7, 11, 13), w=(72, 50))
+    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)",
+        opset=(7, 11, 13), w=(72, 50))
     row(f"{op} of classes, not kept", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = -1, keepdims = 0> (d)",
         opset=(11, 13), w=(72, 50))
     row(f"{op} of positions", f"r = Reshape (x, s)  y = {op} <axis = 2> (r)", s=[0, 6, 12])
 row("ArgMax, the last", "r = Round (x)  f = Flatten (r)  y = ArgMax <axis = 1, select_last_index = 1> (f)")
-row("TopK of classes", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK (d, k)", opset=(10, 11, 13), outputs="y, z", w=(72, 9), k=[4])
-row("TopK by attribute", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK <k = 4, axis = 1> (d)", opset=(7, 9), outputs="y, z", w=(72, 9))
+row("TopK of classes", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK (d, k)",
+    opset=(10, 11, 13), outputs="y, z", w=(72, 9), k=[4])
+row("TopK by attribute", "f = Flatten (x)  d = MatMul (f, w)  y, z = TopK <k = 4, axis = 1> (d)",
+    opset=(7, 9), outputs="y, z", w=(72, 9))
 row("TopK smallest", "f = Flatten (x)  y, z = TopK <largest = 0> (f, k)", outputs="y, z", k=[4])
 row("TopK of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y, z = TopK (r, k)",
     outputs="y, z", w=(72, 10), s=[0, 2, 5], k=[2])
 
-# Normalisations -------------------------------------------------------------------------------------------------------------------
+# Normalisations -------------------------------------------------------------------------------------------------------
 
 BN = {name: positive(name, 6) for name in ("scale", "shift", "mean", "var")}
 BN5, BN72 = ({name: positive(name, size) for name in BN} for size in (5, 72))
-row("batch norm of a map", f"m = BatchNormalization (x, scale, shift, mean, var)  {HEAD}", opset=(7, 9, 14, 15), w=(72, 5), **BN)
-row("batch norm of features", "f = Flatten (x)  d = MatMul (f, w)  n = BatchNormalization <epsilon = 0.1> (d, scale, shift, mean, var)  "
-    "y = Relu (n)", opset=(7, 9, 14, 15), w=(72, 5), **BN5)
-row("batch norm of a flattened map", "f = Flatten (x)  n = BatchNormalization (f, scale, shift, mean, var)  y = MatMul (n, w)",
-    opset=(9, 15), w=(72, 5), **BN72)
-row("batch norm of groups", "r = Reshape (x, s)  n = BatchNormalization (r, scale, shift, mean, var)  f = Flatten (n)  y = MatMul (f, w)",
-    s=[0, 2, 3, 4, 3], w=(72, 5), **{name: positive(name, 2) for name in BN})
+row("batch norm of a map", f"m = BatchNormalization (x, scale, shift, mean, var)  {HEAD}",
+    opset=(7, 9, 14, 15), w=(72, 5), **BN)
+row("batch norm of features", "f = Flatten (x)  d = MatMul (f, w)  "
+    "n = BatchNormalization <epsilon = 0.1> (d, scale, shift, mean, var)  y = Relu (n)",
+    opset=(7, 9, 14, 15), w=(72, 5), **BN5)
+row("batch norm of a flattened map", "f = Flatten (x)  n = BatchNormalization (f, scale, shift, mean, var)  "
+    "y = MatMul (n, w)", opset=(9, 15), w=(72, 5), **BN72)
+row("batch norm of groups", "r = Reshape (x, s)  n = BatchNormalization (r, scale, shift, mean, var)  "
+    "f = Flatten (n)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5), **{name: positive(name, 2) for name in BN})
 row("LRN", f"m = LRN <size = 3, alpha = 0.5, bias = 2.0> (x)  {HEAD}", opset=(7, 13), w=(72, 5))
 for op in ("Softmax", "LogSoftmax", "Hardmax"):
-    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)", opset=(7, 11, 13), w=(72, 5))
+    row(f"{op} of classes", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} <axis = 1> (d)",
+        opset=(7, 11, 13), w=(72, 5))
     row(f"{op} by default", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d)", opset=(7, 11, 13), w=(72, 5))
     row(f"{op} of channels", f"m = {op} <axis = 1> (x)  {HEAD}", opset=13, w=(72, 5))
-    row(f"{op} of channels and positions", f"m = {op} <axis = 1> (x)  {HEAD}".replace("m = ", "m = "), opset=(7, 11), w=(72, 5))
+    row(f"{op} of channels and positions", f"m = {op} <axis = 1> (x)  {HEAD}", opset=(7, 11), w=(72, 5))
     row(f"{op} of positions", f"m = {op} <axis = 2> (x)  {HEAD}", opset=(11, 13), w=(72, 5))
     row(f"{op} of groups", f"f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = {op} <axis = 1> (r)",
         opset=(11, 13), w=(72, 10), s=[0, 2, 5])
-    row(f"{op} of the last axis of groups", f"f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = {op} <axis = -1> (r)",
-        opset=(11, 13), w=(72, 10), s=[0, 2, 5])
+    row(f"{op} of the last axis of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+        f"y = {op} <axis = -1> (r)", opset=(11, 13), w=(72, 10), s=[0, 2, 5])
     row(f"{op} of a pooled map", f"p = GlobalAveragePool (x)  s = {op} <axis = 1> (p)  y = Flatten (s)", opset=(11, 13))
 for p in (1, 2):
-    row(f"LpNormalization {p}", f"f = Flatten (x)  d = MatMul (f, w)  y = LpNormalization <axis = 1, p = {p}> (d)", opset=(7, 22), w=(72, 5))
-row("LpNormalization of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = LpNormalization (r)", w=(72, 10), s=[0, 2, 5])
-row("divided by the norm", "f = Flatten (x)  d = MatMul (f, w)  n = ReduceL2 <axes = [1]> (d)  y = Div (d, n)", w=(72, 5))
+    row(f"LpNormalization {p}", f"f = Flatten (x)  d = MatMul (f, w)  y = LpNormalization <axis = 1, p = {p}> (d)",
+        opset=(7, 22), w=(72, 5))
+row("LpNormalization of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = LpNormalization (r)",
+    w=(72, 10), s=[0, 2, 5])
+row("divided by the norm", "f = Flatten (x)  d = MatMul (f, w)  n = ReduceL2 <axes = [1]> (d)  y = Div (d, n)",
+    w=(72, 5))
 row("layer norm of features", "f = Flatten (x)  d = MatMul (f, w)  y = LayerNormalization (d, scale, shift)",
     opset=17, w=(72, 5), scale=(5,), shift=(5,))
 row("layer norm without shift", "f = Flatten (x)  d = MatMul (f, w)  y = LayerNormalization <epsilon = 0.1> (d, scale)",
     opset=17, w=(72, 5), scale=(5,))
-row("layer norm of a flattened map", "f = Flatten (x)  n = LayerNormalization <axis = 1> (f, scale, shift)  y = MatMul (n, w)",
-    opset=17, w=(72, 5), scale=(72,), shift=(72,))
+row("layer norm of a flattened map", "f = Flatten (x)  n = LayerNormalization <axis = 1> (f, scale, shift)  "
+    "y = MatMul (n, w)", opset=17, w=(72, 5), scale=(72,), shift=(72,))
 row("layer norm of a map", f"m = LayerNormalization <axis = 1> (x, scale, shift)  {HEAD}",
     opset=17, w=(72, 5), scale=(6, 4, 3), shift=(6, 4, 3))
-row("layer norm of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  n = LayerNormalization (t, scale, shift)  f = Flatten (n)  "
-    "y = MatMul (f, w)", opset=17, w=(72, 5), scale=(6,), shift=(6,))
-row("layer norm of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = LayerNormalization <axis = 1> (r, scale, shift)",
+row("layer norm of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  n = LayerNormalization (t, scale, shift)  "
+    "f = Flatten (n)  y = MatMul (f, w)", opset=17, w=(72, 5), scale=(6,), shift=(6,))
+row("layer norm of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "y = LayerNormalization <axis = 1> (r, scale, shift)",
     opset=17, w=(72, 10), s=[0, 2, 5], scale=(2, 5), shift=(2, 5))
-row("instance norm is context", f"m = InstanceNormalization (x, scale, shift)  {HEAD}", cut="m", scale=(6,), shift=(6,), w=(72, 5))
-row("instance norm of groups is context", "r = Reshape (x, s)  n = InstanceNormalization (r, scale, shift)  t = Shape (x)  "
-    f"m = Reshape (n, t)  {HEAD}", cut="m", s=[0, 2, -1], scale=(2,), shift=(2,), w=(72, 5), outputs="float[N,5] y")
-row("instance norm of features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = InstanceNormalization (r, scale, shift)  "
-    "y = Flatten (n)", w=(72, 10), s=[0, 2, 5], scale=(2,), shift=(2,))
+row("instance norm is context", f"m = InstanceNormalization (x, scale, shift)  {HEAD}",
+    cut="m", scale=(6,), shift=(6,), w=(72, 5))
+row("instance norm of groups is context", "r = Reshape (x, s)  n = InstanceNormalization (r, scale, shift)  "
+    f"t = Shape (x)  m = Reshape (n, t)  {HEAD}",
+    cut="m", s=[0, 2, -1], scale=(2,), shift=(2,), w=(72, 5), outputs="float[N,5] y")
+row("instance norm of features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "n = InstanceNormalization (r, scale, shift)  y = Flatten (n)", w=(72, 10), s=[0, 2, 5], scale=(2,), shift=(2,))
 row("group norm is context", f"m = GroupNormalization <num_groups = 2> (x, scale, shift)  {HEAD}",
     opset=21, cut="m", scale=(6,), shift=(6,), w=(72, 5), outputs="float[N,5] y")
-row("group norm of features", "f = Flatten (x)  d = MatMul (f, w)  y = GroupNormalization <num_groups = 2> (d, scale, shift)",
+row("group norm of features", "f = Flatten (x)  d = MatMul (f, w)  "
+    "y = GroupNormalization <num_groups = 2> (d, scale, shift)",
     opset=21, w=(72, 10), scale=(10,), shift=(10,), outputs="float[N,10] y")
 
-# One value in, one out --------------------------------------------------------------------------------------------------------
+# One value in, one out ------------------------------------------------------------------------------------------------
 
 #: Activation: (first opset, image values that it takes, attributes).
 UNARY: dict[str, tuple[int, tuple[float, float], str]] = {
@@ -463,22 +496,24 @@ UNARY: dict[str, tuple[int, tuple[float, float], str]] = {
     "com.microsoft.QuickGelu": (13, (-2, 2), "<alpha = 1.2>"),
 }
 for op, (first, between, attributes) in UNARY.items():
-    row(op, f"m = {op} {attributes} (x)  y = Flatten (m)  a = GlobalAveragePool (x)  f = Flatten (a)  z = {op} {attributes} (f)",
+    row(op, f"m = {op} {attributes} (x)  y = Flatten (m)  a = GlobalAveragePool (x)  f = Flatten (a)  "
+        f"z = {op} {attributes} (f)",
         opset=sorted({first, max(first, 13)}), outputs="float[N,72] y, float[N,6] z", between=between)
 row("Clip by attributes", f"m = Clip <min = -0.5, max = 1.0> (x)  {HEAD}", opset=(7, 10), w=(72, 5))
 row("Clip by operands", f"m = Clip (x, low, high)  {HEAD}", opset=(11, 13), low=-0.5, high=1.0, w=(72, 5))
 row("Clip from above", f'm = Clip (x, "", high)  {HEAD}', high=0.5, w=(72, 5))
 row("Clip of features", "f = Flatten (x)  d = MatMul (f, w)  y = Clip (d, zero, six)", w=(72, 5), zero=0.0, six=6.0)
-row("IsInf", "s = Sub (x, x)  r = Div (x, s)  i = IsInf (r)  c = Cast <to = 1> (i)  g = Greater (x, s)  d = Cast <to = 1> (g)  "
-    "e = Add (c, d)  y = Flatten (e)", opset=(10, 20))
+row("IsInf", "s = Sub (x, x)  r = Div (x, s)  i = IsInf (r)  c = Cast <to = 1> (i)  g = Greater (x, s)  "
+    "d = Cast <to = 1> (g)  e = Add (c, d)  y = Flatten (e)", opset=(10, 20))
 row("IsNaN", "s = Log (x)  i = IsNaN (s)  y = Flatten (i)")
 row("Not", "g = Greater (x, zero)  i = Not (g)  y = Flatten (i)", zero=0.0)
 row("BitwiseNot", "g = Cast <to = 6> (x)  i = BitwiseNot (g)  y = Flatten (i)", opset=18, between=(-9, 9))
 row("PRelu one slope", f"m = PRelu (x, slope)  {HEAD}", opset=(7, 9, 16), slope=(1,), w=(72, 5))
 row("PRelu a slope per channel", f"m = PRelu (x, slope)  {HEAD}", opset=(7, 9, 16), slope=(6, 1, 1), w=(72, 5))
-row("PRelu a slope per feature", "f = Flatten (x)  d = MatMul (f, w)  y = PRelu (d, slope)", opset=(9, 16), w=(72, 5), slope=(5,))
+row("PRelu a slope per feature", "f = Flatten (x)  d = MatMul (f, w)  y = PRelu (d, slope)",
+    opset=(9, 16), w=(72, 5), slope=(5,))
 
-# Several values in, one out -----------------------------------------------------------------------------------------------------
+# Several values in, one out -------------------------------------------------------------------------------------------
 
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")
 for op in BINARY:
@@ -487,107 +522,121 @@ for op in BINARY:
     row(f"{op} a constant per channel", f"m = {op} (x, c)  {HEAD}", opset=(opset, 13), c=c6, w=(72, 5))
     row(f"{op} to a constant per channel", f"m = {op} (c, x)  {HEAD}", c=c6[None], w=(72, 5), between=(0.5, 1.5))
     row(f"{op} a number", f"m = {op} (x, c)  {HEAD}", c=0.7, w=(72, 5))
-    row(f"{op} a constant per feature", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d, c)", opset=(opset, 13), w=(72, 5), c=c5)
-    row(f"{op} to a constant per feature", f"f = Flatten (x)  y = {op} (c, f)", c=positive("c", 1, 72), between=(0.5, 1.5))
+    row(f"{op} a constant per feature", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (d, c)",
+        opset=(opset, 13), w=(72, 5), c=c5)
+    row(f"{op} to a constant per feature", f"f = Flatten (x)  y = {op} (c, f)",
+        c=positive("c", 1, 72), between=(0.5, 1.5))
     row(f"{op} maps", f"a = Sigmoid (x)  m = {op} (x, a)  {HEAD}", opset=(opset, 13), w=(72, 5))
-    row(f"{op} features", f"f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  e = Exp (b)  y = {op} (a, e)", w=(72, 5), v=(72, 5))
-row("Add three constants", "f = Flatten (x)  d = MatMul (f, w)  y = Sum (d, a, b)", opset=8, w=(72, 5), a=(5,), b=(1, 5))
+    row(f"{op} features", f"f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  e = Exp (b)  y = {op} (a, e)",
+        w=(72, 5), v=(72, 5))
+row("Add three constants", "f = Flatten (x)  d = MatMul (f, w)  y = Sum (d, a, b)",
+    opset=8, w=(72, 5), a=(5,), b=(1, 5))
 row("Pow", f"m = Pow (x, c)  {HEAD}", opset=(7, 13), c=2.0, w=(72, 5))
 row("Pow per channel", f"m = Pow (x, c)  {HEAD}", c=positive("c", 6, 1, 1), w=(72, 5), between=(0.5, 2))
 row("Mod", f"m = Mod <fmod = 1> (x, c)  {HEAD}", opset=(10, 13), c=0.7, w=(72, 5))
-row("residual", "f = Flatten (x)  d = MatMul (f, w)  r = Relu (d)  e = MatMul (r, v)  a = Add (d, e)  y = MatMul (a, u)",
-    w=(72, 7), v=(7, 7), u=(7, 5))
+row("residual", "f = Flatten (x)  d = MatMul (f, w)  r = Relu (d)  e = MatMul (r, v)  a = Add (d, e)  "
+    "y = MatMul (a, u)", w=(72, 7), v=(7, 7), u=(7, 5))
 row("residual of a map", f"c = Conv (x, k)  m = Add (x, c)  {HEAD}", k=(6, 6, 1, 1), w=(72, 5))
-row("residual of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  d = MatMul (t, w)  a = Add (d, t)  f = Flatten (a)  "
-    "y = MatMul (f, v)", w=(6, 6), v=(72, 5))
-row("gated", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  s = Sigmoid (b)  y = Mul (a, s)", w=(72, 5), v=(72, 5))
-row("a gate of one feature", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Mul (a, b)", w=(72, 5), v=(72, 1))
-row("features against groups", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  r = Reshape (a, s)  q = Unsqueeze (b, axes)  "
-    "p = Mul (r, q)  y = Flatten (p)", w=(72, 10), v=(72, 2), s=[0, 2, 5], axes=[2])
+row("residual of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  d = MatMul (t, w)  a = Add (d, t)  "
+    "f = Flatten (a)  y = MatMul (f, v)", w=(6, 6), v=(72, 5))
+row("gated", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  s = Sigmoid (b)  y = Mul (a, s)",
+    w=(72, 5), v=(72, 5))
+row("a gate of one feature", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Mul (a, b)",
+    w=(72, 5), v=(72, 1))
+row("features against groups", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  r = Reshape (a, s)  "
+    "q = Unsqueeze (b, axes)  p = Mul (r, q)  y = Flatten (p)", w=(72, 10), v=(72, 2), s=[0, 2, 5], axes=[2])
 row("a constant per feature of a flattened map", "f = Flatten (x)  a = Mul (f, c)  b = Add (a, d)  y = MatMul (b, w)",
     c=(72,), d=(72,), w=(72, 5))
 row("a constant per element of a map", f"m = Mul (x, c)  {HEAD}", c=(6, 4, 3), w=(72, 5))
-row("a constant per channel of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  a = Mul (t, c)  f = Flatten (a)  "
-    "y = MatMul (f, w)", c=(6,), w=(72, 5))
-row("a constant that adds axes", "f = Flatten (x)  d = MatMul (f, w)  y = Add (d, c)", image="float[1,6,4,3] x", w=(72, 5), c=(3, 1, 5))
-row("an outer product with a constant", "f = Flatten (x)  d = MatMul (f, w)  u = Unsqueeze (d, axes)  p = Mul (u, c)  y = Flatten (p)",
-    w=(72, 5), axes=[2], c=(4,))
+row("a constant per channel of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  a = Mul (t, c)  "
+    "f = Flatten (a)  y = MatMul (f, w)", c=(6,), w=(72, 5))
+row("a constant that adds axes", "f = Flatten (x)  d = MatMul (f, w)  y = Add (d, c)",
+    image="float[1,6,4,3] x", w=(72, 5), c=(3, 1, 5))
+row("an outer product with a constant", "f = Flatten (x)  d = MatMul (f, w)  u = Unsqueeze (d, axes)  p = Mul (u, c)  "
+    "y = Flatten (p)", w=(72, 5), axes=[2], c=(4,))
 row("mean subtracted", "f = Flatten (x)  d = MatMul (f, w)  n = ReduceMean <axes = [1]> (d)  y = Sub (d, n)", w=(72, 5))
-row("mean of the window subtracted", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  f = Flatten (d)  y = MatMul (f, w)",
-    cut="d", w=(72, 5))
+row("mean of the window subtracted", "n = ReduceMean <axes = [2, 3]> (x)  d = Sub (x, n)  f = Flatten (d)  "
+    "y = MatMul (f, w)", cut="d", w=(72, 5))
 for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
     first = {"Equal": 11, "GreaterOrEqual": 12, "LessOrEqual": 12}.get(op, 9)
-    row(op, f"f = Round (x)  g = Flatten (f)  d = MatMul (g, w)  y = {op} (d, g)".replace("(d, g)", "(g, c)"),
-        opset=(max(first, 11), 13), w=(72, 5), c=0.0)
-    row(f"{op} features", f"r = Round (x)  f = Flatten (r)  p = GlobalMaxPool (r)  q = Flatten (p)  i = Identity (q)  n = Neg (q)  "
-        f"y = {op} (q, n)", opset=(max(first, 11), 13))
+    row(op, f"r = Round (x)  b = {op} (r, c)  y = Flatten (b)", opset=(max(first, 11), 13), c=0.0)
+    row(f"{op} features", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  c = Round (a)  d = Round (b)  "
+        f"y = {op} (c, d)", opset=(max(first, 11), 13), w=(72, 5), v=(72, 5))
 for op in ("And", "Or", "Xor"):
-    row(op, f"g = Greater (x, zero)  l = Less (x, one)  b = {op} (g, l)  y = Flatten (b)", zero=0.0, one=0.5)
+    row(op, f"g = Greater (x, zero)  c = Conv (x, k)  l = Greater (c, zero)  b = {op} (g, l)  y = Flatten (b)",
+        zero=0.0, k=(6, 6, 1, 1))
 for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
-    row(op, f"a = Cast <to = 6> (x)  b = {op} (a, c)  y = Flatten (b)", opset=18, between=(-99, 99),
-        c=np.arange(6, dtype=np.int32).reshape(6, 1, 1) + 90)
-row("BitShift", 'a = Cast <to = 2> (x)  b = BitShift <direction = "RIGHT"> (a, c)  y = Flatten (b)', opset=11, between=(0, 255),
-    c=np.arange(6, dtype=np.uint8).reshape(6, 1, 1))
+    row(op, f"a = Cast <to = 6> (x)  b = {op} (a, c)  y = Flatten (b)",
+        opset=18, between=(-99, 99), c=np.arange(6, dtype=np.int32).reshape(6, 1, 1) + 90)
+row("BitShift", 'a = Cast <to = 2> (x)  b = BitShift <direction = "RIGHT"> (a, c)  y = Flatten (b)',
+    opset=11, between=(0, 255), c=np.arange(6, dtype=np.uint8).reshape(6, 1, 1))
 row("Where", f"g = Greater (x, zero)  m = Where (g, x, c)  {HEAD}", opset=(9, 16), zero=0.0, c=(6, 1, 1), w=(72, 5))
-row("Where on constants", f"g = Greater (x, zero)  m = Where (g, a, b)  {HEAD}", zero=0.0, a=(6, 1, 1), b=0.3, w=(72, 5))
-row("Where by a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Where (mask, d, low)", w=(72, 5),
-    mask=np.arange(5) % 2 == 0, low=-3.0)
+row("Where on constants", f"g = Greater (x, zero)  m = Where (g, a, b)  {HEAD}",
+    zero=0.0, a=(6, 1, 1), b=0.3, w=(72, 5))
+row("Where by a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Where (mask, d, low)",
+    w=(72, 5), mask=np.arange(5) % 2 == 0, low=-3.0)
 row("per-image values", "f = Flatten (x)  d = MatMul (f, w)  g = MatMul (e, v)  y = Mul (d, g)",
     image="float[N,6,4,3] x, float[N,2] e", w=(72, 5), v=(2, 5))
 row("per-image values joined", "f = Flatten (x)  d = MatMul (f, w)  c = Concat <axis = 1> (d, e)  y = MatMul (c, v)",
     image="float[N,6,4,3] x, float[N,2] e", w=(72, 5), v=(7, 3))
 
-# Join, cut and choose -----------------------------------------------------------------------------------------------------------------
+# Join, cut and choose -------------------------------------------------------------------------------------------------
 
-row("Concat of maps", f"a = Relu (x)  b = Conv (x, k)  m = Concat <axis = 1> (a, b)  {HEAD}", opset=(7, 13), k=(2, 6, 1, 1), w=(96, 5))
-row("Concat of features", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Concat <axis = 1> (b, a)", w=(72, 5), v=(72, 2))
-row("Concat of three", "f = Flatten (x)  a = MatMul (f, w)  b = Relu (a)  c = Concat <axis = -1> (a, b, a)  y = MatMul (c, v)",
-    w=(72, 5), v=(15, 4))
+row("Concat of maps", f"a = Relu (x)  b = Conv (x, k)  m = Concat <axis = 1> (a, b)  {HEAD}",
+    opset=(7, 13), k=(2, 6, 1, 1), w=(96, 5))
+row("Concat of features", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  y = Concat <axis = 1> (b, a)",
+    w=(72, 5), v=(72, 2))
+row("Concat of three", "f = Flatten (x)  a = MatMul (f, w)  b = Relu (a)  c = Concat <axis = -1> (a, b, a)  "
+    "y = MatMul (c, v)", w=(72, 5), v=(15, 4))
 row("Concat of one", "f = Flatten (x)  c = Concat <axis = 1> (f)  y = MatMul (c, w)", w=(72, 5))
-row("Concat of flattened maps", "a = Flatten (x)  p = MaxPool <kernel_shape = [2, 2]> (x)  b = Flatten (p)  c = Concat <axis = 1> (a, b)  "
-    "y = MatMul (c, w)", w=(108, 5))
-row("Concat with pooled features", "f = Flatten (x)  p = GlobalAveragePool (x)  q = Flatten (p)  c = Concat <axis = 1> (f, q)  "
-    "y = MatMul (c, w)", w=(78, 5))
-row("Concat of a new axis", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  c = Unsqueeze (a, axes)  d = Unsqueeze (b, axes)  "
-    "y = Concat <axis = 2> (c, d)", w=(72, 5), v=(72, 5), axes=[2])
-row("Concat with a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Concat <axis = 1> (d, c)", image="float[1,6,4,3] x",
-    w=(72, 5), c=(1, 2))
-row("Concat of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = Neg (r)  c = Concat <axis = 2> (r, n)  y = Flatten (c)",
-    w=(72, 10), s=[0, 2, 5])
+row("Concat of flattened maps", "a = Flatten (x)  p = MaxPool <kernel_shape = [2, 2]> (x)  b = Flatten (p)  "
+    "c = Concat <axis = 1> (a, b)  y = MatMul (c, w)", w=(108, 5))
+row("Concat with pooled features", "f = Flatten (x)  p = GlobalAveragePool (x)  q = Flatten (p)  "
+    "c = Concat <axis = 1> (f, q)  y = MatMul (c, w)", w=(78, 5))
+row("Concat of a new axis", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, v)  c = Unsqueeze (a, axes)  "
+    "d = Unsqueeze (b, axes)  y = Concat <axis = 2> (c, d)", w=(72, 5), v=(72, 5), axes=[2])
+row("Concat with a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Concat <axis = 1> (d, c)",
+    image="float[1,6,4,3] x", w=(72, 5), c=(1, 2))
+row("Concat of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = Neg (r)  "
+    "c = Concat <axis = 2> (r, n)  y = Flatten (c)", w=(72, 10), s=[0, 2, 5])
 for form, opset, sizes in (("<split = [2, 4], axis = 1>", (7, 11), ""), ("<axis = 1>", (13, 18), ", sizes")):
     rest = {"sizes": [2, 4]} if sizes else {}
-    row(f"Split of a map {form}", f"a, b = Split {form} (x{sizes})  f = Flatten (a)  y = MatMul (f, w)  g = Flatten (b)  z = MatMul (g, v)",
-        opset=opset, outputs="y, z", w=(24, 5), v=(48, 7), **rest)
+    row(f"Split of a map {form}", f"a, b = Split {form} (x{sizes})  f = Flatten (a)  y = MatMul (f, w)  "
+        "g = Flatten (b)  z = MatMul (g, v)", opset=opset, outputs="y, z", w=(24, 5), v=(48, 7), **rest)
     row(f"Split of features {form}", f"f = Flatten (x)  d = MatMul (f, w)  y, z = Split {form} (d{sizes})",
         opset=opset, outputs="y, z", w=(72, 6), **rest)
 row("Split evenly", "f = Flatten (x)  d = MatMul (f, w)  a, b = Split <axis = 1> (d)  s = Sigmoid (b)  y = Mul (a, s)",
     opset=(7, 11, 13), w=(72, 10))
-row("Split by a count", "f = Flatten (x)  d = MatMul (f, w)  y, z = Split <axis = 1, num_outputs = 2> (d)", opset=(18, 21),
-    outputs="y, z", w=(72, 5))
+row("Split by a count", "f = Flatten (x)  d = MatMul (f, w)  y, z = Split <axis = 1, num_outputs = 2> (d)",
+    opset=(18, 21), outputs="y, z", w=(72, 5))
 row("Slice by attributes", "s = Slice <starts = [1], ends = [5], axes = [1]> (x)  f = Flatten (s)  d = MatMul (f, w)  "
     "y = Slice <starts = [1], ends = [1000], axes = [1]> (d)", opset=(7, 9), w=(48, 5))
-row("Slice by operands", "s = Slice (x, one, five, axes)  f = Flatten (s)  d = MatMul (f, w)  y = Slice (d, one, end, axes)",
-    opset=(10, 13), one=[1], five=[5], end=[2**63 - 1], axes=[1], w=(48, 5))
-row("Slice with steps", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)", start=[1], end=[9], axes=[1],
-    steps=[3], w=(72, 9))
-row("Slice backwards", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)", start=[-1], end=[-100], axes=[1],
-    steps=[-2], w=(72, 9))
-row("Slice of the window", f"m = Slice (x, starts, ends, axes)  {HEAD}", starts=[1, 0], ends=[4, -1], axes=[2, 3], w=(36, 5))
-row("Slice every other cell", f"m = Slice (x, starts, ends, axes, steps)  {HEAD}", image="float[N,6,7,6] x", stride=2,
-    starts=[0, 1], ends=[7, 6], axes=[2, 3], steps=[2, 2], w=(72, 5))
-row("Slice of one cell", f"m = Slice (x, starts, ends, axes)  {HEAD}", starts=[2, 1], ends=[3, 2], axes=[2, 3], w=(6, 5))
-row("Gather of features", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9), index=[7, 0, 3, 3])
-row("Gather of one feature", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9), index=-2)
-row("Gather of a table", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)", w=(72, 9),
-    index=np.array([[7, 0, 3], [-1, 2, 8]]))
+row("Slice by operands", "s = Slice (x, one, five, axes)  f = Flatten (s)  d = MatMul (f, w)  "
+    "y = Slice (d, one, end, axes)", opset=(10, 13), one=[1], five=[5], end=[2**63 - 1], axes=[1], w=(48, 5))
+row("Slice with steps", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)",
+    start=[1], end=[9], axes=[1], steps=[3], w=(72, 9))
+row("Slice backwards", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start, end, axes, steps)",
+    start=[-1], end=[-100], axes=[1], steps=[-2], w=(72, 9))
+row("Slice of the window", f"m = Slice (x, starts, ends, axes)  {HEAD}",
+    starts=[1, 0], ends=[4, -1], axes=[2, 3], w=(36, 5))
+row("Slice every other cell", f"m = Slice (x, starts, ends, axes, steps)  {HEAD}",
+    image="float[N,6,7,6] x", stride=2, starts=[0, 1], ends=[7, 6], axes=[2, 3], steps=[2, 2], w=(72, 5))
+row("Slice of one cell", f"m = Slice (x, starts, ends, axes)  {HEAD}",
+    starts=[2, 1], ends=[3, 2], axes=[2, 3], w=(6, 5))
+row("Gather of features", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)",
+    w=(72, 9), index=[7, 0, 3, 3])
+row("Gather of one feature", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)",
+    w=(72, 9), index=-2)
+row("Gather of a table", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)",
+    w=(72, 9), index=np.array([[7, 0, 3], [-1, 2, 8]]))
 row("Gather of channels", f"m = Gather <axis = 1> (x, index)  {HEAD}", index=[5, 0, 3, 1], w=(48, 5))
-row("GatherND of features", "f = Flatten (x)  d = MatMul (f, w)  t = Transpose (d)  g = GatherND (t, index)  y = Transpose (g)",
-    opset=(11, 13), w=(72, 9), index=[[7], [0], [3]])
+row("GatherND of features", "f = Flatten (x)  d = MatMul (f, w)  t = Transpose (d)  g = GatherND (t, index)  "
+    "y = Transpose (g)", opset=(11, 13), w=(72, 9), index=[[7], [0], [3]])
 row("Gather of rows", f"m = Gather <axis = 2> (x, index)  {HEAD}", index=[3, 0], w=(36, 5))
-row("Gather of one position", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  g = Gather <axis = 1> (t, index)  "
-    "y = MatMul (g, w)", s=[0, 6, 12], index=7, w=(6, 5))
+row("Gather of one position", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
+    "g = Gather <axis = 1> (t, index)  y = MatMul (g, w)", s=[0, 6, 12], index=7, w=(6, 5))
 
-# Quantised ----------------------------------------------------------------------------------------------------------------------------------
+# Quantised ------------------------------------------------------------------------------------------------------------
 
 def integers(name: str, *shape: int) -> np.ndarray:
     """Weights of 7 bits: on processors without VNNI, onnxruntime adds pairs of products in 16 bits, which saturate."""
@@ -595,129 +644,153 @@ def integers(name: str, *shape: int) -> np.ndarray:
 
 
 Q = {"s": 0.02, "z": np.int8(3), "u": 0.05, "o": np.int8(-4)}
-row("quantised activations", "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  f = Flatten (d)  m = MatMul (f, w)  "
-    "r = QuantizeLinear (m, u, o)  y = DequantizeLinear (r, u, o)", opset=(10, 13, 19, 21), w=(72, 5), **Q)
-row("quantised weight", "f = Flatten (x)  w = DequantizeLinear (k, s)  y = MatMul (f, w)", opset=(10, 13, 21),
-    k=integers("k", 72, 5), s=0.02)
-row("quantised weight, laid out", "t = Transpose <perm = [0, 2, 3, 1]> (x)  f = Flatten (t)  w = DequantizeLinear (k, s)  "
-    "y = Gemm <transB = 1, alpha = 2.0> (f, w, b)", k=integers("k", 5, 72), s=0.02, b=(5,))
-row("quantised weight per channel", "f = Flatten (x)  w = DequantizeLinear <axis = 0> (k, s, z)  y = Gemm <transB = 1> (f, w)",
-    k=integers("k", 5, 72), s=positive("s", 5), z=integers("z", 5))
+row("quantised activations", "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  f = Flatten (d)  "
+    "m = MatMul (f, w)  r = QuantizeLinear (m, u, o)  y = DequantizeLinear (r, u, o)",
+    opset=(10, 13, 19, 21), w=(72, 5), **Q)
+row("quantised weight", "f = Flatten (x)  w = DequantizeLinear (k, s)  y = MatMul (f, w)",
+    opset=(10, 13, 21), k=integers("k", 72, 5), s=0.02)
+row("quantised weight, laid out", "t = Transpose <perm = [0, 2, 3, 1]> (x)  f = Flatten (t)  "
+    "w = DequantizeLinear (k, s)  y = Gemm <transB = 1, alpha = 2.0> (f, w, b)", k=integers("k", 5, 72), s=0.02, b=(5,))
+row("quantised weight per channel", "f = Flatten (x)  w = DequantizeLinear <axis = 0> (k, s, z)  "
+    "y = Gemm <transB = 1> (f, w)", k=integers("k", 5, 72), s=positive("s", 5), z=integers("z", 5))
 row("quantised weight per channel, last", "f = Flatten (x)  w = DequantizeLinear <axis = 1> (k, s)  y = MatMul (f, w)",
     k=integers("k", 72, 5), s=positive("s", 5))
 row("quantised weight per input", "f = Flatten (x)  w = DequantizeLinear <axis = 0> (k, s)  y = MatMul (f, w)",
     k=integers("k", 72, 5), s=positive("s", 72))
-row("quantised weight, transposed", "f = Flatten (x)  d = DequantizeLinear <axis = 0> (k, s)  w = Transpose (d)  y = MatMul (f, w)",
-    k=integers("k", 5, 72), s=positive("s", 5))
+row("quantised weight, transposed", "f = Flatten (x)  d = DequantizeLinear <axis = 0> (k, s)  w = Transpose (d)  "
+    "y = MatMul (f, w)", k=integers("k", 5, 72), s=positive("s", 5))
 row("quantised bias", "f = Flatten (x)  w = DequantizeLinear (k, s)  b = DequantizeLinear (c, u)  y = Gemm (f, w, b)",
     k=integers("k", 72, 5), s=0.02, c=np.arange(-2, 3, dtype=np.int32) * 100, u=0.01)
-row("quantised per channel", "q = QuantizeLinear <axis = 1> (x, s, z)  d = DequantizeLinear <axis = 1> (q, s, z)  f = Flatten (d)  "
-    "y = MatMul (f, w)", opset=(13, 21), s=positive("s", 6) / 20, z=np.arange(6, dtype=np.int8), w=(72, 5))
-row("quantised between reshapes", "q = QuantizeLinear (x, s, z)  f = Flatten (q)  d = DequantizeLinear (f, s, z)  y = MatMul (d, w)",
-    w=(72, 5), s=0.02, z=np.uint8(128))
+row("quantised per channel", "q = QuantizeLinear <axis = 1> (x, s, z)  d = DequantizeLinear <axis = 1> (q, s, z)  "
+    "f = Flatten (d)  y = MatMul (f, w)",
+    opset=(13, 21), s=positive("s", 6) / 20, z=np.arange(6, dtype=np.int8), w=(72, 5))
+row("quantised between reshapes", "q = QuantizeLinear (x, s, z)  f = Flatten (q)  d = DequantizeLinear (f, s, z)  "
+    "y = MatMul (d, w)", w=(72, 5), s=0.02, z=np.uint8(128))
 
 U = "q = QuantizeLinear (x, s, z)"
 V = {"s": 0.02, "z": np.uint8(120), "t": 0.01, "zero": np.int8(0), "u": 0.05, "o": np.uint8(131)}
-row("QLinearConv", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o, b)  m = DequantizeLinear (c, u, o)  {HEAD}", opset=(10, 13),
-    k=integers("k", 5, 6, 2, 2), b=np.arange(5, dtype=np.int32) * 99, w=(30, 7), **V)
-row("QLinearConv covers the map", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o)  y = Flatten (c)", k=integers("k", 5, 6, 4, 3), **V)
-row("QLinearMatMul", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)", opset=(10, 13, 21), k=integers("k", 72, 5), **V)
-row("QLinearMatMul per column", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)", k=integers("k", 72, 5),
-    **V | {"t": positive("t", 5) / 99, "zero": np.zeros(5, np.int8)})
-row("MatMulInteger", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z)", k=integers("k", 72, 5), s=0.02, z=np.uint8(120))
-row("MatMulInteger with zero points", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z, zero)", k=integers("k", 72, 5),
-    s=0.02, z=np.uint8(120), zero=np.arange(5, dtype=np.int8))
-row("ConvInteger", f"{U}  c = ConvInteger (q, k, z)  m = Cast <to = 1> (c)  {HEAD}", k=integers("k", 5, 6, 2, 2), s=0.02, z=np.uint8(120), w=(30, 7))
-row("dynamic quantisation is context", "q, s, z = DynamicQuantizeLinear (x)  f = Flatten (q)  i = MatMulInteger (f, k, z)  "
-    "c = Cast <to = 1> (i)  t = Mul (s, u)  d = Mul (c, t)  y = Add (d, b)", opset=(11, 13), cut="q", context=("s", "z"),
-    k=integers("k", 72, 5), u=0.01, b=(5,))
-row("QGemm", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm <transB = 1> (f, s, z, k, t, zero, b, u, o)", outputs="uint8[N,5] y",
-    k=integers("k", 5, 72), b=np.arange(5, dtype=np.int32) * 99, **V)
-row("QGemm to floats", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm (f, s, z, k, t, zero, b)", outputs="float[N,5] y",
-    k=integers("k", 72, 5), b=np.arange(5, dtype=np.int32) * 99, **{k: v for k, v in V.items() if k not in "uo"})
-row("QLinear arithmetic", f"{U}  a = com.microsoft.QLinearSigmoid (q, s, z, v, n)  b = com.microsoft.QLinearLeakyRelu <alpha = 0.2> (q, s, z, s, z)  "
+row("QLinearConv", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o, b)  m = DequantizeLinear (c, u, o)  {HEAD}",
+    opset=(10, 13), k=integers("k", 5, 6, 2, 2), b=np.arange(5, dtype=np.int32) * 99, w=(30, 7), **V)
+row("QLinearConv covers the map", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o)  y = Flatten (c)",
+    k=integers("k", 5, 6, 4, 3), **V)
+row("QLinearMatMul", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)",
+    opset=(10, 13, 21), k=integers("k", 72, 5), **V)
+row("QLinearMatMul per column", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)",
+    k=integers("k", 72, 5), **V | {"t": positive("t", 5) / 99, "zero": np.zeros(5, np.int8)})
+row("MatMulInteger", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z)",
+    k=integers("k", 72, 5), s=0.02, z=np.uint8(120))
+row("MatMulInteger with zero points", f"{U}  f = Flatten (q)  y = MatMulInteger (f, k, z, zero)",
+    k=integers("k", 72, 5), s=0.02, z=np.uint8(120), zero=np.arange(5, dtype=np.int8))
+row("ConvInteger", f"{U}  c = ConvInteger (q, k, z)  m = Cast <to = 1> (c)  {HEAD}",
+    k=integers("k", 5, 6, 2, 2), s=0.02, z=np.uint8(120), w=(30, 7))
+row("dynamic quantisation is context", "q, s, z = DynamicQuantizeLinear (x)  f = Flatten (q)  "
+    "i = MatMulInteger (f, k, z)  c = Cast <to = 1> (i)  t = Mul (s, u)  d = Mul (c, t)  y = Add (d, b)",
+    opset=(11, 13), cut="q", context=("s", "z"), k=integers("k", 72, 5), u=0.01, b=(5,))
+row("QGemm", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm <transB = 1> (f, s, z, k, t, zero, b, u, o)",
+    outputs="uint8[N,5] y", k=integers("k", 5, 72), b=np.arange(5, dtype=np.int32) * 99, **V)
+row("QGemm to floats", f"{U}  f = Flatten (q)  y = com.microsoft.QGemm (f, s, z, k, t, zero, b)",
+    outputs="float[N,5] y", k=integers("k", 72, 5), b=np.arange(5, dtype=np.int32) * 99,
+    **{k: v for k, v in V.items() if k not in "uo"})
+row("QLinear arithmetic", f"{U}  a = com.microsoft.QLinearSigmoid (q, s, z, v, n)  "
+    "b = com.microsoft.QLinearLeakyRelu <alpha = 0.2> (q, s, z, s, z)  "
     "c = com.microsoft.QLinearMul (a, v, n, b, s, z, s, z)  e = com.microsoft.QLinearAdd (c, s, z, q, s, z, u, o)  "
-    f"m = com.microsoft.DequantizeLinear (e, u, o)  {HEAD}", v=1 / 256, n=np.uint8(0), w=(72, 5), outputs="float[N,5] y",
-    **{k: v for k, v in V.items() if k in "szuo"})
-row("QLinearGlobalAveragePool", "q = com.microsoft.QuantizeLinear (x, s, z)  p = com.microsoft.QLinearGlobalAveragePool (q, s, z, u, o)  "
-    "y = Flatten (p)", outputs="uint8[N,6] y", s=0.02, z=np.uint8(120), u=0.01, o=np.uint8(131))
+    f"m = com.microsoft.DequantizeLinear (e, u, o)  {HEAD}",
+    v=1 / 256, n=np.uint8(0), w=(72, 5), outputs="float[N,5] y", **{k: v for k, v in V.items() if k in "szuo"})
+row("QLinearGlobalAveragePool", "q = com.microsoft.QuantizeLinear (x, s, z)  "
+    "p = com.microsoft.QLinearGlobalAveragePool (q, s, z, u, o)  y = Flatten (p)",
+    outputs="uint8[N,6] y", s=0.02, z=np.uint8(120), u=0.01, o=np.uint8(131))
 NBITS = "K = 72, N = 5, bits = 4, block_size = 16"
-row("MatMulNBits", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s)", outputs="float[N,5] y",
-    k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25))
-row("MatMulNBits with zero points", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s, z)", outputs="float[N,5] y",
-    k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25), z=integers("z", 15).view(np.uint8))
+row("MatMulNBits", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s)",
+    outputs="float[N,5] y", k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25))
+row("MatMulNBits with zero points", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s, z)",
+    outputs="float[N,5] y", k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25),
+    z=integers("z", 15).view(np.uint8))
 
-# Fused by onnxruntime ------------------------------------------------------------------------------------------------------------------
+# Fused by onnxruntime -------------------------------------------------------------------------------------------------
 
 row("FusedConv", f'm = com.microsoft.FusedConv <activation = "LeakyRelu", activation_params = [0.2]> (x, k, b)  {HEAD}',
     k=(5, 6, 2, 2), b=(5,), w=(30, 7), outputs="float[N,7] y")
-row("FusedGemm", 'f = Flatten (x)  y = com.microsoft.FusedGemm <activation = "LeakyRelu", activation_alpha = 0.2, transB = 1> (f, w, b)',
+row("FusedGemm", "f = Flatten (x)  "
+    'y = com.microsoft.FusedGemm <activation = "LeakyRelu", activation_alpha = 0.2, transB = 1> (f, w, b)',
     w=(5, 72), b=(5,), outputs="float[N,5] y")
-row("FusedMatMul", "f = Flatten (x)  y = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (f, w)", w=(5, 72), outputs="float[N,5] y")
+row("FusedMatMul", "f = Flatten (x)  y = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (f, w)",
+    w=(5, 72), outputs="float[N,5] y")
 row("FusedMatMul transposed", "f = Reshape (x, s)  a = com.microsoft.FusedMatMul <transA = 1> (f, w)  y = Flatten (a)",
     s=[0, 72, 1], w=(72, 5), outputs="float[N,5] y")
 for op in ("BiasGelu", "FastGelu"):
-    row(op, f"f = Flatten (x)  d = MatMul (f, w)  y = com.microsoft.{op} (d, b)", w=(72, 5), b=(5,), outputs="float[N,5] y")
+    row(op, f"f = Flatten (x)  d = MatMul (f, w)  y = com.microsoft.{op} (d, b)",
+        w=(72, 5), b=(5,), outputs="float[N,5] y")
 
-# Whole heads, outputs, context ------------------------------------------------------------------------------------------------------------
+# Whole heads, outputs, context ----------------------------------------------------------------------------------------
 
 row("several outputs", "f = Flatten (x)  y = MatMul (f, w)  z = Softmax (y)  r = Relu (f)  q = MatMul (r, v)",
     outputs="y, z, q", w=(72, 5), v=(72, 7))
-row("an output that is read again", "f = Flatten (x)  y = MatMul (f, w)  z = Relu (y)  q = MatMul (z, v)", outputs="q, y, z", w=(72, 7), v=(7, 5))
+row("an output that is read again", "f = Flatten (x)  y = MatMul (f, w)  z = Relu (y)  q = MatMul (z, v)",
+    outputs="q, y, z", w=(72, 7), v=(7, 5))
 row("features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
 row("two heads on two maps", "f = Flatten (x)  y = MatMul (f, w)  c = Conv (x, k)  g = Flatten (c)  z = MatMul (g, v)",
     outputs="y, z", w=(72, 5), k=(5, 6, 2, 2), v=(30, 7))
-row("an MLP", "f = Flatten (x)  a = Gemm (f, w, b)  r = Relu (a)  e = Dropout (r)  g = Gemm (e, v, c)  y = Softmax <axis = 1> (g)",
-    opset=(7, 11, 13), w=(72, 7), b=(7,), v=(7, 5), c=(5,))
-row("maxout", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = ReduceMax <axes = [2], keepdims = 0> (r)", w=(72, 10), s=[0, 5, 2])
-row("gated linear unit", "f = Flatten (x)  d = MatMul (f, w)  a = Slice (d, zero, five, one)  b = Slice (d, five, ten, one)  "
-    "s = Sigmoid (b)  y = Mul (a, s)", w=(72, 10), zero=[0], five=[5], ten=[10], one=[1])
-row("cosine classifier", "f = Flatten (x)  n = ReduceL2 <axes = [1]> (f)  d = Div (f, n)  a = ReduceL2 <axes = [1]> (v)  "
-    "b = Div (v, a)  y = Gemm <transB = 1, alpha = 16.0> (d, b)", v=(5, 72))
-row("mixture of experts", "f = Flatten (x)  a = MatMul (f, w)  s = Softmax (a)  r = Unsqueeze (s, axes)  b = MatMul (f, v)  "
-    "e = Reshape (b, t)  p = Mul (e, r)  y = ReduceSum <keepdims = 0> (p, two)", w=(72, 4), axes=[1], v=(72, 20), t=[0, 5, 4], two=[2])
-row("channel shuffle", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  q = Reshape (t, u)  c = Conv <group = 2> (q, k)  "
-    "f = Flatten (c)  y = MatMul (f, w)", s=[-1, 2, 3, 4, 3], u=[-1, 6, 4, 3], k=(4, 3, 2, 2), w=(24, 5))
-row("If by a constant", "c = Constant <value = bool[1] {1}> ()  r = If (c) <then_branch = t () => (a) { a = Squeeze (p, axes) }, "
-    "else_branch = e () => (b) { b = Identity (p) }>  y = MatMul (r, w)".replace("r = If", "p = GlobalAveragePool (x)  r = If"),
-    axes=[2, 3], w=(6, 5), outputs="float[N,5] y")
+row("an MLP", "f = Flatten (x)  a = Gemm (f, w, b)  r = Relu (a)  e = Dropout (r)  g = Gemm (e, v, c)  "
+    "y = Softmax <axis = 1> (g)", opset=(7, 11, 13), w=(72, 7), b=(7,), v=(7, 5), c=(5,))
+row("maxout", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  y = ReduceMax <axes = [2], keepdims = 0> (r)",
+    w=(72, 10), s=[0, 5, 2])
+row("gated linear unit", "f = Flatten (x)  d = MatMul (f, w)  a = Slice (d, zero, five, one)  "
+    "b = Slice (d, five, ten, one)  s = Sigmoid (b)  y = Mul (a, s)", w=(72, 10), zero=[0], five=[5], ten=[10], one=[1])
+row("cosine classifier", "f = Flatten (x)  n = ReduceL2 <axes = [1]> (f)  d = Div (f, n)  "
+    "a = ReduceL2 <axes = [1]> (v)  b = Div (v, a)  y = Gemm <transB = 1, alpha = 16.0> (d, b)", v=(5, 72))
+row("mixture of experts", "f = Flatten (x)  a = MatMul (f, w)  s = Softmax (a)  r = Unsqueeze (s, axes)  "
+    "b = MatMul (f, v)  e = Reshape (b, t)  p = Mul (e, r)  y = ReduceSum <keepdims = 0> (p, two)",
+    w=(72, 4), axes=[1], v=(72, 20), t=[0, 5, 4], two=[2])
+row("channel shuffle", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  q = Reshape (t, u)  "
+    "c = Conv <group = 2> (q, k)  f = Flatten (c)  y = MatMul (f, w)",
+    s=[-1, 2, 3, 4, 3], u=[-1, 6, 4, 3], k=(4, 3, 2, 2), w=(24, 5))
+row("If by a constant", "p = GlobalAveragePool (x)  c = Constant <value = bool[1] {1}> ()  "
+    "r = If (c) <then_branch = t () => (a) { a = Squeeze (p, axes) }, else_branch = e () => (b) { b = Identity (p) }>  "
+    "y = MatMul (r, w)", axes=[2, 3], w=(6, 5), outputs="float[N,5] y")
 GATE = "p = GlobalAveragePool (x)  a = Conv (p, v)  r = Relu (a)  b = Conv (r, u)  g = Sigmoid (b)"
 row("squeeze and excite", f"{GATE}  m = Mul (x, g)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
-row("squeeze and excite, pooled head", f"{GATE}  m = Mul (g, x)  h = GlobalAveragePool (m)  f = Flatten (h)  y = MatMul (f, w)",
-    cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(6, 5))
-row("squeeze and excite, dense", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  a = Gemm (p, v, c)  r = Relu (a)  b = Gemm (r, u)  "
-    "g = Sigmoid (b)  q = Reshape (g, s)  m = Mul (x, q)  " + HEAD, cut="m", v=(6, 2), c=(2,), u=(2, 6), s=[-1, 6, 1, 1], w=(72, 5))
-row("squeeze and excite, channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = ReduceMean <axes = [1, 2], keepdims = 1> (t)  "
-    "a = MatMul (p, v)  g = Sigmoid (a)  e = Mul (t, g)  m = Transpose <perm = [0, 3, 1, 2]> (e)  " + HEAD, cut="m", v=(6, 6), w=(72, 5))
-row("squeeze and excite, expanded", "p = GlobalAveragePool (x)  a = Conv (p, v)  g = Sigmoid (a)  s = Shape (x)  e = Expand (g, s)  "
-    "m = Mul (x, e)  " + HEAD, cut="m", v=(6, 6, 1, 1), w=(72, 5))
-row("attention over channels and positions", f"{GATE}  n = Mul (x, g)  h = ReduceMean <axes = [1]> (n)  i = ReduceMax <axes = [1]> (n)  "
-    "j = Concat <axis = 1> (h, i)  o = Conv <pads = [1, 1, 1, 1]> (j, t)  l = Sigmoid (o)  m = Mul (n, l)  " + HEAD,
-    cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), t=(1, 2, 3, 3), w=(72, 5))
+row("squeeze and excite, pooled head", f"{GATE}  m = Mul (g, x)  h = GlobalAveragePool (m)  f = Flatten (h)  "
+    "y = MatMul (f, w)", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(6, 5))
+row("squeeze and excite, dense", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  a = Gemm (p, v, c)  r = Relu (a)  "
+    f"b = Gemm (r, u)  g = Sigmoid (b)  q = Reshape (g, s)  m = Mul (x, q)  {HEAD}",
+    cut="m", v=(6, 2), c=(2,), u=(2, 6), s=[-1, 6, 1, 1], w=(72, 5))
+row("squeeze and excite, channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  "
+    "p = ReduceMean <axes = [1, 2], keepdims = 1> (t)  a = MatMul (p, v)  g = Sigmoid (a)  e = Mul (t, g)  "
+    f"m = Transpose <perm = [0, 3, 1, 2]> (e)  {HEAD}", cut="m", v=(6, 6), w=(72, 5))
+row("squeeze and excite, expanded", "p = GlobalAveragePool (x)  a = Conv (p, v)  g = Sigmoid (a)  s = Shape (x)  "
+    f"e = Expand (g, s)  m = Mul (x, e)  {HEAD}", cut="m", v=(6, 6, 1, 1), w=(72, 5))
+row("attention over channels and positions", f"{GATE}  n = Mul (x, g)  h = ReduceMean <axes = [1]> (n)  "
+    "i = ReduceMax <axes = [1]> (n)  j = Concat <axis = 1> (h, i)  o = Conv <pads = [1, 1, 1, 1]> (j, t)  "
+    f"l = Sigmoid (o)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), t=(1, 2, 3, 3), w=(72, 5))
 SPP = "a = MaxPool <kernel_shape = [4, 6]> (x)  b = MaxPool <kernel_shape = [2, 3], strides = [2, 3]> (x)"
 row("pyramid of poolings", f"{SPP}  f = Flatten (a)  g = Flatten (b)  c = Concat <axis = 1> (f, g)  y = MatMul (c, w)",
     opset=(10, 13), image="float[N,6,4,6] x", w=(30, 5))
 for op, opsets in {"MaxPool": (10, 13), "AveragePool": (9, 13, 19), "LpPool": (18, 22)}.items():
-    row(f"a head behind {op} strided, another not", f"f = Flatten (x)  y = MatMul (f, w)  p = {op} <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
-        "c = Conv (p, k)  g = Flatten (c)  z = MatMul (g, v)", opset=opsets, outputs="y, z", image="float[N,6,4,6] x",
-        w=(144, 5), k=(5, 6, 2, 2), v=(10, 7))
-row("a map and answers", "y = Conv (x, k)  f = Flatten (x)  z = MatMul (f, w)", outputs="y, z", k=(5, 6, 2, 2), w=(72, 7))
-row("generalised mean", "a = Clip (x, low)  b = Pow (a, three)  p = GlobalAveragePool (b)  c = Pow (p, third)  f = Flatten (c)  y = MatMul (f, w)",
-    low=1e-6, three=3.0, third=1 / 3, w=(6, 5))
+    row(f"a head behind {op} strided, another not", "f = Flatten (x)  y = MatMul (f, w)  "
+        f"p = {op} <kernel_shape = [2, 2], strides = [2, 2]> (x)  c = Conv (p, k)  g = Flatten (c)  z = MatMul (g, v)",
+        opset=opsets, outputs="y, z", image="float[N,6,4,6] x", w=(144, 5), k=(5, 6, 2, 2), v=(10, 7))
+row("a map and answers", "y = Conv (x, k)  f = Flatten (x)  z = MatMul (f, w)",
+    outputs="y, z", k=(5, 6, 2, 2), w=(72, 7))
+row("generalised mean", "a = Clip (x, low)  b = Pow (a, three)  p = GlobalAveragePool (b)  c = Pow (p, third)  "
+    "f = Flatten (c)  y = MatMul (f, w)", low=1e-6, three=3.0, third=1 / 3, w=(6, 5))
 row("mean image, the same everywhere", "m = Sub (x, c)  n = Conv (m, k)  f = Flatten (n)  y = MatMul (f, w)",
     c=np.broadcast_to(positive("c", 6, 1, 1), (1, 6, 4, 3)), k=(5, 6, 2, 2), w=(30, 5))
-row("one image slides, the other does not", "f = Flatten (x)  d = MatMul (f, w)  g = Flatten (t)  e = MatMul (g, w)  a = Sub (d, e)  y = Abs (a)",
-    image="float[N,6,4,3] x, float[N,6,4,3] t", w=(72, 5))
-row("pixel shuffle by reshapes", "r = Reshape (x, s)  t = Transpose <perm = [0, 1, 4, 2, 5, 3]> (r)  q = Reshape (t, u)  m = Conv (q, k)  "
-    + HEAD, image="float[N,8,4,3] x", s=[-1, 2, 2, 2, 4, 3], u=[-1, 2, 8, 6], k=(3, 2, 3, 2), w=(90, 5))
-row("channel attention by a conv over channels", "p = GlobalAveragePool (x)  q = Squeeze (p, three)  t = Transpose <perm = [0, 2, 1]> (q)  "
-    "c = Conv <pads = [1, 1]> (t, k)  r = Transpose <perm = [0, 2, 1]> (c)  u = Unsqueeze (r, three)  g = Sigmoid (u)  m = Mul (x, g)  "
-    + HEAD, cut="m", three=[3], k=(1, 1, 3), w=(72, 5))
+row("one image slides, the other does not", "f = Flatten (x)  d = MatMul (f, w)  g = Flatten (t)  e = MatMul (g, w)  "
+    "a = Sub (d, e)  y = Abs (a)", image="float[N,6,4,3] x, float[N,6,4,3] t", w=(72, 5))
+row("pixel shuffle by reshapes", "r = Reshape (x, s)  t = Transpose <perm = [0, 1, 4, 2, 5, 3]> (r)  "
+    f"q = Reshape (t, u)  m = Conv (q, k)  {HEAD}",
+    image="float[N,8,4,3] x", s=[-1, 2, 2, 2, 4, 3], u=[-1, 2, 8, 6], k=(3, 2, 3, 2), w=(90, 5))
+row("channel attention by a conv over channels", "p = GlobalAveragePool (x)  q = Squeeze (p, three)  "
+    "t = Transpose <perm = [0, 2, 1]> (q)  c = Conv <pads = [1, 1]> (t, k)  r = Transpose <perm = [0, 2, 1]> (c)  "
+    f"u = Unsqueeze (r, three)  g = Sigmoid (u)  m = Mul (x, g)  {HEAD}", cut="m", three=[3], k=(1, 1, 3), w=(72, 5))
 row("PRelu a slope per element", f"m = PRelu (x, slope)  {HEAD}", slope=(6, 4, 3), w=(72, 5))
-row("softmax over a batch of one", f"f = Flatten (x)  d = MatMul (f, w)  y = Softmax <axis = 0> (d)", image="float[1,6,4,3] x", w=(72, 5))
-row("reshape bakes a batch of one into a free one", "f = Reshape (x, s)  y = MatMul (f, w)", batch=1, s=[1, 72], w=(72, 5))
+row("reduction over a batch of one", "f = Flatten (x)  d = MatMul (f, w)  y = ReduceL2 <axes = [0]> (d)",
+    image="float[1,6,4,3] x", w=(72, 5))
+row("reshape bakes a batch of one into a free one", "f = Reshape (x, s)  y = MatMul (f, w)",
+    batch=1, s=[1, 72], w=(72, 5))
 row("reshape bakes a batch into a free one", "f = Reshape (x, s)  y = MatMul (f, w)", batch=2, s=[2, 72], w=(72, 5))
-row("softmax over a free batch", "f = Flatten (x)  d = MatMul (f, w)  y = Softmax <axis = 0> (d)", batch=1, w=(72, 5))
+row("reduction over a free batch", "f = Flatten (x)  d = MatMul (f, w)  y = ReduceL2 <axes = [0]> (d)",
+    batch=1, w=(72, 5))
 
 # Refusals -------------------------------------------------------------------------------------------------------------
 
@@ -744,21 +817,25 @@ refusal("an operator without a rule", f"{DENSE}  [sum] y = CumSum (d, axis)",
     ("no-rule", "sum", "no rule for CumSum"), w=(72, 5), axis=1)
 refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
     ("no-rule", "y", "no rule for com.microsoft.Inverse"), w=(72, 5), outputs="float[N,5] y")
-refusal("two root causes, and what follows from them",
-    f"{DENSE}  [one] a = CumSum (d, axis)  b = Relu (a)  e = MatMul (f, v)  [two] c = CumSum (e, axis)  y = Add (b, c)",
+refusal("two root causes, and what follows from them", f"{DENSE}  [one] a = CumSum (d, axis)  b = Relu (a)  "
+    "e = MatMul (f, v)  [two] c = CumSum (e, axis)  y = Add (b, c)",
     ("no-rule", "one", "CumSum"), ("no-rule", "two", "CumSum"), w=(72, 5), v=(72, 5), axis=1)
 refusal("recurrence over rows", "t = Transpose <perm = [2, 0, 1, 3]> (x)  r = Reshape (t, s)  "
-    "[rnn] a, h = LSTM <hidden_size = 2> (r, w, v)  y = Transpose (h)", ("no-rule", "rnn", "LSTM"), s=[4, -1, 18], w=(1, 8, 18), v=(1, 8, 2))
+    "[rnn] a, h = LSTM <hidden_size = 2> (r, w, v)  y = Transpose (h)",
+    ("no-rule", "rnn", "LSTM"), s=[4, -1, 18], w=(1, 8, 18), v=(1, 8, 2))
 refusal("pad, then flatten", "[pad] p = Pad (x, pads)  f = Flatten (p)  [fc] y = MatMul (f, w)",
-    ("pad-then-flatten", "fc", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1], w=(180, 5))
+    ("pad-then-flatten", "fc", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1],
+    w=(180, 5))
 refusal("pad, then pool", "[pad] p = Pad (x, pads)  [gap] g = GlobalAveragePool (p)  y = Flatten (g)",
     ("pad-then-flatten", "gap", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1])
-refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c = Conv <pads = [1, 1, 1, 1]> (x, k)  g = Flatten (c)  "
-    "z = MatMul (g, v)", ("padding-beyond-cut", "aux", "behind 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
-refusal("attention over positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  [qk] a = MatMul (t, r)  b = Softmax (a)  "
-    "c = MatMul (b, t)  f = Flatten (c)  y = MatMul (f, w)", ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(72, 5))
-refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  y = Flatten (p)",
-    ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
+refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c = Conv <pads = [1, 1, 1, 1]> (x, k)  "
+    "g = Flatten (c)  z = MatMul (g, v)",
+    ("padding-beyond-cut", "aux", "behind 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
+refusal("attention over positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
+    "[qk] a = MatMul (t, r)  b = Softmax (a)  c = MatMul (b, t)  f = Flatten (c)  y = MatMul (f, w)",
+    ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(72, 5))
+refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  "
+    "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
 refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "add", "Conv 'conv' slides"), c=(6, 4, 3), k=(5, 6, 2, 2), w=(30, 7))
 refusal("softmax over positions, then a conv", f"[soft] e = Softmax <axis = 2> (x)  [conv] m = Conv (e, k)  {HEAD}",
@@ -777,21 +854,25 @@ refusal("another constant for each image", f"{DENSE}  [add] y = Add (d, c)",
     ("constant-per-image", "add", "differs between the images"), image="float[2,6,4,3] x", w=(72, 5), c=(2, 5))
 refusal("another bias for each image", "f = Flatten (x)  [fc] y = Gemm (f, w, c)",
     ("bias-per-image", "fc", "differs between the images"), image="float[2,6,4,3] x", w=(72, 5), c=(2, 5))
-refusal("indices of a pooling", "[pool] p, i = MaxPool <kernel_shape = [2, 2]> (x)  f = Flatten (p)  y = MatMul (f, w)  z = Flatten (i)",
-    ("indices", "pool", "indices"), outputs="y, z", w=(36, 5))
+refusal("indices of a pooling", "[pool] p, i = MaxPool <kernel_shape = [2, 2]> (x)  f = Flatten (p)  "
+    "y = MatMul (f, w)  z = Flatten (i)", ("indices", "pool", "indices"), outputs="y, z", w=(36, 5))
 refusal("mask of a dropout", "[drop] p, i = Dropout (x)  f = Flatten (p)  y = MatMul (f, w)  z = Flatten (i)",
     ("dropout-mask", "drop", "mask"), outputs="y, z", w=(72, 5))
-refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  f = Flatten (c)  y = MatMul (f, w)",
+refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  "
+    "f = Flatten (c)  y = MatMul (f, w)",
     ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[1, 6, 1, 1], w=(12, 5))
 refusal("limits from the image", f'{DENSE}  m = ReduceMax <keepdims = 0> (x)  [clip] y = Clip (d, "", m)',
     ("not-constant", "clip", "depend on the position"), image="float[1,6,4,3] x", w=(72, 5))
 refusal("table looked up by answers", f"{DENSE}  i = ArgMax <axis = 1> (d)  [embed] y = Gather (e, i)",
     ("not-constant", "embed", "looks up a table"), w=(72, 5), e=(5, 3))
-refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  b = Slice (x, zero, two, axes)  "
-    "[join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)", ("strides-meet", "join", "every 2 and every 4 pixels"),
-    image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2], axes=[2, 3], w=(24, 5))
-refusal("corners aligned", '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
-    "f = Flatten (r)  y = MatMul (f, w)", ("align-corners", "up", "between corners"), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+    "b = Slice (x, zero, two, axes)  [join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)",
+    ("strides-meet", "join", "every 2 and every 4 pixels"), image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2],
+    axes=[2, 3], w=(24, 5))
+refusal("corners aligned",
+    '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
+    "f = Flatten (r)  y = MatMul (f, w)",
+    ("align-corners", "up", "between corners"), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
 refusal("a conv over features", f"{DENSE}  u = Reshape (d, s)  [conv] c = Conv (u, k)  y = Flatten (c)",
     ("not-channels", "conv", "wants the channels on axis 1"), w=(72, 10), s=[-1, 1, 10], k=(2, 1, 3))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
@@ -800,12 +881,14 @@ refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul 
     ("dense-partial-window", "fc", "a part of a window"), s=[0, 12, 6], w=(6, 5))
 refusal("another weight for each row", "r = Reshape (x, s)  [rows] m = MatMul (r, w)  y = Flatten (m)",
     ("weight-per-position", "rows", "another weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
-refusal("a window of too many values", "y = Flatten (x)", ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
-refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  [if] y = If (c) <"
-    "then_branch = t () => (float[N,5] a) { a = Relu (d) }, else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
+refusal("a window of too many values", "y = Flatten (x)",
+    ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
+refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
+    "[if] y = If (c) <then_branch = t () => (float[N,5] a) { a = Relu (d) },  "
+    "else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
     ("no-rule", "if", "If"), outputs="float[N,5] y", w=(72, 5), zero=0.0)
 
-# Faults -----------------------------------------------------------------------------------------------------------------------
+# Faults ---------------------------------------------------------------------------------------------------------------
 
 
 def kernel_order(patch: pytest.MonkeyPatch) -> None:
@@ -870,6 +953,14 @@ def test_every_operator_has_a_row() -> None:
     assert set(interpret.operators()) <= covered
 
 
+def test_a_fully_convolutional_network_keeps_its_maps() -> None:
+    original = law.model("c = Conv <pads = [1, 1, 1, 1]> (x, k)  y = Relu (c)", k=(5, 6, 3, 3))
+    converted = onnx_fcn.convert(original, validate=False).to_proto()
+    image = {"x": law.random("x", 2, 6, 7, 9).astype(np.float32)}
+    expected, answer = law.session(law.trunk_of(original, ["y"]))(image), law.session(converted)(image)
+    law.agree(answer[0], expected[0], "output 'y'")
+
+
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
 def test_refusal(case: Refusal) -> None:
     with pytest.raises(UnsupportedModel) as refused:
@@ -880,10 +971,10 @@ def test_refusal(case: Refusal) -> None:
         assert reason in diagnostic.reason
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_planted_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row obeys the law as the package is, and breaks it, with numbers that are wrong, once the fault is planted."""
-    case = ROWS[FAULTS[fault]]
-    fault(monkeypatch)
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_fault_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that obeys the law breaks it once the fault is planted, and the test says where the numbers are wrong."""
+    case = ROWS[FAULTS[plant]]
+    plant(monkeypatch)
     with pytest.raises(AssertionError, match="is right, at"):
         case.check(case.opsets[-1], trunk=True)

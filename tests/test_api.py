@@ -1,0 +1,157 @@
+"""The public API: what is exported, what it takes and returns, and what importing it costs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import onnx_fcn
+from onnx_fcn import (
+    Conversion,
+    FcnError,
+    ModelError,
+    OptionError,
+    Report,
+    UnsupportedModel,
+    Validation,
+    ValidationError,
+)
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "fixtures/digits_unpadded.onnx"
+
+
+def answers(model: Path | bytes, image: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image})[0]
+
+
+def test_everything_public_is_listed() -> None:
+    found = {n for n, v in vars(onnx_fcn).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    assert found | {"__version__"} == set(onnx_fcn.__all__)
+
+
+@pytest.mark.parametrize("function", [onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.validate])
+def test_is_typed(function: Callable[..., object]) -> None:
+    hints = typing.get_type_hints(function)
+    assert set(hints) == {*inspect.signature(function).parameters, "return"}
+    assert typing.Any not in hints.values()
+    assert (ROOT / "onnx_fcn/py.typed").exists()
+
+
+def test_convert_to_a_file(tmp_path: Path) -> None:
+    said: list[str] = []
+    conversion = onnx_fcn.convert(DIGITS, tmp_path / "out.onnx", progress=said.append)
+    assert isinstance(conversion, Conversion)
+    assert isinstance(conversion.report, Report)
+    assert isinstance(conversion.report.validation, Validation)
+    assert conversion.report.output == str(tmp_path / "out.onnx")
+    assert conversion.report.output_bytes == (tmp_path / "out.onnx").stat().st_size
+    assert said[0] == "open"
+    page = np.load(ROOT / "fixtures/digits_page.npy")[None, None].astype(np.float32) / 255
+    rows, columns = ((n - 28) // 4 + 1 for n in page.shape[2:])
+    scores = answers(tmp_path / "out.onnx", page)
+    assert scores.shape == (1, 11, rows, columns)
+    np.testing.assert_allclose(scores[:, :, 5, 7], answers(DIGITS, page[:, :, 20:48, 28:56]), atol=1e-4)
+
+
+def test_convert_in_memory(tmp_path: Path) -> None:
+    conversion = onnx_fcn.convert(onnx.load(DIGITS))
+    assert conversion.report.output is None
+    assert conversion.report.validation is not None
+    proto = conversion.to_proto()
+    conversion.save(tmp_path / "out.onnx")
+    assert onnx.load(tmp_path / "out.onnx") == proto
+    assert answers(proto.SerializeToString(), np.zeros((1, 1, 32, 40), np.float32)).shape == (1, 11, 2, 4)
+
+
+def test_a_source_is_left_as_it_was() -> None:
+    model = onnx.load(DIGITS)
+    before = model.SerializeToString()
+    onnx_fcn.convert(model)
+    assert model.SerializeToString() == before
+
+
+def test_inspect_is_a_conversion_that_is_not_carried_out() -> None:
+    inspected, converted = onnx_fcn.inspect(DIGITS), onnx_fcn.convert(DIGITS, validate=False).report
+    inspected.seconds = converted.seconds = {}
+    assert inspected == converted
+
+
+def test_validate_a_pair(tmp_path: Path) -> None:
+    """Also after another tool has optimised the converted model."""
+    onnx_fcn.convert(DIGITS, tmp_path / "out.onnx", validate=False)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(tmp_path / "out.onnx", options, providers=["CPUExecutionProvider"])
+    for converted in ("out.onnx", "optimized.onnx"):
+        validation = onnx_fcn.validate(DIGITS, tmp_path / converted)
+        assert isinstance(validation, Validation)
+        assert validation.passed
+        assert {c.kind for c in validation.checks} == {"native", "trunk", "law", "crops"}
+        assert validation.worst("law") < 1e-5
+
+
+def test_data_of_the_user(tmp_path: Path) -> None:
+    page = np.load(ROOT / "fixtures/digits_page.npy")[None, None] / 255
+    for data in (page, {"image": page}):
+        validation = onnx_fcn.convert(DIGITS, data=data).report.validation
+        assert validation is not None
+        assert next(c for c in validation.checks if c.kind == "law").size == page.shape[2:]
+
+
+def test_seed_chooses_the_images() -> None:
+    def errors(seed: int) -> list[float]:
+        validation = onnx_fcn.convert(DIGITS, seed=seed).report.validation
+        assert validation is not None
+        return [c.error for c in validation.checks]
+
+    assert errors(1) == errors(1) != errors(2)
+
+
+def test_exceptions_are_one_tree(tmp_path: Path) -> None:
+    assert {ModelError, OptionError, UnsupportedModel, ValidationError} <= set(FcnError.__subclasses__())
+    with pytest.raises(ModelError, match="does not exist"):
+        onnx_fcn.convert(tmp_path / "none.onnx")
+    with pytest.raises(OptionError, match="no input 'picture'"):
+        onnx_fcn.inspect(DIGITS, input="picture")
+    with pytest.raises(OptionError, match="is the model itself"):
+        onnx_fcn.convert(DIGITS, DIGITS)
+    with pytest.raises(UnsupportedModel) as refused:
+        onnx_fcn.inspect(attention())
+    (cause,) = refused.value.diagnostics
+    assert (cause.code, cause.node, cause.op) == ("product-of-maps", "affinity", "MatMul")
+
+
+def attention() -> onnx.ModelProto:
+    return onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 13]>
+        attention (float[N,3,8,8] x) => (float[N,64,64] y) {
+        shape = Constant <value_ints = [0, 3, 64]> ()
+        tokens = Reshape (x, shape)
+        turned = Transpose <perm = [0, 2, 1]> (tokens)
+        [affinity] y = MatMul (turned, tokens)
+    }""")
+
+
+def test_import_is_light() -> None:
+    script = "import sys, onnx_fcn; print({'torch', 'onnxruntime', 'rich', 'PIL', 'matplotlib'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
+    onnx_fcn.convert(DIGITS)
+    assert callable(onnx_fcn.convert)
+    assert callable(onnx_fcn.validate)

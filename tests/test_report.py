@@ -1,0 +1,261 @@
+"""The report says what is in the model, where each kernel came from, and what to expect: as values, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import law
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto
+
+import onnx_fcn
+from onnx_fcn import Report, ValidationError
+from onnx_fcn.report import Difference, Example, Layer, Map, Tensor
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+def inspected(body: str, **given: object) -> Report:
+    """The report on a small network; see `law.model`."""
+    return onnx_fcn.inspect(law.model(body, **given))
+
+
+def test_of_a_classifier() -> None:
+    report = onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx")
+    assert report.source == str(FIXTURES / "digits_unpadded.onnx")
+    assert report.source_bytes == (FIXTURES / "digits_unpadded.onnx").stat().st_size
+    assert report.image == Tensor("image", ("batch", 1, 28, 28), ("batch", 1, "height", "width"))
+    assert report.outputs == (Tensor("scores", ("batch", 11), ("batch", 11, "rows", "columns"), (4, 4)),)
+    assert (report.axes, report.window, report.stride) == ("NCHW", (28, 28), (4, 4))
+    assert report.cut == Map("/5/MaxPool_output_0", 20, (4, 4), (4, 4))
+    assert report.layers == (
+        Layer(
+            kind="dense",
+            node="/7/Gemm",
+            was="Gemm",
+            becomes="Conv",
+            kernel=(4, 4),
+            inputs=20,
+            outputs=64,
+            groups=1,
+            reads="/5/MaxPool_output_0",
+            layout="n (c20 h4 w4)",
+            weight="7.weight",
+            same_bytes=True,
+        ),
+        Layer("dense", "/10/Gemm", "Gemm", "Conv", (1, 1), 64, 11, 1, "/8/Relu_output_0", "n o64", "10.weight", True),
+    )
+    assert (report.context, report.caveats) == ((), ())
+    assert report.example == Example((64, 64), (10, 10))
+    assert report.difference.removed == {"Flatten": 1, "Gemm": 2}
+    assert report.difference.added == {"Conv": 2}
+    assert sum(report.difference.kept.values()) + sum(report.difference.changed.values()) == 7
+    assert report.difference.reshaped == ("7.weight", "10.weight")
+    assert report.difference.rewritten == ()
+    assert report.validation is None
+
+
+def test_the_example_is_what_the_network_does(tmp_path: Path) -> None:
+    for name in ("digits_unpadded", "digits_padded"):
+        example = onnx_fcn.convert(FIXTURES / f"{name}.onnx", tmp_path / "out.onnx").report.example
+        assert example is not None
+        session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+        (scores,) = session.run(None, {"image": np.zeros((1, 1, *example.size), np.float32)})
+        assert scores.shape[2:] == example.answers
+
+
+def test_channels_last_weights_are_laid_out_anew() -> None:
+    """As Keras has it: the image is channels-last, and so is the flatten."""
+    report = inspected(
+        "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  u = Transpose <perm = [0, 2, 3, 1]> (c)  "
+        "f = Reshape (u, s)  d = MatMul (f, w)  y = Add (d, b)",
+        image="float[N,5,4,2] x", k=(6, 2, 2, 2), s=[-1, 72], w=(72, 3), b=(3,),
+    )  # fmt: skip
+    (layer,) = report.layers
+    assert report.axes == "NHWC"
+    assert report.image.after == ("N", "height", "width", 2)
+    assert (layer.was, layer.kernel, layer.inputs, layer.outputs) == ("MatMul", (4, 3), 6, 3)
+    assert (layer.reads, layer.layout, layer.same_bytes) == ("c", "n (h4 w3 c6)", False)
+    assert report.difference.rewritten == ("w",)
+    assert "6×4×3 of 'c' as n (h4 w3 c6)  'w', laid out anew" in str(report)
+
+
+def test_a_pooling_of_the_window() -> None:
+    report = inspected("p = GlobalAveragePool (x)  f = Flatten (p)  y = Gemm (f, w)", w=(6, 5))
+    pooling, dense = report.layers
+    assert (pooling.kind, pooling.was, pooling.becomes, pooling.kernel) == (
+        "window", "GlobalAveragePool", "AveragePool", (4, 3),
+    )  # fmt: skip
+    assert (pooling.weight, pooling.same_bytes) == ("", None)
+    assert (dense.kind, dense.kernel) == ("dense", (1, 1))
+    assert "GlobalAveragePool  AveragePool 4×3" in str(report)
+
+
+def test_a_convolution_of_the_whole_window() -> None:
+    (layer,) = inspected("y = Conv (x, k)", k=(5, 6, 4, 3)).layers
+    assert (layer.kind, layer.was, layer.becomes, layer.kernel) == ("window", "Conv", "Conv", (4, 3))
+
+
+def test_an_unfolded_window() -> None:
+    (layer,) = inspected("r = Relu (x)  y = Flatten (r)").layers
+    assert (layer.kind, layer.becomes, layer.kernel, layer.inputs, layer.outputs) == ("unfold", "Conv", (4, 3), 6, 72)
+
+
+def test_groups() -> None:
+    """A weight of its own for each of two groups of features."""
+    report = inspected("f = Flatten (x)  d = MatMul (f, w)  g = Reshape (d, s)  e = MatMul (g, v)  y = Reshape (e, t)",
+        w=(72, 8), s=[-1, 2, 1, 4], v=(2, 4, 3), t=[-1, 6],
+    )  # fmt: skip
+    grouped = report.layers[-1]
+    assert (grouped.inputs, grouped.outputs, grouped.groups) == (4, 6, 2)
+    assert "Conv 1×1, 8 → 6, 2 groups" in str(report)
+
+
+def test_context() -> None:
+    gated = "p = GlobalAveragePool (x)  [gate] g = Conv (p, v)  m = Mul (x, g)  f = Flatten (m)  y = Gemm (f, w)"
+    report = inspected(gated.replace("p =", "[squeeze] p =", 1), v=(6, 6, 1, 1), w=(72, 5))
+    assert report.context == (("squeeze", "GlobalAveragePool"),)
+    (caveat,) = report.caveats
+    assert caveat.startswith("'squeeze' (GlobalAveragePool) sees the whole image")
+    assert caveat in str(report)
+
+
+def test_padding() -> None:
+    conv = "[first] a = Conv <pads = [1, 1, 1, 1]> (x, k)"
+    pool = "b = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)"
+    head = "f = Flatten ({})  y = Gemm (f, w)"
+    (one,) = inspected(f"{conv}  {head.format('a')}", k=(6, 6, 3, 3), w=(72, 5)).caveats
+    (two,) = inspected(f"{conv}  {pool}  {head.format('b')}", k=(6, 6, 3, 3), w=(72, 5)).caveats
+    assert one.startswith("'first' pads: around a crop there are zeros")
+    assert two.startswith("'first' and 1 more pad: around a crop there are zeros")
+
+
+def test_a_fully_convolutional_network() -> None:
+    report = inspected("c = Conv <pads = [1, 1, 1, 1]> (x, k)  y = Sigmoid (c)", k=(2, 6, 3, 3))
+    assert (report.layers, report.cut, report.example) == ((), None, None)
+    (caveat,) = report.caveats
+    assert caveat.startswith("The network was fully convolutional already")
+    assert report.difference.removed == report.difference.added == {}
+
+
+def test_several_outputs() -> None:
+    report = inspected("f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", outputs="y, z", w=(72, 5), v=(72, 2))
+    assert [(o.name, o.after) for o in report.outputs] == [
+        ("y", ("N", 5, "rows", "columns")),
+        ("z", ("N", 2, "rows", "columns")),
+    ]
+
+
+def test_one_and_three_dimensions() -> None:
+    body = "c = Conv <strides = [{}]> (x, k)  f = Flatten (c)  y = Gemm (f, w)"
+    line = inspected(body.format(2), image="float[N,2,9] x", k=(3, 2, 3), w=(12, 5))
+    solid = inspected(body.format("1, 2, 3"), image="float[N,2,4,5,7] x", k=(3, 2, 2, 3, 4), w=(36, 5))
+    assert (line.axes, line.window, line.stride) == ("NCW", (9,), (2,))
+    assert (solid.axes, solid.window, solid.stride) == ("NCDHW", (4, 5, 7), (1, 2, 3))
+    assert "stride   1×2×3 pixels between answers" in str(solid)
+    assert solid.outputs[0].after == ("N", 5, "layers", "rows", "columns")
+
+
+def test_difference_names_what_came_and_went() -> None:
+    """Constants and shapes that only the flatten needed go; what is untouched is counted as kept."""
+    report = inspected(
+        "r = Relu (x)  s = Shape (r)  n = Gather (s, zero)  t = Concat <axis = 0> (n, rest)  "
+        "f = Reshape (r, t)  y = Gemm (f, w)",
+        zero=[0], rest=[-1], w=(72, 5),
+    )  # fmt: skip
+    assert report.difference == Difference(
+        kept={"Relu": 1},
+        changed={},
+        removed={"Concat": 1, "Gather": 1, "Gemm": 1, "Reshape": 1, "Shape": 1},
+        added={"Conv": 1},
+        reshaped=(),
+        rewritten=("w",),
+        removed_initializers=("zero", "rest"),
+        added_initializers=(),
+    )
+
+
+# As a value -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return onnx_fcn.convert(FIXTURES / "digits_padded.onnx").report
+
+
+def test_is_a_plain_value(report: Report) -> None:
+    again = pickle.loads(pickle.dumps(report))
+    assert again == report
+    assert str(again) == str(report)
+
+
+def test_json(report: Report) -> None:
+    """The keys are what scripts rely on: whoever changes one makes `FORMAT` grow."""
+    values = report.to_dict()
+    again = json.loads(json.dumps(values, allow_nan=False))
+    assert list(again) == [
+        "version", "generator", "source", "source_bytes", "image", "axes", "window", "outputs", "cut", "layers",
+        "context", "caveats", "example", "difference", "validation", "output", "output_bytes", "data", "seconds",
+    ]  # fmt: skip
+    assert again["version"] == 1
+    assert again["generator"] == f"onnx_fcn {onnx_fcn.__version__}"
+    assert list(again["outputs"][0]) == ["name", "before", "after", "stride"]
+    assert list(again["cut"]) == ["name", "channels", "window", "stride"]
+    assert list(again["layers"][0]) == [
+        "kind", "node", "was", "becomes", "kernel", "inputs", "outputs", "groups", "reads", "layout", "weight",
+        "same_bytes",
+    ]  # fmt: skip
+    assert list(again["example"]) == ["size", "answers"]
+    assert list(again["difference"]) == [
+        "kept", "changed", "removed", "added", "reshaped", "rewritten", "removed_initializers", "added_initializers",
+    ]  # fmt: skip
+    assert list(again["validation"]) == ["passed", "checks"]
+    assert list(again["validation"]["checks"][0]) == [
+        "kind", "subject", "size", "batch", "compared", "error", "tolerance", "note",
+    ]  # fmt: skip
+
+
+def test_json_of_what_could_not_be_measured(report: Report) -> None:
+    assert report.validation is not None
+    checks = tuple(replace(c, error=float("inf")) for c in report.validation.checks)
+    failed = replace(report, validation=replace(report.validation, checks=checks))
+    again = json.loads(json.dumps(failed.to_dict(), allow_nan=False))
+    assert {c["error"] for c in again["validation"]["checks"]} == {None}
+
+
+def test_text_is_aligned(report: Report) -> None:
+    for block in str(report).split("\n\n"):
+        assert all(line == line.rstrip() for line in block.splitlines())
+    table = next(b for b in str(report).split("\n\n") if b.startswith("What answers")).splitlines()[1:]
+    assert len({line.index(word) for line, word in zip(table, ("becomes", "Conv 7×7", "Conv 1×1"))}) == 1
+
+
+def test_a_model_in_memory_has_no_path(report: Report) -> None:
+    model: ModelProto = onnx.load(FIXTURES / "digits_padded.onnx")
+    in_memory = onnx_fcn.inspect(model)
+    assert in_memory.source == ""
+    assert in_memory.layers == report.layers
+    assert not str(in_memory).startswith("model")
+
+
+def test_validation_error_holds_the_measurements(tmp_path: Path) -> None:
+    original = FIXTURES / "digits_unpadded.onnx"
+    onnx_fcn.convert(original, tmp_path / "out.onnx", validate=False)
+    model = onnx.load(tmp_path / "out.onnx")
+    next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Tanh"
+    with pytest.raises(ValidationError, match="is not the same network") as raised:
+        onnx_fcn.validate(original, save(model, tmp_path / "wrong.onnx"))
+    assert isinstance(raised.value.report, onnx_fcn.Validation)
+    assert not raised.value.report.passed
+    assert raised.value.report.worst("native") > 0.01
+
+
+def save(model: ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
