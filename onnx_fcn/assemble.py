@@ -17,7 +17,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.document import Document, Edit, Weight, names_used
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
-from onnx_fcn.interpret import Emission, Seat, Walk
+from onnx_fcn.interpret import BATCH, Emission, Seat, Walk
 from onnx_fcn.lifted import Lifted
 
 __all__ = ["SIZE_NAMES", "assemble"]
@@ -61,7 +61,7 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     used = {name for nodes in kept.values() for node in nodes for name in names_used(node)}
     _check_complete(document, kept, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
-    names = _given_back(weights, sources, used, gone)
+    names = {**_shared(weights, sources), **_given_back(weights, sources, used, gone)}
     constant_nodes: list[NodeProto] = []
     initializers: dict[str, Weight] = {}
     for name, weight in weights.items():
@@ -209,6 +209,16 @@ def _given_back(weights: dict[str, Weight], sources: dict[str, str], used: set[s
     return {name: s for name, s in sources.items() if name in used and s in gone and made[s] == 1}
 
 
+def _shared(weights: dict[str, Weight], sources: dict[str, str]) -> dict[str, str]:
+    """New small constants, such as the bounds of slices, under the name of the first that is the same."""
+    first: dict[tuple[object, ...], str] = {}
+    names: dict[str, str] = {}
+    for name, weight in weights.items():
+        if name not in sources and weight.array.size <= 16:
+            names[name] = first.setdefault((weight.dims, weight.elem_type, weight.array.tobytes()), name)
+    return {name: same for name, same in names.items() if name != same}
+
+
 def _is_fill(weight: Weight) -> bool:
     """Is this large weight one number, as ConstantOfShape makes them?"""
     return weight.array.size > 1024 and not any(weight.array.strides)
@@ -221,8 +231,12 @@ def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoPro
     dims = declared.type.tensor_type.shape.dim
     for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
         dims[axis].dim_param = name
-    if dynamic_batch and state.image.batch is not None:
-        dims[state.image.batch].dim_param = "batch"
+    if state.image.batch is not None:
+        batch = dims[state.image.batch]
+        if dynamic_batch:
+            batch.dim_param = "batch"
+        elif state.batch != BATCH and not batch.HasField("dim_value"):  # the graph bakes it, whatever is declared
+            batch.dim_value = state.batch
     return declared
 
 
@@ -240,11 +254,8 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
                 dim.dim_value = result.width
         return made
     batch = shape.dim.add()
-    image = next(i for i in document.proto.graph.input if i.name == state.image.name)
     if state.image.batch is not None:
-        batch.CopyFrom(image.type.tensor_type.shape.dim[state.image.batch])
-        if dynamic_batch:
-            batch.dim_param = "batch"
+        batch.CopyFrom(_input(document, state, dynamic_batch).type.tensor_type.shape.dim[state.image.batch])
     else:
         batch.dim_value = 1
     shape.dim.add().dim_value = result.width

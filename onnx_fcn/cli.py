@@ -81,6 +81,9 @@ def _run(given: argparse.Namespace) -> None:
                 given.output,
                 **how,
                 dynamic_batch=given.dynamic_batch,
+                head=given.head,
+                external_data={None: None, "inline": False}.get(given.weights, True),
+                link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
                 data=given.data,
                 seed=given.seed,
@@ -115,6 +118,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
     parser.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
     parser.add_argument(
+        "--head",
+        choices=("conv", "folded"),
+        default="conv",
+        help="folded: with the batch folded into a spatial axis, faster for batches of images of the native size",
+    )
+    weights = parser.add_mutually_exclusive_group()
+    for option, kind, what in (
+        ("--external-data", "external", "large weights go to a file beside the output"),
+        ("--inline", "inline", "they go into the output itself"),
+        ("--link-data", "link", "they stay in the model's data file, if unchanged; it has to stay too"),
+    ):
+        weights.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
+    parser.add_argument(
         "--verify", action="store_true", help="compare OUTPUT, whatever made it, with MODEL; nothing is written"
     )
     parser.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
@@ -130,10 +146,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--verify compares two files: model and output")
         if given.data is not None:
             parser.error("--data is for the comparison with an output, and there is none")
+        if given.weights is not None:
+            parser.error("where weights go is about an output, and there is none")
     if given.verify and not given.validate:
         parser.error("--verify and --no-validate contradict each other")
-    if given.verify and given.dynamic_batch:
-        parser.error("--dynamic-batch is for converting, and --verify converts nothing")
+    if given.verify and (given.dynamic_batch or given.head != "conv" or given.weights is not None):
+        parser.error("--verify converts nothing, so options about converting mean nothing to it")
     if given.data is not None and not given.validate:
         parser.error("--data and --no-validate contradict each other")
     return given

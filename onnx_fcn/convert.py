@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -61,6 +62,9 @@ def convert(
     input_size: tuple[int, ...] | None = None,
     input: str | None = None,
     dynamic_batch: bool = False,
+    head: Literal["conv", "folded"] = "conv",
+    external_data: bool | None = None,
+    link_data: bool = False,
     validate: bool = True,
     data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -74,6 +78,11 @@ def convert(
         input_size: the image size that the network was made for, (height, width), where the file does not say it.
         input: the name of the input that is the image, where there are several.
         dynamic_batch: make a static batch dynamic.
+        head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
+            for batches on small images, and takes 4·C·k² bytes a cell for a window of k×k cells and C channels.
+        external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
+            does. A model that would be larger than 2 GB is stored with external data anyway.
+        link_data: with external data, refer to unchanged weights in the source's files, which then have to stay.
         validate: compare with the original in onnxruntime before anything is written.
         data: images to validate on as well: an array, arrays by input name, or an .npy or .npz file of them.
         seed: of the random images that the validation uses.
@@ -86,7 +95,9 @@ def convert(
         OptionError: the options contradict each other or the model.
     """
     clock = Clock(progress)
-    request = Request(input, None if input_size is None else tuple(input_size))
+    if head not in ("conv", "folded"):
+        raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
+    request = Request(input, None if input_size is None else tuple(input_size), folds=head == "folded")
     _check_paths(source, output)
     with clock("open"):
         original = opened(source)
@@ -104,7 +115,8 @@ def convert(
             with clock("validate"):
                 report.validation = _compare(original, state, document, document, seed, images, clock.say)
     else:
-        with clock("write"), document.staged(output) as staged:
+        stage = document.staged(output, external_data=external_data, link_data=link_data)
+        with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)

@@ -247,10 +247,12 @@ class Options:
     Attributes:
         output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
         head: reductions that were context in an earlier walk, and belong to the head.
+        folds: fold the batch into a spatial axis around the head.
     """
 
     output_stride: Fraction | None = None
     head: frozenset[str] = frozenset()
+    folds: bool = False
 
 
 @dataclass
@@ -413,7 +415,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
     site.check_meeting(operands)
     seat.replaced = True
-    result = rule(site, *operands)
+    result = rule(site, *site.alike(operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
     return site.named(outputs)
 

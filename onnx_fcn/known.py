@@ -173,7 +173,7 @@ def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
 
 
 def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
-    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx's evaluator knows it only from opset 19 on."""
+    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx's evaluator has it from opset 19 on."""
     value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
     axis = attributes.get("axis", 1) % max(value.ndim, 1)
 

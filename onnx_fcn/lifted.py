@@ -117,6 +117,8 @@ class Lifted:
         origins: seats of the window reductions and contractions that this value descends from.
         padding: seat of a Pad that no sliding operator has consumed yet.
         unfolded: seat that needed all positions of the window at once, and made channels of them.
+        folded: where the batch and the grid lie on one axis, (1, C, 1, N·grid), the tensor that has their sizes,
+            as (_, N, *grid).
     """
 
     map: str
@@ -128,6 +130,7 @@ class Lifted:
     origins: frozenset[int] = frozenset()
     padding: int | None = None
     unfolded: int | None = None
+    folded: str | None = None
 
     # What it looks like -----------------------------------------------------------------------------------------
 

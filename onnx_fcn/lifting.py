@@ -60,10 +60,17 @@ FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the user said about the image: the name of the input, and the native size in pixels."""
+    """What the user said about the image and the head.
+
+    Attributes:
+        input: the name of the input that is the image.
+        size: the native size, in pixels.
+        folds: fold the batch into a spatial axis around the head.
+    """
 
     input: str | None = None
     size: tuple[int, ...] | None = None
+    folds: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,22 +99,26 @@ def lift(document: Document, request: Request) -> Walk:
         candidates = _sized_by_head(document, request)
     for image in candidates:
         for batch in _batches(document, image):
-            state = _walked(document, _with_batch(image, batch))
+            state = _walked(document, _with_batch(image, batch), folds=request.folds)
             if state.succeeded and _is_image(state):
                 return state
             failures.append(state)
     raise UnsupportedModel(_causes(failures))
 
 
-def _walked(document: Document, image: Image) -> Walk:
+def _walked(document: Document, image: Image, *, folds: bool = False) -> Walk:
     """Walk once, and again for what only the end of a walk shows."""
-    options = Options()
+    options = Options(folds=folds)
     while True:
         state = run(_program(document, image, options))
-        if not state.succeeded or not state.has_head:
-            return state
         cut = find_cut(state)
         if cut is None:
+            return state
+        meet = any(d.code == "strides-meet" for d in state.diagnostics.values())
+        if meet and options.output_stride is None:  # levels of a pyramid: brought to the stride that they share
+            options = replace(options, output_stride=max(a.stride for a in cut.fact.space))
+            continue
+        if not state.succeeded or not state.has_head:
             return state
         beyond = _beyond(state, cut)
         head = {state.seats[k].name for k in state.context if k not in _ancestors(state, cut) and k in state.reductions}

@@ -8,13 +8,14 @@ draws them where there is a terminal.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from onnx import GraphProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn._version import __version__
 from onnx_fcn.document import Document
@@ -30,6 +31,9 @@ FORMAT = 1
 
 #: Windows along each axis of the example.
 EXAMPLE = 10
+
+#: Columns of a sentence in plain text.
+WIDTH = 110
 
 #: Names of the axes of an image, by their number.
 LETTERS = {1: "W", 2: "HW", 3: "DHW"}
@@ -353,7 +357,8 @@ class _Kernels:
     def of(self, emission: Emission | None) -> TensorProto | None:
         """The initializer that holds the kernel of a Conv, behind a DequantizeLinear or a Cast."""
         node = None if emission is None else self._producers.get(emission.node.outputs[0].name)
-        name = node.input[1] if node is not None and len(node.input) > 1 else ""
+        place = 3 if node is not None and node.op_type == "QLinearConv" else 1
+        name = node.input[place] if node is not None and len(node.input) > place else ""
         while name and name not in self._tensors:
             node = self._producers.get(name)
             name = node.input[0] if node is not None and node.input else ""
@@ -379,25 +384,28 @@ def _payload(document: Document, tensor: TensorProto) -> object:
 
 
 def _difference(original: Document, document: Document) -> Difference:
-    before, after = original.proto.graph, document.proto.graph
-    old = Counter(n.SerializeToString() for n in before.node)
-    new = Counter(n.SerializeToString() for n in after.node)
-    gone = [n for n in before.node if not new[n.SerializeToString()]]
-    come = [n for n in after.node if not old[n.SerializeToString()]]
-    places = {(n.op_type, n.output[0]) for n in gone} & {(n.op_type, n.output[0]) for n in come}
-    had = {t.name: t for t in before.initializer}
-    has = {t.name: t for t in after.initializer}
+    before = {n.SerializeToString(): n for n in original.proto.graph.node}
+    after = {n.SerializeToString(): n for n in document.proto.graph.node}
+    gone = {_place(n) for key, n in before.items() if key not in after}
+    come = {_place(n) for key, n in after.items() if key not in before}
+    had = {t.name: t for t in original.proto.graph.initializer}
+    has = {t.name: t for t in document.proto.graph.initializer}
     same = {n for n in had.keys() & has.keys() if _payload(original, had[n]) == _payload(document, has[n])}
     return Difference(
-        kept=_count(n.op_type for n in after.node if old[n.SerializeToString()]),
-        changed=_count(n.op_type for n in come if (n.op_type, n.output[0]) in places),
-        removed=_count(n.op_type for n in gone if (n.op_type, n.output[0]) not in places),
-        added=_count(n.op_type for n in come if (n.op_type, n.output[0]) not in places),
+        kept=_count(n.op_type for key, n in after.items() if key in before),
+        changed=_count(op for op, _ in gone & come),
+        removed=_count(op for op, _ in gone - come),
+        added=_count(op for op, _ in come - gone),
         reshaped=tuple(n for n in has if n in same and list(has[n].dims) != list(had[n].dims)),
         rewritten=tuple(n for n in has if n in had and n not in same),
         removed_initializers=tuple(n for n in had if n not in has),
         added_initializers=tuple(n for n in has if n not in had),
     )
+
+
+def _place(node: NodeProto) -> tuple[str, str]:
+    """What a node keeps when a rule varies it: its operator and its first output."""
+    return node.op_type, next(filter(None, node.output), node.name)
 
 
 def _count(operators: Iterable[str]) -> dict[str, int]:
@@ -428,7 +436,10 @@ def _lines(table: Table) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     indent = "  " if table.title else ""
     for row in rows:
-        yield (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+        if len(row) == 1:  # a sentence
+            yield from textwrap.wrap(row[0], WIDTH, initial_indent=indent, subsequent_indent=indent)
+        else:
+            yield (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
 
 
 def _tables(report: Report, verbose: bool) -> Iterator[Table]:
@@ -449,16 +460,16 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     yield "image", f"{_change(report.image)}, {report.axes}"
     for output in report.outputs:
         yield "answers", _change(output)
-    yield "window", f"{_times(report.window)} pixels"
+    yield "window", _pixels(report.window)
     for output in report.outputs:
         if output.stride and (output is report.outputs[0] or output.stride != report.stride):
             of = "" if output is report.outputs[0] else f" of '{output.name}'"
-            yield "stride", f"{_times(_shared(output.stride))} pixels between answers{of}"
+            yield "stride", f"{_pixels(output.stride, square=True)} between answers{of}"
     if report.example is not None:
-        yield "example", f"{_times(report.example.size)} pixels → {_times(report.example.answers)} answers"
+        yield "example", f"{_pixels(report.example.size)} → {_times(report.example.answers)} answers"
     if report.cut is not None:
         cells = _times((report.cut.channels, *report.cut.window))
-        yield "cut", f"'{report.cut.name}', {cells}, {_times(_shared(report.cut.stride))} pixels a cell"
+        yield "cut", f"'{report.cut.name}', {cells}, {_pixels(report.cut.stride, square=True)} a cell"
     if report.output is not None:
         data = f", with its weights in {report.data}" if report.data else ""
         doubt = ", not compared with the original" if report.validation is None else ""
@@ -477,9 +488,11 @@ def _shape(dims: Sequence[Dim] | None) -> str:
     return "of unknown shape" if dims is None else f"({', '.join('?' if d is None else str(d) for d in dims)})"
 
 
-def _shared(sizes: Sequence[float]) -> Sequence[float]:
-    """One number where all are the same."""
-    return sizes[:1] if len(set(sizes)) == 1 else sizes
+def _pixels(sizes: Sequence[float], *, square: bool = False) -> str:
+    """A size in pixels; one number for a square where that is understood."""
+    if square and len(set(sizes)) == 1:
+        sizes = sizes[:1]
+    return f"{_times(sizes)} {'pixel' if tuple(sizes) == (1,) else 'pixels'}"
 
 
 def _times(sizes: Sequence[float]) -> str:

@@ -98,7 +98,7 @@ class Site:
                     hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
                 )
             return x.on(self.materialise(x))
-        x = self.settle(self.unfold(x))
+        x = self.settle(self.unfold(self.unfurled(x)))
         extra = [k for k, a in enumerate(x.space) if a.image is None]
         name = self.squeeze(x.map, [2 + k for k in extra]) if extra else x.map
         kept = [a for a in x.space if a.image is not None]
@@ -621,6 +621,47 @@ class Site:
         space = tuple(replace(a, atoms=()) for a in like.space)
         flat = tuple(a for group in atoms for a in group)
         return Lifted(name, like.batch, flat, space, tuple(layout), like.elem_type)
+
+    # The batch in a spatial axis ---------------------------------------------------------------------------------
+
+    @property
+    def folds(self) -> bool:
+        """Is the batch to be folded into a spatial axis around the head?"""
+        return self._walk.options.folds
+
+    def folded(self, x: Lifted, axes: Sequence[int]) -> Lifted:
+        """The window as channels, and batch and grid on one axis: (N, C, *space) -> (1, k·C, 1, N·grid).
+
+        onnxruntime convolves one image at a time, and so reads the weights of a head once for each image of a batch;
+        with the batch along a spatial axis it multiplies all at once.
+        """
+        rank = 2 + len(x.space)
+        front = self.emit([x], "Transpose", perm=[1, 0, *range(2, rank)])
+        moved = tuple(atom for k in axes for atom in x.space[k].atoms)
+        cells = self.emit(self.cells(x.on(front), axes), "Concat", axis=0)
+        target = np.array([1, x.width * Atom.product(moved), *[1] * (rank - 3), -1], np.int64)
+        name, shape = self.emit([cells, target], "Reshape"), self.emit([cells], "Shape")
+        space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
+        return replace(x, map=name, channels=(*moved, *x.channels), space=space, folded=shape)
+
+    def unfurled(self, x: Lifted) -> Lifted:
+        """The map with its batch and its grid on axes of their own again."""
+        if x.folded is None:
+            return x
+        sizes: list[Operand] = [
+            np.array([x.width], np.int64),
+            self.slice(x.folded, [1], [np.iinfo(np.int64).max], [0]),
+        ]
+        seen = self.emit([x, self.emit(sizes, "Concat", axis=0)], "Reshape")
+        rank = 2 + len(x.space)
+        return replace(x, map=self.emit([seen], "Transpose", perm=[1, 0, *range(2, rank)]), folded=None)
+
+    def alike(self, operands: Sequence[Fact | None]) -> list[Fact | None]:
+        """Operands that one node can read together: all of them folded, or none."""
+        mapped = [f for f in operands if isinstance(f, Lifted)]
+        alone = all(f.folded for f in mapped) and not any(isinstance(f, Unmapped) for f in operands)
+        keeps = alone and self.op not in ("Shape", "Size")
+        return [self.unfurled(f) if isinstance(f, Lifted) and not keeps else f for f in operands]
 
     def padded(self, x: Lifted) -> Unsupported:
         """The refusal of a Pad that nothing slides after."""

@@ -204,9 +204,15 @@ class _Native:
     def run_converted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Answers of the converted model, by the names of the original's tensors."""
         try:
-            return dict(zip(self.names, self.converted(feeds)))
+            answers = dict(zip(self.names, self.converted(feeds)))
         except ModelError as error:
             raise ValidationError(f"onnxruntime cannot run the converted model: {error}") from None
+        shape = next((list(answers[n].shape) for n in self.c.state.results if answers[n].ndim > 2), [])
+        for name, fact in self.c.hidden.items():
+            if fact.folded:  # (1, C, 1, N·grid)
+                seen = answers[name].reshape(fact.width, shape[0], *shape[2:])
+                answers[name] = np.moveaxis(seen, 0, 1)
+        return answers
 
     def check(self, data: Mapping[str, Array] | None) -> None:
         """Compare on random images, with every batch that the original runs, and on given ones of the native size."""

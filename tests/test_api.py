@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,37 @@ def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
     onnx_fcn.convert(DIGITS)
     assert callable(onnx_fcn.convert)
     assert callable(onnx_fcn.validate)
+
+
+# The house ------------------------------------------------------------------------------------------------------------
+
+
+def room_of(module: Path) -> str:
+    """The module of the package that a file is, or the package of rules that it belongs to."""
+    return module.relative_to(ROOT / "onnx_fcn").parts[0].removesuffix(".py")
+
+
+def imports(nodes: Iterable[ast.AST]) -> set[str]:
+    """The rooms that some import statements name."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == "onnx_fcn":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnx_fcn."):
+            found.add(str(node.module).split(".")[1])
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    """As docs/architecture.md says: from each line of the list of rooms only to the lines above it."""
+    listed = (ROOT / "docs/architecture.md").read_text("utf-8").partition("```rooms\n")[2].partition("```")[0]
+    rooms = [line.split()[0] for line in listed.splitlines()]
+    files = [f for f in (ROOT / "onnx_fcn").rglob("*.py") if room_of(f) not in ("__init__", "__main__", "_version")]
+    assert {room_of(f) for f in files} == set(rooms)
+    exceptions = set()
+    for file in files:
+        room, tree = room_of(file), ast.parse(file.read_text("utf-8"))
+        below = set(rooms[rooms.index(room) + 1 :])
+        assert not imports(tree.body) & below, file
+        exceptions |= {(room, other) for other in imports(ast.walk(tree)) & below}
+    assert exceptions == {("interpret", "site"), ("interpret", "rules")}

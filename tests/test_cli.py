@@ -129,6 +129,22 @@ def test_dynamic_batch(command: Command, tmp_path: Path) -> None:
     assert [(b.dim_value, b.dim_param) for b in batches] == [(1, ""), (0, "batch")]
 
 
+def test_weights_go_where_they_are_told_to(command: Command, tmp_path: Path) -> None:
+    onnx.save(onnx.load("model.onnx"), "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    for option, inside in (("--inline", True), ("--external-data", False), ("--link-data", False)):
+        assert command("big.onnx", "out.onnx", "--no-validate", option, "-q") == Result(0, "", "")
+        stored = onnx.load("out.onnx", load_external_data=False).graph.initializer
+        places = {e.key: e.value for t in stored if t.name == "7.weight" for e in t.external_data}
+        assert (places == {}) == inside
+        assert (places.get("location") == "big.data") == (option == "--link-data")
+
+
+def test_folded_head(command: Command, tmp_path: Path) -> None:
+    for head in ("conv", "folded"):
+        assert command("model.onnx", f"{head}.onnx", "--head", head, "-q") == Result(0, "", "")
+    assert (tmp_path / "conv.onnx").read_bytes() != (tmp_path / "folded.onnx").read_bytes()
+
+
 def test_input_size(command: Command) -> None:
     model = onnx.load("model.onnx")
     for k, name in ((2, "h"), (3, "w")):
@@ -267,7 +283,9 @@ BAD = {
     "JSON is the output": asked("--json old.onnx", "'old.onnx' is a model"),
     "verify one file": Bad("--verify compares two files", "model.onnx --verify", 2),
     "verify nothing": asked("--verify --no-validate", "contradict each other"),
-    "verify with another batch": asked("--verify --dynamic-batch", "--verify converts nothing"),
+    "verify and convert": asked("--verify --dynamic-batch", "--verify converts nothing"),
+    "weights in two places": asked("--inline --link-data", "not allowed with argument --inline"),
+    "weights without an output": Bad("and there is none", "model.onnx --inline", 2),
     "verify what is no model": Bad("'old.onnx' is not an ONNX model", "model.onnx old.onnx --verify"),
     "data without an output": Bad("--data is for the comparison", "model.onnx --data x.npy", 2),
     "data not to be used": asked("--data x.npy --no-validate", "contradict each other"),

@@ -65,6 +65,9 @@ def contract(
     multiplies = emit is None and x.elem_type not in CONVOLVED
     if multiplies:
         x, whole = site.unfold(x, whole), []
+    origins = site.reduces(x, contextable=False) if whole else x.origins
+    if whole and site.folds and emit is None and all(a in group for a in x.channels):
+        x, whole = site.folded(x, whole), []
     inner = [a for a in x.channels if a in group]
     outer = [a for a in x.channels if a not in group]
     x = site.arrange(x, [*outer, *inner])
@@ -100,7 +103,6 @@ def contract(
     layout = list(x.layout)
     layout[axis] = new
     space = tuple(a.contracted() if k in whole else a for k, a in enumerate(x.space))
-    origins = site.reduces(x, contextable=False) if whole else x.origins
     return replace(
         x, map=y, channels=(*outer, *added, *new), space=space, layout=tuple(layout), origins=origins
     ).canonical()

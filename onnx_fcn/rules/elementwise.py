@@ -161,6 +161,7 @@ def combine(
         frozenset().union(*(f.origins for f in moving)),
         next((f.padding for f in moving if f.padding is not None), None),
         next((f.unfolded for f in moving if f.unfolded is not None), None),
+        next((f.folded for f in moving if f.folded is not None), None),
     ).canonical()
 
 
@@ -345,8 +346,8 @@ def _joined(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
     """
     result = []
     for axes in zip(*(f.space for f in facts)):
-        strides = {a.stride for a in axes}
-        if len(strides) > 1 or len({a.rate for a in axes}) > 1:
+        strides = {a.stride * a.rate for a in axes}
+        if len({(a.stride, a.rate) for a in axes}) > 1:
             raise Unsupported(
                 f"joins maps with a cell every {' and every '.join(str(s) for s in sorted(strides))} pixels",
                 code="strides-meet",
