@@ -179,14 +179,23 @@ def _store_beside(model: ModelProto, net: Network, data: Path) -> None:
             values(shape).tofile(file)
 
 
-# What to convert: name → (what it is, how to write it).
-FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "vgg16": ("VGG-16, 553 MB", lambda path: write(path, vgg16)),
-    "vgg16-channels-last": (
-        "VGG-16 channels-last, 553 MB, 411 MB to permute",
-        lambda path: write(path, vgg16_channels_last, (224, 224, 3)),
+@dataclass(frozen=True)
+class File:
+    """A model to convert: what it is, and how to write it to a path."""
+
+    title: str
+    write: Callable[[Path], Path]
+
+
+FILES = {
+    "vgg16": File("VGG-16, 553 MB", lambda path: write(path, vgg16)),
+    "vgg16-channels-last": File(
+        "VGG-16 channels-last: 411 MB to permute", lambda path: write(path, vgg16_channels_last, (224, 224, 3))
     ),
-    "external": ("3 GB in a data file", lambda path: write(path, lambda n, x: vgg16(n, x, hidden=17_408), external=True)),
-    "nodes-10k": ("10,000 nodes", lambda path: write(path, chain(10_000), (3, 32, 32))),
-    "nodes-100k": ("100,000 nodes", lambda path: write(path, chain(100_000), (3, 32, 32))),
+    "external": File(
+        "VGG-16 with 17,408 hidden units: 3.1 GB in a data file",
+        lambda path: write(path, lambda net, x: vgg16(net, x, hidden=17_408), external=True),
+    ),
+    "nodes-10k": File("10,000 nodes", lambda path: write(path, chain(10_000), (3, 32, 32))),
+    "nodes-100k": File("100,000 nodes", lambda path: write(path, chain(100_000), (3, 32, 32))),
 }

@@ -80,7 +80,7 @@ class Layer:
             became channels).
         node: its name in the original.
         was: its operator.
-        becomes: the operator that does its work now.
+        becomes: the operator that does its work now, or several, joined by " + ".
         kernel: cells of the map that it covers; all 1 behind the first dense layer.
         inputs: channels that it reads, in each group.
         outputs: channels that it makes.
@@ -507,7 +507,8 @@ def _bytes(count: int) -> str:
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:
-    becomes = f"{layer.becomes} {_times(layer.kernel)}" if layer.kernel else layer.becomes
+    single = layer.kernel and " + " not in layer.becomes
+    becomes = f"{layer.becomes} {_times(layer.kernel)}" if single else layer.becomes
     if layer.inputs and layer.outputs:
         becomes += f", {layer.inputs * layer.groups} → {layer.outputs}"
     if layer.groups > 1 and layer.kind == "dense":

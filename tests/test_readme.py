@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

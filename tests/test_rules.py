@@ -792,6 +792,105 @@ row("reshape bakes a batch into a free one", "f = Reshape (x, s)  y = MatMul (f,
 row("reduction over a free batch", "f = Flatten (x)  d = MatMul (f, w)  y = ReduceL2 <axes = [0]> (d)",
     batch=1, w=(72, 5))
 
+# Branches beyond the cut: what strides there dilates, so that all answers have one grid -------------------------------
+
+TWO = "f = Flatten (x)  y = MatMul (f, w)"
+row("two convs beyond the cut", f"{TWO}  a = Conv <strides = [2, 2]> (x, k)  b = Conv <strides = [2, 1]> (a, l)  "
+    "g = Flatten (b)  z = MatMul (g, v)",
+    outputs="y, z", image="float[N,6,9,7] x", w=(378, 5), k=(4, 6, 3, 3), l=(3, 4, 2, 2), v=(12, 4))
+row("two pools beyond the cut", f"{TWO}  a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+    "b = AveragePool <kernel_shape = [2, 2]> (a)  g = Flatten (b)  z = MatMul (g, v)",
+    opset=(10, 18, 19), outputs="y, z", image="float[N,6,8,6] x", w=(288, 5), v=(36, 4))
+for op in ("GlobalAveragePool", "GlobalMaxPool"):
+    row(f"{op} beyond the cut", f"{TWO}  a = Conv <strides = [2, 2]> (x, k)  p = {op} (a)  z = Flatten (p)",
+        opset=(10, 19), outputs="y, z", image="float[N,6,9,7] x", w=(378, 5), k=(4, 6, 3, 3))
+row("every other cell beyond the cut", f"{TWO}  a = Slice (x, starts, ends, axes, steps)  g = Flatten (a)  "
+    "z = MatMul (g, v)",
+    outputs="y, z", image="float[N,6,8,6] x", w=(288, 5), starts=[0, 1], ends=[8, 6], axes=[2, 3], steps=[2, 2],
+    v=(72, 4))
+row("all positions beyond the cut", f"{TWO}  a = Conv <strides = [2, 2]> (x, k)  z = Flatten (a)",
+    outputs="y, z", image="float[N,6,7,5] x", w=(210, 5), k=(4, 6, 3, 3))
+row("all integers beyond the cut", f"{TWO}  a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+    "q = QuantizeLinear (a, s, u)  z = Flatten (q)",
+    outputs="y, z", image="float[N,6,4,6] x", w=(144, 5), s=0.02, u=np.uint8(128))
+row("a gate beyond the cut", f"{TWO}  a = Conv <strides = [2, 2]> (x, k)  p = GlobalAveragePool (a)  g = Sigmoid (p)  "
+    "m = Mul (a, g)  q = Flatten (m)  z = MatMul (q, v)",
+    outputs="y, z", image="float[N,6,7,5] x", w=(210, 5), k=(4, 6, 3, 3), v=(24, 3))
+row("a pooling that is gate and head", "p = GlobalAveragePool (x)  a = Conv (p, u)  g = Sigmoid (a)  m = Mul (x, g)  "
+    "f = Flatten (m)  y = MatMul (f, w)  q = Flatten (p)  z = MatMul (q, v)",
+    outputs="y, z", u=(6, 6, 1, 1), w=(72, 5), v=(6, 3))
+
+# Blocks of well-known trunks and heads --------------------------------------------------------------------------------
+
+row("ResNet block", "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, k)  "
+    "b = BatchNormalization (a, scale, shift, mean, var)  r = Relu (b)  s = Conv <strides = [2, 2]> (x, l)  "
+    f"e = Add (r, s)  m = Relu (e)  {HEAD}",
+    image="float[N,6,7,5] x", cut="m", stride=2, k=(5, 6, 3, 3), l=(5, 6, 1, 1), w=(60, 7), **BN5)
+row("ConvNeXt block", "p = Conv <group = 6, pads = [1, 1, 1, 1]> (x, k, b)  t = Transpose <perm = [0, 2, 3, 1]> (p)  "
+    "n = LayerNormalization (t, scale, shift)  d = MatMul (n, v)  e = Add (d, c)  g = Gelu (e)  h = MatMul (g, u)  "
+    f"i = Mul (h, gamma)  r = Transpose <perm = [0, 3, 1, 2]> (i)  m = Add (x, r)  {HEAD}",
+    opset=20, cut="m", k=(6, 1, 3, 3), b=(6,), scale=(6,), shift=(6,), v=(6, 12), c=(12,), u=(12, 6), gamma=(6,),
+    w=(72, 5))
+row("U-Net block", 'a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  u = Resize (a, "", scales)  '
+    f"m = Concat <axis = 1> (x, u)  {HEAD}",
+    image="float[N,6,4,6] x", cut="m", stride=2, step=2, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("U-Net block, sizes at run time", "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  s = Shape (x)  "
+    f'u = Resize (a, "", "", s)  m = Concat <axis = 1> (x, u)  {HEAD}',
+    image="float[N,6,4,6] x", cut="m", stride=2, step=2, w=(288, 5))
+row("ASPP's image branch", "p = GlobalAveragePool (x)  a = Conv (p, v)  s = Shape (x)  i = Shape (a)  "
+    "h = Slice (s, two, four)  n = Slice (i, zero, two)  t = Concat <axis = 0> (n, h)  "
+    f'u = Resize <mode = "linear"> (a, "", "", t)  c = Concat <axis = 1> (x, u)  m = Conv (c, k)  {HEAD}',
+    cut="m", v=(2, 6, 1, 1), zero=[0], two=[2], four=[4], k=(5, 8, 2, 2), w=(30, 7), outputs="float[N,7] y")
+row("context joined to the map", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
+    f"c = Concat <axis = 1> (x, e)  m = Conv (c, k)  {HEAD}", cut="m", k=(5, 12, 2, 2), w=(30, 7))
+row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "
+    f"l = Sigmoid (j)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
+row("a gate from an earlier map", f"{GATE}  c = Conv (x, k)  m = Mul (c, g)  {HEAD}",
+    cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), k=(6, 6, 2, 2), w=(36, 5))
+row("a gate on pooled features", "p = GlobalAveragePool (x)  f = Flatten (p)  d = MatMul (f, w)  g = Sigmoid (d)  "
+    "e = Mul (f, g)  y = MatMul (e, v)", w=(6, 6), v=(6, 5))
+row("spatial attention", f"c = Conv (x, k)  g = Sigmoid (c)  m = Mul (x, g)  {HEAD}", k=(1, 6, 1, 1), w=(72, 5))
+row("attention pooling", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  l = MatMul (t, q)  "
+    "a = Softmax <axis = 1> (l)  e = Mul (t, a)  p = ReduceSum <keepdims = 0> (e, one)  y = MatMul (p, w)",
+    s=[0, 6, -1], q=(6, 1), one=[1], w=(6, 5))
+row("channels normalised", f"n = ReduceL2 <axes = [1]> (x)  m = Div (x, n)  {HEAD}", w=(72, 5))
+row("rows centred", f"n = ReduceMean <axes = [3]> (x)  m = Sub (x, n)  {HEAD}", w=(72, 5))
+row("pixels classified, the best taken", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
+    "d = MatMul (t, w)  y = ReduceMax <axes = [1], keepdims = 0> (d)", s=[0, 6, -1], w=(6, 5))
+row("a flattened map cut in two", "f = Flatten (x)  a, b = Split <axis = 1> (f)  c = Mul (a, b)  y = MatMul (c, w)",
+    w=(36, 5))
+row("a part of a flattened map", "f = Flatten (x)  a = Slice (f, start, end, one)  y = MatMul (a, w)",
+    start=[5], end=[41], one=[1], w=(36, 5))
+row("a flattened map shuffled", "f = Flatten (x)  a = Gather <axis = 1> (f, index)  y = MatMul (a, w)",
+    index=np.random.default_rng(0).permutation(72), w=(72, 5))
+row("channels-last image of bytes", "c = Cast <to = 1> (x)  a = Sub (c, mean)  b = Div (a, deviation)  "
+    f"t = Transpose <perm = [0, 3, 1, 2]> (b)  m = Conv (t, k)  {HEAD}",
+    image="uint8[N,6,5,2] x", between=(0, 255), space=(1, 2), trunk=False, mean=(2,),
+    deviation=positive("deviation", 2), k=(6, 2, 3, 3), w=(72, 5))
+row("flipped", "a = Slice (x, start, end, axes, steps)  f = Flatten (a)  y = MatMul (f, w)",
+    start=[-1], end=[-100], axes=[3], steps=[-1], w=(72, 5))
+for op in ("Add", "Mul", "Concat <axis = 1>"):
+    row(f"{op} of a second image", f"m = {op} (x, e)  {HEAD}",
+        image="float[N,6,4,3] x, float[N,6,4,3] e", w=(144 if "Concat" in op else 72, 5))
+row("a mask for the image", f"m = Mul (x, e)  {HEAD}", image="float[N,6,4,3] x, float[N,1,4,3] e", w=(72, 5))
+row("a second image, flattened", "f = Flatten (x)  g = Flatten (e)  c = Concat <axis = 1> (f, g)  y = MatMul (c, w)",
+    image="float[N,6,4,3] x, float[N,2,4,3] e", w=(96, 5))
+for op, attributes in (("MaxPool", ""), ("AveragePool", ""), ("AveragePool", ", count_include_pad = 1")):
+    row(f"{op} of pooled features{attributes}", "p = GlobalAveragePool (x)  "
+        f"c = {op} <kernel_shape = [3, 3], pads = [1, 1, 1, 1]{attributes}> (p)  y = Flatten (c)")
+row("padded conv of pooled features", "p = GlobalAveragePool (x)  c = Conv <pads = [1, 1, 1, 1]> (p, k)  "
+    "y = Flatten (c)", k=(5, 6, 3, 3))
+row("MaxPool of columns", f"m = MaxPool <kernel_shape = [4, 1], strides = [4, 1]> (x)  {HEAD}",
+    stride=(4, 1), w=(18, 5))
+row("AveragePool counts its padding, ceil_mode",
+    "m = AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1, "
+    f"count_include_pad = 1> (x)  {HEAD}", image="float[N,6,6,5] x", cut="m", stride=2, opset=(10, 19), w=(72, 5))
+row("pad of a channels-last map", "t = Transpose <perm = [0, 2, 3, 1]> (x)  p = Pad (t, pads)  "
+    f"u = Transpose <perm = [0, 3, 1, 2]> (p)  m = Conv (u, k)  {HEAD}",
+    cut="m", pads=[0, 1, 2, 0, 0, 1, 0, 0], k=(5, 6, 3, 3), w=(60, 7))
+row("doubles between floats", "a = Cast <to = 11> (x)  f = Flatten (a)  d = MatMul (f, w)  y = Cast <to = 1> (d)",
+    w=law.random("w", 72, 5))
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,141 @@
+"""What a conversion costs beside a copy of the file, and beside tools that parse and serialise the weights.
+
+Every tool reads and writes the same files, round by round, one after the other. The copy and our conversion reach the
+disk (fsync) before they end; the others end when the system has taken their bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.files import FILES
+from benchmarks.process import Failed, Usage, measure
+
+__all__ = ["run"]
+
+COPY = 'for f in "$0".*; do cp "$f" "$1${f#"$0"}" && sync "$1${f#"$0"}" || exit; done'
+LOAD_SAVE = """
+import sys, onnx
+external = sys.argv[3:] == ["external"]
+onnx.save(onnx.load(sys.argv[1]), sys.argv[2], save_as_external_data=external, location="copy.data" if external else None)
+"""
+SLOW = 60.0  # seconds; what takes longer is run once
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Something that reads one model and writes another.
+
+    Attributes:
+        name: as it is printed.
+        command: from (source, output, whether the weights are external).
+        needs: the package that has to be installed.
+        applies: to which files.
+    """
+
+    name: str
+    command: Callable[[Path, Path, bool], list[str]]
+    needs: str = "onnx_fcn"
+    applies: Callable[[str], bool] = lambda file: True
+
+
+def python(*arguments: str) -> Callable[[Path, Path, bool], list[str]]:
+    """`python -m module source output options`."""
+    module, *options = arguments
+    return lambda source, output, external: [sys.executable, "-m", module, str(source), str(output), *options]
+
+
+def optimizer(module: str) -> Callable[[Path, Path, bool], list[str]]:
+    """An optimizer, told to keep the weights where they were."""
+    return lambda source, output, external: python(module, *["--save-as-external-data"] * external)(source, output, external)
+
+
+TOOLS = (
+    Tool(
+        "cp + fsync",
+        lambda source, output, _: ["sh", "-c", COPY, str(source.with_suffix("")), str(output.with_suffix(""))],
+    ),
+    Tool("onnx-fcn --no-validate", python("onnx_fcn", "--no-validate", "--quiet")),
+    Tool(
+        "onnx-fcn --no-validate --link-data",
+        python("onnx_fcn", "--no-validate", "--quiet", "--link-data"),
+        applies=lambda file: file == "external",
+    ),
+    Tool("onnx-fcn", python("onnx_fcn", "--quiet")),
+    Tool(
+        "onnx.load + onnx.save",
+        lambda source, output, external: [
+            *(sys.executable, "-c", LOAD_SAVE, str(source), str(output)),
+            *["external"] * external,
+        ],
+    ),
+    Tool("onnxslim", optimizer("onnxslim"), needs="onnxslim"),
+    Tool("onnxsim", optimizer("onnxsim"), needs="onnxsim"),
+)
+
+
+def run(folder: Path, files: Sequence[str], rounds: int, limit: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measure every tool on every file: one record for each of these, and for an import."""
+    records = list(_imports(rounds, limit, say))
+    for file in files:
+        say(f"{file}: writing the model")
+        source = FILES[file].write(folder / f"{file}.onnx")
+        try:
+            records += _on_file(file, source, rounds, limit, say)
+        finally:
+            for path in folder.glob(f"{file}.*"):
+                path.unlink()
+    return records
+
+
+def _imports(rounds: int, limit: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    statements = {"python": "pass", "import onnx": "import onnx", "import onnx_fcn": "import onnx_fcn"}
+    runs: dict[str, list[Usage]] = {name: [] for name in statements}
+    for _ in range(3 * rounds):
+        for name, statement in statements.items():
+            say(name)
+            runs[name].append(measure([sys.executable, "-c", statement], limit))
+    for name, usages in runs.items():
+        yield _record("imports", name, usages)
+
+
+def _on_file(file: str, source: Path, rounds: int, limit: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    external = source.with_suffix(".data").exists()
+    tools = [tool for tool in TOOLS if tool.applies(file)]
+    runs: dict[str, list[Usage]] = {tool.name: [] for tool in tools}
+    notes = {tool.name: "not installed" for tool in tools if importlib.util.find_spec(tool.needs) is None}
+    for k in range(rounds):
+        for tool in tools:
+            done = runs[tool.name]
+            if tool.name in notes or (done and done[0].seconds > SLOW):
+                continue
+            say(f"{file}: {tool.name}, round {k + 1} of {rounds}")
+            try:
+                done.append(measure(tool.command(source, source.with_name("out.onnx"), external), limit))
+            except Failed as failure:
+                notes[tool.name] = str(failure)
+            finally:
+                for path in (*source.parent.glob("out.*"), *source.parent.glob("copy.*")):
+                    path.unlink()
+    for name, usages in runs.items():
+        yield _record(file, name, usages, notes.get(name, ""))
+
+
+def _record(file: str, tool: str, usages: Sequence[Usage], note: str = "") -> dict[str, Any]:
+    if not usages:
+        return {"file": file, "tool": tool, "note": note}
+    return {
+        "file": file,
+        "tool": tool,
+        "seconds": median(u.seconds for u in usages),
+        "fastest": min(u.seconds for u in usages),
+        "cpu": median(u.cpu for u in usages),
+        "peak": max(u.peak for u in usages),
+        "rounds": len(usages),
+    }

@@ -1,0 +1,72 @@
+"""A whole process, measured from outside: wall time, processor time, peak memory.
+
+A child's peak includes what its parent occupied when it was forked. So a bare interpreter stands between us and the
+command: it is as small as a process gets, and nothing that we import or generate is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Failed", "Usage", "measure"]
+
+LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)
+seconds = time.perf_counter() - start
+code = os.waitstatus_to_exitcode(status)
+print("\\n", json.dumps([code, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]), sep="")
+"""
+UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one run took.
+
+    Attributes:
+        seconds: of wall time, start of the interpreter and imports included.
+        cpu: seconds of processor time, of all threads.
+        peak: bytes of resident memory, pages of mapped files included.
+    """
+
+    seconds: float
+    cpu: float
+    peak: int
+
+
+class Failed(Exception):
+    """The command did not succeed; says why in a few words."""
+
+
+def measure(command: Sequence[str], limit: float) -> Usage:
+    """Run a command once, on a file system that has nothing left to write.
+
+    Raises:
+        Failed: it exits with an error, or takes longer than `limit` seconds.
+    """
+    os.sync()
+    launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, *command]
+    child = subprocess.Popen(
+        launcher, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    )
+    try:
+        out, errors = child.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"> {limit:.0f} s") from None
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    code, seconds, cpu, peak = json.loads(out.splitlines()[-1])
+    if code:
+        said = [line.strip() for line in errors.splitlines() if line.strip()]
+        raise Failed(said[-1][:100] if said else f"exit code {code}")
+    return Usage(seconds, cpu, peak * UNIT)
