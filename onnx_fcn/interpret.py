@@ -420,6 +420,10 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
     return site.named(outputs)
 
 
+#: Operators that may repeat one value over the positions of a map.
+SPREADS = frozenset({"Expand", "Resize", "Tile", "Upsample"})
+
+
 def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     """The facts of a node without a mapped operand, which stays as it is."""
     names = [o.name for o in seat.node.outputs]
@@ -432,7 +436,7 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
         for values in (state.values, state.doubled):
             values.set(names[0], shape)
         return [Known(names[0], sized=True)]
-    if seat.node.op == "Expand" and isinstance(operands[0], Unmapped):
+    if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
         return [Unmapped(names[0], spread=operands[0].spread or operands[0].name)]
     return [Unmapped(n) for n in names]
 

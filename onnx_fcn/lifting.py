@@ -264,6 +264,8 @@ def images(document: Document, request: Request) -> Iterator[Image]:
             if request.size is not None:
                 if len(request.size) != len(space):
                     continue
+                if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, request.size)):
+                    continue  # the file says another size
                 for axis, pixels in zip(space, request.size):
                     shape[axis] = pixels
             if batch is not None:

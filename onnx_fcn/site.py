@@ -48,7 +48,7 @@ Operand = str | Fact | Array | None
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
 
-_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
+_DEFAULTS = {"ceil_mode": 0, "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -297,11 +297,18 @@ class Site:
             op=op or self.op,
             name=self.node.name if varies else names[0],
             attrs={k: v for k, v in attrs.items() if v is not None},
-            inputs=[gs.Variable(self._operand(i)) for i in inputs],
+            inputs=[gs.Variable(name) for name in self._inputs(inputs)],
             outputs=[gs.Variable(n) for n in names],
             domain=domain or None,
         )
         self._seat.emissions.append(Emission(node, varies))
+        return names
+
+    def _inputs(self, operands: Sequence[Operand]) -> list[str]:
+        """Names of the inputs; absent ones at the end are left out, unless the node spelled them."""
+        names = [self._operand(operand) for operand in operands]
+        while names and not names[-1] and len(names) > len(self.node.inputs):
+            names.pop()
         return names
 
     def _operand(self, operand: Operand) -> str:
@@ -601,14 +608,23 @@ class Site:
             perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
         return x.map if perm == sorted(perm) else self.emit([x], "Transpose", perm=perm)
 
+    def source_of(self, fact: Unmapped) -> tuple[str, tuple[int, ...]]:
+        """(tensor, native shape) of a value that is the same for all positions, before it was repeated over them."""
+        name, shape = fact.name, self.shape_of(fact)
+        if fact.spread is not None:
+            source = self.shape_of(Unmapped(fact.spread))
+            source = (1,) * (len(shape) - len(source)) + source
+            if all(s in (1, d) for s, d in zip(source, shape)):
+                return fact.spread, source
+        return name, shape
+
     def spread(self, fact: Unmapped, like: Lifted) -> Lifted:
         """A tensor that is the same for all positions, as a map of one cell that broadcasts: (N, C, 1, …)."""
-        shape = self.shape_of(Unmapped(fact.spread or fact.name))
+        name, shape = self.source_of(fact)
         batch_axis = next((k for k, d in enumerate(shape) if d == self.batch and self.batch > 1), None)
         if batch_axis is None and self.batch == 1 and shape and shape[0] == 1:
             batch_axis = 0
         channels = [d for k, d in enumerate(shape) if k != batch_axis]
-        name = fact.spread or fact.name
         if batch_axis not in (None, 0):
             perm = [batch_axis, *(k for k in range(len(shape)) if k != batch_axis)]
             name = self.emit([name], "Transpose", perm=perm)

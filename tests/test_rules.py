@@ -1,12 +1,15 @@
 """Every rule obeys the law, in every configuration: one table, a row for each spelling.
 
-A row is a network in ONNX's text syntax on an image or feature map `x` (N, 6, 4, 3), no two dims of which are alike.
-Each is converted as it stands, where the image is the map, and behind a strided convolution, where it is not:
+A row is a network in ONNX's text syntax on an image or feature map `x` (N, 6, 4, 3), no two dims of which are alike:
 
     row("softmax of classes", "f = Flatten (x)  d = MatMul (f, w)  y = Softmax (d)", opset=(7, 13), w=(72, 5))
 
-`cut` names the feature map where the network pads before it; see `law.py`. A new operator is one more row: a test
-fails for any registered operator that has none.
+At the last of its opsets it stands behind a strided convolution, so that map and image differ; at the others as it is.
+Weights are keywords (a tuple is a shape, filled at random), and so are the image, the outputs where onnx cannot infer
+their types, and what the law has to know of the network: the feature map that something pads before (`cut`), the pixels
+between windows (`stride`); see `law.py`. A new operator is one more row: a test fails for any that has none.
+
+Refusals are a second table, and deliberate faults, each with the row that catches it, a third.
 """
 
 from __future__ import annotations
@@ -987,6 +990,8 @@ refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 
     "else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
     ("no-rule", "if", "If"), outputs="float[N,5] y", w=(72, 5), zero=0.0)
 
+# fmt: on
+
 # Faults ---------------------------------------------------------------------------------------------------------------
 
 
@@ -1010,6 +1015,7 @@ def pooling_kind(patch: pytest.MonkeyPatch) -> None:
 
 def bias_broadcast(patch: pytest.MonkeyPatch) -> None:
     """A bias (1,) goes to the first output alone."""
+
     def alone(site: Site, bias: interpret.Known, size: int, factor: float = 1.0) -> str:
         return site.constant((np.arange(size) == 0) * np.float32(factor) * site.value(bias))
 
@@ -1031,7 +1037,6 @@ FAULTS = {
     alpha_beta: "gemm alpha beta",
 }
 
-# fmt: on
 # The tests ------------------------------------------------------------------------------------------------------------
 
 CASES = [

@@ -213,9 +213,13 @@ def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
 
 def both_mapped(a: Fact, b: Fact) -> Unsupported:
     """The refusal of a product of two values that both depend on the image."""
-    live = any(isinstance(f, Lifted) and f.is_live for f in (a, b))
+    live = any(isinstance(f, Lifted) and (f.is_live or f.unfolded is not None) for f in (a, b))
     what = "positions with positions (attention, bilinear pooling)" if live else "two answers of the network"
-    return Unsupported(f"multiplies {what}: only a constant weight can become a convolution", code="product-of-maps")
+    return Unsupported(
+        f"multiplies {what}: only a constant weight can become a convolution",
+        code="product-of-maps",
+        hint="take the map before it as an output, and run the rest on windows of that",
+    )
 
 
 @lifts("Einsum")

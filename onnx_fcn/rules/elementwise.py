@@ -131,7 +131,8 @@ def combine(
     rank = max(f.rank for f in maps)
     rank = max([rank, *(v.ndim for v in values.values())])
     terms = [Term(f).on_axes(rank) for f in maps]
-    while (unfolded := _unfolded(site, terms, list(values.values()))) is not None:
+    shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
+    while (unfolded := _unfolded(site, terms, list(values.values()), shapes)) is not None:
         terms = unfolded
     terms = _on_the_same_axes(site, terms)
     like, mapped = terms[0].fact, iter(terms)
@@ -177,7 +178,9 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     groups = [f.layout[axis] for f in maps]
     values = [site.frozen(f) if f.sized else site.value(f) for f in operands if isinstance(f, Known)]
     terms = [Term(_without(f, axis)) for f in maps]
-    while (unfolded := _unfolded(site, terms, [v.take([0], axis) for v in values])) is not None:
+    shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
+    others = [[1 if k == axis else d for k, d in enumerate(shape)] for shape in shapes]
+    while (unfolded := _unfolded(site, terms, [v.take([0], axis) for v in values], others)) is not None:
         terms = unfolded
     terms = _on_the_same_axes(site, terms)
     mapped, constants = iter(zip(terms, groups)), iter(values)
@@ -209,7 +212,9 @@ def _with(fact: Lifted, axis: int, group: tuple[Atom, ...]) -> Lifted:
     return replace(fact, layout=tuple(group if k == axis else g for k, g in enumerate(fact.layout)))
 
 
-def _unfolded(site: Site, terms: Sequence[Term], values: Sequence[Array]) -> list[Term] | None:
+def _unfolded(
+    site: Site, terms: Sequence[Term], values: Sequence[Array], shapes: Sequence[Sequence[int]]
+) -> list[Term] | None:
     """The terms with one axis of the window unfolded on which they could not broadcast; None when there is none."""
     wanted: set[int | None] = set()
     live = {a.image for t in terms for a in t.fact.space if a.atoms}
@@ -225,6 +230,8 @@ def _unfolded(site: Site, terms: Sequence[Term], values: Sequence[Array]) -> lis
             k = axis - rank + value.ndim
             if images and k >= 0 and value.shape[k] > 1 and np.any(value != value.take([0], k)):
                 wanted |= images
+        if any(shape[axis - rank] > 1 for shape in shapes if axis - rank + len(shape) >= 0):  # a second image
+            wanted |= images
         if mixed or (len(images) > 1 and len(places) > 1 and len({tuple(p) for p in places}) > 1):
             wanted |= images
     if not wanted:

@@ -334,7 +334,7 @@ def pool(site: Site, x: Lifted) -> Fact:
 def pooled(site: Site, x: Lifted, plan: Physical) -> str:
     """Emit the pooling of a plan. Dilated averages before opset 19 are depthwise convolutions."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
-    attrs = {**plan.attrs, "ceil_mode": 1 if plan.ceil else None}
+    attrs = {**plan.attrs, "ceil_mode": int(plan.ceil)}
     if site.op == "AveragePool" and not dilated:
         attrs["dilations"] = None
     if site.op == "LpPool":
@@ -349,7 +349,7 @@ def pooled(site: Site, x: Lifted, plan: Physical) -> str:
         y = average(site, x.map, x, plan)
     else:
         y = site.emit([x], **attrs)
-    if site.op == "AveragePool" and plan.contracts and site.attr("count_include_pad", 0) and plan.counted != 1.0:
+    if site.op == "AveragePool" and site.attr("count_include_pad", 0) and plan.counted != 1.0:
         y = site.emit([y, site.scalar(x, plan.counted)], "Mul")
     return y
 

@@ -1,0 +1,155 @@
+"""What a fully convolutional network gains in onnxruntime: one large image, against its windows as batched crops.
+
+The limit is the ratio of floating-point operations: the windows share the trunk's work. Weights are random; both
+models are of one process, run in turns, and compared by their medians. Crops are cut in advance, and one batch stands
+for all: windows ÷ batch × its time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto
+
+import onnx_fcn
+from benchmarks.files import alexnet, resnet50, vgg16, write
+
+__all__ = ["NETWORKS", "dense", "native"]
+
+NETWORKS = {"AlexNet": alexnet, "VGG-16": vgg16, "ResNet-50": resnet50}
+WINDOW, STRIDE = 224, 32  # of all of them
+BATCHES = (1, 8, 32)
+CAFFE = WINDOW + 7 * STRIDE  # an image with 8×8 windows, as in Caffe's notebook on net surgery
+
+Run = Callable[[], object]
+
+
+def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One image of each size against its windows: a record for each."""
+    original = write(folder / "original.onnx", NETWORKS[network])
+    converted = _converted(original, "conv")
+    fcn, crops = _session(converted), _session(original)
+    random = np.random.default_rng(0)
+    records = []
+    for size in sizes:
+        image = random.standard_normal((1, 3, size, size), np.float32)
+        windows = prod(fcn(image)().shape[2:])
+        batches = {b: _crops(image, b) for b in BATCHES if b <= windows}
+        runs = {"dense": fcn(image)} | {str(b): crops(batch) for b, batch in batches.items()}
+        times = _interleaved(runs, rounds, lambda k: say(f"{network}, {size}×{size}: round {k} of {rounds}"))
+        each = {b: times[str(b)] * windows / b for b in batches}
+        flops, native_flops = _flops(converted, size), _flops(original, WINDOW)
+        records.append(
+            {
+                "network": network,
+                "size": size,
+                "windows": windows,
+                "seconds": times["dense"],
+                "gflops": flops / times["dense"] / 1e9,
+                "limit": windows * native_flops / flops,
+                "crops": {str(b): seconds for b, seconds in each.items()},
+                "speedup": {str(b): seconds / times["dense"] for b, seconds in each.items()},
+                "of_one": times["dense"] / times["1"],
+                "rounds": rounds,
+            }
+        )
+    _remove(original, converted)
+    return records
+
+
+def native(
+    folder: Path, network: str, batches: Sequence[int], rounds: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The whole network at its native size, against its original: a record for each batch."""
+    original = write(folder / "original.onnx", NETWORKS[network])
+    paths = {"original": original, "conv": _converted(original, "conv"), "folded": _converted(original, "folded")}
+    sessions = {name: _session(path) for name, path in paths.items()}
+    random = np.random.default_rng(0)
+    records = []
+    for batch in batches:
+        images = random.standard_normal((batch, 3, WINDOW, WINDOW), np.float32)
+        runs = {name: session(images) for name, session in sessions.items()}
+        times = _interleaved(runs, rounds, lambda k: say(f"{network}, batch {batch}: round {k} of {rounds}"))
+        ratios = {head: times[head] / times["original"] for head in ("conv", "folded")}
+        records.append({"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds})
+    _remove(*paths.values())
+    return records
+
+
+def _converted(original: Path, head: str) -> Path:
+    path = original.with_name(f"{head}.onnx")
+    onnx_fcn.convert(original, path, head=head, validate=False)
+    return path
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
+def _session(path: Path) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
+    """A model: given an image, what runs it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would slow the other model
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda image: lambda: session.run(None, {"image": image})[0]
+
+
+def _crops(image: np.ndarray, batch: int) -> np.ndarray:
+    """The first windows of an image, as a batch."""
+    windows = np.lib.stride_tricks.sliding_window_view(image[0], (WINDOW, WINDOW), (1, 2))[:, ::STRIDE, ::STRIDE]
+    _, rows, columns, *_ = windows.shape
+    return np.stack([windows[:, k // columns, k % columns] for k in range(min(batch, rows * columns))])
+
+
+def _interleaved(runs: Mapping[str, Run], rounds: int, say: Callable[[int], None]) -> dict[str, float]:
+    """Median seconds of each, all in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for k in range(rounds):
+        say(k + 1)
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _flops(path: Path, size: int) -> int:
+    """Floating-point operations of the convolutions and dense layers, for one image of this size."""
+    model = onnx.load(path, load_external_data=False)
+    weights = _without_values(model)
+    for dim, value in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, size, size)):
+        dim.dim_value = value
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.output)}
+    macs = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            macs += prod(shapes[node.output[0]]) * prod(weights[node.input[1]][1:])
+        elif node.op_type == "Gemm":
+            macs += prod(weights[node.input[1]])
+    return 2 * macs
+
+
+def _without_values(model: ModelProto) -> dict[str, list[int]]:
+    """Declare the large weights as inputs, which is all that shape inference needs; returns their shapes."""
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 1}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in weights]
+    for name, shape in weights.items():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return weights

@@ -1,0 +1,117 @@
+"""The results as tables: for the terminal, and as Markdown for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from benchmarks.files import FILES
+from benchmarks.targets import targets
+
+__all__ = ["Table", "markdown", "show", "tables"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the headings of the columns, and rows of as many cells; the first column is text, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(results: dict[str, Any]) -> Iterator[Table]:
+    """Everything that was measured, and the targets."""
+    records = results.get("conversion", [])
+    for file in dict.fromkeys(r["file"] for r in records):
+        yield _conversion(file, [r for r in records if r["file"] == file])
+    if records := results.get("dense"):
+        yield _dense(records)
+    if records := results.get("native"):
+        yield _native(records)
+    found = targets(results)
+    rows = [
+        (t.claim, f"{t.measured:.2f} {t.unit}", f"{'≥' if t.at_least else '≤'} {t.limit:g} {t.unit}", "yes" if t.met else "no")
+        for t in found
+    ]
+    yield Table("Targets", ("", "measured", "target", "met"), rows)
+
+
+def _conversion(file: str, records: Sequence[dict[str, Any]]) -> Table:
+    done = {r["tool"]: r for r in records if "seconds" in r}
+    reference = done.get("onnx.load + onnx.save") or done.get("import onnx") or next(iter(done.values()))
+    first = records[0]
+
+    def cells(record: dict[str, Any]) -> Sequence[str]:
+        if "seconds" not in record:
+            return record["tool"], record["note"], *[""] * 5
+        beyond = record["seconds"] - first["seconds"]
+        return (
+            record["tool"],
+            f"{record['seconds']:.2f} s",
+            f"{beyond:+.2f} s" if record is not first else "",
+            f"{record['seconds'] / reference['seconds']:.2f}",
+            f"{record['cpu']:.2f} s",
+            f"{record['peak'] / 1e6:,.0f} MB",
+            f"{record['peak'] / reference['peak']:.2f}",
+        )
+
+    title = FILES[file].title if file in FILES else "Start"
+    beyond, ratio = f"beyond {first['tool']}", f"÷ {reference['tool']}"
+    return Table(title, ("", "wall", beyond, ratio, "processor", "peak memory", ratio), [cells(r) for r in records])
+
+
+def _dense(records: Sequence[dict[str, Any]]) -> Table:
+    batches = list(records[0]["crops"])
+    rows = [
+        (
+            f"{r['network']}, {r['size']}×{r['size']}",
+            f"{r['windows']}",
+            f"{r['seconds']:.3f} s",
+            f"{r['gflops']:.0f}",
+            *(f"{r['speedup'][b]:.1f}×" for b in batches),
+            f"{r['limit']:.1f}×",
+        )
+        for r in records
+    ]
+    against = (f"÷ crops, batch {b}" for b in batches)
+    return Table("One large image", ("", "windows", "time", "GFLOP/s", *against, "FLOP ratio"), rows)
+
+
+def _native(records: Sequence[dict[str, Any]]) -> Table:
+    rows = [
+        (
+            f"{r['network']}, batch {r['batch']}",
+            f"{r['seconds']['original'] * 1e3:.1f} ms",
+            f"{r['ratio']['conv']:.2f}",
+            f"{r['ratio']['folded']:.2f}",
+        )
+        for r in records
+    ]
+    return Table("Native size: time ÷ original", ("", "original", "conv", "folded"), rows)
+
+
+def show(found: Sequence[Table], console: rich.console.Console) -> None:
+    """Print tables to a terminal."""
+    for table in found:
+        drawn = rich.table.Table(title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+        for k, column in enumerate(table.columns):
+            drawn.add_column(column, justify="right" if k else "left")
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+
+
+def markdown(found: Sequence[Table]) -> str:
+    """The same for a document."""
+    blocks = []
+    for table in found:
+        rule = ["---", *["---:"] * (len(table.columns) - 1)]
+        lines = ["| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows)]
+        blocks.append("\n".join([f"### {table.title}", "", *lines]))
+    return "\n\n".join(blocks) + "\n"

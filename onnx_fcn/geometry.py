@@ -1,0 +1,370 @@
+"""What a cell means: which pixels it is computed from, how many cells there are, and where each answer's window lies.
+
+Everything here is about one axis of the image; an image has one of each per axis.
+
+A cell i of a map sees the pixels
+
+    start + i·stride  …  start + i·stride + size - 1
+
+its receptive **field**. Sliding a kernel of k taps, stride s, dilation d and b cells of padding in front composes as
+
+    size' = size + (k - 1)·d·stride        stride' = stride·s        start' = start - b·stride
+
+and where branches meet the field is the union of theirs (Araujo, Norris, Sim, "Computing Receptive Fields of
+Convolutional Neural Networks", Distill 2019, equations 2 to 4; their padding is -start).
+
+A map has ⌊(n + add)/divide⌋ cells for an image of n pixels, whatever slides and however it rounds, since
+
+    ⌊(⌊(n + a)/b⌋ + c)/d⌋ = ⌊(n + a + b·c)/(b·d)⌋
+
+so a whole network is one such **count**, and its formula can be written down: `(height - 224) // 32 + 1`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.errors import OptionError
+
+__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid"]
+
+Number = int | float | Fraction
+Array = np.ndarray[Any, Any]
+
+#: Names of the sizes of images of 1, 2 and 3 spatial axes.
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+@dataclass(frozen=True)
+class Field:
+    """The receptive field of a cell along one axis, in input pixels.
+
+    Attributes:
+        size: pixels that one cell sees; infinite where it knows something of the whole image.
+        stride: pixels between the fields of neighbouring cells.
+        start: the first pixel that cell 0 sees; negative where that lies in the padding.
+    """
+
+    size: Number = 1
+    stride: Number = 1
+    start: Number = 0
+
+    @property
+    def padding(self) -> Number:
+        """Pixels of the first cell's field that lie before the image."""
+        return -self.start
+
+    @property
+    def end(self) -> Number:
+        """The pixel behind the field of cell 0."""
+        return self.start + self.size
+
+    @property
+    def centre(self) -> Number:
+        """The pixel in the middle of the field of cell 0."""
+        return self.start + Fraction(1, 2) * (self.size - 1) if self.is_local else math.nan
+
+    @property
+    def is_local(self) -> bool:
+        """Is it a part of the image, however large the image is?"""
+        return math.isfinite(self.size)
+
+    def slid(self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0) -> Field:
+        """The field behind an operator that slides; `begin` cells of padding in front, negative where it crops."""
+        size = self.size + (kernel - 1) * dilation * self.stride
+        return Field(size, self.stride * stride, self.start - begin * self.stride)
+
+    def resampled(self, scale: Fraction, shift: Fraction, before: Fraction, after: Fraction) -> Field:
+        """The field behind an operator that makes the map finer or coarser by a scale.
+
+        Cell j lies at j/scale + shift of the map, and is made of cells within [-before, after] of there. It is the
+        smallest field that holds those of all cells: which cells they are depends on j.
+        """
+        start = self.start + self.stride * (shift - before)
+        return Field(self.size + self.stride * (before + after), self.stride / scale, start)
+
+    def joined(self, other: Field) -> Field:
+        """The union of two fields of one stride."""
+        assert self.stride == other.stride, "maps of different strides are never joined"
+        start = min(self.start, other.start)
+        return Field(max(self.end, other.end) - start, self.stride, start)
+
+    def everywhere(self) -> Field:
+        """The whole image, however large it is: context."""
+        return Field(math.inf, self.stride, -math.inf)
+
+    def plain(self) -> Field:
+        """The same in integers, and floats where it is none."""
+        return Field(_plain(self.size), _plain(self.stride), _plain(self.start))
+
+
+def _plain(value: Number) -> Number:
+    return int(value) if math.isfinite(value) and value == int(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many cells a map has along one axis, for an image of n pixels.
+
+    Attributes:
+        steps: (multiply, add, divide), applied in order: n → ⌊(n·multiply + add)/divide⌋. One is enough unless a map
+            is made finer and slid over again.
+    """
+
+    steps: tuple[tuple[int, int, int], ...] = ()
+
+    def __call__(self, pixels: int) -> int:
+        """Cells for that many pixels; none where they do not suffice for one."""
+        for multiply, add, divide in self.steps:
+            pixels = (pixels * multiply + add) // divide
+        return max(pixels, 0)
+
+    def then(self, multiply: int, add: int, divide: int) -> Count:
+        """The count behind one more step."""
+        common = math.gcd(multiply, add, divide)
+        step = (multiply // common, add // common, divide // common)
+        if not self.steps:
+            return Count(() if step == (1, 0, 1) else (step,))
+        *rest, last = self.steps
+        merged = _merged(last, step)
+        return replace(Count(tuple(rest)).then(*merged)) if merged else Count((*self.steps, step))
+
+    def slid(
+        self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, *, ceil: bool = False
+    ) -> Count:
+        """The count behind an operator that slides.
+
+        With `ceil` it is ⌈(e + begin + end - span)/stride⌉ + 1, but no window starts behind the begin + e cells.
+        """
+        room = begin + end - (kernel - 1) * dilation - 1 + stride
+        if ceil:
+            room = begin + stride - 1 + min(room - begin, 0)
+        return self.then(1, room, stride)
+
+    def resampled(self, scale: Fraction, add: int = 0) -> Count:
+        """The count behind an operator that makes the map finer or coarser: ⌊e·scale⌋ + add."""
+        return self.then(scale.numerator, add * scale.denominator, scale.denominator)
+
+    def joined(self, other: Count) -> Count:
+        """Of two counts that agree wherever the network runs, the simpler one."""
+        return min(self, other, key=lambda c: (len(c.steps), c.steps))
+
+    def formula(self, size: str) -> str:
+        """The count in Python's and Netron's words, such as ``(height - 224) // 32 + 1``."""
+        text = size
+        for multiply, add, divide in self.steps:
+            whole = 1 if divide > 1 and multiply == 1 else 0  # ⌊(n + a)/d⌋ = ⌊(n + a - d)/d⌋ + 1
+            text = _sum(_factor(text) + f" * {multiply}" if multiply > 1 else text, add - whole * divide)
+            if divide > 1:
+                text = _sum(f"{_factor(text)} // {divide}", whole)
+        return text
+
+    def least(self) -> int:
+        """The smallest image with one cell."""
+        high = 1
+        while self(high) < 1:
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self(middle) >= 1 else (middle, high)
+        return high
+
+
+def _merged(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """Two steps as one, where that is exact."""
+    (m1, a1, d1), (m2, a2, d2) = first, second
+    if m2 == 1 or d1 == 1:  # ⌊(⌊x/d1⌋ + a2)/d2⌋ = ⌊(x + a2·d1)/(d1·d2)⌋
+        return m1 * m2, a1 * m2 + a2 * d1, d1 * d2
+    if m2 % d2 == 0 and m2 == d2:  # ⌊x⌋ + ⌊a2/d2⌋
+        return m1, a1 + a2 // d2 * d1, d1
+    return None
+
+
+def _factor(text: str) -> str:
+    return text if text.isidentifier() else f"({text})"
+
+
+def _sum(text: str, add: int) -> str:
+    return text if add == 0 else f"{text} {'+' if add > 0 else '-'} {abs(add)}"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The geometry of one output: each attribute has one value per axis of the image.
+
+    Attributes:
+        window: pixels that one answer is about: the native size.
+        stride: pixels between the windows of neighbouring answers.
+        offset: the first pixel of the window of answer 0.
+        field: the receptive field of an answer.
+        count: answers for an image of that many pixels.
+        exactness: ``exact`` (every answer is the original's for the crop of its window), ``padded`` (a crop sees
+            zeros where the larger image goes on) or ``context`` (an answer knows something of the whole image).
+        reason: why, in a sentence.
+    """
+
+    window: tuple[Number, ...]
+    stride: tuple[Number, ...]
+    offset: tuple[Number, ...]
+    field: tuple[Field, ...]
+    count: tuple[Count, ...]
+    exactness: str
+    reason: str
+
+    @property
+    def padding(self) -> tuple[Number, ...]:
+        """Pixels of the first answer's field that lie before the image."""
+        return tuple(f.padding for f in self.field)
+
+    @property
+    def least(self) -> tuple[int, ...]:
+        """The smallest image that has an answer."""
+        return tuple(c.least() for c in self.count)
+
+    def grid(self, *size: int) -> Grid:
+        """The answers for an image of this size.
+
+        Raises:
+            OptionError: the image is smaller than the network takes, or has another number of axes.
+        """
+        if len(size) != len(self.window):
+            raise OptionError(f"{_times(size)} is no size of an image with {len(self.window)} axes")
+        shape = tuple(count(n) for count, n in zip(self.count, size))
+        if 0 in shape:
+            raise OptionError(
+                f"an image of {_times(size)} pixels has no room for one window of {_times(self.window)}: the smallest "
+                f"image that the network takes is {_times(self.least)}; enlarge the image, or pad it to that size"
+            )
+        return Grid(tuple(size), shape, self)
+
+    def fitted(self, *size: int) -> tuple[int, ...]:
+        """The largest size, of at most this, that windows cover without a remainder."""
+        return tuple(int(n - (n - w) % s) for n, w, s in zip(size, self.window, self.stride))
+
+    def formulas(self) -> tuple[str, ...]:
+        """The counts, written down."""
+        return tuple(c.formula(name) for c, name in zip(self.count, SIZE_NAMES[len(self.count)]))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The answers for an image of one size, and where they are.
+
+    Boxes are in Pillow's order: the first pixel along each axis and the one behind the last, x before y: (left, top,
+    right, bottom) of a picture. They are not cut at the border of the image: fields reach into the padding.
+
+    Attributes:
+        size: of the image, in pixels.
+        shape: rows and columns of answers; a third axis comes first.
+        answers: the geometry of the output.
+    """
+
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    answers: Answers
+
+    @property
+    def boxes(self) -> Array:
+        """The window of each answer: (rows, columns, 4)."""
+        return self._boxes(self.answers.offset, self.answers.window)
+
+    @property
+    def fields(self) -> Array:
+        """The receptive field of each answer: (rows, columns, 4). Infinite where it is the whole image."""
+        field = self.answers.field
+        return self._boxes([f.start for f in field], [f.size for f in field])
+
+    @property
+    def interior(self) -> Array:
+        """Whether the receptive field of each answer lies within the image, so that no padding reaches it."""
+        fields, rank = self.fields, len(self.size)
+        return np.all((fields[..., :rank] >= 0) & (fields[..., rank:] <= self.size[::-1]), axis=-1)
+
+    @property
+    def remainder(self) -> tuple[Number, ...]:
+        """Pixels at the far end of each axis that are in no window; negative where the last window reaches beyond."""
+        ends = (o + (n - 1) * s + w for o, n, s, w in self._axes())
+        return tuple(_plain(pixels - end) for pixels, end in zip(self.size, ends))
+
+    def pixel_of(self, row: Any, *others: Any) -> tuple[Array, ...]:
+        """The pixel (x, y) in the middle of the window of an answer (row, column); arrays of them too."""
+        middles = [o + np.asarray(i) * float(s) + (w - 1) / 2 for i, (o, _, s, w) in zip((row, *others), self._axes())]
+        return tuple(middles[::-1])
+
+    def cell_at(self, x: Any, *others: Any) -> tuple[Array, ...]:
+        """The answer (row, column) whose window has its middle nearest to a pixel (x, y); arrays of them too."""
+        pixels = (x, *others)[::-1]
+        return tuple(
+            np.clip(np.rint((np.asarray(p) - o - (w - 1) / 2) / float(s)), 0, n - 1).astype(np.int64)
+            for p, (o, n, s, w) in zip(pixels, self._axes())
+        )
+
+    def _axes(self) -> list[tuple[float, int, float, float]]:
+        """(offset, answers, stride, window) of each axis."""
+        a = self.answers
+        return [(float(o), n, float(s), float(w)) for o, n, s, w in zip(a.offset, self.shape, a.stride, a.window)]
+
+    def _boxes(self, start: Sequence[Number], size: Sequence[Number]) -> Array:
+        """Boxes of these sizes, a stride apart; pixels that are seen in part belong to them."""
+        first, behind = [], []
+        for begin, extent, (_, cells, stride, _) in zip(start, size, self._axes()):
+            at = np.arange(cells) * stride
+            first.append(np.floor(at + float(begin)))
+            behind.append(np.ceil(at + float(begin + extent if math.isfinite(extent) else math.inf)))
+        sides = [*np.meshgrid(*first, indexing="ij")[::-1], *np.meshgrid(*behind, indexing="ij")[::-1]]
+        boxes = np.stack(sides, axis=-1)
+        return boxes.astype(np.int64) if np.isfinite(boxes).all() else boxes
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the answers of a converted model are.
+
+    Attributes:
+        window: the native size: pixels that one answer is about.
+        outputs: the geometry of each output, by its name.
+    """
+
+    window: tuple[int, ...]
+    outputs: Mapping[str, Answers]
+
+    def __getitem__(self, output: str | None = None) -> Answers:
+        """The geometry of one output, or of the first.
+
+        Raises:
+            OptionError: there is no such output.
+        """
+        name = next(iter(self.outputs), "") if output is None else output
+        if name not in self.outputs:
+            known = ", ".join(map(repr, self.outputs)) or "none"
+            raise OptionError(f"no answers lie on a grid in an output '{name}': those that do are {known}")
+        return self.outputs[name]
+
+    @property
+    def stride(self) -> tuple[Number, ...]:
+        """Pixels between neighbouring answers of the first output."""
+        return self[None].stride
+
+    @property
+    def exactness(self) -> dict[str, str]:
+        """``exact``, ``padded`` or ``context``, by output name."""
+        return {name: answers.exactness for name, answers in self.outputs.items()}
+
+    def grid(self, *size: int, output: str | None = None) -> Grid:
+        """The answers of an output, by default the first, for an image of this size: (height, width).
+
+        Raises:
+            OptionError: the image is too small, or there is no such output.
+        """
+        return self[output].grid(*size)
+
+
+def _times(size: Sequence[Number]) -> str:
+    return "×".join(f"{float(n):g}" if n != int(n) else str(int(n)) for n in size)
