@@ -17,16 +17,11 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.document import Document, Edit, Weight, names_used
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
+from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.interpret import BATCH, Emission, Seat, Walk
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import Axis, Lifted
 
-__all__ = ["SIZE_NAMES", "assemble"]
-
-#: Names of the sizes that become dynamic, for images of 1, 2 and 3 spatial axes.
-SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-
-#: Likewise for the grid of answers.
-GRID_NAMES = {1: ("cells",), 2: ("rows", "columns"), 3: ("layers", "rows", "columns")}
+__all__ = ["assemble"]
 
 
 def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) -> Edit:
@@ -241,7 +236,7 @@ def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoPro
 
 
 def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
-    """An output (N, C, *grid)."""
+    """An output (N, C, *grid); how many cells there are is written as a formula of the image's size."""
     result = state.results[declared.name]
     made = ValueInfoProto()
     made.CopyFrom(declared)
@@ -252,6 +247,8 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
             dim = shape.dim.add()
             if group == result.channels and group:
                 dim.dim_value = result.width
+            elif (k := result.space_of(group)) is not None:
+                dim.dim_param = _formula(result.space[k], state)
         return made
     batch = shape.dim.add()
     if state.image.batch is not None:
@@ -259,6 +256,12 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
     else:
         batch.dim_value = 1
     shape.dim.add().dim_value = result.width
-    for name in GRID_NAMES[len(result.space)]:
-        shape.dim.add().dim_param = name
+    for axis in result.space:
+        shape.dim.add().dim_param = _formula(axis, state)
     return made
+
+
+def _formula(axis: Axis, state: Walk) -> str:
+    """The number of cells along an axis, such as ``(height - 224) // 32 + 1``."""
+    assert axis.image is not None, "an output has no axis that is not the image's"
+    return axis.count.formula(SIZE_NAMES[len(state.image.space)][axis.image])

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -127,13 +127,15 @@ class Count:
 
     def then(self, multiply: int, add: int, divide: int) -> Count:
         """The count behind one more step."""
-        common = math.gcd(multiply, add, divide)
-        step = (multiply // common, add // common, divide // common)
-        if not self.steps:
-            return Count(() if step == (1, 0, 1) else (step,))
-        *rest, last = self.steps
-        merged = _merged(last, step)
-        return replace(Count(tuple(rest)).then(*merged)) if merged else Count((*self.steps, step))
+        if multiply % divide == 0:
+            multiply, add, divide = multiply // divide, add // divide, 1
+        if (multiply, add, divide) == (1, 0, 1):
+            return self
+        if self.steps:
+            (m, a, d), before = self.steps[-1], Count(self.steps[:-1])
+            if multiply == 1 or d == 1:
+                return before.then(m * multiply, a * multiply + add * d, d * divide)
+        return Count((*self.steps, (multiply, add, divide)))
 
     def slid(
         self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, *, ceil: bool = False
@@ -175,16 +177,6 @@ class Count:
             middle = (low + high) // 2
             low, high = (low, middle) if self(middle) >= 1 else (middle, high)
         return high
-
-
-def _merged(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int, int] | None:
-    """Two steps as one, where that is exact."""
-    (m1, a1, d1), (m2, a2, d2) = first, second
-    if m2 == 1 or d1 == 1:  # ⌊(⌊x/d1⌋ + a2)/d2⌋ = ⌊(x + a2·d1)/(d1·d2)⌋
-        return m1 * m2, a1 * m2 + a2 * d1, d1 * d2
-    if m2 % d2 == 0 and m2 == d2:  # ⌊x⌋ + ⌊a2/d2⌋
-        return m1, a1 + a2 // d2 * d1, d1
-    return None
 
 
 def _factor(text: str) -> str:
@@ -285,7 +277,8 @@ class Grid:
     def interior(self) -> Array:
         """Whether the receptive field of each answer lies within the image, so that no padding reaches it."""
         fields, rank = self.fields, len(self.size)
-        return np.all((fields[..., :rank] >= 0) & (fields[..., rank:] <= self.size[::-1]), axis=-1)
+        inside: Array = np.all((fields[..., :rank] >= 0) & (fields[..., rank:] <= self.size[::-1]), axis=-1)
+        return inside
 
     @property
     def remainder(self) -> tuple[Number, ...]:
@@ -335,7 +328,7 @@ class Geometry:
     window: tuple[int, ...]
     outputs: Mapping[str, Answers]
 
-    def __getitem__(self, output: str | None = None) -> Answers:
+    def of(self, output: str | None = None) -> Answers:
         """The geometry of one output, or of the first.
 
         Raises:
@@ -350,7 +343,7 @@ class Geometry:
     @property
     def stride(self) -> tuple[Number, ...]:
         """Pixels between neighbouring answers of the first output."""
-        return self[None].stride
+        return self.of().stride
 
     @property
     def exactness(self) -> dict[str, str]:
@@ -363,7 +356,7 @@ class Geometry:
         Raises:
             OptionError: the image is too small, or there is no such output.
         """
-        return self[output].grid(*size)
+        return self.of(output).grid(*size)
 
 
 def _times(size: Sequence[Number]) -> str:

@@ -20,7 +20,7 @@ the walk rewinds to its origins and marks them as context: they stay global, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,10 +65,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Unmapped:
-    """A tensor that is the same for all positions. `spread`: the tensor that it is an expansion of."""
+    """A tensor that is the same for all positions.
+
+    `spread`: the tensor that it is an expansion of. `context`: it was computed from the whole image.
+    """
 
     name: str
     spread: str | None = None
+    context: bool = False
 
 
 @dataclass(frozen=True)
@@ -417,7 +421,16 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
     seat.replaced = True
     result = rule(site, *site.alike(operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
+    if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
+        outputs = [_everywhere(f) for f in outputs]
     return site.named(outputs)
+
+
+def _everywhere(fact: Fact) -> Fact:
+    """The fact of a tensor that knows something of the whole image."""
+    if isinstance(fact, Lifted):
+        return replace(fact, space=tuple(replace(a, field=a.field.everywhere()) for a in fact.space))
+    return replace(fact, context=True) if isinstance(fact, Unmapped) else fact
 
 
 #: Operators that may repeat one value over the positions of a map.
@@ -437,8 +450,8 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
             values.set(names[0], shape)
         return [Known(names[0], sized=True)]
     if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
-        return [Unmapped(names[0], spread=operands[0].spread or operands[0].name)]
-    return [Unmapped(n) for n in names]
+        return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
+    return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:

@@ -29,8 +29,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.geometry import Count, Field
 
 __all__ = ["Atom", "Axis", "Lifted"]
+
+#: The image itself: each cell sees one pixel, and there is one for every pixel.
+PIXEL, EVERY_PIXEL = Field(), Count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +60,25 @@ class Axis:
 
     Attributes:
         atoms: what of the window lies along it; empty once the window is contracted.
-        stride: input pixels per cell.
+        field: the pixels that each cell sees; its stride is input pixels per cell.
         grid: input pixels between neighbouring windows: the coarsest stride so far.
         rate: cells of the map between neighbouring cells of the window (à trous).
         image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
             the rank, as in 1-D networks written with 2-D operators.
+        count: cells of the map for an image of any size.
     """
 
     atoms: tuple[Atom, ...]
-    stride: Fraction = Fraction(1)
+    field: Field = PIXEL
     grid: Fraction = Fraction(1)
     rate: int = 1
     image: int | None = None
+    count: Count = EVERY_PIXEL
+
+    @property
+    def stride(self) -> Fraction:
+        """Input pixels per cell."""
+        return Fraction(self.field.stride)
 
     @property
     def window(self) -> int:
@@ -84,13 +95,42 @@ class Axis:
         """Cells of the map that one window spans."""
         return (self.window - 1) * self.rate + 1
 
-    def contracted(self) -> Axis:
-        """The axis after its window became one cell: one cell a window."""
-        return replace(self, atoms=(), stride=self.grid, rate=1)
+    def contracted(self, first: int = 0, last: int | None = None) -> Axis:
+        """The axis after its window, or cells first … last of it, became one cell: one cell a window."""
+        cells = (self.window if last is None else last + 1) - first
+        field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
+        return replace(self, atoms=(), field=field, rate=1, count=self.count.slid(self.extent, self.step))
 
-    def strided(self, stride: Fraction, rate: int, window: int, name: str) -> Axis:
-        """The axis after an operator slid along it: new pixels per cell, new rate, new window."""
-        return replace(self, atoms=atoms_of(window, name), stride=stride, grid=lcm(self.grid, stride), rate=rate)
+    def made(self, window: int, name: str, field: Field, count: Count, rate: int = 1) -> Axis:
+        """The axis of the map that an operator made: its window, and where its cells are."""
+        grid = lcm(self.grid, Fraction(field.stride))
+        return replace(self, atoms=atoms_of(window, name), field=field, grid=grid, rate=rate, count=count)
+
+    def slid(
+        self,
+        window: int,
+        name: str,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        pads: tuple[int, int] = (0, 0),
+        *,
+        ceil: bool = False,
+        rate: int = 1,
+    ) -> Axis:
+        """The axis after an operator slid along the map, with these parameters in cells of the map."""
+        field = self.field.slid(kernel, stride, dilation, pads[0])
+        return self.made(window, name, field, self.count.slid(kernel, stride, dilation, *pads, ceil=ceil), rate)
+
+    def finer(self, factor: int, window: int, name: str) -> Axis:
+        """The axis after each cell of the map became that many."""
+        field = self.field.resampled(Fraction(factor), Fraction(0), 1 - Fraction(1, factor), Fraction(0))
+        return self.made(window, name, field, self.count.resampled(Fraction(factor)))
+
+    def joined(self, other: Axis) -> Axis:
+        """The axis of a map that was made of several, which lie on the same cells."""
+        field, count = self.field.joined(other.field), self.count.joined(other.count)
+        return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count)
 
 
 def lcm(a: Fraction, b: Fraction) -> Fraction:

@@ -97,10 +97,10 @@ def lift(document: Document, request: Request) -> Walk:
     candidates = list(images(document, request))
     if not candidates:
         candidates = _sized_by_head(document, request)
-    for image in candidates:
+    for rank, image in enumerate(candidates):
         for batch in _batches(document, image):
             state = _walked(document, _with_batch(image, batch), folds=request.folds)
-            if state.succeeded and _is_image(state):
+            if state.succeeded and _is_image(state, likeliest=rank == 0):
                 return state
             failures.append(state)
     raise UnsupportedModel(_causes(failures))
@@ -216,12 +216,14 @@ class _Shapes:
         model.CopyFrom(self._document.proto)
         del model.graph.value_info[:]
         batch = 1 if self._image.batch is None else self._image.shape[self._image.batch]
+        image = next(i for i in model.graph.input if i.name == self._image.name)
+        stated = (None, static_dims(image)[self._image.batch or 0])  # any other first axis of an input is no batch
         for declared in model.graph.input:
             shape = declared.type.tensor_type.shape
             for k, dim in enumerate(shape.dim):
                 if declared.name == self._image.name:
                     dim.dim_value = self._image.shape[k]
-                elif k == 0 and self._image.batch is not None:
+                elif k == 0 and self._image.batch is not None and (dim.dim_value or None) in stated:
                     dim.dim_value = batch
         self._evaluate(model.graph)
         for declared in model.graph.output:
@@ -346,9 +348,13 @@ def _with_batch(image: Image, batch: int) -> Image:
     return replace(image, shape=shape)
 
 
-def _is_image(state: Walk) -> bool:
-    """Does anything slide over it, and does an output depend on it? A table of features does not."""
-    slides = any(s.slides is not None for s in state.seats) or len(state.image.space) > 1
+def _is_image(state: Walk, *, likeliest: bool) -> bool:
+    """Does anything slide over it, and does an output depend on it? A table of features does not.
+
+    Where nothing slides a head may read the image itself, but only in the likeliest reading of the inputs: after a
+    refusal, a mask or a table beside the image must not pass for one.
+    """
+    slides = any(s.slides is not None for s in state.seats) or (likeliest and len(state.image.space) > 1)
     return slides and any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
 
 
@@ -356,9 +362,11 @@ def _causes(failures: Sequence[Walk]) -> list[Diagnostic]:
     """The root causes of the reading that came furthest."""
     if not failures:
         return [Diagnostic("no-image", "", "", "no input looks like an image")]
-    best = max(failures, key=lambda w: min(w.diagnostics, default=len(w.seats)))
-    if best.diagnostics:
+    refused = [w for w in failures if w.diagnostics]
+    if refused:
+        best = max(refused, key=lambda w: min(w.diagnostics))
         return [best.diagnostics[k] for k in sorted(best.diagnostics)]
+    best = failures[0]
     return [
         Diagnostic(
             "no-image",

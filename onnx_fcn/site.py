@@ -38,7 +38,7 @@ from onnx_fcn.interpret import (
     Walk,
 )
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 
 __all__ = ["Operand", "Site"]
 
@@ -56,6 +56,8 @@ def _is_default(name: str, value: Any) -> bool:
     default = _DEFAULTS.get(name)
     return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
 
+
+RAISE_OPSET = "raise the opset first, with onnx.version_converter"
 
 #: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
@@ -496,7 +498,7 @@ class Site:
         axis = x.space[k]
         if axis.rate != 1:
             raise Unsupported("a dilated map cannot be made finer", code="rate")
-        finer = replace(axis, atoms=(*axis.atoms, *atoms), stride=axis.stride / size)
+        finer = replace(axis.finer(size, axis.window * size, axis.atoms[0].name), atoms=(*axis.atoms, *atoms))
         space = tuple(finer if j == k else a for j, a in enumerate(x.space))
         return replace(x, map=name, channels=others, space=space).canonical()
 
@@ -508,8 +510,8 @@ class Site:
         window = [size if j == k else 1 for j in range(len(x.space))]
         kernel = np.tile(np.eye(size, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
         name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
-        stride = axis.stride * size
-        coarser = replace(axis, atoms=axis.atoms[: -len(atoms)], stride=stride, grid=lcm(axis.grid, stride))
+        coarser = axis.slid(axis.window // size, axis.atoms[0].name, size, size)
+        coarser = replace(coarser, atoms=axis.atoms[: -len(atoms)])
         self.note_sliding(pads=False, strides=True)
         space = tuple(coarser if j == k else a for j, a in enumerate(x.space))
         return replace(x, map=name, channels=(*x.channels, *atoms), space=space)
@@ -581,6 +583,8 @@ class Site:
 
     def filled(self, name: str, channels: int, like: Lifted) -> str:
         """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
+        if self.opset < 8:
+            raise Unsupported("repeats a value over the map, which takes opset 8", code="opset", hint=RAISE_OPSET)
         shape = self.emit([like], "Shape")
         rest = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
         parts: list[Operand] = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]

@@ -17,6 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.geometry import Field
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -31,7 +32,7 @@ def fact(channels: int = 6, height: Axis | None = None, width: Axis | None = Non
 
 
 def axis(window: int, name: str, *, stride: Fraction | int = 1, grid: Fraction | int = 1, rate: int = 1) -> Axis:
-    return Axis(atoms_of(window, name), Fraction(stride), Fraction(grid), rate)
+    return Axis(atoms_of(window, name), Field(stride=Fraction(stride)), Fraction(grid), rate)
 
 
 def physical(x: Lifted, positions: int = 3) -> np.ndarray:
@@ -211,9 +212,9 @@ def test_kernel_of_the_window() -> None:
 
 
 def test_an_axis_goes_on() -> None:
-    half = axis(4, "h").strided(Fraction(2), 1, 2, "h")
+    half = axis(4, "h").slid(2, "h", 2, 2)
     assert (half.window, half.stride, half.grid, half.step) == (2, 2, 2, 1)
-    finer = half.strided(Fraction(1), 1, 4, "h")  # back at every pixel, but windows still start at every other one
+    finer = half.finer(2, 4, "h")  # back at every pixel, but windows still start at every other one
     assert (finer.stride, finer.grid, finer.step) == (1, 2, 2)
     done = finer.contracted()
     assert (done.window, done.stride, done.step, done.rate) == (1, 2, 1, 1)

@@ -31,7 +31,9 @@ def test_of_a_classifier() -> None:
     assert report.source == str(FIXTURES / "digits_unpadded.onnx")
     assert report.source_bytes == (FIXTURES / "digits_unpadded.onnx").stat().st_size
     assert report.image == Tensor("image", ("batch", 1, 28, 28), ("batch", 1, "height", "width"))
-    assert report.outputs == (Tensor("scores", ("batch", 11), ("batch", 11, "rows", "columns"), (4, 4)),)
+    assert report.outputs == (
+        Tensor("scores", ("batch", 11), ("batch", 11, "(height - 28) // 4 + 1", "(width - 28) // 4 + 1"), (4, 4)),
+    )
     assert (report.axes, report.window, report.stride) == ("NCHW", (28, 28), (4, 4))
     assert report.cut == Map("/5/MaxPool_output_0", 20, (4, 4), (4, 4))
     assert report.layers == (
@@ -147,8 +149,8 @@ def test_a_fully_convolutional_network() -> None:
 def test_several_outputs() -> None:
     report = inspected("f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", outputs="y, z", w=(72, 5), v=(72, 2))
     assert [(o.name, o.after) for o in report.outputs] == [
-        ("y", ("N", 5, "rows", "columns")),
-        ("z", ("N", 2, "rows", "columns")),
+        ("y", ("N", 5, "height - 3", "width - 2")),
+        ("z", ("N", 2, "height - 3", "width - 2")),
     ]
 
 
@@ -159,7 +161,7 @@ def test_one_and_three_dimensions() -> None:
     assert (line.axes, line.window, line.stride) == ("NCW", (9,), (2,))
     assert (solid.axes, solid.window, solid.stride) == ("NCDHW", (4, 5, 7), (1, 2, 3))
     assert "stride   1×2×3 pixels between answers" in str(solid)
-    assert solid.outputs[0].after == ("N", 5, "layers", "rows", "columns")
+    assert solid.outputs[0].after == ("N", 5, "depth - 3", "(height - 5) // 2 + 1", "(width - 7) // 3 + 1")
 
 
 def test_difference_names_what_came_and_went() -> None:

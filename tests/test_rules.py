@@ -242,6 +242,7 @@ row("weight listed as an input", "f = Flatten (x)  y = Gemm (f, w, b)",
 # Convolutions ---------------------------------------------------------------------------------------------------------
 
 HEAD = "f = Flatten (m)  y = MatMul (f, w)"
+DENSE = "f = Flatten (x)  d = MatMul (f, w)"
 row("conv", f"m = Conv (x, k, b)  {HEAD}", opset=(7, 11, 13, 22), k=(5, 6, 2, 2), b=(5,), w=(30, 7))
 row("conv strided", f"m = Conv <strides = [2, 3]> (x, k)  {HEAD}",
     image="float[N,6,7,8] x", stride=(2, 3), k=(5, 6, 3, 2), w=(45, 7))
@@ -875,6 +876,11 @@ row("flipped", "a = Slice (x, start, end, axes, steps)  f = Flatten (a)  y = Mat
 for op in ("Add", "Mul", "Concat <axis = 1>"):
     row(f"{op} of a second image", f"m = {op} (x, e)  {HEAD}",
         image="float[N,6,4,3] x, float[N,6,4,3] e", w=(144 if "Concat" in op else 72, 5))
+row("constant positions joined", f"m = Concat <axis = 1> (x, c)  {HEAD}",
+    image="float[1,6,4,3] x", c=np.float32(np.mgrid[:4, :3])[None], w=(96, 5))
+row("a side input without a batch", f"{DENSE}  y = Mul (d, e)", image="float[N,6,4,3] x, float[5] e", w=(72, 5))
+row("a side input of higher rank", f"{DENSE}  a = Add (d, e)  y = Transpose <perm = [1, 0, 2]> (a)",
+    image="float[N,6,4,3] x, float[2,1,5] e", w=(72, 5))
 row("a mask for the image", f"m = Mul (x, e)  {HEAD}", image="float[N,6,4,3] x, float[N,1,4,3] e", w=(72, 5))
 row("a second image, flattened", "f = Flatten (x)  g = Flatten (e)  c = Concat <axis = 1> (f, g)  y = MatMul (c, w)",
     image="float[N,6,4,3] x, float[N,2,4,3] e", w=(96, 5))
@@ -914,7 +920,6 @@ def refusal(name: str, body: str, *causes: tuple[str, str, str], **given: Any) -
     REFUSALS.append(Refusal(name, body, causes, given))
 
 
-DENSE = "f = Flatten (x)  d = MatMul (f, w)"
 refusal("an operator without a rule", f"{DENSE}  [sum] y = CumSum (d, axis)",
     ("no-rule", "sum", "no rule for CumSum"), w=(72, 5), axis=1)
 refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
@@ -983,6 +988,9 @@ refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul 
     ("dense-partial-window", "fc", "a part of a window"), s=[0, 12, 6], w=(6, 5))
 refusal("another weight for each row", "r = Reshape (x, s)  [rows] m = MatMul (r, w)  y = Flatten (m)",
     ("weight-per-position", "rows", "another weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
+refusal("a table beside an image that cannot slide",
+    f"{DENSE}  [sum] a = CumSum (d, axis)  g = Flatten (e)  h = MatMul (g, v)  y = Add (a, h)",
+    ("no-rule", "sum", "CumSum"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 5), v=(24, 5), axis=1)
 refusal("a window of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
 refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "

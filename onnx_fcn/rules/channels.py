@@ -89,12 +89,14 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
     starts, ends = [first * space.rate], [-rest * space.rate if rest else LAST]
     if count == 1:
         name = site.slice(x.map, starts, ends, [2 + k], [space.step])
-        made, origins = space.contracted(), site.reduces(x, contextable=False)
+        made, origins = space.contracted(first, first), site.reduces(x, contextable=False)
     else:
         stride, rate = site.stride(space, step)
         # the last cell is a multiple of the step away from the first: what lies behind it is no cell of the window
         name = site.slice(x.map, starts, ends, [2 + k], [stride])
-        made, origins = space.strided(space.stride * stride, rate, count, x.layout[axis][0].name), x.origins
+        ends_off = (-first * space.rate, -rest * space.rate)
+        made = space.slid(count, x.layout[axis][0].name, 1, stride, pads=ends_off, rate=rate)
+        origins = x.origins
         site.note_sliding(pads=False, strides=stride > 1)
     if x.padding is not None and count == 1:
         raise site.padded(x)

@@ -12,8 +12,8 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
-from onnx_fcn.site import Operand, Site
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.site import RAISE_OPSET, Operand, Site
 
 BOOL = onnx.TensorProto.BOOL
 
@@ -75,6 +75,8 @@ def clip(site: Site, x: Fact, *limits: Fact) -> Lifted:
 @lifts("And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 def arithmetic(site: Site, *operands: Fact) -> Lifted:
     """Operands that broadcast to one shape."""
+    if site.opset < 8 and site.op in ("Max", "Mean", "Min", "Sum") and not all(isinstance(f, Lifted) for f in operands):
+        raise Unsupported(f"{site.op} does not broadcast before opset 8", code="opset", hint=RAISE_OPSET)
     return combine(site, operands)
 
 
@@ -129,9 +131,9 @@ def combine(
     maps = [f for f in operands if isinstance(f, Lifted)]
     values = {k: site.frozen(f) if f.sized else site.value(f) for k, f in enumerate(operands) if isinstance(f, Known)}
     rank = max(f.rank for f in maps)
-    rank = max([rank, *(v.ndim for v in values.values())])
-    terms = [Term(f).on_axes(rank) for f in maps]
     shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
+    rank = max([rank, *(v.ndim for v in values.values()), *map(len, shapes)])
+    terms = [Term(f).on_axes(rank) for f in maps]
     while (unfolded := _unfolded(site, terms, list(values.values()), shapes)) is not None:
         terms = unfolded
     terms = _on_the_same_axes(site, terms)
@@ -179,8 +181,7 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     values = [site.frozen(f) if f.sized else site.value(f) for f in operands if isinstance(f, Known)]
     terms = [Term(_without(f, axis)) for f in maps]
     shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
-    others = [[1 if k == axis else d for k, d in enumerate(shape)] for shape in shapes]
-    while (unfolded := _unfolded(site, terms, [v.take([0], axis) for v in values], others)) is not None:
+    while (unfolded := _unfolded(site, terms, values, shapes)) is not None:
         terms = unfolded
     terms = _on_the_same_axes(site, terms)
     mapped, constants = iter(zip(terms, groups)), iter(values)
@@ -359,9 +360,8 @@ def _joined(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
                 f"joins maps with a cell every {' and every '.join(str(s) for s in sorted(strides))} pixels",
                 code="strides-meet",
             )
-        grid = axes[0].grid
-        for axis in axes[1:]:
-            grid = lcm(grid, axis.grid)
-        live = next((a for a in axes if a.atoms), axes[0])
-        result.append(replace(live, grid=grid))
+        joined = next((a for a in axes if a.atoms), axes[0])
+        for axis in axes:
+            joined = joined.joined(axis)
+        result.append(joined)
     return tuple(result)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, lifts
-from onnx_fcn.lifted import Lifted, atoms_of, lcm
+from onnx_fcn.lifted import Lifted
 from onnx_fcn.site import Operand, Site
 
 
@@ -34,13 +34,29 @@ def resize(site: Site, x: Lifted, *operands: Fact) -> Lifted:
         if cells.rate != 1:
             raise Unsupported("a dilated map cannot be resized", code="rate")
         physical[2 + k] = scale
-        stride = cells.stride / scale
-        made = atoms_of(size, cells.atoms[0].name)
-        space[k] = replace(cells, atoms=made, stride=stride, grid=lcm(cells.grid, stride))
-        layout[axis] = made
+        field = cells.field.resampled(scale, *_reach(site, scale, mode))
+        space[k] = cells.made(size, cells.atoms[0].name, field, cells.count.resampled(scale))
+        layout[axis] = space[k].atoms
     site.note_sliding(pads=mode != "nearest", strides=any(p < 1 for p in physical))
     name = _emit(site, x, operands, physical)
     return replace(x, map=name, space=tuple(space), layout=tuple(layout))
+
+
+def _reach(site: Site, scale: Fraction, mode: str) -> tuple[Fraction, Fraction, Fraction]:
+    """(shift, before, after): cell j lies at j/scale + shift, and is made of the cells this far before and after."""
+    zero, half = Fraction(0), Fraction(1, 2)
+    transform = str(site.attr("coordinate_transformation_mode", "half_pixel"))
+    centred = site.op == "Resize" and site.opset >= 11 and transform != "asymmetric"
+    shift = half / scale - half if centred else zero
+    if mode == "nearest":
+        part = 1 - Fraction(1, scale.numerator)  # the largest fraction of j/scale
+        floors = not centred and str(site.attr("nearest_mode", "floor")) == "floor"
+        if floors or scale.denominator > 1:
+            return shift, part if floors else Fraction(1), zero if floors else Fraction(1)
+        return shift, part / 2 if centred else part, part / 2 if centred else part
+    taps = Fraction(2 if mode == "cubic" else 1)
+    reach = taps / min(scale, Fraction(1)) if site.attr("antialias", 0) else taps
+    return shift, reach, reach
 
 
 def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fraction], list[int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
             counted *= len(taps) / min(slide.kernel, -(-(window + slide.begin + slide.end) // slide.dilation))
             plan.kernel[k], plan.cuts[k] = len(taps), taps
             plan.strides[k], plan.dilations[k] = axis.step, (slide.dilation * axis.rate if len(taps) > 1 else 1)
-            space[k] = axis.contracted()
+            space[k] = axis.contracted(first, window - 1 - rest)
             contracts |= window > 1
             continue
         stride, rate = site.stride(axis, slide.stride)
@@ -159,7 +160,9 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
         pads |= bool(slide.begin or slide.end) or slide.overflows(window)
         strides |= stride > 1
         name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
-        space[k] = axis.strided(axis.stride * stride, rate, cells, name)
+        pad = (plan.begins[k], plan.ends[k])
+        dilation = plan.dilations[k]
+        space[k] = axis.slid(cells, name, slide.kernel, stride, dilation, pad, ceil=slide.ceil and rate == 1, rate=rate)
     if crops:
         if x.padding is not None and contracts:
             raise site.padded(x)
@@ -304,7 +307,10 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None
         name = axis.atoms[0].name if axis.atoms else "w"
         if axis.window == 1 and cells > 1 and x.origins:
             raise Unsupported("makes a map of one cell of a window", code="decoder")
-        space.append(axis.strided(axis.stride / strides[k], 1, cells, name))
+        scale, begin = Fraction(strides[k]), Fraction(pads[k])
+        field = axis.field.resampled(scale, Fraction(0), (span - 1 - begin) / scale, begin / scale)
+        beyond = cells - axis.window * strides[k]
+        space.append(axis.made(cells, name, field, axis.count.resampled(scale, beyond)))
         local &= span <= strides[k] and not pads[k] and not pads[k + rank]
     site.note_sliding(pads=not local, strides=False)
     y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
@@ -389,7 +395,8 @@ def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = No
         if axis is not None:
             rate = x.space[axis].rate
             front[2 + axis], back[2 + axis] = begins[k] * rate, ends[k] * rate
-            space[axis] = replace(x.space[axis], atoms=atoms_of(size, x.layout[k][0].name))
+            margin = (front[2 + axis], back[2 + axis])
+            space[axis] = x.space[axis].slid(size, x.layout[k][0].name, 1, pads=margin, rate=rate)
             layout[k] = space[axis].atoms
             padding = site.position if begins[k] > 0 or ends[k] > 0 else padding
         elif x.layout[k] == x.channels and k != 0:
