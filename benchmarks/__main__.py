@@ -23,14 +23,11 @@ from typing import Any
 
 import rich.console
 
-from benchmarks import conversion, dense, tables
+from benchmarks import Record, Say, conversion, dense, process, tables
 from benchmarks.files import FILES
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "protobuf", "onnxslim", "onnxsim")
 QUICK = {"files": ["vgg16", "nodes-10k"], "networks": ["AlexNet"], "sizes": [512], "batches": [1, 8], "rounds": 1}
-
-Say = Callable[[str], None]
-Records = list[dict[str, Any]]
 
 
 def main() -> None:
@@ -39,8 +36,13 @@ def main() -> None:
     stored = given.output.with_suffix(".json")
     results: dict[str, Any] = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder, console.status("") as status:
+
+        def say(words: str) -> None:
+            status.update(words)
+            process.wait_until_quiet(given.patience)
+
         for part in given.parts or PARTS:
-            records = list(PARTS[part](Path(folder), given, status.update))
+            records = list(PARTS[part](Path(folder), given, say))
             results[part] = {"date": datetime.date.today().isoformat(), "machine": _machine(), "records": records}
             stored.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     found = list(tables.tables({part: results[part]["records"] for part in PARTS if part in results}))
@@ -55,22 +57,22 @@ def main() -> None:
         chart.draw({part: result["records"] for part, result in results.items()}, given.output.with_suffix(".png"))
 
 
-def _conversion(folder: Path, given: argparse.Namespace, say: Say) -> Records:
+def _conversion(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
     return conversion.run(folder, given.files, given.rounds, given.limit, say)
 
 
-def _dense(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[dict[str, Any]]:
+def _dense(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
     for network in given.networks:
         sizes = [dense.CAFFE, *given.sizes] if network == "AlexNet" else given.sizes
         yield from dense.dense(folder, network, sizes, given.rounds, say)
 
 
-def _native(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[dict[str, Any]]:
+def _native(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
     for network in given.networks:
         yield from dense.native(folder, network, given.batches, given.rounds, say)
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace, Say], Any]] = {
+PARTS: dict[str, Callable[[Path, argparse.Namespace, Say], Iterator[Record]]] = {
     "conversion": _conversion,
     "dense": _dense,
     "native": _native,
@@ -92,6 +94,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=list(dense.BATCHES), help="at the native size")
     parser.add_argument("--rounds", type=int, default=5, help="in which everything takes its turn")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a conversion is given up")
+    parser.add_argument("--patience", type=float, default=0, help="seconds to wait for a busy machine, each time")
     parser.add_argument("--folder", type=Path, help="for the models, on a disk rather than in memory")
     parser.add_argument("--output", type=Path, default=Path("performance"), help="results: .json and .png of this name")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables for a document too")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -13,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks import Record
 from benchmarks.files import FILES
 
 __all__ = ["draw"]
@@ -20,7 +20,7 @@ __all__ = ["draw"]
 OURS, OTHERS, LIMIT = "#1f6fb2", "#b8bec6", "#222222"
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
+def draw(results: dict[str, list[Record]], path: Path) -> None:
     """Draw what was measured: conversion by wall time and memory, and dense inference beside its limit."""
     converted = [r for r in results.get("conversion", []) if r["file"] in FILES and "seconds" in r]
     files = list(dict.fromkeys(r["file"] for r in converted))
@@ -40,7 +40,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _bars(axes: Axes, records: Sequence[dict[str, Any]], values: Sequence[float], label: str) -> None:
+def _bars(axes: Axes, records: Sequence[Record], values: Sequence[float], label: str) -> None:
     colours = [OURS if r["tool"].startswith("onnx-fcn") else OTHERS for r in records]
     bars = axes.barh([r["tool"] for r in records], values, color=colours)
     axes.bar_label(bars, [f"{v:.2f}" if v < 10 else f"{v:,.0f}" for v in values], padding=3, fontsize=8)
@@ -50,7 +50,7 @@ def _bars(axes: Axes, records: Sequence[dict[str, Any]], values: Sequence[float]
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _dense(axes: Sequence[Axes], records: Sequence[dict[str, Any]]) -> None:
+def _dense(axes: Sequence[Axes], records: Sequence[Record]) -> None:
     left, right = axes
     names = [f"{r['network']}\n{r['size']}×{r['size']}" for r in records]
     batches = list(records[0]["speedup"])

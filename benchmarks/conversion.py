@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from benchmarks import Record, Say
 from benchmarks.files import FILES
 from benchmarks.process import Failed, Usage, measure
 
@@ -22,10 +22,13 @@ __all__ = ["run"]
 COPY = 'for f in "$0".*; do cp "$f" "$1${f#"$0"}" && sync "$1${f#"$0"}" || exit; done'
 LOAD_SAVE = """
 import sys, onnx
-external = sys.argv[3:] == ["external"]
-onnx.save(onnx.load(sys.argv[1]), sys.argv[2], save_as_external_data=external, location="copy.data" if external else None)
+external = sys.argv[3] == "external"
+onnx.save(onnx.load(sys.argv[1]), sys.argv[2], save_as_external_data=external, location="out.data" if external else None)
 """
 SLOW = 60.0  # seconds; what takes longer is run once
+
+
+Command = Callable[[Path, Path, bool], list[str]]  # from (source, output, whether the weights are external)
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,29 @@ class Tool:
 
     Attributes:
         name: as it is printed.
-        command: from (source, output, whether the weights are external).
+        command: what runs it.
         needs: the package that has to be installed.
         applies: to which files.
     """
 
     name: str
-    command: Callable[[Path, Path, bool], list[str]]
+    command: Command
     needs: str = "onnx_fcn"
     applies: Callable[[str], bool] = lambda file: True
 
 
-def python(*arguments: str) -> Callable[[Path, Path, bool], list[str]]:
-    """`python -m module source output options`."""
-    module, *options = arguments
-    return lambda source, output, external: [sys.executable, "-m", module, str(source), str(output), *options]
+def onnx_fcn(*options: str) -> Command:
+    return lambda source, output, _: [sys.executable, "-m", "onnx_fcn", str(source), str(output), "--quiet", *options]
 
 
-def optimizer(module: str) -> Callable[[Path, Path, bool], list[str]]:
+def optimizer(module: str) -> Command:
     """An optimizer, told to keep the weights where they were."""
-    return lambda source, output, external: python(module, *["--save-as-external-data"] * external)(source, output, external)
+
+    def command(source: Path, output: Path, external: bool) -> list[str]:
+        options = ["--save-as-external-data"] if external else []
+        return [sys.executable, "-m", module, str(source), str(output), *options]
+
+    return command
 
 
 TOOLS = (
@@ -61,40 +67,43 @@ TOOLS = (
         "cp + fsync",
         lambda source, output, _: ["sh", "-c", COPY, str(source.with_suffix("")), str(output.with_suffix(""))],
     ),
-    Tool("onnx-fcn --no-validate", python("onnx_fcn", "--no-validate", "--quiet")),
+    Tool("onnx-fcn --no-validate", onnx_fcn("--no-validate")),
     Tool(
         "onnx-fcn --no-validate --link-data",
-        python("onnx_fcn", "--no-validate", "--quiet", "--link-data"),
+        onnx_fcn("--no-validate", "--link-data"),
         applies=lambda file: file == "external",
     ),
-    Tool("onnx-fcn", python("onnx_fcn", "--quiet")),
+    Tool("onnx-fcn", onnx_fcn()),
     Tool(
         "onnx.load + onnx.save",
         lambda source, output, external: [
-            *(sys.executable, "-c", LOAD_SAVE, str(source), str(output)),
-            *["external"] * external,
-        ],
+            sys.executable,
+            "-c",
+            LOAD_SAVE,
+            str(source),
+            str(output),
+            "external" if external else "inline",
+        ],  # fmt: skip
     ),
     Tool("onnxslim", optimizer("onnxslim"), needs="onnxslim"),
     Tool("onnxsim", optimizer("onnxsim"), needs="onnxsim"),
 )
 
 
-def run(folder: Path, files: Sequence[str], rounds: int, limit: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def run(folder: Path, files: Sequence[str], rounds: int, limit: float, say: Say) -> Iterator[Record]:
     """Measure every tool on every file: one record for each of these, and for an import."""
-    records = list(_imports(rounds, limit, say))
+    yield from _imports(rounds, limit, say)
     for file in files:
         say(f"{file}: writing the model")
         source = FILES[file].write(folder / f"{file}.onnx")
         try:
-            records += _on_file(file, source, rounds, limit, say)
+            yield from _on_file(file, source, rounds, limit, say)
         finally:
             for path in folder.glob(f"{file}.*"):
                 path.unlink()
-    return records
 
 
-def _imports(rounds: int, limit: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _imports(rounds: int, limit: float, say: Say) -> Iterator[Record]:
     statements = {"python": "pass", "import onnx": "import onnx", "import onnx_fcn": "import onnx_fcn"}
     runs: dict[str, list[Usage]] = {name: [] for name in statements}
     for _ in range(3 * rounds):
@@ -105,7 +114,7 @@ def _imports(rounds: int, limit: float, say: Callable[[str], None]) -> Iterator[
         yield _record("imports", name, usages)
 
 
-def _on_file(file: str, source: Path, rounds: int, limit: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _on_file(file: str, source: Path, rounds: int, limit: float, say: Say) -> Iterator[Record]:
     external = source.with_suffix(".data").exists()
     tools = [tool for tool in TOOLS if tool.applies(file)]
     runs: dict[str, list[Usage]] = {tool.name: [] for tool in tools}
@@ -121,13 +130,13 @@ def _on_file(file: str, source: Path, rounds: int, limit: float, say: Callable[[
             except Failed as failure:
                 notes[tool.name] = str(failure)
             finally:
-                for path in (*source.parent.glob("out.*"), *source.parent.glob("copy.*")):
+                for path in source.parent.glob("out.*"):
                     path.unlink()
     for name, usages in runs.items():
         yield _record(file, name, usages, notes.get(name, ""))
 
 
-def _record(file: str, tool: str, usages: Sequence[Usage], note: str = "") -> dict[str, Any]:
+def _record(file: str, tool: str, usages: Sequence[Usage], note: str = "") -> Record:
     if not usages:
         return {"file": file, "tool": tool, "note": note}
     return {

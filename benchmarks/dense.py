@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ import onnxruntime
 from onnx import ModelProto
 
 import onnx_fcn
+from benchmarks import Record, Say
 from benchmarks.files import alexnet, resnet50, vgg16, write
 
 __all__ = ["NETWORKS", "dense", "native"]
@@ -33,13 +34,12 @@ CAFFE = WINDOW + 7 * STRIDE  # an image with 8×8 windows, as in Caffe's noteboo
 Run = Callable[[], object]
 
 
-def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Say) -> Iterator[Record]:
     """One image of each size against its windows: a record for each."""
     original = write(folder / "original.onnx", NETWORKS[network])
     converted = _converted(original, "conv")
     fcn, crops = _session(converted), _session(original)
     random = np.random.default_rng(0)
-    records = []
     for size in sizes:
         image = random.standard_normal((1, 3, size, size), np.float32)
         windows = prod(fcn(image)().shape[2:])
@@ -48,44 +48,37 @@ def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Ca
         times = _interleaved(runs, rounds, lambda k: say(f"{network}, {size}×{size}: round {k} of {rounds}"))
         each = {b: times[str(b)] * windows / b for b in batches}
         flops, native_flops = _flops(converted, size), _flops(original, WINDOW)
-        records.append(
-            {
-                "network": network,
-                "size": size,
-                "windows": windows,
-                "seconds": times["dense"],
-                "gflops": flops / times["dense"] / 1e9,
-                "limit": windows * native_flops / flops,
-                "crops": {str(b): seconds for b, seconds in each.items()},
-                "speedup": {str(b): seconds / times["dense"] for b, seconds in each.items()},
-                "of_one": times["dense"] / times["1"],
-                "rounds": rounds,
-            }
-        )
+        yield {
+            "network": network,
+            "size": size,
+            "windows": windows,
+            "seconds": times["dense"],
+            "gflops": flops / times["dense"] / 1e9,
+            "limit": windows * native_flops / flops,
+            "crops": {str(b): seconds for b, seconds in each.items()},
+            "speedup": {str(b): seconds / times["dense"] for b, seconds in each.items()},
+            "of_one": times["dense"] / times["1"],
+            "rounds": rounds,
+        }
     _remove(original, converted)
-    return records
 
 
-def native(
-    folder: Path, network: str, batches: Sequence[int], rounds: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def native(folder: Path, network: str, batches: Sequence[int], rounds: int, say: Say) -> Iterator[Record]:
     """The whole network at its native size, against its original: a record for each batch."""
     original = write(folder / "original.onnx", NETWORKS[network])
     paths = {"original": original, "conv": _converted(original, "conv"), "folded": _converted(original, "folded")}
     sessions = {name: _session(path) for name, path in paths.items()}
     random = np.random.default_rng(0)
-    records = []
     for batch in batches:
         images = random.standard_normal((batch, 3, WINDOW, WINDOW), np.float32)
         runs = {name: session(images) for name, session in sessions.items()}
         times = _interleaved(runs, rounds, lambda k: say(f"{network}, batch {batch}: round {k} of {rounds}"))
         ratios = {head: times[head] / times["original"] for head in ("conv", "folded")}
-        records.append({"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds})
+        yield {"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds}
     _remove(*paths.values())
-    return records
 
 
-def _converted(original: Path, head: str) -> Path:
+def _converted(original: Path, head: Literal["conv", "folded"]) -> Path:
     path = original.with_name(f"{head}.onnx")
     onnx_fcn.convert(original, path, head=head, validate=False)
     return path
@@ -134,7 +127,8 @@ def _flops(path: Path, size: int) -> int:
         dim.dim_value = value
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.output)}
+    declared = (*inferred.value_info, *inferred.output)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in declared}
     macs = 0
     for node in model.graph.node:
         if node.op_type == "Conv":

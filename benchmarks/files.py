@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -28,7 +29,7 @@ class Network:
     integers: dict[str, list[int]] = field(default_factory=dict)
     serial: count[int] = field(default_factory=count)
 
-    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"{op.lower()}_{next(self.serial)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
         return name
@@ -59,7 +60,7 @@ class Network:
 
     def head(self, x: str, widths: list[int], dense: Callable[..., str]) -> str:
         """Dense layers with a Relu between each two."""
-        *hidden, last = zip(widths, widths[1:])
+        *hidden, last = pairwise(widths)
         for features, width in hidden:
             x = self.node("Relu", dense(x, features, width))
         return dense(x, *last)

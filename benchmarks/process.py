@@ -11,10 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Failed", "Usage", "measure"]
+__all__ = ["Failed", "Usage", "measure", "wait_until_quiet"]
 
 LAUNCHER = """
 import json, os, sys, time
@@ -24,6 +26,7 @@ seconds = time.perf_counter() - start
 code = os.waitstatus_to_exitcode(status)
 print("\\n", json.dumps([code, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]), sep="")
 """
+QUIET = 0.9  # of the time of all processors
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
@@ -70,3 +73,23 @@ def measure(command: Sequence[str], limit: float) -> Usage:
         said = [line.strip() for line in errors.splitlines() if line.strip()]
         raise Failed(said[-1][:100] if said else f"exit code {code}")
     return Usage(seconds, cpu, peak * UNIT)
+
+
+def wait_until_quiet(patience: float) -> None:
+    """Wait until others leave the processors alone, at most so many seconds; Linux only."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = _ticks()
+        time.sleep(0.5)
+        total, idle = (b - a for a, b in zip(before, _ticks()))
+        if idle >= QUIET * total:
+            return
+
+
+def _ticks() -> tuple[int, int]:
+    """What the processors have spent since the system started: in total, and idle or waiting for a disk."""
+    try:
+        spent = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    except OSError:
+        return 0, 0
+    return sum(spent), spent[3] + spent[4]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
 
+from benchmarks import Record
 from benchmarks.files import FILES
-from benchmarks.targets import targets
+from benchmarks.targets import Target, targets
 
 __all__ = ["Table", "markdown", "show", "tables"]
 
@@ -25,7 +25,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def tables(results: dict[str, Any]) -> Iterator[Table]:
+def tables(results: dict[str, list[Record]]) -> Iterator[Table]:
     """Everything that was measured, and the targets."""
     records = results.get("conversion", [])
     for file in dict.fromkeys(r["file"] for r in records):
@@ -34,20 +34,20 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
         yield _dense(records)
     if records := results.get("native"):
         yield _native(records)
-    found = targets(results)
-    rows = [
-        (t.claim, f"{t.measured:.2f} {t.unit}", f"{'≥' if t.at_least else '≤'} {t.limit:g} {t.unit}", "yes" if t.met else "no")
-        for t in found
-    ]
-    yield Table("Targets", ("", "measured", "target", "met"), rows)
+    yield Table("Targets", ("", "measured", "target", "met"), [_target(t) for t in targets(results)])
 
 
-def _conversion(file: str, records: Sequence[dict[str, Any]]) -> Table:
+def _target(target: Target) -> Sequence[str]:
+    limit = f"{'≥' if target.at_least else '≤'} {target.limit:g}{target.unit}"
+    return target.claim, f"{target.measured:.2f}{target.unit}", limit, "yes" if target.met else "no"
+
+
+def _conversion(file: str, records: Sequence[Record]) -> Table:
     done = {r["tool"]: r for r in records if "seconds" in r}
     reference = done.get("onnx.load + onnx.save") or done.get("import onnx") or next(iter(done.values()))
     first = records[0]
 
-    def cells(record: dict[str, Any]) -> Sequence[str]:
+    def cells(record: Record) -> Sequence[str]:
         if "seconds" not in record:
             return record["tool"], record["note"], *[""] * 5
         beyond = record["seconds"] - first["seconds"]
@@ -66,7 +66,7 @@ def _conversion(file: str, records: Sequence[dict[str, Any]]) -> Table:
     return Table(title, ("", "wall", beyond, ratio, "processor", "peak memory", ratio), [cells(r) for r in records])
 
 
-def _dense(records: Sequence[dict[str, Any]]) -> Table:
+def _dense(records: Sequence[Record]) -> Table:
     batches = list(records[0]["crops"])
     rows = [
         (
@@ -83,7 +83,7 @@ def _dense(records: Sequence[dict[str, Any]]) -> Table:
     return Table("One large image", ("", "windows", "time", "GFLOP/s", *against, "FLOP ratio"), rows)
 
 
-def _native(records: Sequence[dict[str, Any]]) -> Table:
+def _native(records: Sequence[Record]) -> Table:
     rows = [
         (
             f"{r['network']}, batch {r['batch']}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from benchmarks import Record
 
 __all__ = ["Target", "targets"]
 
 MB = 1e6
 
-Results = dict[str, Any]
+Results = dict[str, list[Record]]
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,23 @@ def _conversion(results: Results) -> Iterator[Target]:
     copy, fast, checked, parsed = "cp + fsync", "onnx-fcn --no-validate", "onnx-fcn", "onnx.load + onnx.save"
     for file, extra, memory in (("vgg16", 0.5, 80), ("vgg16-channels-last", 0.9, 130)):
         if has(file, copy, fast):
-            yield Target(f"{file}: wall beyond cp + fsync", seconds(file, fast) - seconds(file, copy), extra, "s")
-            yield Target(f"{file}: peak", peak(file, fast) / MB, memory, "MB")
+            yield Target(f"{file}: wall beyond cp + fsync", seconds(file, fast) - seconds(file, copy), extra, " s")
+            yield Target(f"{file}: peak", peak(file, fast) / MB, memory, " MB")
     if has("vgg16", checked, parsed):
         for name, of in (("wall", seconds), ("peak", peak)):
             ratio = of("vgg16", checked) / of("vgg16", parsed)
             yield Target(f"vgg16: {name} with validation ÷ onnx.load + onnx.save", ratio, 0.5, "×")
     if has("external", fast):
-        yield Target("3 GB external: peak", peak("external", fast) / MB, 80, "MB")
+        yield Target("3 GB external: peak", peak("external", fast) / MB, 80, " MB")
     if has("external", f"{fast} --link-data"):
-        yield Target("3 GB external, --link-data: wall", seconds("external", f"{fast} --link-data"), 1, "s")
+        yield Target("3 GB external, --link-data: wall", seconds("external", f"{fast} --link-data"), 1, " s")
     if has("nodes-10k", fast) and has("nodes-100k", fast):
         growth = seconds("nodes-100k", fast) / seconds("nodes-10k", fast)
         yield Target("10,000 → 100,000 nodes: growth of wall", growth, 12, "×")
     if has("imports", "import onnx_fcn"):
-        yield Target("import onnx_fcn", seconds("imports", "import onnx_fcn") - seconds("imports", "python"), 0.25, "s")
+        yield Target(
+            "import onnx_fcn", seconds("imports", "import onnx_fcn") - seconds("imports", "python"), 0.25, " s"
+        )
 
 
 def _dense(results: Results) -> Iterator[Target]:

@@ -15,14 +15,20 @@ Everything public is listed here.
 from onnx_fcn._version import __version__
 from onnx_fcn.convert import Conversion, convert, inspect, validate
 from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+from onnx_fcn.geometry import Answers, Field, Geometry, Grid
+from onnx_fcn.metadata import read_geometry
 from onnx_fcn.report import Report
 from onnx_fcn.validate import Check, Validation
 
 __all__ = [
+    "Answers",
     "Check",
     "Conversion",
     "Diagnostic",
     "FcnError",
+    "Field",
+    "Geometry",
+    "Grid",
     "ModelError",
     "OptionError",
     "Report",
@@ -32,5 +38,6 @@ __all__ = [
     "__version__",
     "convert",
     "inspect",
+    "read_geometry",
     "validate",
 ]

@@ -16,9 +16,11 @@ import onnx
 from onnx_fcn.assemble import assemble
 from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import OptionError, ValidationError
+from onnx_fcn.geometry import Grid
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
+from onnx_fcn.metadata import metadata_of
 from onnx_fcn.report import Report, describe
 from onnx_fcn.validate import Comparison, Validation, run_checks
 
@@ -49,6 +51,14 @@ class Conversion:
             ModelError: the source has changed since it was read.
         """
         self._document.save(path)
+
+    def grid(self, *size: int, output: str | None = None) -> Grid:
+        """Where the answers of an output, by default the first, are on an image of this size: (height, width).
+
+        Raises:
+            OptionError: the image is too small, or there is no such output.
+        """
+        return self.report.geometry.grid(*size, output=output)
 
     def to_proto(self) -> onnx.ModelProto:
         """The model in memory, with its weights."""
@@ -109,6 +119,7 @@ def convert(
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     report = describe(original, document, state, source=name)
+    document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, original, document)))
     conversion = Conversion(report, document)
     if output is None:
         if validate:

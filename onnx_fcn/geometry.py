@@ -32,7 +32,7 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid"]
+__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number"]
 
 Number = int | float | Fraction
 Array = np.ndarray[Any, Any]
@@ -200,6 +200,7 @@ class Answers:
         exactness: ``exact`` (every answer is the original's for the crop of its window), ``padded`` (a crop sees
             zeros where the larger image goes on) or ``context`` (an answer knows something of the whole image).
         reason: why, in a sentence.
+        context: names of the nodes that see the whole image.
     """
 
     window: tuple[Number, ...]
@@ -209,6 +210,7 @@ class Answers:
     count: tuple[Count, ...]
     exactness: str
     reason: str
+    context: tuple[str, ...] = ()
 
     @property
     def padding(self) -> tuple[Number, ...]:

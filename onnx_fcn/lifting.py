@@ -26,6 +26,9 @@ from onnx_fcn.lifted import Lifted
 
 __all__ = ["Cut", "Request", "find_cut", "lift"]
 
+#: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
+OLDEST_OPSET = 7
+
 #: Operators whose later operands say what shape the result has.
 SHAPED_BY_VALUES = frozenset(
     {"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
@@ -93,6 +96,10 @@ def lift(document: Document, request: Request) -> Walk:
         UnsupportedModel: it cannot slide; with every root cause of the likeliest reading of its inputs.
         OptionError: the request does not fit the model.
     """
+    opset = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
+        raise UnsupportedModel([Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")])
     failures: list[Walk] = []
     candidates = list(images(document, request))
     if not candidates:

@@ -7,6 +7,7 @@ draws them where there is a terminal.
 
 from __future__ import annotations
 
+import difflib
 import math
 import textwrap
 from collections import Counter
@@ -19,9 +20,12 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn._version import __version__
 from onnx_fcn.document import Document
+from onnx_fcn.errors import OptionError
+from onnx_fcn.geometry import Field, Geometry
 from onnx_fcn.interpret import Change, Emission, Image, Seat, Walk
 from onnx_fcn.lifted import Axis, Lifted
 from onnx_fcn.lifting import find_cut
+from onnx_fcn.metadata import fields_of, geometry_of, meetings, written
 from onnx_fcn.validate import Validation
 
 __all__ = ["FORMAT", "Report", "Table", "describe", "plain", "tables_of"]
@@ -158,6 +162,8 @@ class Report:
         output_bytes: its size with its external data.
         data: the path of the result's data file; None when its weights are in the model file.
         seconds: how long each stage took.
+        geometry: where the answers are: their windows, receptive fields, counts and exactness.
+        fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
     """
 
     source: str
@@ -177,6 +183,20 @@ class Report:
     output_bytes: int = 0
     data: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    geometry: Geometry = field(default_factory=lambda: Geometry((), {}))
+    fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
+
+    def field(self, tensor: str) -> tuple[Field, ...]:
+        """The receptive field of a tensor of the original, along each axis of the image.
+
+        Raises:
+            OptionError: no map of the network has that name.
+        """
+        if tensor not in self.fields:
+            near = difflib.get_close_matches(tensor, self.fields, 3)
+            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise OptionError(f"there is no tensor '{tensor}' that depends on the position in the image{hint}")
+        return self.fields[tensor]
 
     @property
     def stride(self) -> tuple[float, ...]:
@@ -188,12 +208,15 @@ class Report:
 
         ``version`` is that of this format, ``generator`` that of the package. All other keys are the attributes of
         this class, and below them those of `Tensor`, `Map`, `Layer`, `Example`, `Difference`, `Validation` and
-        `Check`; ``validation.passed`` is added. Sizes are lists, the slowest axis first; symbolic dims are strings;
-        an error that is no number is null.
+        `Check`; ``validation.passed`` is added. ``geometry`` has, by output name, what docs/geometry.md says of the
+        metadata, and ``fields`` size, stride and padding by tensor. Sizes are lists, the slowest axis first; symbolic
+        dims are strings; an error that is no number, and a field that is the whole image, are null.
         """
         values = asdict(self)
         validation = None if self.validation is None else validation_dict(self.validation)
         values |= {"context": [{"node": node, "op": op} for node, op in self.context], "validation": validation}
+        values["geometry"] = {name: written(answers) for name, answers in self.geometry.outputs.items()}
+        values["fields"] = {name: [_field_dict(f) for f in fields] for name, fields in self.fields.items()}
         return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **values}
 
     def __str__(self) -> str:
@@ -202,6 +225,12 @@ class Report:
     def tables(self, *, verbose: bool = False) -> list[Table]:
         """What people read; `verbose` adds every single check, and what became of the initializers."""
         return list(_tables(self, verbose))
+
+
+def _field_dict(value: Field) -> dict[str, Any]:
+    """A field as JSON has it: without size and padding where it is the whole image."""
+    local = value.is_local
+    return {"size": value.size if local else None, "stride": value.stride, "padding": value.padding if local else None}
 
 
 def validation_dict(validation: Validation) -> dict[str, Any]:
@@ -245,6 +274,8 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         caveats=tuple(_caveats(state, seats, context)),
         example=None if done else _example(state),
         difference=_difference(original, document),
+        geometry=geometry_of(state),
+        fields=fields_of(state),
     )
 
 
@@ -303,6 +334,14 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
             f"'{padding[0].name}'{others} pad{'' if others else 's'}: around a crop there are zeros where the larger "
             "image goes on, so answers for crops differ from those on the map, which see their real surroundings."
         )
+    same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
+    if same:
+        others = f" and {len(same) - 1} more" if len(same) > 1 else ""
+        yield (
+            f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
+            f"the padding is that of {_pixels(state.image.size)}."
+        )
+    yield from meetings(state)
     for node, op in context:
         yield f"'{node}' ({op}) sees the whole image: every answer depends on all of it, not on its window alone."
 
@@ -465,6 +504,7 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
         if output.stride and (output is report.outputs[0] or output.stride != report.stride):
             of = "" if output is report.outputs[0] else f" of '{output.name}'"
             yield "stride", f"{_pixels(output.stride, square=True)} between answers{of}"
+    yield from _where(report.geometry)
     if report.example is not None:
         yield "example", f"{_pixels(report.example.size)} → {_times(report.example.answers)} answers"
     if report.cut is not None:
@@ -477,6 +517,21 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     if report.seconds:
         parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
         yield "time", f"{sum(report.seconds.values()):.2f} s ({parts})"
+
+
+def _where(geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """What an answer sees, and whether it is what the original says to a crop; once for outputs that are alike."""
+    told: set[tuple[str, str]] = set()
+    for name, answers in geometry.outputs.items():
+        of = f" of '{name}'" if told else ""
+        start = f", from {'×'.join(f'{f.start:g}' for f in answers.field)} on"
+        whole = not all(f.is_local for f in answers.field)
+        seen = "the whole image" if whole else f"{_pixels([float(f.size) for f in answers.field])}{start}"
+        verdict = f"{'yes' if answers.exactness == 'exact' else f'no, {answers.exactness}'}: {answers.reason}"
+        if (seen, verdict) not in told:
+            yield "field", seen + of
+            yield "exact", verdict + of
+            told.add((seen, verdict))
 
 
 def _change(tensor: Tensor) -> str:

@@ -19,8 +19,7 @@ import onnxruntime
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from onnx_fcn import document as module
-from onnx_fcn import wire
+from onnx_fcn import storage, wire
 from onnx_fcn.document import Document, Edit, Staged, Weight, names_used
 from onnx_fcn.errors import FcnError, ModelError, OptionError
 
@@ -410,9 +409,9 @@ def test_permuted_arrays_are_streamed_in_order(
     monkeypatch: pytest.MonkeyPatch, band: int, tile: int, chunk: int
 ) -> None:
     for name, value in (("BAND", band), ("TILE", tile), ("CHUNK", chunk), ("BLOCK", 4 * chunk)):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(storage, name, value)
     for view in permutations():
-        blocks = [bytes(block) for block in module._blocks(view, lambda: None)]
+        blocks = [bytes(block) for block in storage.blocks(view, lambda: None)]
         assert b"".join(blocks) == view.tobytes(), (view.shape, view.strides)
         assert max(map(len, blocks)) <= max(band, 4 * chunk)
 
@@ -435,7 +434,7 @@ def test_permuted_weight_takes_a_band_of_memory(tmp_path: Path) -> None:
     document.save(tmp_path / "out.onnx", external_data=False)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < module.BAND + 2 * module.CHUNK + (4 << 20)
+    assert peak < storage.BAND + 2 * storage.CHUNK + (4 << 20)
 
 
 def test_weight_that_contradicts_its_declaration_is_our_bug(source: Path) -> None:
@@ -771,7 +770,7 @@ def test_weights_can_be_linked_into_a_model_file(source: Path) -> None:
 
 
 def test_models_over_the_limit_go_external_by_themselves(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST_FILE", 60_000)
+    monkeypatch.setattr(storage, "LARGEST_FILE", 60_000)
     out = source.with_name("out.onnx")
     document = Document.open(source)
     with document.staged(out) as staged:
@@ -842,8 +841,8 @@ def test_every_way_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copi
     model = classifier()
     model.graph.initializer.append(numpy_helper.from_array(np.arange(3_000_000, dtype=np.int32).reshape(3, -1), "big"))
     (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
-    available: list[Callable[..., int]] = [*[refuse] * (3 - copiers), *module.COPIERS[-copiers:]]
-    monkeypatch.setattr(module, "COPIERS", available)
+    available: list[Callable[..., int]] = [*[refuse] * (3 - copiers), *storage.COPIERS[-copiers:]]
+    monkeypatch.setattr(storage, "COPIERS", available)
     Document.open(tmp_path / "in.onnx").save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "in.onnx").read_bytes()
 
@@ -879,7 +878,7 @@ def test_failures_while_writing_leave_the_old_file(tmp_path: Path, monkeypatch: 
     if call == "write":
         monkeypatch.setattr(Staged, "_write_file", full)
     elif call == "copy_file_range":
-        monkeypatch.setattr(module, "COPIERS", [full])
+        monkeypatch.setattr(storage, "COPIERS", [full])
     else:
         monkeypatch.setattr(os, call, full)
     for external_data in (False, True):

@@ -73,6 +73,8 @@ def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     """
     if x.batch in x.layout[axis]:
         raise Unsupported("chooses images of the batch", code="batch")
+    if not len(index):
+        raise Unsupported(f"takes nothing of axis {axis} of {x}", code="empty")
     k = x.space_of(x.layout[axis])
     if k is not None:
         step = int(index[1] - index[0]) if len(index) > 1 else 1
@@ -128,8 +130,6 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
         ]
         if len(index) == size and (size < 2 or index[0] < index[1]):
             continue
-        if not len(index):
-            raise Unsupported(f"takes nothing of axis {axis} of {x}", code="empty")
         x = take(site, x, axis, index)
     return x
 

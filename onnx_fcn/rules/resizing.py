@@ -121,8 +121,9 @@ def depth_to_space(site: Site, x: Lifted) -> Lifted:
 
 @lifts("SpaceToDepth")
 def space_to_depth(site: Site, x: Lifted) -> Lifted:
-    """(N, C, H·b, W·b) -> (N, b·b·C, H, W): a layout."""
+    """(N, C, H·b, W·b) -> (N, b·b·C, H, W), or (N, C·b·b, H, W): a layout."""
     size = int(site.attr("blocksize"))
     n, c, h, w = x.shape
-    seen = x.reshaped([n, c, h // size, size, w // size, size]).transposed([0, 3, 5, 1, 2, 4])
+    seen = x.reshaped([n, c, h // size, size, w // size, size])
+    seen = seen.transposed([0, 1, 3, 5, 2, 4] if site.attr("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4])
     return seen.reshaped([n, c * size**2, h // size, w // size])

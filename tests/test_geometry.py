@@ -1,0 +1,647 @@
+"""Geometry: published receptive fields, pixels poked one at a time, and the grids that onnxruntime answers with."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import law
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+import onnx_fcn
+from onnx_fcn import Field, Geometry, ModelError, OptionError, read_geometry
+from onnx_fcn.geometry import Count
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+# Published values -----------------------------------------------------------------------------------------------------
+
+
+def padding(pad: int | str) -> dict[str, object]:
+    """TF-Slim's SAME and VALID, or so many pixels on all sides."""
+    return {"pads": [pad] * 4} if isinstance(pad, int) else {"auto_pad": {"SAME": "SAME_UPPER"}.get(pad, pad)}
+
+
+class Net:
+    """A network as its paper or its code defines it, with as few channels as it can have: geometry needs no more."""
+
+    def __init__(self, size: int) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.channels = {"image": 1}
+        self.size = size
+
+    def node(self, op: str, *inputs: str, channels: int, **attrs: object) -> str:
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attrs))
+        self.channels[name] = channels
+        return name
+
+    def weight(self, *shape: int) -> str:
+        name = "w" + "x".join(map(str, shape))
+        self.weights[name] = np.ones(shape, np.float32)
+        return name
+
+    def conv(self, x: str, kernel: int | tuple[int, int], stride: int = 1, pad: int | str = "SAME") -> str:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        weight = self.weight(1, self.channels[x], height, width)
+        return self.node("Conv", x, weight, channels=1, strides=[stride] * 2, **padding(pad))
+
+    def pool(self, x: str, kernel: int, stride: int, pad: int | str = "SAME", op: str = "MaxPool") -> str:
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+        return self.node(op, x, channels=self.channels[x], **shape, **padding(pad))
+
+    def chain(self, x: str, *kernels: int | tuple[int, int], stride: int = 1, pad: int | str = "SAME") -> str:
+        """1×1, 3×3 … convolutions; the last one has the stride, and the padding that goes with it."""
+        *first, last = kernels
+        return self.conv(functools.reduce(self.conv, first, x), last, stride, pad)
+
+    def concat(self, *parts: str) -> str:
+        return self.node("Concat", *parts, channels=sum(self.channels[p] for p in parts), axis=1)
+
+    def add(self, a: str, b: str) -> str:
+        return self.node("Add", a, b, channels=1)
+
+    def with_head(self, x: str, *, cells: int | None = None) -> onnx.ModelProto:
+        """A classifier: global pooling and one dense layer, or two dense layers on cells×cells."""
+        if cells is None:
+            x = self.node("GlobalAveragePool", x, channels=self.channels[x])
+        x = self.node("Flatten", x, channels=self.channels[x] * (cells or 1) ** 2)
+        for outputs in (2, 2):
+            x = self.node("Gemm", x, self.weight(self.channels[x], outputs), channels=outputs)
+        self.nodes[-1].output[0] = "scores"
+        image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 1, self.size, self.size])
+        scores = helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 2])
+        tensors = [numpy_helper.from_array(value, name) for name, value in self.weights.items()]
+        graph = helper.make_graph(self.nodes, "net", [image], [scores], tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def vgg_16(net: Net) -> str:
+    """Simonyan and Zisserman 2014, configuration D."""
+    x = "image"
+    for depth in (2, 2, 3, 3, 3):
+        x = net.pool(functools.reduce(net.conv, [3] * depth, x), 2, 2)
+    return x
+
+
+def alexnet_v2(net: Net) -> str:
+    """Krizhevsky 2014, as TF-Slim has it."""
+    x = net.pool(net.conv("image", 11, 4, "VALID"), 3, 2, "VALID")
+    x = net.pool(net.conv(x, 5), 3, 2, "VALID")
+    return net.pool(net.chain(x, 3, 3, 3), 3, 2, "VALID")
+
+
+def torchvision_alexnet(net: Net) -> str:
+    x = net.pool(net.conv("image", 11, 4, 2), 3, 2, 0)
+    x = net.pool(net.conv(x, 5, 1, 2), 3, 2, 0)
+    return net.pool(net.chain(x, 3, 3, 3), 3, 2, 0)
+
+
+def slim_resnet(net: Net, *units: int) -> str:
+    """He et al. 2015, as TF-Slim has it: the last unit of a block has the stride."""
+    x = net.pool(net.conv("image", 7, 2, 3), 3, 2)
+    for block, count in enumerate(units):
+        for unit in range(count):
+            stride = 2 if unit == count - 1 and block < 3 else 1
+            shortcut = net.conv(x, 1, stride) if stride == 2 or unit == 0 else x
+            x = net.add(shortcut, net.conv(net.conv(net.conv(x, 1), 3, stride, 1), 1))
+    return x
+
+
+def torchvision_resnet(net: Net, kernels: Sequence[int], *units: int) -> str:
+    """The first unit of a block has the stride, in its first 3×3 convolution."""
+    x = net.pool(net.conv("image", 7, 2, 3), 3, 2, 1)
+    for block, count in enumerate(units):
+        for unit in range(count):
+            stride = 2 if unit == 0 and block > 0 else 1
+            shortcut, strides = net.conv(x, 1, stride) if unit == 0 else x, [1] * len(kernels)
+            strides[kernels.index(3)] = stride
+            for kernel, step in zip(kernels, strides):
+                x = net.conv(x, kernel, step, kernel // 2)
+            x = net.add(shortcut, x)
+    return x
+
+
+def mobilenet_v1(net: Net) -> str:
+    """Howard et al. 2017."""
+    x = net.conv("image", 3, 2)
+    for stride in (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1):
+        x = net.conv(net.conv(x, 3, stride), 1)
+    return x
+
+
+def towers(net: Net, x: str, *chains: Sequence[int | tuple[int, int]], stride: int = 1, pad: str = "SAME") -> str:
+    """An Inception module: chains of convolutions, and a 3×3 pooling."""
+    pool = net.pool(x, 3, stride, pad)
+    return net.concat(
+        *(net.chain(x, *c, stride=stride, pad=pad) for c in chains), pool if stride > 1 else net.conv(pool, 1)
+    )
+
+
+LOW, WIDE, SMALL_LOW, SMALL_WIDE = (7, 1), (1, 7), (3, 1), (1, 3)
+
+
+def inception_v2(net: Net) -> str:
+    """Ioffe and Szegedy 2015, as TF-Slim has it."""
+    x = net.pool(net.conv("image", 7, 2), 3, 2)
+    x = net.pool(net.chain(x, 1, 3), 3, 2)
+    for block, modules in enumerate((2, 4, 2)):
+        if block > 0:
+            x = towers(net, x, (1, 3), (1, 3, 3), stride=2)
+        for _ in range(modules):
+            x = towers(net, x, (1,), (1, 3), (1, 3, 3))
+    return x
+
+
+def inception_stem(net: Net) -> str:
+    x = net.conv(net.chain("image", 3, stride=2, pad="VALID"), 3, 1, "VALID")
+    x = net.pool(net.conv(x, 3), 3, 2, "VALID")
+    return net.pool(net.conv(net.conv(x, 1), 3, 1, "VALID"), 3, 2, "VALID")
+
+
+def inception_v3(net: Net) -> str:
+    """Szegedy et al. 2015, as TF-Slim has it."""
+    x = inception_stem(net)
+    for _ in range(3):
+        x = towers(net, x, (1,), (1, 5), (1, 3, 3))
+    x = towers(net, x, (3,), (1, 3, 3), stride=2, pad="VALID")
+    for _ in range(4):
+        x = towers(net, x, (1,), (1, WIDE, LOW), (1, LOW, WIDE, LOW, WIDE))
+    x = towers(net, x, (1, 3), (1, WIDE, LOW, 3), stride=2, pad="VALID")
+    for _ in range(2):
+        x = towers(net, x, (1,), (1, SMALL_WIDE), (1, SMALL_LOW), (1, 3, SMALL_WIDE), (1, 3, SMALL_LOW))
+    return x
+
+
+def inception_v4(net: Net) -> str:
+    """Szegedy et al. 2016, as TF-Slim has it."""
+    x = net.conv(net.conv(net.conv("image", 3, 2, "VALID"), 3, 1, "VALID"), 3)
+    x = net.concat(net.pool(x, 3, 2, "VALID"), net.conv(x, 3, 2, "VALID"))
+    x = net.concat(*(net.chain(x, *c, 3, pad="VALID") for c in [(1,), (1, WIDE, LOW)]))
+    x = net.concat(net.conv(x, 3, 2, "VALID"), net.pool(x, 3, 2, "VALID"))
+    for _ in range(4):
+        x = towers(net, x, (1,), (1, 3), (1, 3, 3))
+    x = towers(net, x, (3,), (1, 3, 3), stride=2, pad="VALID")
+    for _ in range(7):
+        x = towers(net, x, (1,), (1, WIDE, LOW), (1, LOW, WIDE, LOW, WIDE))
+    x = towers(net, x, (1, 3), (1, WIDE, LOW, 3), stride=2, pad="VALID")
+    for _ in range(3):
+        deep = (1, SMALL_LOW, SMALL_WIDE)
+        x = towers(net, x, (1,), (1, SMALL_WIDE), (1, SMALL_LOW), (*deep, SMALL_WIDE), (*deep, SMALL_LOW))
+    return x
+
+
+def inception_resnet_v2(net: Net) -> str:
+    """Szegedy et al. 2016, as TF-Slim has it."""
+
+    def residual(x: str, *chains: Sequence[int | tuple[int, int]]) -> str:
+        return net.add(x, net.conv(net.concat(*(net.chain(x, *c) for c in chains)), 1))
+
+    x = net.conv(towers(net, inception_stem(net), (1,), (1, 5), (1, 3, 3)), 1)
+    for _ in range(10):
+        x = residual(x, (1,), (1, 3), (1, 3, 3))
+    x = net.conv(towers(net, x, (3,), (1, 3, 3), stride=2, pad="VALID"), 1)
+    for _ in range(20):
+        x = residual(x, (1,), (1, WIDE, LOW))
+    x = net.conv(towers(net, x, (1, 3), (1, 3), (1, 3, 3), stride=2, pad="VALID"), 1)
+    for _ in range(10):
+        x = residual(x, (1,), (1, SMALL_WIDE, SMALL_LOW))
+    return x
+
+
+#: The network, its native size, and size, stride and padding of its last map. Araujo et al. 2019, table 1, and for
+#: torchvision's networks their recursion by hand.
+PUBLISHED: dict[str, tuple[Callable[[Net], str], int, tuple[int, int, int]]] = {
+    "VGG-16": (vgg_16, 224, (212, 32, 90)),
+    "AlexNet-v2": (alexnet_v2, 224, (195, 32, 64)),
+}
+UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+for depth, values in {50: (483, 32, 239), 101: (1027, 32, 511), 152: (1507, 32, 751), 200: (1763, 32, 879)}.items():
+    PUBLISHED[f"ResNet-v1-{depth}"] = (lambda net, depth=depth: slim_resnet(net, *UNITS[depth])), 224, values
+for depth, values in {50: (427, 32, 213), 101: (971, 32, 485), 152: (1451, 32, 725)}.items():
+    PUBLISHED[f"torchvision ResNet-{depth}"] = (
+        (lambda net, depth=depth: torchvision_resnet(net, (1, 3, 1), *UNITS[depth])), 224, values
+    )  # fmt: skip
+PUBLISHED |= {
+    "ResNet-v1-50 at 321": ((lambda net: slim_resnet(net, *UNITS[50])), 321, (483, 32, 241)),
+    "torchvision ResNet-18": ((lambda net: torchvision_resnet(net, (3, 3), 2, 2, 2, 2)), 224, (435, 32, 217)),
+    "torchvision AlexNet": (torchvision_alexnet, 224, (195, 32, 66)),
+    "MobileNet-v1": (mobilenet_v1, 224, (315, 32, 126)),
+    "Inception-v2": (inception_v2, 224, (699, 32, 318)),
+    "Inception-v3": (inception_v3, 299, (1311, 32, 618)),
+    "Inception-v4": (inception_v4, 299, (2071, 32, 998)),
+    "Inception-ResNet-v2": (inception_resnet_v2, 299, (3039, 32, 1482)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_receptive_fields(name: str) -> None:
+    build, size, (pixels, stride, padding) = PUBLISHED[name]
+    net = Net(size)
+    last = build(net)
+    report = onnx_fcn.inspect(net.with_head(last))
+    assert report.field(last) == (Field(pixels, stride, -padding),) * 2
+    assert [f.padding for f in report.field(last)] == [padding] * 2
+    assert report.field("image") == (Field(1, 1, 0),) * 2
+
+
+@pytest.mark.parametrize(
+    ("build", "cells", "pixels", "centre", "formula"),
+    [
+        (vgg_16, 7, 404, 111.5, "(height - 224) // 32 + 1"),
+        (torchvision_alexnet, 6, 355, 111, "(height - 223) // 32 + 1"),
+        (PUBLISHED["torchvision ResNet-50"][0], None, 619, 96, "(height - 193) // 32 + 1"),
+    ],
+)
+def test_what_an_answer_sees(
+    build: Callable[[Net], str], cells: int | None, pixels: int, centre: float, formula: str
+) -> None:
+    """VGG-16's 404 pixels are DeepLab's figure (Chen et al. 2014)."""
+    net = Net(224)
+    report = onnx_fcn.inspect(net.with_head(build(net), cells=cells))
+    answers = report.geometry.of("scores")
+    assert [f.size for f in report.field("scores")] == [f.size for f in answers.field] == [pixels] * 2
+    assert (answers.window, answers.stride, answers.offset, answers.exactness) == (
+        (224,) * 2,
+        (32,) * 2,
+        (0, 0),
+        "padded",
+    )
+    assert answers.formulas()[0] == formula
+    assert answers.grid(224, 256).shape == (1, 2)
+    assert [f.centre for f in answers.field] == [centre] * 2
+
+
+def test_a_network_without_an_image_of_its_own_says_so() -> None:
+    with pytest.raises(OptionError, match=r"no tensor 'imgae' .* did you mean 'image'\?"):
+        onnx_fcn.inspect(Net(8).with_head("image")).field("imgae")
+
+
+# Small networks -------------------------------------------------------------------------------------------------------
+
+IMAGE = "float[N,1,12,11] x"
+HEAD = "g = GlobalAveragePool (c)  y = Flatten (g)"
+
+
+def network(body: str, image: str = IMAGE, **weights: object) -> onnx.ModelProto:
+    """A network of positive weights, in which nothing cancels."""
+    made = {n: np.ones(s, np.float32) if isinstance(s, tuple) else s for n, s in weights.items()}
+    return law.model(body, image=image, opset=18, **made)
+
+
+def conv(name: str, x: str, attrs: str = "", weight: str = "k") -> str:
+    return f"{name} = Conv <{attrs}> ({x}, {weight})  " if attrs else f"{name} = Conv ({x}, {weight})  "
+
+
+#: name: (network, exactness). Each is small enough to poke every pixel of its image.
+POKED: dict[str, tuple[onnx.ModelProto, str]] = {
+    "a convolution": (network(conv("c", "x") + HEAD, k=(1, 1, 3, 3)), "exact"),
+    "stride 2": (network(conv("c", "x", "strides = [2, 2]") + HEAD, k=(1, 1, 3, 3)), "exact"),
+    "padding": (network(conv("c", "x", "pads = [1, 1, 1, 1]") + HEAD, k=(1, 1, 3, 3)), "padded"),
+    "asymmetric padding": (
+        network(conv("c", "x", "pads = [2, 0, 1, 1], strides = [2, 3]") + HEAD, k=(1, 1, 3, 4)),
+        "padded",
+    ),
+    "auto_pad": (
+        network(conv("c", "x", 'auto_pad = "SAME_UPPER", strides = [2, 2]') + HEAD, k=(1, 1, 3, 3)),
+        "padded",
+    ),
+    "auto_pad in front": (
+        network(conv("c", "x", 'auto_pad = "SAME_LOWER", strides = [2, 2]') + HEAD, k=(1, 1, 4, 3)),
+        "padded",
+    ),
+    "padding that no answer sees": (
+        network(conv("p", "x", "pads = [1, 1, 1, 1]") + "c = Slice (p, one, end, axes)  " + HEAD,
+                k=(1, 1, 3, 3), one=[1, 1], end=[-1, -1], axes=[2, 3]), "exact",
+    ),
+    "pooling": (network("c = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (x)  " + HEAD), "exact"),
+    "ceil": (
+        network("c = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x)  " + HEAD),
+        "padded",
+    ),
+    "an average, ceil": (
+        network("c = AveragePool <kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1> (x)  " + HEAD),
+        "exact",
+    ),
+    "dilation": (
+        network(conv("d", "x") + conv("c", "d", "dilations = [3, 2], pads = [3, 2, 3, 2]") + HEAD,
+                k=(1, 1, 3, 3)),
+        "padded",
+    ),
+    "branches": (
+        network(conv("a", "x", "pads = [1, 1, 1, 1]") + conv("b", "x", "pads = [2, 2, 2, 2]", "l")
+                + "c = Concat <axis = 1> (a, b, x)  " + HEAD, k=(1, 1, 3, 3), l=(1, 1, 5, 5)),
+        "padded",
+    ),
+    "a residual": (
+        network(conv("a", "x", "pads = [1, 1, 1, 1]") + "c = Add (a, x)  " + HEAD, k=(1, 1, 3, 3)),
+        "padded",
+    ),
+    "a Pad": (
+        network("p = Pad (x, pads)  " + conv("c", "p", "strides = [2, 2]") + HEAD,
+                pads=[0, 0, 2, 1, 0, 0, 1, 1], k=(1, 1, 3, 3)),
+        "padded",
+    ),
+    "a dense layer": (
+        network(conv("c", "x", "strides = [3, 2], pads = [1, 1, 0, 0]") + "f = Flatten (c)  y = MatMul (f, w)",
+                k=(2, 1, 3, 3), w=(40, 1)),
+        "padded",
+    ),
+    "two scales of stride": (
+        network(conv("a", "x", "strides = [2, 2]") + conv("c", "a", "strides = [2, 1]") + HEAD,
+                k=(1, 1, 3, 3)), "exact",
+    ),
+    "one dimension": (
+        network(conv("c", "x", "strides = [2], pads = [1, 0]") + HEAD, "float[N,1,15] x", k=(1, 1, 3)),
+        "padded",
+    ),
+    "three dimensions": (
+        network(conv("c", "x", "strides = [1, 2, 2], pads = [1, 0, 0, 1, 0, 0]") + HEAD, "float[N,1,4,5,6] x",
+                k=(1, 1, 3, 3, 2)),
+        "padded",
+    ),
+}  # fmt: skip
+
+#: Fields of these hold what is reached, and may hold a little more.
+RESAMPLED = {
+    "nearest": network("p = Resize <mode = \"nearest\"> (x, , s)  " + conv("c", "p", "strides = [4, 4]") + HEAD,
+                       s=np.array([1, 1, 2, 2], np.float32), k=(1, 1, 3, 3)),
+    "linear": network("p = Resize <mode = \"linear\"> (x, , s)  " + conv("c", "p", "strides = [4, 4]") + HEAD,
+                      s=np.array([1, 1, 2, 2], np.float32), k=(1, 1, 3, 3)),
+    "finer and coarser": network(
+        "p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  t = ConvTranspose <strides = [2, 2]> (p, k)  "
+        + conv("c", "t", "strides = [2, 2]") + HEAD, k=(1, 1, 3, 3)),
+}  # fmt: skip
+
+
+def converted(model: onnx.ModelProto) -> tuple[onnx_fcn.Conversion, Callable[[np.ndarray], np.ndarray]]:
+    conversion = onnx_fcn.convert(model, validate=False)
+    run = law.session(conversion.to_proto())
+    return conversion, lambda image: run({"x": image})[0]
+
+
+def poked(model: onnx.ModelProto, native: Sequence[int]) -> tuple[onnx_fcn.Grid, np.ndarray, np.ndarray]:
+    """The grid, the answers that each pixel of a larger image reaches, and those that `Grid.fields` says."""
+    conversion, run = converted(model)
+    size = tuple(n + more for n, more in zip(native, (7, 5, 2)))
+    grid = conversion.grid(*size)
+    fields = grid.fields
+    reached, told = [], []
+    for pixel in np.ndindex(*size):
+        image = np.zeros((1, 1, *size), np.float32)
+        image[0, 0][pixel] = 1
+        reached.append(run(image)[0].any(axis=0))
+        first, behind = np.split(fields, 2, axis=-1)
+        told.append(np.all((first <= pixel[::-1]) & (pixel[::-1] < behind), axis=-1))
+    return grid, np.array(reached), np.array(told)
+
+
+@pytest.mark.parametrize("name", POKED)
+def test_a_pixel_reaches_the_cells_whose_field_it_is_in(name: str) -> None:
+    model, exactness = POKED[name]
+    _, reached, told = poked(model, law.dims_of(model.graph.input[0])[2:])
+    assert np.array_equal(reached, told)
+    assert onnx_fcn.inspect(model).geometry.exactness == {"y": exactness}
+
+
+@pytest.mark.parametrize("name", RESAMPLED)
+def test_a_pixel_reaches_no_cell_beyond_its_field_behind_an_upsampling(name: str) -> None:
+    grid, reached, told = poked(RESAMPLED[name], (12, 11))
+    assert not (reached & ~told).any()
+    extra = told.sum(axis=0) / np.maximum(reached.sum(axis=0), 1)
+    assert extra.max() < 1.6
+    assert np.array_equal(grid.interior, grid.interior & (told.sum(axis=0) > 0))
+
+
+GATED = network(
+    conv("a", "x", "pads = [1, 1, 1, 1]") + "m = GlobalAveragePool (a)  s = Sigmoid (m)  b = Mul (a, s)  "
+    + conv("c", "b") + HEAD, k=(1, 1, 3, 3),
+)  # fmt: skip
+
+
+def test_context_sees_the_whole_image() -> None:
+    conversion, run = converted(GATED)
+    answers = conversion.report.geometry.of()
+    assert (answers.exactness, answers.context) == (
+        "context",
+        (next(n.name for n in GATED.graph.node if n.op_type == "GlobalAveragePool"),),
+    )
+    assert not any(f.is_local for f in conversion.report.field("y"))
+    assert conversion.report.field("a") == (Field(3, 1, -1),) * 2
+    assert conversion.report.field("b")[0].size == math.inf
+    assert np.isinf(conversion.grid(20, 20).fields).all()
+    assert not conversion.grid(20, 20).interior.any()
+    image = np.ones((1, 1, 20, 20), np.float32)
+    before = run(image)
+    image[0, 0, 0, 0] = 9
+    assert (run(image) != before).all()
+    assert "field    the whole image" in str(conversion.report)
+    json.dumps(conversion.report.to_dict(), allow_nan=False)
+
+
+def test_branches_that_are_not_aligned_are_told() -> None:
+    apart = network(
+        "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+        + conv("b", "x", "strides = [2, 2], pads = [1, 1, 1, 0]") + "c = Add (a, b)  " + HEAD,
+        "float[N,1,12,12] x", k=(1, 1, 3, 2),
+    )  # fmt: skip
+    (told,) = [c for c in onnx_fcn.inspect(apart).caveats if "aligned" in c]
+    assert "joins 'a', whose first cell lies at pixel 0.5 with 'b', whose first cell lies at pixel 0:" in told
+
+
+# How many cells -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*POKED, *RESAMPLED])
+def test_onnxruntime_answers_with_as_many_cells(name: str) -> None:
+    model = POKED[name][0] if name in POKED else RESAMPLED[name]
+    conversion, run = converted(model)
+    native = law.dims_of(model.graph.input[0])[2:]
+    answers = conversion.report.geometry.of()
+    for more in range(-4, 25):
+        size = [n + more for n in native]
+        if any(n < least for n, least in zip(size, answers.least)):
+            with pytest.raises(OptionError, match="no room for one window"):
+                conversion.grid(*size)
+            continue
+        got = run(np.zeros((1, 1, *size), np.float32)).shape[2:]
+        assert conversion.grid(*size).shape == got
+        names = dict(zip({1: ["length"], 2: ["height", "width"], 3: ["depth", "height", "width"]}[len(size)], size))
+        assert tuple(eval(f, {}, names) for f in answers.formulas()) == got
+
+
+@pytest.mark.parametrize("name", ["digits_unpadded", "digits_padded"])
+def test_fixtures_answer_with_as_many_cells(name: str, tmp_path: Path) -> None:
+    conversion = onnx_fcn.convert(FIXTURES / f"{name}.onnx", tmp_path / "out.onnx", validate=False)
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    for height in range(28, 61):
+        (scores,) = session.run(None, {"image": np.zeros((1, 1, height, 89 - height), np.float32)})
+        assert scores.shape[2:] == conversion.grid(height, 89 - height).shape
+
+
+steps = st.tuples(
+    st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3), st.booleans()
+)
+
+
+@given(st.lists(steps | st.integers(2, 3), max_size=6))
+def test_counts_compose_exactly(chain: list[tuple[int, int, int, int, int, bool] | int]) -> None:
+    """One formula says what step after step says, at every size at which every step has room for its kernel."""
+    count, one_by_one = Count(), []
+    for step in chain:
+        if isinstance(step, int):
+            count = count.resampled(Fraction(step))
+            one_by_one.append(lambda n, k=step: n * k)
+        else:
+            kernel, stride, dilation, begin, end, ceil = step
+            count = count.slid(kernel, stride, dilation, begin, end, ceil=ceil)
+            one_by_one.append(lambda n, s=step: slid(n, *s))
+    assert len(count.steps) <= 1 + sum(isinstance(step, int) for step in chain)
+    for pixels in range(1, 60):
+        cells = pixels
+        for step in one_by_one:
+            cells = step(cells) if cells > 0 else 0
+        if cells > 0:
+            assert count(pixels) == cells == eval(count.formula("height"), {}, {"height": pixels})
+
+
+def slid(cells: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
+    """Output cells, as ONNX defines them."""
+    room = cells + begin + end - (kernel - 1) * dilation - 1
+    if room < 0:
+        return 0
+    made = (math.ceil if ceil else math.floor)(Fraction(room, stride)) + 1
+    return made - 1 if ceil and (made - 1) * stride >= cells + begin else made
+
+
+# Grids ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx_fcn.Conversion, Path]:
+    path = tmp_path_factory.mktemp("digits") / "out.onnx"
+    return onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", path, validate=False), path
+
+
+def test_boxes_are_the_windows(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    """An unpadded network: every answer is the original's for the crop of its box, wherever the image ends."""
+    conversion, path = digits
+    grid = conversion.grid(50, 63)
+    assert (grid.shape, grid.boxes.shape, grid.remainder) == ((6, 9), (6, 9, 4), (2, 3))
+    assert grid.boxes[0, 0].tolist() == [0, 0, 28, 28]
+    assert grid.boxes[2, 5].tolist() == [20, 8, 48, 36]  # left, top, right, bottom
+    assert grid.interior.all()
+    image = np.random.default_rng(0).random((1, 1, 50, 63), np.float32)
+    (answers,) = onnxruntime.InferenceSession(path).run(None, {"image": image})
+    original = onnxruntime.InferenceSession(FIXTURES / "digits_unpadded.onnx")
+    for cell in np.ndindex(*grid.shape):
+        left, top, right, bottom = grid.boxes[cell]
+        (crop,) = original.run(None, {"image": np.ascontiguousarray(image[..., top:bottom, left:right])})
+        np.testing.assert_allclose(answers[(0, slice(None), *cell)], crop[0], atol=1e-4)
+
+
+def test_cells_and_pixels(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    grid = digits[0].grid(50, 63)
+    assert [float(v) for v in grid.pixel_of(2, 5)] == [20 + 13.5, 8 + 13.5]
+    rows, columns = np.indices(grid.shape)
+    assert all(np.array_equal(a, b) for a, b in zip(grid.cell_at(*grid.pixel_of(rows, columns)), (rows, columns)))
+    assert [int(v) for v in grid.cell_at(0, 0)] == [0, 0]
+    assert [int(v) for v in grid.cell_at(62, 49)] == [5, 8]
+    assert [int(v) for v in grid.cell_at(34, 22)] == [2, 5]
+
+
+def test_sizes(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    geometry = digits[0].report.geometry
+    assert (geometry.window, geometry.stride, geometry.of().least) == ((28, 28), (4, 4), (28, 28))
+    assert geometry.of().fitted(50, 63) == (48, 60)
+    assert geometry.grid(48, 60).remainder == (0, 0)
+    with pytest.raises(OptionError, match="an image of 27×40 pixels has no room for one window of 28×28: the smallest"):
+        geometry.grid(27, 40)
+    with pytest.raises(OptionError, match="40 is no size of an image with 2 axes"):
+        geometry.grid(40)
+    with pytest.raises(OptionError, match="those that do are 'scores'"):
+        geometry.grid(40, 40, output="boxes")
+
+
+def test_the_page_reads_pi(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    """The answers whose windows lie on the digits of the page say what the digits are."""
+    conversion, path = digits
+    page = np.load(FIXTURES / "digits_page.npy")
+    boxes = json.loads((FIXTURES / "digits_page.json").read_text())
+    (scores,) = onnxruntime.InferenceSession(path).run(None, {"image": page[None, None].astype(np.float32) / 255})
+    grid = conversion.grid(*page.shape)
+    assert scores.shape[2:] == grid.shape
+    sides = np.array([[box[k] for k in ("left", "top", "right", "bottom")] for box in boxes])
+    middles = (sides[:, :2] + sides[:, 2:] - 1) / 2
+    rows, columns = grid.cell_at(middles[:, 0], middles[:, 1])
+    assert np.abs(grid.boxes[rows, columns] - sides).max() <= 2  # half a stride
+    right = scores[0].argmax(axis=0)[rows, columns] == [box["label"] for box in boxes]
+    assert right.mean() > 0.9
+
+
+# In the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_knows_its_geometry(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    conversion, path = digits
+    assert read_geometry(path) == conversion.report.geometry
+    stored = {e.key: e.value for e in onnx.load(path).metadata_props}
+    assert stored["onnx_fcn.window"] == "[28, 28]"
+    assert json.loads(stored["onnx_fcn.output.scores"])["formula"] == [
+        "(height - 28) // 4 + 1",
+        "(width - 28) // 4 + 1",
+    ]
+
+
+@pytest.mark.parametrize("model", [GATED, POKED["one dimension"][0], POKED["padding"][0], RESAMPLED["linear"]])
+def test_what_is_read_is_what_was_written(model: onnx.ModelProto) -> None:
+    conversion = onnx_fcn.convert(model, validate=False)
+    assert read_geometry(conversion.to_proto()) == conversion.report.geometry
+
+
+def test_external_data_has_the_same_geometry(tmp_path: Path) -> None:
+    for external in (False, True):
+        onnx_fcn.convert(FIXTURES / "digits_padded.onnx", tmp_path / f"{external}.onnx", external_data=external)
+    assert read_geometry(tmp_path / "True.onnx") == read_geometry(tmp_path / "False.onnx")
+
+
+def test_stale_and_foreign_metadata_is_not_believed(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    with pytest.raises(ModelError, match="onnx_fcn did not convert it"):
+        read_geometry(FIXTURES / "digits_unpadded.onnx")
+    model = onnx.load(digits[1])
+    pool = next(n for n in model.graph.node if n.op_type == "MaxPool")
+    next(a for a in pool.attribute if a.name == "strides").ints[:] = [1, 1]
+    with pytest.raises(ModelError, match="that of another graph"):
+        read_geometry(model)
+    model = onnx.load(digits[1])
+    next(e for e in model.metadata_props if e.key == "onnx_fcn.format").value = "99"
+    with pytest.raises(ModelError, match="in format 99"):
+        read_geometry(model)
+    model = onnx.load(digits[1])
+    next(e for e in model.metadata_props if e.key == "onnx_fcn.output.scores").value = "{}"
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_geometry(model)
+
+
+def test_outputs_of_one_formula_share_its_name() -> None:
+    model = law.model("f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", outputs="y, z", w=(72, 5), v=(72, 2))
+    conversion = onnx_fcn.convert(model, validate=False)
+    dims = [[d.dim_param for d in o.type.tensor_type.shape.dim[2:]] for o in conversion.to_proto().graph.output]
+    assert dims == [["height - 3", "width - 2"]] * 2
+    geometry = conversion.report.geometry
+    assert isinstance(geometry, Geometry)
+    assert geometry.exactness == {"y": "exact", "z": "exact"}
+    assert list(itertools.chain(*(a.formulas() for a in geometry.outputs.values()))) == dims[0] + dims[1]
