@@ -25,6 +25,7 @@ import rich.console
 
 from benchmarks import Record, Say, conversion, dense, process, tables
 from benchmarks.files import FILES
+from benchmarks.process import Limits
 
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "protobuf", "onnxslim", "onnxsim")
 QUICK = {"files": ["vgg16", "nodes-10k"], "networks": ["AlexNet"], "sizes": [512], "batches": [1, 8], "rounds": 1}
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def _conversion(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
-    return conversion.run(folder, given.files, given.rounds, given.limit, say)
+    return conversion.run(folder, given.files, given.rounds, Limits(given.seconds, given.memory << 30), say)
 
 
 def _dense(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
@@ -93,7 +94,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024], help="of the large images")
     parser.add_argument("--batches", nargs="+", type=int, default=list(dense.BATCHES), help="at the native size")
     parser.add_argument("--rounds", type=int, default=5, help="in which everything takes its turn")
-    parser.add_argument("--limit", type=float, default=600, help="seconds after which a conversion is given up")
+    parser.add_argument("--seconds", type=float, default=600, help="after which a conversion is given up")
+    parser.add_argument("--memory", type=int, default=12, help="GiB with which a conversion is given up")
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait for a busy machine, each time")
     parser.add_argument("--folder", type=Path, help="for the models, on a disk rather than in memory")
     parser.add_argument("--output", type=Path, default=Path("performance"), help="results: .json and .png of this name")

@@ -15,15 +15,15 @@ from statistics import median
 
 from benchmarks import Record, Say
 from benchmarks.files import FILES
-from benchmarks.process import Failed, Usage, measure
+from benchmarks.process import Failed, Limits, Usage, measure
 
 __all__ = ["run"]
 
 COPY = 'for f in "$0".*; do cp "$f" "$1${f#"$0"}" && sync "$1${f#"$0"}" || exit; done'
 LOAD_SAVE = """
 import sys, onnx
-external = sys.argv[3] == "external"
-onnx.save(onnx.load(sys.argv[1]), sys.argv[2], save_as_external_data=external, location="out.data" if external else None)
+source, output, *data = sys.argv[1:]
+onnx.save(onnx.load(source), output, save_as_external_data=bool(data), location=data[0] if data else None)
 """
 SLOW = 60.0  # seconds; what takes longer is run once
 
@@ -52,6 +52,11 @@ def onnx_fcn(*options: str) -> Command:
     return lambda source, output, _: [sys.executable, "-m", "onnx_fcn", str(source), str(output), "--quiet", *options]
 
 
+def load_save(source: Path, output: Path, external: bool) -> list[str]:
+    data = [output.with_suffix(".data").name] if external else []
+    return [sys.executable, "-c", LOAD_SAVE, str(source), str(output), *data]
+
+
 def optimizer(module: str) -> Command:
     """An optimizer, told to keep the weights where they were."""
 
@@ -74,47 +79,37 @@ TOOLS = (
         applies=lambda file: file == "external",
     ),
     Tool("onnx-fcn", onnx_fcn()),
-    Tool(
-        "onnx.load + onnx.save",
-        lambda source, output, external: [
-            sys.executable,
-            "-c",
-            LOAD_SAVE,
-            str(source),
-            str(output),
-            "external" if external else "inline",
-        ],  # fmt: skip
-    ),
+    Tool("onnx.load + onnx.save", load_save),
     Tool("onnxslim", optimizer("onnxslim"), needs="onnxslim"),
     Tool("onnxsim", optimizer("onnxsim"), needs="onnxsim"),
 )
 
 
-def run(folder: Path, files: Sequence[str], rounds: int, limit: float, say: Say) -> Iterator[Record]:
+def run(folder: Path, files: Sequence[str], rounds: int, limits: Limits, say: Say) -> Iterator[Record]:
     """Measure every tool on every file: one record for each of these, and for an import."""
-    yield from _imports(rounds, limit, say)
+    yield from _imports(rounds, limits, say)
     for file in files:
         say(f"{file}: writing the model")
         source = FILES[file].write(folder / f"{file}.onnx")
         try:
-            yield from _on_file(file, source, rounds, limit, say)
+            yield from _on_file(file, source, rounds, limits, say)
         finally:
             for path in folder.glob(f"{file}.*"):
                 path.unlink()
 
 
-def _imports(rounds: int, limit: float, say: Say) -> Iterator[Record]:
+def _imports(rounds: int, limits: Limits, say: Say) -> Iterator[Record]:
     statements = {"python": "pass", "import onnx": "import onnx", "import onnx_fcn": "import onnx_fcn"}
     runs: dict[str, list[Usage]] = {name: [] for name in statements}
     for _ in range(3 * rounds):
         for name, statement in statements.items():
             say(name)
-            runs[name].append(measure([sys.executable, "-c", statement], limit))
+            runs[name].append(measure([sys.executable, "-c", statement], limits))
     for name, usages in runs.items():
         yield _record("imports", name, usages)
 
 
-def _on_file(file: str, source: Path, rounds: int, limit: float, say: Say) -> Iterator[Record]:
+def _on_file(file: str, source: Path, rounds: int, limits: Limits, say: Say) -> Iterator[Record]:
     external = source.with_suffix(".data").exists()
     tools = [tool for tool in TOOLS if tool.applies(file)]
     runs: dict[str, list[Usage]] = {tool.name: [] for tool in tools}
@@ -126,7 +121,7 @@ def _on_file(file: str, source: Path, rounds: int, limit: float, say: Say) -> It
                 continue
             say(f"{file}: {tool.name}, round {k + 1} of {rounds}")
             try:
-                done.append(measure(tool.command(source, source.with_name("out.onnx"), external), limit))
+                done.append(measure(tool.command(source, source.with_name("out.onnx"), external), limits))
             except Failed as failure:
                 notes[tool.name] = str(failure)
             finally:

@@ -45,7 +45,7 @@ def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Sa
         windows = prod(fcn(image)().shape[2:])
         batches = {b: _crops(image, b) for b in BATCHES if b <= windows}
         runs = {"dense": fcn(image)} | {str(b): crops(batch) for b, batch in batches.items()}
-        times = _interleaved(runs, rounds, lambda k: say(f"{network}, {size}×{size}: round {k} of {rounds}"))
+        times = _interleaved(runs, rounds, f"{network}, {size}×{size}", say)
         each = {b: times[str(b)] * windows / b for b in batches}
         flops, native_flops = _flops(converted, size), _flops(original, WINDOW)
         yield {
@@ -72,7 +72,7 @@ def native(folder: Path, network: str, batches: Sequence[int], rounds: int, say:
     for batch in batches:
         images = random.standard_normal((batch, 3, WINDOW, WINDOW), np.float32)
         runs = {name: session(images) for name, session in sessions.items()}
-        times = _interleaved(runs, rounds, lambda k: say(f"{network}, batch {batch}: round {k} of {rounds}"))
+        times = _interleaved(runs, rounds, f"{network}, batch {batch}", say)
         ratios = {head: times[head] / times["original"] for head in ("conv", "folded")}
         yield {"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds}
     _remove(*paths.values())
@@ -105,13 +105,13 @@ def _crops(image: np.ndarray, batch: int) -> np.ndarray:
     return np.stack([windows[:, k // columns, k % columns] for k in range(min(batch, rows * columns))])
 
 
-def _interleaved(runs: Mapping[str, Run], rounds: int, say: Callable[[int], None]) -> dict[str, float]:
+def _interleaved(runs: Mapping[str, Run], rounds: int, what: str, say: Say) -> dict[str, float]:
     """Median seconds of each, all in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     for k in range(rounds):
-        say(k + 1)
+        say(f"{what}: round {k + 1} of {rounds}")
         for name, run in runs.items():
             start = time.perf_counter()
             run()

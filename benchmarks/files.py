@@ -1,7 +1,7 @@
 """Models to measure on, generated on the fly: real architectures with random weights, small to 3 GB.
 
-Each is a function that describes a network to a `Network`, which writes it as the exporters do: `image` (N, C, H, W) in,
-`scores` (N, classes) out, weights as `raw_data` or in a data file. Nothing is downloaded, and no framework is needed.
+Each is a function that describes a network to a `Network`, which is then written as the exporters do: `image` in,
+`scores` out, weights as `raw_data` or in a data file. Nothing is downloaded, and no framework is needed.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Failed", "Usage", "measure", "wait_until_quiet"]
+__all__ = ["Failed", "Limits", "Usage", "measure", "wait_until_quiet"]
 
 LAUNCHER = """
-import json, os, sys, time
+import json, os, resource, sys, time
+memory = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 start = time.perf_counter()
 _, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)
 seconds = time.perf_counter() - start
@@ -28,6 +30,14 @@ print("\\n", json.dumps([code, seconds, usage.ru_utime + usage.ru_stime, usage.r
 """
 QUIET = 0.9  # of the time of all processors
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run is given up: after so many seconds, or when it wants so many bytes, mapped files aside."""
+
+    seconds: float
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,21 @@ class Failed(Exception):
     """The command did not succeed; says why in a few words."""
 
 
-def measure(command: Sequence[str], limit: float) -> Usage:
+def measure(command: Sequence[str], limits: Limits) -> Usage:
     """Run a command once, on a file system that has nothing left to write.
 
     Raises:
-        Failed: it exits with an error, or takes longer than `limit` seconds.
+        Failed: it exits with an error, or goes beyond the limits.
     """
     os.sync()
-    launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, *command]
+    launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, str(limits.memory), *command]
     child = subprocess.Popen(
         launcher, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
     )
     try:
-        out, errors = child.communicate(timeout=limit)
+        out, errors = child.communicate(timeout=limits.seconds)
     except subprocess.TimeoutExpired:
-        raise Failed(f"> {limit:.0f} s") from None
+        raise Failed(f"more than {limits.seconds:.0f} s") from None
     finally:
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)

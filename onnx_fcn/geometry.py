@@ -142,7 +142,8 @@ class Count:
     ) -> Count:
         """The count behind an operator that slides.
 
-        With `ceil` it is ⌈(e + begin + end - span)/stride⌉ + 1, but no window starts behind the begin + e cells.
+        With `ceil` it is ⌈(e + begin + end - span)/stride⌉ + 1, but no window starts behind the begin + e cells; `end`
+        is shorter than the kernel then, as in every pooling.
         """
         room = begin + end - (kernel - 1) * dilation - 1 + stride
         if ceil:

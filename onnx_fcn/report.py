@@ -524,7 +524,8 @@ def _where(geometry: Geometry) -> Iterator[tuple[str, str]]:
     told: set[tuple[str, str]] = set()
     for name, answers in geometry.outputs.items():
         of = f" of '{name}'" if told else ""
-        start = f", from {'×'.join(f'{f.start:g}' for f in answers.field)} on"
+        starts = list(dict.fromkeys(f"{float(f.start):g}" for f in answers.field))
+        start = f", from {'×'.join(starts)} on"
         whole = not all(f.is_local for f in answers.field)
         seen = "the whole image" if whole else f"{_pixels([float(f.size) for f in answers.field])}{start}"
         verdict = f"{'yes' if answers.exactness == 'exact' else f'no, {answers.exactness}'}: {answers.reason}"

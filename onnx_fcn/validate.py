@@ -603,7 +603,6 @@ def session(document: Document, model: ModelProto | None = None) -> Callable[[Ma
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak
-    options.enable_mem_pattern = False  # a plan for all activations of a size, which would be used once
     serialized, folder = document.session_model(model)
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

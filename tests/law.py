@@ -238,7 +238,18 @@ def check(
             head = session(head_of(original, maps))
             maps |= {i.name: big[i.name] for i in others}
             expected = by_window(head, maps, cut, [small[cut].shape[k] for k in space], space, [step] * len(space))
-        compare(converted, lifted(big), expected, n)
+        answers = lifted(big)
+        check_formulas(converted, big, answers)
+        compare(converted, answers, expected, n)
+
+
+def check_formulas(converted: ModelProto, feeds: dict[str, Array], answers: list[Array]) -> None:
+    """The sizes that outputs declare, such as `(height - 28) // 4 + 1`, are those that they have."""
+    image = converted.graph.input[0]
+    sizes = {d.dim_param: n for d, n in zip(image.type.tensor_type.shape.dim, feeds[image.name].shape) if d.dim_param}
+    for declared, answer in zip(converted.graph.output, answers, strict=True):
+        for dim, n in zip(declared.type.tensor_type.shape.dim, answer.shape, strict=True):
+            assert not dim.dim_param or eval(dim.dim_param, {}, sizes) == n, f"'{declared.name}' says {dim.dim_param}"
 
 
 def batches_of(image: ValueInfoProto, space: Sequence[int]) -> list[int]:

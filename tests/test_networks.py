@@ -88,17 +88,18 @@ NETWORKS = {
 
 FAST = [
     ("lenet", "torchscript", 13), ("lenet", "dynamo", 18),
-    ("alexnet", "torchscript", 9), ("alexnet", "torchscript", 13), ("alexnet", "torchscript", 17),
-    ("alexnet", "dynamo", 18),
+    ("alexnet", "torchscript", 9), ("alexnet", "torchscript", 17), ("alexnet", "dynamo", 18),
     ("resnet18", "torchscript", 13), ("resnet18", "dynamo", 18),
     ("squeezenet", "torchscript", 13),
-    ("mobilenet_v2", "torchscript", 13),
     ("densenet_small", "torchscript", 13),
     ("shufflenet_small", "torchscript", 13), ("shufflenet_small", "dynamo", 18),
     ("se_resnet_small", "torchscript", 13), ("se_resnet_small", "dynamo", 18),
 ]  # fmt: skip
 SLOW = [
-    ("squeezenet", "dynamo", 18), ("mobilenet_v2", "dynamo", 18), ("densenet_small", "dynamo", 18),
+    ("alexnet", "torchscript", 13),
+    ("squeezenet", "dynamo", 18),
+    ("mobilenet_v2", "torchscript", 13), ("mobilenet_v2", "dynamo", 18),
+    ("densenet_small", "dynamo", 18),
     ("resnet50", "torchscript", 13), ("resnet50", "dynamo", 18),
     ("vgg16", "torchscript", 13), ("vgg16", "dynamo", 18),
 ]  # fmt: skip

@@ -301,6 +301,7 @@ def test_mutated_bytes_are_a_model_or_refused(data: st.DataObject) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 @example(b"")
+@example(b"\x13" + bytes(10) + b"\x14")
 def test_random_bytes_are_a_model_or_refused(data: bytes) -> None:
     check_any(data)
 
@@ -310,9 +311,10 @@ def check_any(data: bytes) -> None:
     start = time.perf_counter()
     try:
         skeleton = wire.skeleton(data, "here", threshold=16)
-    except ModelError:
-        with pytest.raises(DecodeError):
-            ModelProto.FromString(data)
+    except ModelError as error:
+        if "field number 0" not in str(error):  # never valid, though protobuf skips it inside an unknown group
+            with pytest.raises(DecodeError):
+                ModelProto.FromString(data)
     else:
         for reference in skeleton.references:
             assert 0 < reference.offset <= reference.offset + reference.length <= len(data)
