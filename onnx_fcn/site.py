@@ -633,7 +633,9 @@ class Site:
             perm = [batch_axis, *(k for k in range(len(shape)) if k != batch_axis)]
             name = self.emit([name], "Transpose", perm=perm)
         target = [1 if batch_axis is None else -1, int(np.prod(channels)), *[1] * len(like.space)]
-        name = self.emit([name, np.array(target, np.int64)], "Reshape")
+        is_map = len(shape) == len(target) and max(shape[2:]) == 1 and (batch_axis == 0 or shape[0] == 1)
+        if not is_map:
+            name = self.emit([name, np.array(target, np.int64)], "Reshape")
         atoms = [atoms_of(d, "u") for d in channels]
         layout = [*atoms]
         if batch_axis is not None:

@@ -408,37 +408,35 @@ def converted(model: onnx.ModelProto) -> tuple[onnx_fcn.Conversion, Callable[[np
     return conversion, lambda image: run({"x": image})[0]
 
 
-def poked(model: onnx.ModelProto, native: Sequence[int]) -> tuple[onnx_fcn.Grid, np.ndarray, np.ndarray]:
-    """The grid, the answers that each pixel of a larger image reaches, and those that `Grid.fields` says."""
+def poked(model: onnx.ModelProto, native: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The answers that each pixel of a larger image reaches, and those that `Grid.fields` says."""
     conversion, run = converted(model)
     size = tuple(n + more for n, more in zip(native, (7, 5, 2)))
     grid = conversion.grid(*size)
-    fields = grid.fields
+    first, behind = np.split(grid.fields, 2, axis=-1)
     reached, told = [], []
     for pixel in np.ndindex(*size):
         image = np.zeros((1, 1, *size), np.float32)
         image[0, 0][pixel] = 1
         reached.append(run(image)[0].any(axis=0))
-        first, behind = np.split(fields, 2, axis=-1)
         told.append(np.all((first <= pixel[::-1]) & (pixel[::-1] < behind), axis=-1))
-    return grid, np.array(reached), np.array(told)
+    return np.array(reached), np.array(told)
 
 
 @pytest.mark.parametrize("name", POKED)
 def test_a_pixel_reaches_the_cells_whose_field_it_is_in(name: str) -> None:
     model, exactness = POKED[name]
-    _, reached, told = poked(model, law.dims_of(model.graph.input[0])[2:])
+    reached, told = poked(model, law.dims_of(model.graph.input[0])[2:])
     assert np.array_equal(reached, told)
     assert onnx_fcn.inspect(model).geometry.exactness["y"] == exactness
 
 
 @pytest.mark.parametrize("name", RESAMPLED)
 def test_a_pixel_reaches_no_cell_beyond_its_field_behind_an_upsampling(name: str) -> None:
-    grid, reached, told = poked(RESAMPLED[name], (12, 11))
+    reached, told = poked(RESAMPLED[name], (12, 11))
     assert not (reached & ~told).any()
     extra = told.sum(axis=0) / np.maximum(reached.sum(axis=0), 1)
     assert extra.max() < 1.6
-    assert np.array_equal(grid.interior, grid.interior & (told.sum(axis=0) > 0))
 
 
 GATED = network(
@@ -472,6 +470,26 @@ def test_branches_that_are_not_aligned_are_told() -> None:
     )  # fmt: skip
     (told,) = [c for c in onnx_fcn.inspect(apart).caveats if "aligned" in c]
     assert "joins 'a', whose first cell lies at pixel 0.5 with 'b', whose first cell lies at pixel 0:" in told
+
+
+def test_the_size_that_auto_pad_was_resolved_at_is_told() -> None:
+    net = Net(64)
+    caveats = onnx_fcn.inspect(net.with_head(mobilenet_v1(net))).caveats
+    assert sum("and 26 more pad as auto_pad says" in c and "that of 64×64 pixels" in c for c in caveats) == 1
+
+
+def test_no_padding_reaches_the_interior(tmp_path: Path) -> None:
+    """Whatever surrounds the image, answers in the interior of its grid stay as they are, and only those."""
+    conversion = onnx_fcn.convert(FIXTURES / "digits_padded.onnx", tmp_path / "out.onnx", validate=False)
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).random((1, 1, 61, 72), np.float32)
+    (alone,) = session.run(None, {"image": image})
+    (around,) = session.run(None, {"image": np.pad(image, [(0, 0), (0, 0), (8, 8), (8, 8)], constant_values=0.5)})
+    grid = conversion.grid(61, 72)
+    rows, columns = grid.shape
+    same = np.abs(alone - around[..., 2 : 2 + rows, 2 : 2 + columns]).max(axis=(0, 1)) < 1e-5
+    assert np.array_equal(same, grid.interior)
+    assert 0 < grid.interior.sum() < rows * columns
 
 
 # How many cells -------------------------------------------------------------------------------------------------------

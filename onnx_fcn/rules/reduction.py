@@ -47,10 +47,12 @@ def reduce(site: Site, x: Lifted, axes: Fact | None = None) -> Fact:
         if site.attr("noop_with_empty_axes", 0):
             return x
         which = list(range(x.rank))
-    return reduced(site, x, site.op, [x.axis(a) for a in which], keepdims=bool(site.attr("keepdims", 1)))
+    return reduced(site, x, site.op, [x.axis(a) for a in which], axes, keepdims=bool(site.attr("keepdims", 1)))
 
 
-def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, keepdims: bool) -> Fact:
+def reduced(
+    site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, operand: Fact | None = None, *, keepdims: bool
+) -> Fact:
     """A reduction over some axes of the original tensor.
 
     Raises:
@@ -62,9 +64,11 @@ def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, ke
     over = [k for k, a in enumerate(x.space) if a.atoms and set(a.atoms) <= atoms]
     if any(a in atoms for k, axis in enumerate(x.space) if k not in over for a in axis.atoms):
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
-    contextable = bool(over) and x.is_plain and len(over) == sum(bool(a.atoms) for a in x.space)
+    # nothing but the batch and the channels is left: an axis of one cell that is kept has more on a larger image
+    left = x.rank - len(axes) - (not atoms.issuperset(x.channels) or not x.channels)
+    contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and x.is_plain and left <= 1
     if contextable and site.is_context:
-        return _global(site, x, axes, keepdims=keepdims)
+        return _global(site, x, axes, operand, keepdims=keepdims)
     origins = site.reduces(x, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
         raise site.padded(x)
@@ -76,13 +80,16 @@ def reduced(site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, *, ke
     return replace(y, layout=layout, origins=origins)
 
 
-def _global(site: Site, x: Lifted, axes: Sequence[int] | range, *, keepdims: bool) -> Fact:
+def _global(site: Site, x: Lifted, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
     if site.op.startswith("Global"):
         x, _order = site.spatial(site.feature_map(x))
         return Unmapped(site.emit([x]))
-    physical = [next(k for k, g in enumerate(_axes(x)) if g == x.layout[a]) for a in axes if x.layout[a]]
+    if list(x.layout) == _axes(x):  # channels first: the node stays as it was
+        return Unmapped(site.emit([x] if operand is None else [x, operand]))
+    channels = [1] if any(x.layout[a] and x.is_channels(a) for a in axes) else []
+    physical = [*channels, *range(2, 2 + len(x.space))]
     name = site.reduce_as(x.map, physical)
     # (N, C | 1, 1 …) has no positions, so its axes are put in order for the price of a vector
     rank = 2 + len(x.space)
