@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -45,6 +46,8 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    if arguments is None:  # a process of its own, which ends with this: a collection over a large graph finds nothing
+        gc.disable()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
     for stream in (sys.stdout, sys.stderr):

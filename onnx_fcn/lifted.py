@@ -314,6 +314,9 @@ class Lifted:
         return fact._substituted({**dict.fromkeys(gone, ()), **{a: (m,) for a, m in merged.items()}})
 
     def _substituted(self, new: dict[Atom, tuple[Atom, ...]]) -> Lifted:
+        if not new:
+            return self
+
         def swap(atoms: tuple[Atom, ...]) -> tuple[Atom, ...]:
             return tuple(b for a in atoms for b in new.get(a, (a,)))
 
@@ -326,11 +329,13 @@ class Lifted:
 
     def renamed(self, names: dict[Atom, Atom]) -> Lifted:
         """The same fact with other atoms of the same sizes."""
-        fact = self._substituted({old: (new,) for old, new in names.items()})
+        fact = self._substituted({old: (new,) for old, new in names.items() if old is not new})
         return replace(fact, batch=names.get(self.batch, self.batch))
 
     def refined(self, axis: int, sizes: Sequence[int]) -> Lifted:
         """The same fact with the atoms of one axis split so that they have (at least) these boundaries, row-major."""
+        if [atom.size for atom in self.layout[axis]] == list(sizes):
+            return self
         layout = list(self.layout)
         layout[axis] = ()
         fact, groups = replace(self, layout=tuple(layout))._cut(self.layout[axis], sizes)

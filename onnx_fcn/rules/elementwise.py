@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -298,6 +299,7 @@ def _unified(terms: Sequence[Term]) -> list[Term]:
         Unsupported: they do not broadcast, or the boundaries cut each other.
     """
     facts = [t.fact for t in terms]
+    names: list[dict[Atom, Atom]] = [{} for _ in terms]
     order = sorted(range(len(terms)), key=lambda k: terms[k].uniform)
     for axis in range(facts[0].rank):
         wide = [k for k in order if facts[k].layout[axis]]
@@ -312,8 +314,8 @@ def _unified(terms: Sequence[Term]) -> list[Term]:
             for atom, name in renamed.items():
                 if _kind(fact, atom) != _kind(facts[wide[0]], name) and not terms[k].uniform:
                     raise Unsupported(f"joins {facts[wide[0]]} with {fact}: different axes meet", code="axes-meet")
-            facts[k] = fact.renamed(renamed)
-    return [replace(t, fact=f) for t, f in zip(terms, facts)]
+            names[k] |= renamed
+    return [replace(t, fact=f.renamed(new)) for t, f, new in zip(terms, facts, names)]
 
 
 def _kind(fact: Lifted, atom: Atom) -> tuple[int, int | None]:
@@ -322,10 +324,10 @@ def _kind(fact: Lifted, atom: Atom) -> tuple[int, int | None]:
 
 def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: int) -> list[int]:
     """Factors, row-major, that have the boundaries of all of these factorisations of one axis."""
-    totals = {int(np.prod(r)) for r in rows}
+    totals = {math.prod(r) for r in rows}
     if len(totals) > 1:
         raise Unsupported(f"operands of {sorted(totals)} elements do not broadcast along axis {axis}", code="broadcast")
-    cuts = sorted({int(np.prod(row[k:])) for row in rows for k in range(len(row) + 1)}, reverse=True)
+    cuts = sorted({math.prod(row[k:]) for row in rows for k in range(len(row) + 1)}, reverse=True)
     if any(a % b for a, b in itertools.pairwise(cuts)):
         raise Unsupported(f"joins {' with '.join(map(str, facts))}: their factors cut each other", code="axes-meet")
     return [a // b for a, b in itertools.pairwise(cuts)]
