@@ -598,7 +598,6 @@ def _difference_rows(difference: Difference, verbose: bool) -> Iterator[tuple[st
 #: What each kind of check compares.
 QUESTIONS = {
     "native": "the original at its native size",
-    "trunk": "the original's feature map",
     "law": "the original head on its window of the feature map",
     "crops": "the original on the crop of its window",
 }
@@ -618,7 +617,8 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
                 rows.append((subject, _times(c.size), f"{c.error:.1e}", _verdict(c.tolerance, c.passed)))
             continue
         worst = max(checks, key=lambda c: -math.inf if math.isnan(c.error) else c.error)
-        what = f"{question}, {worst.compared} windows" if kind in ("law", "crops") else question
+        count = f"{worst.compared} window{'' if worst.compared == 1 else 's'}"
+        what = f"{question}, {count}" if kind in ("law", "crops") else question
         rows.append((what, _times(worst.size), f"{worst.error:.1e}", _verdict(worst.tolerance, worst.passed)))
     yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
 
