@@ -9,16 +9,22 @@ image, and all windows share the trunk's work:
     conversion = onnx_fcn.convert("model.onnx", "out.onnx")
     print(conversion.report)
 
-Everything public is listed here.
+Everything public is listed here. It is imported when it is first used, so that a pipeline that only reads a geometry
+does not wait for the converter.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from onnx_fcn._version import __version__
-from onnx_fcn.convert import Conversion, convert, inspect, validate
-from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
-from onnx_fcn.geometry import Answers, Field, Geometry, Grid
-from onnx_fcn.metadata import read_geometry
-from onnx_fcn.report import Report
-from onnx_fcn.validate import Check, Validation
+
+if TYPE_CHECKING:
+    from onnx_fcn.conversion import Conversion, convert, inspect, validate
+    from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+    from onnx_fcn.geometry import Answers, Field, Geometry, Grid
+    from onnx_fcn.metadata import read_geometry
+    from onnx_fcn.report import Report
+    from onnx_fcn.validation import Check, Validation
 
 __all__ = [
     "Answers",
@@ -41,3 +47,25 @@ __all__ = [
     "read_geometry",
     "validate",
 ]
+
+_HOMES = {
+    "conversion": ("Conversion", "convert", "inspect", "validate"),
+    "errors": ("Diagnostic", "FcnError", "ModelError", "OptionError", "UnsupportedModel", "ValidationError"),
+    "geometry": ("Answers", "Field", "Geometry", "Grid"),
+    "metadata": ("read_geometry",),
+    "report": ("Report",),
+    "validation": ("Check", "Validation"),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'onnx_fcn' has no attribute '{name}'")
+    value = getattr(import_module(f"onnx_fcn.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

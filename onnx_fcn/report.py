@@ -26,7 +26,7 @@ from onnx_fcn.interpret import Change, Emission, Image, Seat, Walk
 from onnx_fcn.lifted import Axis, Lifted
 from onnx_fcn.lifting import find_cut
 from onnx_fcn.metadata import fields_of, geometry_of, meetings, written
-from onnx_fcn.validate import Validation
+from onnx_fcn.validation import Validation
 
 __all__ = ["FORMAT", "Report", "Table", "describe", "plain", "tables_of"]
 

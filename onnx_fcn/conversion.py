@@ -22,7 +22,7 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.metadata import metadata_of
 from onnx_fcn.report import Report, describe
-from onnx_fcn.validate import Comparison, Validation, run_checks
+from onnx_fcn.validation import Comparison, Validation, run_checks
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
 
