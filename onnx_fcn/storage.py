@@ -25,6 +25,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -486,6 +487,7 @@ class Staged:
         self.size = 0
         self._store = store
         self._made: dict[Path, int] = {}  # what goes unless committed, by its inode
+        self._syncs: list[_Sync] = []
 
     def commit(self) -> None:
         """Put the model in its place.
@@ -497,6 +499,8 @@ class Staged:
         self._store.check_unchanged()
         stale = self._stale_data()
         with _writing(self.target):
+            for sync in self._syncs:
+                sync.wait()
             os.replace(self.path, self.target)
             self._made.clear()
             _sync_folder(self.target.parent)
@@ -573,7 +577,11 @@ class Staged:
         return self.data.name
 
     def _write_file(self, path: Path, pieces: Iterable[Piece], *, digest: bool = False) -> str:
-        """Write pieces one after the other and onto the disk; the SHA-256 of the file in hexadecimals if asked for."""
+        """Write pieces one after the other, and start to put them onto the disk, which `commit` waits for.
+
+        Returns:
+            the SHA-256 of the file in hexadecimals if asked for.
+        """
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb", buffering=LARGE) as file:
             self._made[path] = os.fstat(file.fileno()).st_ino
             with contextlib.suppress(FileNotFoundError):
@@ -586,7 +594,7 @@ class Staged:
                     for block in blocks(piece, self._store.release):
                         file.write(block)
             file.flush()
-            os.fsync(file.fileno())
+            self._syncs.append(_Sync(os.dup(file.fileno())))
             self.size += file.tell()
             return _sha256(file.fileno()) if digest else ""
 
@@ -605,6 +613,33 @@ class Staged:
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == inode:
                     path.unlink()
+        for sync in self._syncs:
+            with contextlib.suppress(OSError):
+                sync.wait()
+
+
+class _Sync(threading.Thread):
+    """An fsync on its way: the disk writes while the model is validated. Closes the file."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(name="onnx_fcn-fsync")
+        self._fd = fd
+        self._error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._error = error
+        finally:
+            os.close(self._fd)
+
+    def wait(self) -> None:
+        """Raises: OSError, if the file is not on the disk."""
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _copy(extent: Extent, target: int) -> None:

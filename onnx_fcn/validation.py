@@ -16,20 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import TensorProto
 
-from onnx_fcn.document import Document, names_used
+from onnx_fcn.document import Document
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.lifting import Cut, data_inputs, find_cut, static_dims
+from onnx_fcn.sessions import extract, session, with_outputs
 
 __all__ = ["Check", "Validation", "run_checks"]
 
@@ -47,8 +48,8 @@ SMALLEST_SCALE = 1e-6
 #: Windows that the law is checked on: the corners, and some between.
 WINDOWS = 9
 
-#: Crops that are compared where they need not agree: enough to see by how much they do not.
-INFORMATIVE_CROPS = 1
+#: Images at once, where the batch is free.
+BATCHES = 3
 
 #: Operators whose results saturate or discard: what enters them is compared too.
 HIDING = frozenset(
@@ -70,6 +71,8 @@ class Check:
         error: largest difference relative to the largest answer; NaN where it could not be measured.
         tolerance: the largest error allowed; None for what is only information.
         note: a sentence.
+        median: of crops, the error of the median window; None for other checks.
+        top1: of crops, the share of windows whose largest answer is the same one; None where that means nothing.
     """
 
     kind: str
@@ -80,6 +83,8 @@ class Check:
     error: float
     tolerance: float | None
     note: str = ""
+    median: float | None = None
+    top1: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -175,21 +180,37 @@ class Comparison:
 def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) -> Validation:
     """Compare two models on random images, and on the user's own.
 
-    One model is open at a time, so that the weights of one only are mapped.
+    One model is open at a time, so that the weights of one only are mapped. What both share needs no second run: where
+    the trunk is node for node and byte for byte the original's, its map of the larger image is taken from the
+    converted model, and only the head is run in batches.
 
     Raises:
         ModelError: onnxruntime cannot run the original.
         ValidationError: it cannot run the converted model.
     """
     c = comparison
-    cases = _native_cases(c, data)
     wide = _wide_case(c, data)
-    _ask_original(c, cases, wide)
-    if wide is not None:
+    shared = wide is not None and _same_trunk(c, wide.cut)
+    batched = wide is not None and shared and _takes_batches(c, wide.cut)
+    cases = _native_cases(c, data, wide, _batches(c)[:1] if batched else _batches(c))
+    if wide is not None and not shared:
+        c.progress(f"feature map at {_spelled(wide.size)}")
+        wide.map = _feature_map(c, wide.cut, wide.feeds)
+    try:
+        _ask_converted(c, cases, wide, with_map=shared)
+    except ModelError as error:
+        _ask_original(c, cases[:1])  # which may be the one that does not run
+        raise ValidationError(f"the converted model fails: {error}") from None
+    if wide is not None and c.state.has_head:
+        wide.positions = _positions(c, wide)
+    _ask_original(c, cases)
+    if wide is not None and c.state.has_head:
+        _ask_crops(c, wide, cases[0])
         _ask_head(c, wide)
-    _ask_converted(c, cases, wide)
+        if batched:
+            cases += _head_in_batches(c, wide)
     checks = [check for case in cases for check in _native_checks(c, case)]
-    if wide is not None:
+    if wide is not None and c.state.has_head:
         checks += _wide_checks(c, wide)
     return Validation(tuple(checks))
 
@@ -224,13 +245,15 @@ class Wide(Case):
 
     Attributes:
         cut: the map that the law is about.
+        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size.
         map: that map of this image, (N, C, *space).
-        positions: the windows that are compared, as cells of the cut's grid.
+        positions: the windows that are compared, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
-        crops: the original's answers for the crops of the first of them.
+        crops: the original's answers for the crops of the last of them.
     """
 
-    cut: Cut | None = None
+    cut: Cut = field(kw_only=True)
+    inner: list[int] = field(default_factory=list)
     map: Array = field(default_factory=lambda: np.zeros(0))
     positions: list[list[int]] = field(default_factory=list)
     windows: list[Answers] = field(default_factory=list)
@@ -239,22 +262,11 @@ class Wide(Case):
     @property
     def grid(self) -> list[int]:
         """Windows of the cut along each axis."""
-        assert self.cut is not None
         return [(n - a.extent) // a.step + 1 for n, a in zip(self.map.shape[2:], self.cut.fact.space)]
 
 
-def _native_cases(c: Comparison, data: Mapping[str, Array] | None) -> list[Case]:
-    """Random images of the native size, with every batch that is free, and given ones."""
-    size = c.state.image.size
-    cases = [Case(size, batch, random_feeds(c, size, batch)) for batch in _batches(c)]
-    if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
-        count = len(next(iter(data.values())))
-        cases.append(Case(size, count, {**random_feeds(c, size, count), **data}, "given data"))
-    return cases
-
-
 def _wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
-    """A larger image with its feature map: a given one, or a random one. None where nothing slides."""
+    """A larger image: a given one, or a random one. None where nothing slides."""
     cut = find_cut(c.state)
     if cut is None:
         return None
@@ -266,12 +278,81 @@ def _wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
         sizes = tuple(given.shape[a] for a in image.space)
         if sizes != image.size and all(have >= native for have, native in zip(sizes, image.size)):
             feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
-    c.progress(f"feature map at {_spelled(size)}")
-    wide = Wide(size, batch, feeds, cut=cut, map=_feature_map(c, cut, feeds))
-    steps = [max(k) for k in zip(*(_ratios(f, cut) for f in c.facts.values()))] or [1] * len(wide.grid)
+    more = [
+        (size[a.image] - image.size[a.image]) // a.grid if a.image is not None else 0 for a in cut.fact.space
+    ]  # windows beyond the first
+    steps = _steps(c, cut)
+    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps, more)])
+
+
+def _steps(c: Comparison, cut: Cut) -> list[int]:
+    """Windows of the cut from one cell of the coarsest output to the next, along each axis."""
+    return [max(k) for k in zip(*(_ratios(f, cut) for f in c.facts.values()))] or [1] * len(cut.fact.space)
+
+
+def _positions(c: Comparison, wide: Wide) -> list[list[int]]:
+    """The windows to compare: corners, some between, and the one whose crop is an image of the native size."""
+    steps = _steps(c, wide.cut)
     cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random)
-    wide.positions = [[p * s for p, s in zip(cell, steps)] for cell in cells]
-    return wide
+    found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
+    return [p for p in found if p != wide.inner] + [wide.inner]
+
+
+def _native_cases(
+    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int]
+) -> list[Case]:
+    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions."""
+    size = c.state.image.size
+    cases = [Case(size, batch, random_feeds(c, size, batch)) for batch in batches]
+    if wide is not None:
+        cases[0].feeds = _cropped(c, wide, wide.inner)
+    if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
+        count = len(next(iter(data.values())))
+        cases.append(Case(size, count, {**random_feeds(c, size, count), **data}, "given data"))
+    return cases
+
+
+def _same_trunk(c: Comparison, cut: Cut) -> bool:
+    """Is all that computes the cut in the converted model, nodes and weights, what it was in the original?"""
+    name, image = cut.fact.map, c.state.image.name
+    if name == image or c.state.renamed.get(name, name) != name:
+        return False
+    before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
+    if not before.graph.node or list(before.graph.node) != list(after.graph.node):
+        return False
+    if list(before.opset_import) != list(after.opset_import) or list(before.functions) != list(after.functions):
+        return False
+    weights = [{t.name: t for t in m.graph.initializer} for m in (before, after)]
+    same = weights[0].keys() == weights[1].keys() and all(
+        _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
+    )
+    return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_as_bytes(a), _as_bytes(b))
+
+
+def _as_bytes(array: Array) -> Array:
+    """The bytes of an array: NaN equals itself, and -0 is not 0."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _takes_batches(c: Comparison, cut: Cut) -> bool:
+    """Can the head be run on several windows at once, in the original?"""
+    return (
+        _batches(c)[0] == 1
+        and c.state.batch == BATCH
+        and len(c.inputs) == 1
+        and not c.state.context
+        and _batch_axis(cut.fact) is not None
+        and all(_batch_axis(f) is not None for f in c.facts.values())
+    )
+
+
+def _batch_axis(fact: Lifted) -> int | None:
+    """The axis of the original tensor that is the batch and nothing else."""
+    return next((k for k, group in enumerate(fact.layout) if group == (fact.batch,)), None)
 
 
 def _feature_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array:
@@ -303,8 +384,8 @@ def _map_extents(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> tuple[i
     return ()
 
 
-def _ask_original(c: Comparison, cases: list[Case], wide: Wide | None) -> None:
-    """The original's answers at the native size and for crops; batches that it does not run are dropped."""
+def _ask_original(c: Comparison, cases: list[Case]) -> None:
+    """The original's answers at the native size; batches that it does not run are dropped."""
     run = session(c.original, with_outputs(c.original, c.hidden))
     for case in list(cases):
         c.progress(f"original at the native size, batch {case.batch}")
@@ -314,17 +395,21 @@ def _ask_original(c: Comparison, cases: list[Case], wide: Wide | None) -> None:
             if case is cases[0] or case.note:
                 raise
             cases.remove(case)  # the graph bakes another batch
-    if wide is None or not c.state.has_head:
-        return
-    crops = wide.positions if is_exact(c.state) else wide.positions[-INFORMATIVE_CROPS:]
-    for k, position in enumerate(crops):
-        c.progress(f"crops at {_spelled(wide.size)}: {k + 1} of {len(crops)}")
+
+
+def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
+    """The original's answers for crops of the larger image: all where they decide; the last of them is known."""
+    others = wide.positions[:-1] if is_exact(c.state) else []
+    if others:
+        run = session(c.original, with_outputs(c.original, c.hidden))
+    for k, position in enumerate(others):
+        c.progress(f"crops at {_spelled(wide.size)}: {k + 1} of {len(others)}")
         wide.crops.append(dict(zip(c.names, run(_cropped(c, wide, position)))))
+    wide.crops.append(inner.expected)
 
 
 def _cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
     """The inputs with the image cut to one window."""
-    assert wide.cut is not None
     image = c.state.image
     offsets = {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
     index = [slice(None)] * len(image.shape)
@@ -335,41 +420,55 @@ def _cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Ar
 
 def _ask_head(c: Comparison, wide: Wide) -> None:
     """The original head's answers for windows of the feature map, all at once where the batch is free."""
-    assert wide.cut is not None
-    if not c.state.has_head:
-        return
     cut, image = wide.cut, c.state.image
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names))
     windows = [original_at(cut.fact, wide.map, p).astype(wide.map.dtype) for p in wide.positions]
     feeds = {**wide.feeds, image.name: random_feeds(c, image.size, wide.batch)[image.name]}
     c.progress(f"head on {len(windows)} windows at {_spelled(wide.size)}")
-    together = c.state.batch == BATCH and wide.batch == 1 and len(c.inputs) == 1 and not c.state.context
-    batch_axis = next((k for k, g in enumerate(cut.fact.layout) if g == (cut.fact.batch,)), None)
-    if together and batch_axis is not None and all(f.has_batch for f in c.facts.values()):
+    axis = _batch_axis(cut.fact)
+    if _takes_batches(c, cut) and axis is not None:
         with contextlib.suppress(ModelError):
-            answers = head({**feeds, cut.name: np.concatenate(windows, batch_axis)})
-            axes = [next(k for k, g in enumerate(c.facts[n].layout) if g == (c.facts[n].batch,)) for n in c.facts]
-            split = [np.split(a, len(windows), axis) for a, axis in zip(_of(c, answers), axes)]
-            wide.windows = [dict(zip(c.facts, each)) for each in zip(*split)]
+            answers = dict(zip(c.names, head({**feeds, cut.name: np.concatenate(windows, axis)})))
+            split = {n: np.split(answers[n], len(windows), _batch_axis(f) or 0) for n, f in c.facts.items()}
+            wide.windows = [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
             return
     wide.windows = [dict(zip(c.names, head({**feeds, cut.name: window}))) for window in windows]
 
 
-def _of(c: Comparison, answers: Sequence[Array]) -> list[Array]:
-    """Of all answers, those that have facts, in the order of the facts."""
-    by_name = dict(zip(c.names, answers))
-    return [by_name[name] for name in c.facts]
-
-
-def _ask_converted(c: Comparison, cases: Sequence[Case], wide: Wide | None) -> None:
-    """The converted model's answers."""
+def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
+    """Both heads on several windows at once: no batch is mixed. None where the original's does not run so."""
+    cut, size = wide.cut, c.state.image.size
+    positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
+    case = Case(size, BATCHES, {}, "the head alone, behind the same trunk")
+    windows = [original_at(cut.fact, wide.map, p).astype(wide.map.dtype) for p in positions]
+    c.progress(f"heads, batch {BATCHES}")
     try:
-        run = session(c.converted, with_outputs(c.converted, [fact.map for fact in c.hidden.values()]))
-        for case in [*cases, *([wide] if wide is not None else [])]:
-            c.progress(f"converted model at {_spelled(case.size)}, batch {case.batch}")
-            case.got = _unfolded(c, dict(zip(c.names, run(case.feeds))))
+        head = session(c.original, extract(c.original.proto, [cut.name], c.names))
+        case.expected = dict(zip(c.names, head({cut.name: np.concatenate(windows, _batch_axis(cut.fact) or 0)})))
+    except ModelError:  # the graph bakes another batch
+        return
+    outputs = [c.hidden[n].map if n in c.hidden else n for n in c.names]
+    try:
+        head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs))
+        stack = np.concatenate([wide.map[_window(cut.fact, p)] for p in positions])
+        case.got = _unfolded(c, dict(zip(c.names, head({cut.fact.map: stack}))))
     except ModelError as error:
-        raise ValidationError(f"the converted model fails: {error}") from None
+        raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
+    yield case
+
+
+def _ask_converted(c: Comparison, cases: Sequence[Case], wide: Wide | None, *, with_map: bool) -> None:
+    """The converted model's answers, and its feature map of the larger image if that is asked for."""
+    hidden = [fact.map for fact in c.hidden.values()]
+    extra = [wide.cut.fact.map] if wide is not None and with_map else []
+    run = session(c.converted, with_outputs(c.converted, [*hidden, *(n for n in extra if n not in hidden)]))
+    for case in [*cases, *([wide] if wide is not None else [])]:
+        c.progress(f"converted model at {_spelled(case.size)}, batch {case.batch}")
+        answers = run(case.feeds)
+        if isinstance(case, Wide) and with_map:
+            names = [*c.outputs, *hidden, *extra]
+            case.map = answers[names.index(case.cut.fact.map)]
+        case.got = _unfolded(c, dict(zip(c.names, answers)))
 
 
 def _unfolded(c: Comparison, answers: Answers) -> Answers:
@@ -396,9 +495,6 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
 
 def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
     """Is every cell the original head on its window? Is it the original on its crop?"""
-    assert wide.cut is not None
-    if not c.state.has_head:
-        return
     exact, cut = is_exact(c.state), wide.cut
     why = "" if exact else why_not_exact(c.state)
     for name, fact in c.facts.items():
@@ -412,8 +508,27 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
         law = max(_shaped_difference(cell, want[name]) for cell, want in zip(cells, wide.windows))
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
-        crops = max(_shaped_difference(cell, want[name]) for cell, want in zip(cells[-len(wide.crops) :], wide.crops))
-        yield Check("crops", name, wide.size, wide.batch, len(wide.crops), crops, c.tolerance if exact else None, why)
+        yield _crops_check(c, name, wide, cells[-len(wide.crops) :], c.tolerance if exact else None, why)
+
+
+def _crops_check(
+    c: Comparison, name: str, wide: Wide, cells: Sequence[Array], tolerance: float | None, why: str
+) -> Check:
+    """How far cells agree with the original on their crops."""
+    wanted = [crop[name] for crop in wide.crops]
+    errors = [_shaped_difference(cell, want) for cell, want in zip(cells, wanted)]
+    scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
+    same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []
+    return Check(
+        "crops", name, wide.size, wide.batch, len(errors), max(errors), tolerance, why,
+        median=float(np.median(errors)), top1=float(np.mean(same)) if scores else None,
+    )  # fmt: skip
+
+
+def _best(scores: Array, like: Array) -> Array:
+    """The class with the largest score."""
+    best: Array = scores.reshape(like.shape).argmax(axis=1)
+    return best
 
 
 def _spelled(size: Sequence[int]) -> str:
@@ -438,11 +553,8 @@ def _cell(fact: Lifted, answer: Array, at: Sequence[int], cut: Cut) -> Array:
 
 def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
     """The original tensor at one position of the window, out of a map (N, C, *space): what `Lifted` means."""
-    index: list[Any] = [slice(None), slice(None)]
-    for axis, p in zip(fact.space, position):
-        start = p * axis.step
-        index.append(slice(start, start + axis.extent, axis.rate))
-    window: Array = physical[tuple(index)]
+    rates: list[Any] = [slice(None, None, axis.rate) for axis in fact.space]
+    window: Array = physical[_window(fact, position)][(..., *rates)]
     atoms = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
     order = [a for group in fact.layout for a in group]
     batch = physical.shape[0]
@@ -453,6 +565,12 @@ def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array
     if batch > 1 and fact.batch not in (a for group in fact.layout for a in group):
         return seen.reshape(-1)
     return seen.reshape([_size(group, fact.batch, batch) for group in fact.layout])
+
+
+def _window(fact: Lifted, position: Sequence[int]) -> tuple[slice, ...]:
+    """Where a window lies in a map (N, C, *space)."""
+    starts = [p * axis.step for axis, p in zip(fact.space, position)]
+    return (slice(None), slice(None), *(slice(s, s + axis.extent) for s, axis in zip(starts, fact.space)))
 
 
 def _size(group: tuple[Atom, ...], batch: Atom, count: int) -> int:
@@ -536,7 +654,7 @@ def _batches(c: Comparison) -> list[int]:
     declared = static_dims(c.inputs[image.name])[image.batch]
     if declared is not None:
         return [declared]
-    return [1, 3] if c.state.batch == BATCH else [c.state.batch]
+    return [1, BATCHES] if c.state.batch == BATCH else [c.state.batch]
 
 
 def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[int, ...]:
@@ -583,97 +701,3 @@ def _tolerance(document: Document) -> float:
 
 def _same_graph(a: Document, b: Document) -> bool:
     return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
-
-
-# Models and sessions --------------------------------------------------------------------------------------------------
-
-
-def session(document: Document, model: ModelProto | None = None) -> Callable[[Mapping[str, Array]], list[Array]]:
-    """A runnable model: `run(feeds) -> outputs`, with its weights mapped from the document's files.
-
-    Optimisations stay basic and weights are not repacked, so that they are not copied.
-
-    Raises:
-        ModelError: onnxruntime does not load or run it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak
-    serialized, folder = document.session_model(model)
-    if folder:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    try:
-        runner = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not load the model: {_message(error)}") from error
-    names = {i.name for i in runner.get_inputs()}
-
-    def run(feeds: Mapping[str, Array]) -> list[Array]:
-        try:
-            return list(runner.run(None, {k: v for k, v in feeds.items() if k in names}))
-        except Exception as error:
-            raise ModelError(f"onnxruntime does not run the model: {_message(error)}") from error
-
-    return run
-
-
-def _message(error: Exception) -> str:
-    """What onnxruntime says, on one line: the interesting part of it is often the last."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
-
-
-def with_outputs(document: Document, names: Iterable[str]) -> ModelProto | None:
-    """The model with more outputs."""
-    names = list(names)
-    if not names:
-        return None
-    model = ModelProto()
-    model.CopyFrom(document.proto)
-    model.graph.output.extend(ValueInfoProto(name=n) for n in names)
-    return model
-
-
-def extract(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
-    """The part of a model between some tensors, of any shapes."""
-    graph = model.graph
-    producer = {o: k for k, n in enumerate(graph.node) for o in n.output if o}
-    wanted, kept = [o for o in outputs if o not in inputs], set()
-    while wanted:
-        name = wanted.pop()
-        k = producer.get(name)
-        if k is not None and name not in inputs and k not in kept:
-            kept.add(k)
-            wanted += names_used(graph.node[k])
-    nodes = [graph.node[k] for k in sorted(kept)]
-    used = {n for node in nodes for n in names_used(node)} | set(outputs)
-    made = ModelProto()
-    made.CopyFrom(ModelProto(ir_version=model.ir_version))
-    made.opset_import.extend(model.opset_import)
-    made.functions.extend(model.functions)
-    made.graph.name = graph.name or "part"
-    made.graph.node.extend(nodes)
-    made.graph.initializer.extend(t for t in graph.initializer if t.name in used)
-    made.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in used)
-    stored = {t.name for t in made.graph.initializer}
-    types = element_types(model)
-    for name in dict.fromkeys((*inputs, *(i.name for i in graph.input if i.name in stored))):
-        if name in used:
-            made.graph.input.append(onnx.helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None))
-    made.graph.output.extend(ValueInfoProto(name=o) for o in outputs)
-    return made
-
-
-def element_types(model: ModelProto) -> dict[str, int]:
-    """Element types of the tensors of a model, as far as they can be inferred."""
-    stripped = ModelProto()
-    stripped.CopyFrom(model)
-    del stripped.graph.value_info[:]
-    with contextlib.suppress(Exception):  # it refuses some valid models; then the declared types have to do
-        stripped = onnx.shape_inference.infer_shapes(stripped)
-    graph = stripped.graph
-    return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}

@@ -220,7 +220,7 @@ def test_json(report: Report) -> None:
     ]  # fmt: skip
     assert list(again["validation"]) == ["passed", "checks"]
     assert list(again["validation"]["checks"][0]) == [
-        "kind", "subject", "size", "batch", "compared", "error", "tolerance", "note",
+        "kind", "subject", "size", "batch", "compared", "error", "tolerance", "note", "median", "top1",
     ]  # fmt: skip
 
 

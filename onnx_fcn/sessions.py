@@ -1,0 +1,111 @@
+"""onnxruntime on documents: sessions that map the weights instead of copying them, and parts of models to run.
+
+onnxruntime is imported when the first session is made: nothing else in the package needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from onnx_fcn.document import Document, names_used
+from onnx_fcn.errors import ModelError
+from onnx_fcn.known import Array
+
+__all__ = ["Run", "element_types", "extract", "session", "with_outputs"]
+
+Run = Callable[[Mapping[str, Array]], list[Array]]
+
+
+def session(document: Document, model: ModelProto | None = None) -> Run:
+    """A runnable model: `run(feeds) -> outputs`, with its weights mapped from the document's files.
+
+    Optimisations stay basic and weights are not repacked, so that they are not copied.
+
+    Raises:
+        ModelError: onnxruntime does not load or run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak
+    serialized, folder = document.session_model(model)
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    try:
+        runner = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime does not load the model: {_message(error)}") from error
+    names = {i.name for i in runner.get_inputs()}
+
+    def run(feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return list(runner.run(None, {k: v for k, v in feeds.items() if k in names}))
+        except Exception as error:
+            raise ModelError(f"onnxruntime does not run the model: {_message(error)}") from error
+
+    return run
+
+
+def _message(error: Exception) -> str:
+    """What onnxruntime says, on one line: the interesting part of it is often the last."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
+
+
+def with_outputs(document: Document, names: Iterable[str]) -> ModelProto | None:
+    """The model with more outputs."""
+    names = list(names)
+    if not names:
+        return None
+    model = ModelProto()
+    model.CopyFrom(document.proto)
+    model.graph.output.extend(ValueInfoProto(name=n) for n in names)
+    return model
+
+
+def extract(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+    """The part of a model between some tensors, of any shapes."""
+    graph = model.graph
+    producer = {o: k for k, n in enumerate(graph.node) for o in n.output if o}
+    wanted, kept = [o for o in outputs if o not in inputs], set()
+    while wanted:
+        name = wanted.pop()
+        k = producer.get(name)
+        if k is not None and name not in inputs and k not in kept:
+            kept.add(k)
+            wanted += names_used(graph.node[k])
+    nodes = [graph.node[k] for k in sorted(kept)]
+    used = {n for node in nodes for n in names_used(node)} | set(outputs)
+    made = ModelProto()
+    made.CopyFrom(ModelProto(ir_version=model.ir_version))
+    made.opset_import.extend(model.opset_import)
+    made.functions.extend(model.functions)
+    made.graph.name = graph.name or "part"
+    made.graph.node.extend(nodes)
+    made.graph.initializer.extend(t for t in graph.initializer if t.name in used)
+    made.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in used)
+    stored = {t.name for t in made.graph.initializer}
+    types = element_types(model)
+    for name in dict.fromkeys((*inputs, *(i.name for i in graph.input if i.name in stored))):
+        if name in used:
+            made.graph.input.append(onnx.helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None))
+    made.graph.output.extend(ValueInfoProto(name=o) for o in outputs)
+    return made
+
+
+def element_types(model: ModelProto) -> dict[str, int]:
+    """Element types of the tensors of a model, as far as they can be inferred."""
+    stripped = ModelProto()
+    stripped.CopyFrom(model)
+    del stripped.graph.value_info[:]
+    with contextlib.suppress(Exception):  # it refuses some valid models; then the declared types have to do
+        stripped = onnx.shape_inference.infer_shapes(stripped)
+    graph = stripped.graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}

@@ -1,0 +1,97 @@
+"""What validation runs, and what it says of crops: planted faults are in test_rules.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnx_fcn
+from onnx_fcn import Check, ValidationError
+
+ROOT = Path(__file__).parent.parent
+UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded", "padded"))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that onnxruntime is given, in order."""
+    module, shapes = sys.modules["onnx_fcn.validation"], []
+    session = module.session
+
+    def recorded(document: Any, model: Any = None) -> Any:
+        run = session(document, model)
+
+        def with_record(feeds: Any) -> Any:
+            shapes.extend(feed.shape for name, feed in feeds.items() if name in inputs)
+            return run(feeds)
+
+        inputs = {i.name for i in (model or document.proto).graph.input}
+        return with_record
+
+    monkeypatch.setattr(module, "session", recorded)
+    return shapes
+
+
+def test_an_untouched_trunk_runs_once_at_every_size(runs: list[tuple[int, ...]]) -> None:
+    onnx_fcn.convert(PADDED)
+    images = [shape for shape in runs if shape[1] == 1]
+    assert images == [(1, 1, 28, 28), (1, 1, 36, 32), (1, 1, 28, 28)]
+    assert [shape[0] for shape in runs if shape[1] != 1] == [6, 3, 3]  # heads: windows, and batches of both
+
+
+def test_another_trunk_is_run_beside_the_original(runs: list[tuple[int, ...]], tmp_path: Path) -> None:
+    """The same numbers from other bytes: the trunk counts as another one, and everything is run."""
+    onnx_fcn.convert(PADDED, tmp_path / "out.onnx", validate=False)
+    model = onnx.load(tmp_path / "out.onnx")
+    kernel = next(t for t in model.graph.initializer if t.name == model.graph.node[0].input[1])
+    values = numpy_helper.to_array(kernel).copy()
+    values.flat[0] = np.nextafter(values.flat[0], np.float32(9))
+    kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+    assert onnx_fcn.validate(PADDED, model).passed
+    assert [s for s in runs if s[1] == 1].count((1, 1, 36, 32)) == 2
+    assert [s for s in runs if s[1] == 1].count((3, 1, 28, 28)) == 2
+
+
+def test_a_batch_that_is_mixed_in_the_head_is_found(tmp_path: Path) -> None:
+    """At batch 1 nothing shows."""
+    onnx_fcn.convert(PADDED, tmp_path / "out.onnx", validate=False)
+    model = onnx.load(tmp_path / "out.onnx")
+    last = model.graph.node[-1]
+    scores, last.output[0] = last.output[0], "apart"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMean", ["apart", "batch_axis"], ["mean"], keepdims=1),
+            onnx.helper.make_node("Sub", ["apart", "mean"], ["deviation"]),
+            onnx.helper.make_node("Add", ["apart", "deviation"], [scores]),
+        ]
+    )
+    with pytest.raises(ValidationError, match="the answer at the native size of"):
+        onnx_fcn.validate(PADDED, model)
+
+
+def crops_of(model: Path) -> list[Check]:
+    validation = onnx_fcn.convert(model).report.validation
+    assert validation is not None
+    return [check for check in validation.checks if check.kind == "crops"]
+
+
+def test_crops_are_told_by_their_worst_and_their_median_and_the_best_class() -> None:
+    for check in crops_of(UNPADDED):
+        assert check.compared > 1
+        assert check.tolerance is not None
+        assert check.median is not None
+        assert check.median <= check.error <= check.tolerance
+        assert check.top1 == 1
+    for check in crops_of(PADDED):
+        assert check.tolerance is None
+        assert check.median is not None
+        assert 0 < check.median <= check.error
+        assert check.top1 is not None
+        assert 0 <= check.top1 <= 1
