@@ -85,6 +85,7 @@ def _run(given: argparse.Namespace) -> None:
                 **how,
                 dynamic_batch=given.dynamic_batch,
                 head=given.head,
+                output_stride=given.output_stride,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -126,6 +127,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="conv",
         help="folded: with the batch folded into a spatial axis, faster for batches of images of the native size",
     )
+    parser.add_argument(
+        "--output-stride",
+        type=_count,
+        metavar="S",
+        help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
+    )
     weights = parser.add_mutually_exclusive_group()
     for option, kind, what in (
         ("--external-data", "external", "large weights go to a file beside the output"),
@@ -165,6 +172,12 @@ def _size(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 224x224")
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
 
 
 def _seed(text: str) -> int:

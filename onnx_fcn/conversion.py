@@ -73,6 +73,7 @@ def convert(
     input: str | None = None,
     dynamic_batch: bool = False,
     head: Literal["conv", "folded"] = "conv",
+    output_stride: int | None = None,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -90,6 +91,8 @@ def convert(
         dynamic_batch: make a static batch dynamic.
         head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
             for batches on small images, and takes 4·C·k² bytes a cell for a window of k×k cells and C channels.
+        output_stride: pixels between answers; divides those of the network. What would stride further dilates instead
+            (à trous), so that every r-th answer is the one that there would be without.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model that would be larger than 2 GB is stored with external data anyway.
         link_data: with external data, refer to unchanged weights in the source's files, which then have to stay.
@@ -107,7 +110,9 @@ def convert(
     clock = Clock(progress)
     if head not in ("conv", "folded"):
         raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
-    request = Request(input, None if input_size is None else tuple(input_size), folds=head == "folded")
+    request = Request(
+        input, None if input_size is None else tuple(input_size), folds=head == "folded", output_stride=output_stride
+    )
     _check_paths(source, output)
     with clock("open"):
         original = opened(source)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -69,11 +70,13 @@ class Request:
         input: the name of the input that is the image.
         size: the native size, in pixels.
         folds: fold the batch into a spatial axis around the head.
+        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
     """
 
     input: str | None = None
     size: tuple[int, ...] | None = None
     folds: bool = False
+    output_stride: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,59 @@ def lift(document: Document, request: Request) -> Walk:
         UnsupportedModel: it cannot slide; with every root cause of the likeliest reading of its inputs.
         OptionError: the request does not fit the model.
     """
+    state = _lifted(document, request)
+    if request.output_stride is None:
+        return state
+    coarsest = _check_stride(state, request.output_stride)
+    if coarsest == request.output_stride:
+        return state
+    dense = _walked(document, state.image, folds=request.folds, output_stride=Fraction(request.output_stride))
+    if not dense.succeeded:
+        raise UnsupportedModel(_causes([dense]))
+    _check_dense(state, dense, request.output_stride)
+    return dense
+
+
+def _check_stride(state: Walk, output_stride: int) -> Fraction:
+    """The largest stride of all answers, which the wanted one has to divide.
+
+    Raises:
+        OptionError: it does not.
+    """
+    strides = sorted({a.stride for f in state.results.values() for a in f.space if a.image is not None})
+    if not strides:
+        raise OptionError("no answer depends on the position, so there is no --output-stride")
+    if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:
+        stride = int(strides[-1])
+        fit = ", ".join(str(n) for n in range(1, stride + 1) if not any(s % n and n % s for s in strides))
+        raise OptionError(
+            f"the answers lie {' and '.join(map(str, strides))} pixels apart, and --output-stride {output_stride} "
+            f"does not divide that: it can be {fit}"
+        )
+    return strides[-1]
+
+
+def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
+    """Did every answer come out at the stride that was asked for?"""
+    for name, fact in dense.results.items():
+        for axis, was in zip(fact.space, plain.results[name].space):
+            if axis.image is not None and axis.stride != min(was.stride, output_stride):
+                raise UnsupportedModel(
+                    [
+                        Diagnostic(
+                            "output-stride",
+                            name,
+                            "output",
+                            f"lies {axis.stride} pixels apart where {min(was.stride, output_stride)} were asked for: "
+                            "the strides of its network do not divide into it",
+                            "another --output-stride, or none",
+                        )
+                    ]
+                )
+
+
+def _lifted(document: Document, request: Request) -> Walk:
+    """Lift a whole model at its own stride."""
     opset = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
@@ -113,17 +169,18 @@ def lift(document: Document, request: Request) -> Walk:
     raise UnsupportedModel(_causes(failures))
 
 
-def _walked(document: Document, image: Image, *, folds: bool = False) -> Walk:
+def _walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
     """Walk once, and again for what only the end of a walk shows."""
-    options = Options(folds=folds)
+    options = Options(output_stride, folds=folds)
     while True:
         state = run(_program(document, image, options))
         cut = find_cut(state)
         if cut is None:
             return state
         meet = any(d.code == "strides-meet" for d in state.diagnostics.values())
-        if meet and options.output_stride is None:  # levels of a pyramid: brought to the stride that they share
-            options = replace(options, output_stride=max(a.stride for a in cut.fact.space))
+        shared = max(a.stride for a in cut.fact.space)
+        if meet and _coarser(options, shared):  # levels of a pyramid: brought to the stride that they share
+            options = replace(options, output_stride=shared)
             continue
         if not state.succeeded or not state.has_head:
             return state
@@ -133,8 +190,8 @@ def _walked(document: Document, image: Image, *, folds: bool = False) -> Walk:
             options = replace(options, head=options.head | head)
             continue
         strides = [s for k in beyond if (s := state.seats[k].slides) is not None]
-        if any(s.strides for s in strides) and options.output_stride is None:
-            options = replace(options, output_stride=max(a.stride for a in cut.fact.space))
+        if any(s.strides for s in strides) and _coarser(options, shared):
+            options = replace(options, output_stride=shared)
             continue
         for k in beyond:
             slides = state.seats[k].slides
@@ -148,6 +205,11 @@ def _walked(document: Document, image: Image, *, folds: bool = False) -> Walk:
                     "keep only one of the outputs",
                 )
         return state
+
+
+def _coarser(options: Options, stride: Fraction) -> bool:
+    """May operators make the map coarser than this?"""
+    return options.output_stride is None or options.output_stride > stride
 
 
 def _program(document: Document, image: Image, options: Options) -> Walk:

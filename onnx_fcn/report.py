@@ -600,6 +600,7 @@ QUESTIONS = {
     "native": "the original at its native size",
     "law": "the original head on its window of the feature map",
     "crops": "the original on the crop of its window",
+    "phases": "the original's feature map of the shifted image",
 }
 
 

@@ -48,6 +48,9 @@ Operand = str | Fact | Array | None
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
 
+#: Image sizes from the native one on at which branches are compared: more than any stride.
+LEVELLED = 128
+
 _DEFAULTS = {"ceil_mode": 0, "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
 
 
@@ -235,7 +238,61 @@ class Site:
     def keep_global(self, x: Lifted, op: str) -> Unmapped:
         """Pool the whole map, whatever its size: context, which is the same for all positions."""
         self.note_context(x)
-        return Unmapped(self.emit([x], op))
+        return Unmapped(self.emit([self.sparse(x)], op))
+
+    def sparse(self, x: Lifted) -> Lifted:
+        """The cells that the map has without dilation: every rate-th. What is global has to see those alone."""
+        axes = [k for k, a in enumerate(x.space) if a.rate > 1]
+        if not axes:
+            return x
+        zeros, most = [0] * len(axes), [np.iinfo(np.int64).max] * len(axes)
+        name = self.slice(x.map, zeros, most, [2 + k for k in axes], [x.space[k].rate for k in axes])
+        rates = {k: x.space[k].rate for k in axes}
+        space = tuple(a.slid(a.window, "w", 1, rates[k]) if k in axes else a for k, a in enumerate(x.space))
+        return replace(x, map=name, space=tuple(replace(a, atoms=b.atoms) for a, b in zip(space, x.space)))
+
+    def undilated(self, x: Lifted, does: str) -> None:
+        """Make sure that a map is not dilated.
+
+        Raises:
+            Unsupported: it is; the operator `does` something that is about neighbouring cells or about all of them.
+        """
+        if any(a.rate > 1 for a in x.space):
+            raise Unsupported(
+                f"{does}, which a map with answers in between would change",
+                code="rate",
+                hint="a coarser --output-stride keeps the maps before it as they are",
+            )
+
+    def level(self, maps: Sequence[Lifted]) -> list[Lifted]:
+        """Maps that meet, cut to the cells that all of them have.
+
+        Branches that stride in different ways, such as a pooling 2/2 beside a convolution 3/2 with padding, end with
+        other numbers of cells once they dilate instead. The surplus is behind the last window, and always the same.
+
+        Raises:
+            Unsupported: it depends on the size of the image.
+        """
+        if self._walk.options.output_stride is None or len(maps) < 2:
+            return list(maps)
+        surplus = [[0] * len(m.space) for m in maps]
+        for k, axes in enumerate(zip(*(m.space for m in maps))):
+            sizes = [self._walk.image.size[a.image] for a in axes if a.image is not None][:1]
+            found = {tuple(a.count(n + more) for a in axes) for n in sizes for more in range(LEVELLED)}
+            extra = {tuple(n - min(counts) for n in counts) for counts in found}
+            if len(extra) > 1:
+                raise Unsupported("joins maps whose sizes differ in another way at every image size", code="rate")
+            for of, more in zip(surplus, next(iter(extra), ())):
+                of[k] = more
+        return [self._shortened(m, more) for m, more in zip(maps, surplus)]
+
+    def _shortened(self, x: Lifted, surplus: Sequence[int]) -> Lifted:
+        axes = [k for k, more in enumerate(surplus) if more]
+        if not axes:
+            return x
+        name = self.slice(x.map, [0] * len(axes), [-surplus[k] for k in axes], [2 + k for k in axes])
+        space = tuple(replace(a, count=a.count.then(1, -more, 1)) for a, more in zip(x.space, surplus))
+        return replace(x, map=name, space=space)
 
     def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
         """The origins of a value that contracts the window here."""
@@ -487,6 +544,7 @@ class Site:
 
     def _interleaved(self, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
         """Depth to space along one axis: these channels become the inner factor of its cells."""
+        self.undilated(x, "makes the map finer")
         others = tuple(a for a in x.channels if a not in atoms)
         x = self.arrange(x, (*atoms, *others))
         rank, size = 2 + len(x.space), Atom.product(atoms)
@@ -496,8 +554,6 @@ class Site:
         seen = self.emit([self.emit([x], "Transpose", perm=perm), np.array(target, np.int64)], "Reshape")
         name = self.emit([seen], "Transpose", perm=[perm.index(j) for j in range(rank)])
         axis = x.space[k]
-        if axis.rate != 1:
-            raise Unsupported("a dilated map cannot be made finer", code="rate")
         finer = replace(axis.finer(size, axis.window * size, axis.atoms[0].name), atoms=(*axis.atoms, *atoms))
         space = tuple(finer if j == k else a for j, a in enumerate(x.space))
         return replace(x, map=name, channels=others, space=space).canonical()
@@ -505,8 +561,9 @@ class Site:
     def _deepened(self, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
         """Space to depth along one axis: the inner factor of its cells becomes channels, by one-hot kernels."""
         axis, size = x.space[k], Atom.product(atoms)
-        if axis.rate != 1 or self._walk.options.output_stride is not None:
-            raise Unsupported("space to depth cannot be dilated", code="rate")
+        target = self._walk.options.output_stride
+        if axis.rate != 1 or (target is not None and axis.stride * size > target):
+            raise Unsupported("space to depth cannot be dilated", code="rate", hint="a coarser --output-stride")
         window = [size if j == k else 1 for j in range(len(x.space))]
         kernel = np.tile(np.eye(size, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
         name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
@@ -581,7 +638,7 @@ class Site:
         x = self.unfold(x, [k for k, a in enumerate(x.space) if wanted & set(a.atoms)])
         return x, tuple(a for k in axes for a in x.layout[k])
 
-    def filled(self, name: str, channels: int, like: Lifted) -> str:
+    def filled(self, name: Operand, channels: int, like: Lifted) -> str:
         """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
         if self.opset < 8:
             raise Unsupported("repeats a value over the map, which takes opset 8", code="opset", hint=RAISE_OPSET)
@@ -735,6 +792,18 @@ class Site:
             strides = [spatial.get(k + 2, 1) for k in range(rank)]
             name = self.emit([name], "MaxPool", kernel_shape=[1] * rank, strides=strides)
         return name
+
+    def pad(self, name: str, begins: Sequence[int], ends: Sequence[int], value: Array) -> str:
+        """Pad with a constant: attributes before opset 11."""
+        amounts = [*begins, *ends]
+        if self.opset < 11:
+            return self.emit([name], "Pad", pads=amounts, value=float(value))
+        return self.emit([name, np.array(amounts, np.int64), value], "Pad")
+
+    def lowest(self, elem_type: int) -> float:
+        """The number below all others of a type."""
+        kind = self.dtype(elem_type)
+        return float(np.iinfo(kind).min) if kind.kind in "iu" else -math.inf
 
     def reduce(self, name: str, kind: str, axes: Sequence[int]) -> str:
         """ReduceSum takes its axes as an operand from opset 13 on, the others from 18 on. Axes are kept."""

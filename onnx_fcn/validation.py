@@ -1,10 +1,11 @@
 """onnxruntime against the original: is it the same network?
 
-Three questions, the first two of which decide:
+Questions, of which all but the third decide:
 
     native   at the native size, is the answer the same?
     law      on a larger image, is every cell the original head on its window of the feature map?
     crops    on a larger image, is every cell the original network on its crop of the image?
+    phases   where operators dilate instead of striding, is each phase of the map that of the original's trunk?
 
 The law holds for every network. The last holds only where nothing pads and nothing sees the whole image: a crop sees
 zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
@@ -63,7 +64,7 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law`` or ``crops``.
+        kind: ``native``, ``law``, ``crops`` or ``phases``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels.
         batch: images at once.
@@ -116,6 +117,7 @@ class Validation:
             "native": "the answer at the native size",
             "law": "a cell of the map and the original head on its window",
             "crops": "a cell of the map and the original network on its crop",
+            "phases": "a phase of the map and the original trunk on the shifted image",
         }[worst.kind]
         reason = worst.note or f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
         return f"{what} of '{worst.subject}' at {size}: {reason}"
@@ -212,6 +214,8 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
     checks = [check for case in cases for check in _native_checks(c, case)]
     if wide is not None and c.state.has_head:
         checks += _wide_checks(c, wide)
+    if wide is not None:
+        checks += _phase_checks(c, wide)
     return Validation(tuple(checks))
 
 
@@ -367,6 +371,56 @@ def _feature_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array:
             if physical is not None and physical.shape[2:] == _map_extents(c, cut, feeds):
                 return physical
     return feeds[image] if name == image else session(c.lifted, lifted)(feeds)[0]
+
+
+def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+    """Is each phase of a dilated map the original's map of the shifted image?
+
+    Phase 0 is, everywhere. The others are where no padding is seen: shifting moves the border of the image.
+    """
+    cut, image = wide.cut, c.state.image
+    rates = [axis.rate for axis in cut.fact.space]
+    if max(rates, default=1) == 1 or cut.name == image.name:
+        return
+    trunk = session(c.original, extract(c.original.proto, [image.name], [cut.name]))
+    for phase in sampled(rates, c.random):
+        shifts = {a.image: int(p * a.stride) for a, p in zip(cut.fact.space, phase) if a.image is not None}
+        index = [slice(None)] * len(image.shape)
+        for k, axis in enumerate(image.space):
+            index[axis] = slice(shifts.get(k, 0), None)
+        c.progress(f"phase {_spelled(phase)} of the feature map")
+        feeds = {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+        try:
+            want = as_physical(cut.fact, trunk(feeds)[0])
+        except ModelError:
+            continue  # a size is baked into the original's trunk
+        if want is None:
+            continue
+        slices: list[Any] = [slice(p, None, r) for p, r in zip(phase, rates)]
+        have = wide.map[(..., *slices)]
+        both: list[Any] = [slice(min(m, n)) for m, n in zip(have.shape[2:], want.shape[2:])]
+        have, want = have[(..., *both)], want[(..., *both)]
+        if any(phase):
+            inside = _inside(cut.fact, wide.size, phase, have.shape[2:])
+            have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
+        if want.size:
+            cells = want.size // (want.shape[1] * want.shape[0]) if not any(phase) else len(want)
+            yield Check(
+                "phases", cut.name, wide.size, wide.batch, cells, difference(have, want), c.tolerance,
+                f"phase {_spelled(phase)}",
+            )  # fmt: skip
+
+
+def _inside(fact: Lifted, size: Sequence[int], phase: Sequence[int], cells: Sequence[int]) -> Array:
+    """Which cells of one phase see neither padding of the image nor of the shifted one."""
+    inside = np.ones(tuple(cells), bool)
+    for k, (axis, p, count) in enumerate(zip(fact.space, phase, cells)):
+        if axis.image is None:
+            continue
+        first = float(axis.field.start) + (p + axis.rate * np.arange(count)) * float(axis.stride)
+        seen = (first >= float(p * axis.stride)) & (first + float(axis.field.size) <= size[axis.image])
+        inside &= seen.reshape([-1 if j == k else 1 for j in range(len(cells))])
+    return inside
 
 
 def _map_extents(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> tuple[int, ...]:
@@ -633,10 +687,10 @@ def why_not_exact(state: Walk) -> str:
 
 
 def larger_size(cut: Cut, native: Sequence[int]) -> tuple[int, ...]:
-    """An image with some more windows along each axis, a different number along each."""
-    grids = {a.image: a.grid for a in cut.fact.space}
+    """An image with some more windows along each axis, a different number along each; of a dilated map, every phase."""
+    steps = {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
     more = itertools.cycle((2, 1, 1) if len(native) > 1 else (3,))
-    return tuple(n + int(m * max(1, grids.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
+    return tuple(n + int(m * max(1, steps.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
 
 
 def sampled(grid: Sequence[int], random: np.random.Generator) -> list[tuple[int, ...]]:

@@ -137,7 +137,7 @@ def combine(
     terms = [Term(f).on_axes(rank) for f in maps]
     while (unfolded := _unfolded(site, terms, list(values.values()), shapes)) is not None:
         terms = unfolded
-    terms = _on_the_same_axes(site, terms)
+    terms = _level(site, _on_the_same_axes(site, terms))
     like, mapped = terms[0].fact, iter(terms)
     everything = [
         next(mapped)
@@ -184,7 +184,7 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
     while (unfolded := _unfolded(site, terms, values, shapes)) is not None:
         terms = unfolded
-    terms = _on_the_same_axes(site, terms)
+    terms = _level(site, _on_the_same_axes(site, terms))
     mapped, constants = iter(zip(terms, groups)), iter(values)
     everything: list[tuple[Term, tuple[Atom, ...]]] = []
     for fact in operands:
@@ -264,6 +264,10 @@ def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
     if len({tuple(a.image for a in t.fact.space if a.image is not None) for t in result}) > 1:
         raise Unsupported("joins maps whose axes are permuted", code="permuted-axes")
     return result
+
+
+def _level(site: Site, terms: Sequence[Term]) -> list[Term]:
+    return [replace(t, fact=fact) for t, fact in zip(terms, site.level([t.fact for t in terms]))]
 
 
 def _constant(value: Array, terms: Sequence[Term]) -> Term:

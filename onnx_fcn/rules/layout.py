@@ -123,7 +123,7 @@ def shape(site: Site, x: Lifted) -> Known:
     for group in x.layout:
         perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
     if perm == kept:
-        return site.known(value, doubled=doubled, at_run_time=site.emit([x], "Shape"))
+        return site.known(value, doubled=doubled, at_run_time=site.emit([site.sparse(x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)
-    name = site.emit([site.emit([x], "Shape"), order], "Gather", axis=0)
+    name = site.emit([site.emit([site.sparse(x)], "Shape"), order], "Gather", axis=0)
     return site.known(value[kept], doubled=doubled[kept], at_run_time=name)

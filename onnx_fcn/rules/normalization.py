@@ -92,6 +92,7 @@ def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Li
     epsilon = float(site.attr("epsilon", 1e-5))
     if site.op == "GroupNormalization" and x.is_live:
         x = site.feature_map(x)
+        site.undilated(x, "normalises over all positions")
         site.note_context(x)
         return x.on(site.emit([x, scale, bias]))
     if site.op == "InstanceNormalization":
@@ -111,6 +112,7 @@ def _instance(site: Site, x: Lifted, scale: Fact, bias: Fact, epsilon: float) ->
     live = [a for axis in x.space for a in axis.atoms]
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
+    site.undilated(x, "normalises over all positions")
     site.note_context(x)
     x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):

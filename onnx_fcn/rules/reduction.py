@@ -83,6 +83,7 @@ def reduced(
 def _global(site: Site, x: Lifted, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
+    x = site.sparse(x)
     if site.op.startswith("Global"):
         x, _order = site.spatial(site.feature_map(x))
         return Unmapped(site.emit([x]))

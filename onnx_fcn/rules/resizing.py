@@ -31,8 +31,7 @@ def resize(site: Site, x: Lifted, *operands: Fact) -> Lifted:
         if k is None:
             raise Unsupported(f"resizes axis {axis} of {x}, which is no axis of the image", code="not-spatial")
         cells = x.space[k]
-        if cells.rate != 1:
-            raise Unsupported("a dilated map cannot be resized", code="rate")
+        site.undilated(x, "resizes the map")
         physical[2 + k] = scale
         field = cells.field.resampled(scale, *_reach(site, scale, mode))
         space[k] = cells.made(size, cells.atoms[0].name, field, cells.count.resampled(scale))

@@ -20,7 +20,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Axis, Lifted, atoms_of
-from onnx_fcn.site import Site
+from onnx_fcn.site import RAISE_OPSET, Site
 from onnx_fcn.weights import kernel
 
 
@@ -154,8 +154,8 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
         plan.kernel[k], plan.cuts[k] = slide.kernel, range(slide.kernel)
         plan.strides[k], plan.dilations[k] = stride, slide.dilation * axis.rate
         plan.begins[k], plan.ends[k] = slide.begin * axis.rate, slide.end * axis.rate
-        if slide.ceil and rate > 1:
-            plan.ends[k] += axis.rate * (slide.stride - 1)
+        if slide.ceil and rate > 1:  # room for the last window, and none that starts behind the map
+            plan.ends[k] = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
         ceil |= slide.ceil and rate == 1
         pads |= bool(slide.begin or slide.end) or slide.overflows(window)
         strides |= stride > 1
@@ -291,8 +291,7 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None
     space = []
     local = True
     for k, axis in enumerate(x.space):
-        if axis.rate != 1:
-            raise Unsupported("upsamples a dilated map", code="rate")
+        site.undilated(x, "upsamples the map")
         span = (shape[2 + k] - 1) * dilations[k] + 1
         full = (axis.window - 1) * strides[k] + span + extra[k]
         if mode == "VALID":
@@ -338,35 +337,44 @@ def pool(site: Site, x: Lifted) -> Fact:
 
 
 def pooled(site: Site, x: Lifted, plan: Physical) -> str:
-    """Emit the pooling of a plan. Dilated averages before opset 19 are depthwise convolutions."""
+    """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
+    if site.op == "AveragePool" and dilated and (site.opset < 19 or _wide(plan)):
+        return average(site, x, plan)
+    oldest = {"MaxPool": 10, "LpPool": 18}.get(site.op, 0)
+    if dilated and site.opset < oldest:
+        raise Unsupported(f"{site.op} cannot be dilated before opset {oldest}", code="rate", hint=RAISE_OPSET)
     attrs = {**plan.attrs, "ceil_mode": int(plan.ceil)}
-    if site.op == "AveragePool" and not dilated:
+    if not dilated and not (site.op == "MaxPool" and site.attr("dilations")):
         attrs["dilations"] = None
-    if site.op == "LpPool":
-        attrs |= {"dilations": plan.dilations if dilated else None}
-        if dilated and site.opset < 18:
-            raise Unsupported("LpPool cannot be dilated before opset 18", code="rate")
-    if site.op == "MaxPool":
-        attrs["dilations"] = plan.dilations if dilated or site.attr("dilations") else None
-        if dilated and site.opset < 10:
-            raise Unsupported("MaxPool cannot be dilated before opset 10", code="rate")
-    if site.op == "AveragePool" and dilated and site.opset < 19:
-        y = average(site, x.map, x, plan)
-    else:
-        y = site.emit([x], **attrs)
+    if dilated and _wide(plan):
+        lowest = 0 if site.op == "LpPool" else site.lowest(x.elem_type)
+        x = x.on(site.pad(x.map, [0, 0, *plan.begins], [0, 0, *plan.ends], site.scalar(x, lowest)))
+        attrs["pads"] = None
+    y = site.emit([x], **attrs)
     if site.op == "AveragePool" and site.attr("count_include_pad", 0) and plan.counted != 1.0:
         y = site.emit([y, site.scalar(x, plan.counted)], "Mul")
     return y
 
 
-def average(site: Site, name: str, x: Lifted, plan: Physical) -> str:
-    """A dilated average as a depthwise convolution with equal weights."""
-    if (any(plan.begins) or any(plan.ends)) and not site.attr("count_include_pad", 0):
-        raise Unsupported("a padded AveragePool cannot be dilated before opset 19", code="rate")
-    taps = int(np.prod(plan.kernel))
-    weights: Array = np.full((x.width, 1, *plan.kernel), 1 / taps, site.dtype(x.elem_type))
-    return site.emit([name, weights], "Conv", group=x.width, **plan.attrs)
+def _wide(plan: Physical) -> bool:
+    """Is the padding as wide as the kernel without its dilation? onnxruntime rejects such poolings."""
+    return any(max(b, e) >= n for b, e, n in zip(plan.begins, plan.ends, plan.kernel))
+
+
+def average(site: Site, x: Lifted, plan: Physical) -> str:
+    """A dilated average as a depthwise convolution with equal weights, over the number of cells that it has summed."""
+    padded = any(plan.begins) or any(plan.ends)
+    if padded and site.attr("count_include_pad", 0) and site.attr("ceil_mode", 0):
+        raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
+    taps = float(np.prod(plan.kernel))
+    kind = site.dtype(x.elem_type)
+    mean = site.emit([x, np.full((x.width, 1, *plan.kernel), 1 / taps, kind)], "Conv", group=x.width, **plan.attrs)
+    if not padded or site.attr("count_include_pad", 0):
+        return mean
+    ones = site.filled(np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
+    inside = site.emit([ones, np.full((1, 1, *plan.kernel), 1 / taps, kind)], "Conv", **plan.attrs)
+    return site.emit([mean, inside], "Div")
 
 
 @lifts("Pad")
