@@ -124,7 +124,9 @@ def convert(
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     report = describe(original, document, state, source=name)
-    document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, original, document)))
+    document.commit(
+        Edit(metadata=metadata_of(report.geometry, state.image.name, original.proto.graph, document.proto.graph))
+    )
     conversion = Conversion(report, document)
     if output is None:
         if validate:

@@ -23,9 +23,10 @@ from onnx_fcn.document import Document
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Field, Geometry
 from onnx_fcn.interpret import Change, Emission, Image, Seat, Walk
-from onnx_fcn.lifted import Axis, Lifted
+from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut
-from onnx_fcn.metadata import fields_of, geometry_of, meetings, written
+from onnx_fcn.metadata import written
+from onnx_fcn.placement import fields_of, geometry_of, meetings, sliding
 from onnx_fcn.validation import Validation
 
 __all__ = ["FORMAT", "Report", "Table", "describe", "plain", "tables_of"]
@@ -298,13 +299,8 @@ def _number(value: Fraction) -> float:
     return int(value) if value.denominator == 1 else float(value)
 
 
-def _sliding(fact: Lifted) -> list[Axis]:
-    """The axes of a map that run along the image, in its order."""
-    return sorted((a for a in fact.space if a.image is not None), key=lambda a: a.image or 0)
-
-
 def _stride(fact: Lifted | None) -> tuple[float, ...]:
-    return () if fact is None else tuple(_number(a.stride) for a in _sliding(fact))
+    return () if fact is None else tuple(_number(a.stride) for a in sliding(fact))
 
 
 def _example(state: Walk) -> Example | None:
@@ -313,7 +309,7 @@ def _example(state: Walk) -> Example | None:
     if first is None:
         return None
     size, answers = list(state.image.size), []
-    for axis in _sliding(first):
+    for axis in sliding(first):
         assert axis.image is not None
         native, step = size[axis.image], math.ceil(axis.stride)
         size[axis.image] = native + (EXAMPLE - 1) * step

@@ -1,0 +1,81 @@
+"""Where maps and answers lie in the image, read off a finished walk.
+
+Every axis of a fact carries its field and its count, so nothing is computed here: the axes that run along the image
+are put in its order, and what holds of all nodes before an output is said of its answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from onnx_fcn.document import names_used
+from onnx_fcn.geometry import Answers, Field, Geometry, Number
+from onnx_fcn.interpret import Walk
+from onnx_fcn.lifted import Axis, Lifted
+
+__all__ = ["fields_of", "geometry_of", "meetings", "sliding"]
+
+
+def fields_of(state: Walk) -> dict[str, tuple[Field, ...]]:
+    """The receptive field of every tensor that lies on a map, along each axis of the image, by its original name."""
+    return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in state.facts.items() if isinstance(f, Lifted)}
+
+
+def sliding(fact: Lifted) -> list[Axis]:
+    """The axes of a map that run along the image, in its order."""
+    return sorted((a for a in fact.space if a.image is not None), key=lambda a: a.image or 0)
+
+
+def geometry_of(state: Walk) -> Geometry:
+    """Where the answers of all outputs are that lie on a grid."""
+    return Geometry(state.image.size, {name: _answers(state, name, fact) for name, fact in state.results.items()})
+
+
+def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
+    """The geometry of one output. A map of a network without a head has no window but its receptive field."""
+    axes = sliding(fact)
+    field = tuple(a.field.plain() for a in axes)
+    upstream = _upstream(state, name)
+    context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & upstream)))
+    pads = [state.seats[k].name for k in sorted(upstream) if (s := state.seats[k].slides) is not None and s.pads]
+    window: tuple[Number, ...] = state.image.size
+    offset: tuple[Number, ...] = (0,) * len(axes)
+    within = all(f.start >= 0 and f.end <= pixels for f, pixels in zip(field, state.image.size))
+    if fact.is_live:
+        window, offset, within = tuple(f.size for f in field), tuple(f.start for f in field), False
+    if context:
+        exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
+    elif pads and not within:
+        exactness, reason = "padded", f"{_verb(pads, 'pad')}: a crop sees padding where the larger image goes on"
+    else:
+        exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
+    stride = tuple(f.stride for f in field)
+    return Answers(window, stride, offset, field, tuple(a.count for a in axes), exactness, reason, context)
+
+
+def _verb(nodes: Sequence[str], verb: str) -> str:
+    return f"'{nodes[0]}' {verb}s" if len(nodes) == 1 else f"'{nodes[0]}' and {len(nodes) - 1} more {verb}"
+
+
+def _upstream(state: Walk, name: str) -> set[int]:
+    """Seats that a tensor is computed from."""
+    wanted, found = {name}, set()
+    for k in range(len(state.seats) - 1, -1, -1):
+        if any(o.name in wanted for o in state.seats[k].node.outputs):
+            found.add(k)
+            wanted |= set(names_used(state.seats[k].proto))
+    return found
+
+
+def meetings(state: Walk) -> Iterator[str]:
+    """Branches that meet although the middles of their cells lie apart, in sentences."""
+    for seat in state.seats:
+        maps = [(t.name, f) for t, f in zip(seat.node.inputs, seat.operands) if isinstance(f, Lifted)]
+        for k in range(len(state.image.size)):
+            middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
+            middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}
+            if len(set(middles.values())) > 1:
+                paths = " with ".join(f"'{n}', whose first cell lies at pixel {m:g}" for n, m in middles.items())
+                yield f"'{seat.name}' joins {paths}: branches that are not aligned."
+                break
