@@ -22,7 +22,8 @@ from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
-from onnx_fcn.report import FORMAT, Table, plain, tables_of, validation_dict
+from onnx_fcn.report import FORMAT, tables_of, validation_dict
+from onnx_fcn.tables import Table, plain
 
 __all__ = ["main"]
 
@@ -84,6 +85,7 @@ def _run(given: argparse.Namespace) -> None:
                 given.output,
                 **how,
                 dynamic_batch=given.dynamic_batch,
+                sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
                 head=given.head,
                 output_stride=given.output_stride,
                 external_data={None: None, "inline": False}.get(given.weights, True),
@@ -146,6 +148,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
     parser.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
+    parser.add_argument(
+        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to tell the cost of"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
     parser.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -160,7 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("where weights go is about an output, and there is none")
     if given.verify and not given.validate:
         parser.error("--verify and --no-validate contradict each other")
-    if given.verify and (given.dynamic_batch or given.head != "conv" or given.weights is not None):
+    if given.verify and (given.dynamic_batch or given.head != "conv" or given.weights is not None or given.sizes):
         parser.error("--verify converts nothing, so options about converting mean nothing to it")
     if given.data is not None and not given.validate:
         parser.error("--data and --no-validate contradict each other")

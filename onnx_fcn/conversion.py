@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 
 from onnx_fcn.assemble import assemble
+from onnx_fcn.cost import Sizes
+from onnx_fcn.description import describe
 from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import OptionError, ValidationError
 from onnx_fcn.geometry import Grid
@@ -21,7 +23,7 @@ from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.metadata import metadata_of
-from onnx_fcn.report import Report, describe
+from onnx_fcn.report import Report
 from onnx_fcn.validation import Comparison, Validation, run_checks
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
@@ -72,6 +74,7 @@ def convert(
     input_size: tuple[int, ...] | None = None,
     input: str | None = None,
     dynamic_batch: bool = False,
+    sizes: Sizes = (),
     head: Literal["conv", "folded"] = "conv",
     output_stride: int | None = None,
     external_data: bool | None = None,
@@ -89,6 +92,8 @@ def convert(
         input_size: the image size that the network was made for, (height, width), where the file does not say it.
         input: the name of the input that is the image, where there are several.
         dynamic_batch: make a static batch dynamic.
+        sizes: of images to tell the cost of, (height, width) or one number for a square; without any, one and a half
+            times the native size, twice and four times.
         head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
             for batches on small images, and takes 4·C·k² bytes a cell for a window of k×k cells and C channels.
         output_stride: pixels between answers; divides those of the network. What would stride further dilates instead
@@ -123,7 +128,7 @@ def convert(
     with clock("assemble"):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
-    report = describe(original, document, state, source=name)
+    report = describe(original, document, state, source=name, sizes=sizes)
     document.commit(
         Edit(metadata=metadata_of(report.geometry, state.image.name, original.proto.graph, document.proto.graph))
     )
@@ -148,7 +153,12 @@ def convert(
 
 
 def inspect(
-    source: Source, *, input_size: tuple[int, ...] | None = None, input: str | None = None, dynamic_batch: bool = False
+    source: Source,
+    *,
+    input_size: tuple[int, ...] | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    sizes: Sizes = (),
 ) -> Report:
     """The report of a conversion that is not carried out: nothing is validated or written.
 
@@ -157,7 +167,9 @@ def inspect(
         UnsupportedModel: it cannot become fully convolutional; with every root cause.
         OptionError: the options contradict the model.
     """
-    return convert(source, input_size=input_size, input=input, dynamic_batch=dynamic_batch, validate=False).report
+    return convert(
+        source, input_size=input_size, input=input, dynamic_batch=dynamic_batch, sizes=sizes, validate=False
+    ).report
 
 
 def validate(

@@ -25,7 +25,7 @@ from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmappe
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 
-__all__ = ["Cut", "Request", "find_cut", "lift"]
+__all__ = ["Cut", "Request", "data_inputs", "find_cut", "lift", "static_dims", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
@@ -185,7 +185,8 @@ def _walked(document: Document, image: Image, *, folds: bool = False, output_str
         if not state.succeeded or not state.has_head:
             return state
         beyond = _beyond(state, cut)
-        head = {state.seats[k].name for k in state.context if k not in _ancestors(state, cut) and k in state.reductions}
+        trunk = upstream(state, cut.name)
+        head = {state.seats[k].name for k in state.context if k not in trunk and k in state.reductions}
         if head - options.head:
             options = replace(options, head=options.head | head)
             continue
@@ -507,9 +508,9 @@ def _beyond(state: Walk, cut: Cut) -> list[int]:
     return found
 
 
-def _ancestors(state: Walk, cut: Cut) -> set[int]:
-    """Seats that the cut is computed from."""
-    wanted, found = {cut.name}, set()
+def upstream(state: Walk, name: str) -> set[int]:
+    """Seats that a tensor is computed from."""
+    wanted, found = {name}, set()
     for k in range(len(state.seats) - 1, -1, -1):
         seat = state.seats[k]
         if any(o.name in wanted for o in seat.node.outputs):

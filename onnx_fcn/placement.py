@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from onnx_fcn.document import names_used
 from onnx_fcn.geometry import Answers, Field, Geometry, Number
 from onnx_fcn.interpret import Walk
 from onnx_fcn.lifted import Axis, Lifted
+from onnx_fcn.lifting import upstream
 
 __all__ = ["fields_of", "geometry_of", "meetings", "sliding"]
 
@@ -36,9 +36,9 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
     """The geometry of one output. A map of a network without a head has no window but its receptive field."""
     axes = sliding(fact)
     field = tuple(a.field.plain() for a in axes)
-    upstream = _upstream(state, name)
-    context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & upstream)))
-    pads = [state.seats[k].name for k in sorted(upstream) if (s := state.seats[k].slides) is not None and s.pads]
+    before = upstream(state, name)
+    context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & before)))
+    pads = [state.seats[k].name for k in sorted(before) if (s := state.seats[k].slides) is not None and s.pads]
     window: tuple[Number, ...] = state.image.size
     offset: tuple[Number, ...] = (0,) * len(axes)
     within = all(f.start >= 0 and f.end <= pixels for f, pixels in zip(field, state.image.size))
@@ -56,16 +56,6 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
 
 def _verb(nodes: Sequence[str], verb: str) -> str:
     return f"'{nodes[0]}' {verb}s" if len(nodes) == 1 else f"'{nodes[0]}' and {len(nodes) - 1} more {verb}"
-
-
-def _upstream(state: Walk, name: str) -> set[int]:
-    """Seats that a tensor is computed from."""
-    wanted, found = {name}, set()
-    for k in range(len(state.seats) - 1, -1, -1):
-        if any(o.name in wanted for o in state.seats[k].node.outputs):
-            found.add(k)
-            wanted |= set(names_used(state.seats[k].proto))
-    return found
 
 
 def meetings(state: Walk) -> Iterator[str]:

@@ -54,7 +54,7 @@ def test_of_a_classifier() -> None:
         Layer("dense", "/10/Gemm", "Gemm", "Conv", (1, 1), 64, 11, 1, "/8/Relu_output_0", "n o64", "10.weight", True),
     )
     assert (report.context, report.caveats) == ((), ())
-    assert report.example == Example((64, 64), (10, 10))
+    assert report.example == Example((64, 64), (10, 10), 100)
     assert report.difference.removed == {"Flatten": 1, "Gemm": 2}
     assert report.difference.added == {"Conv": 2}
     assert sum(report.difference.kept.values()) + sum(report.difference.changed.values()) == 7
@@ -128,14 +128,56 @@ def test_context() -> None:
     assert caveat in " ".join(str(report).split())
 
 
-def test_padding() -> None:
+def test_padding_is_told_once() -> None:
     conv = "[first] a = Conv <pads = [1, 1, 1, 1]> (x, k)"
     pool = "b = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)"
     head = "f = Flatten ({})  y = Gemm (f, w)"
-    (one,) = inspected(f"{conv}  {head.format('a')}", k=(6, 6, 3, 3), w=(72, 5)).caveats
-    (two,) = inspected(f"{conv}  {pool}  {head.format('b')}", k=(6, 6, 3, 3), w=(72, 5)).caveats
-    assert one.startswith("'first' pads: around a crop there are zeros")
-    assert two.startswith("'first' and 1 more pad: around a crop there are zeros")
+    one = inspected(f"{conv}  {head.format('a')}", k=(6, 6, 3, 3), w=(72, 5))
+    two = inspected(f"{conv}  {pool}  {head.format('b')}", k=(6, 6, 3, 3), w=(72, 5))
+    assert one.caveats == two.caveats == ()
+    for report, says in ((one, "'first' pads: a crop sees"), (two, "'first' and 1 more pad: a crop sees")):
+        assert str(report).count(" padding where") == 1
+        assert f"exact    no, padded: {says} padding where the larger image goes on" in str(report)
+    assert one.example == Example((13, 12), (10, 10), 64)
+    assert "13×12 pixels → 10×10 answers, 64 of them free of padding" in str(one)
+
+
+def test_a_coarse_stride() -> None:
+    body = "a = Conv <strides = [{0}, {0}]> (x, k)  f = Flatten (a)  y = Gemm (f, w)"
+    fine = inspected(body.format(16), image="float[N,1,65,65] x", k=(1, 1, 3, 3), w=(16, 2))
+    coarse = inspected(body.format(32), image="float[N,1,65,65] x", k=(1, 1, 3, 3), w=(4, 2))
+    assert fine.caveats == ()
+    assert coarse.caveats == (
+        "There is one answer every 32 pixels. For twice as many along each axis, run the image 4 times, with and "
+        "without its first 16 pixels along each axis, and interleave the 4 grids.",
+    )
+
+
+def test_the_diagram() -> None:
+    report = onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx")
+    diagram = next(block for block in str(report).split("\n\n") if block.startswith("From an image"))
+    assert (
+        diagram
+        == """\
+From an image to its answers
+  image    'image', 1×28×28
+    ↓      trunk: 6 nodes, 464 k MACs
+  cut      '/5/MaxPool_output_0', 20×4×4, a cell every 4 pixels
+    ↓      head: 4 nodes, 21.2 k MACs a window
+    ↓        Conv 4×4, 20 → 64
+    ↓        Conv 1×1, 64 → 11
+  answers  'scores', 11 numbers every 4 pixels"""
+    )
+    assert report.native.trunk.macs == 24 * 24 * 10 * 25 + 8 * 8 * 20 * 250
+    assert report.native.head.macs == 20 * 16 * 64 + 64 * 11
+
+
+def test_a_long_head_is_cut_short_in_the_diagram() -> None:
+    dense = "".join(f"h{k + 1} = Gemm (h{k}, v)  " for k in range(8))
+    report = inspected(f"h0 = Flatten (x)  {dense}  y = Gemm (h8, w)", v=(72, 72), w=(72, 5))
+    text = str(report)
+    assert "    ↓        and 3 more, listed below\n" in text
+    assert text.index("listed below") < text.index("What answers at every position")
 
 
 def test_a_fully_convolutional_network() -> None:
@@ -203,8 +245,8 @@ def test_json(report: Report) -> None:
     again = json.loads(json.dumps(values, allow_nan=False))
     assert list(again) == [
         "version", "generator", "source", "source_bytes", "image", "axes", "window", "outputs", "cut", "layers",
-        "context", "caveats", "example", "difference", "validation", "output", "output_bytes", "data", "seconds",
-        "geometry", "fields",
+        "context", "caveats", "example", "native", "costs", "difference", "validation", "output", "output_bytes",
+        "data", "seconds", "geometry", "fields",
     ]  # fmt: skip
     assert again["version"] == 1
     assert again["generator"] == f"onnx_fcn {onnx_fcn.__version__}"
@@ -214,7 +256,10 @@ def test_json(report: Report) -> None:
         "kind", "node", "was", "becomes", "kernel", "inputs", "outputs", "groups", "reads", "layout", "weight",
         "same_bytes",
     ]  # fmt: skip
-    assert list(again["example"]) == ["size", "answers"]
+    assert list(again["example"]) == ["size", "answers", "interior"]
+    assert list(again["native"]) == ["batch", "macs", "activations", "trunk", "head"]
+    assert list(again["native"]["trunk"]) == list(again["native"]["head"]) == ["nodes", "macs"]
+    assert list(again["costs"][0]) == ["size", "answers", "macs", "crops", "activations", "ratio"]
     assert list(again["difference"]) == [
         "kept", "changed", "removed", "added", "reshaped", "rewritten", "removed_initializers", "added_initializers",
     ]  # fmt: skip

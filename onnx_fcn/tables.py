@@ -1,0 +1,65 @@
+"""What people read: tables of text, the same in a terminal, a pipe and a notebook, and how numbers are spelled."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "times"]
+
+#: Columns of a sentence in plain text.
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title; columns without a heading are labels and what they say."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def plain(tables: Iterable[Table]) -> str:
+    """Tables as aligned text."""
+    return "\n\n".join("\n".join(_lines(table)) for table in tables)
+
+
+def _lines(table: Table) -> Iterator[str]:
+    if table.title:
+        yield table.title
+    rows = [table.columns, *table.rows] if table.columns else list(table.rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    indent = "  " if table.title else ""
+    for row in rows:
+        if len(row) == 1:  # a sentence
+            yield from textwrap.wrap(row[0], WIDTH, initial_indent=indent, subsequent_indent=indent)
+        else:
+            yield (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+
+
+def pixels(sizes: Sequence[float], *, square: bool = False) -> str:
+    """A size in pixels; one number for a square where that is understood."""
+    if square and len(set(sizes)) == 1:
+        sizes = sizes[:1]
+    return f"{times(sizes)} {'pixel' if tuple(sizes) == (1,) else 'pixels'}"
+
+
+def times(sizes: Sequence[float]) -> str:
+    return "×".join(f"{s:g}" if s != int(s) else str(int(s)) for s in sizes)
+
+
+def bytes_of(count: int) -> str:
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def count_of(number: int) -> str:
+    """A large number, such as 714 M, to three digits."""
+    for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            return f"{number / factor:.{0 if number >= 100 * factor else 1 if number >= 10 * factor else 2}f} {unit}"
+    return str(number)
