@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import NodeProto, ValueInfoProto
+from onnx import NodeProto, TensorShapeProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.document import Document, Edit, Weight, names_used
@@ -39,11 +39,14 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     last = len(graph.node) - 1
     front, back = made.pop(-1, []), [n for k in [k for k in made if k > last] for n in made.pop(k)]
     in_walk = set(made)
+    lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
     for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
-        if k not in in_walk and not any(
-            n in state.facts and isinstance(state.facts[n], Lifted) for n in names_used(node)
-        ):
+        if k in in_walk:
+            continue
+        if lost.isdisjoint(names_used(node)):
             made[k] = [node]
+        else:
+            lost |= set(filter(None, node.output))
     if graph.node:
         made[0] = [*front, *made.get(0, [])]
         made[last] = [*made.get(last, []), *back]
@@ -95,19 +98,21 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
 
 def _name_outputs(state: Walk) -> None:
     """Let the delivered maps have the names of the outputs, renaming tensors where nothing else is in the way."""
-    taken = Counter(r.map for r in state.results.values())
+    delivered = {name: result.map for name, result in state.results.items()}
+    delivered |= {name: final.tensor for name, final in state.finals.items()}
+    taken = Counter(delivered.values())
     emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
     produced = {t.name for e in emissions for t in e.node.outputs}
     untouched = {n for seat in state.seats if not seat.replaced for n in names_used(seat.proto)}
     renamed: dict[str, str] = {}
     for seat in state.epilogue:
         name = seat.node.outputs[0].name
-        current = state.results[name].map
+        current = delivered[name]
         if current == name:
             continue
         if name in produced:  # the tensor that had the name is still read on the way to the output
             renamed[name] = state.fresh(f"{name}/map")
-        if current in produced and taken[current] == 1 and current not in untouched and current not in state.results:
+        if current in produced and taken[current] == 1 and current not in untouched and current not in delivered:
             renamed[current] = name
         else:
             current = renamed.get(current, current)
@@ -220,12 +225,13 @@ def _is_fill(weight: Weight) -> bool:
 
 
 def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
-    """The image with dynamic sizes."""
+    """The image with dynamic sizes, unless these are kept."""
     declared = ValueInfoProto()
     declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == state.image.name))
     dims = declared.type.tensor_type.shape.dim
-    for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
-        dims[axis].dim_param = name
+    if not _keeps_size(state):
+        for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
+            dims[axis].dim_param = name
     if state.image.batch is not None:
         batch = dims[state.image.batch]
         if dynamic_batch:
@@ -242,6 +248,17 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
     made.CopyFrom(declared)
     shape = made.type.tensor_type.shape
     del shape.dim[:]
+    if (final := state.finals.get(declared.name)) is not None:
+        made.type.tensor_type.elem_type = final.elem_type
+        for size in final.dims:
+            dim = shape.dim.add()
+            if size is None:
+                dim.CopyFrom(_batch(document, state, dynamic_batch))
+            elif isinstance(size, int):
+                dim.dim_value = size
+            else:
+                dim.dim_param = size
+        return made
     if result.is_live:  # fully convolutional already: the axes stay where they were
         for group in result.layout:
             dim = shape.dim.add()
@@ -250,15 +267,25 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
             elif (k := result.space_of(group)) is not None:
                 dim.dim_param = _formula(result.space[k], state)
         return made
-    batch = shape.dim.add()
-    if state.image.batch is not None:
-        batch.CopyFrom(_input(document, state, dynamic_batch).type.tensor_type.shape.dim[state.image.batch])
-    else:
-        batch.dim_value = 1
+    shape.dim.add().CopyFrom(_batch(document, state, dynamic_batch))
     shape.dim.add().dim_value = result.width
     for axis in result.space:
         shape.dim.add().dim_param = _formula(axis, state)
     return made
+
+
+def _batch(document: Document, state: Walk, dynamic_batch: bool) -> TensorShapeProto.Dimension:
+    """The batch as the image declares it."""
+    if state.image.batch is None:
+        return TensorShapeProto.Dimension(dim_value=1)
+    batch: TensorShapeProto.Dimension = _input(document, state, dynamic_batch).type.tensor_type.shape.dim[
+        state.image.batch
+    ]
+    return batch
+
+
+def _keeps_size(state: Walk) -> bool:
+    return any(final.form == "keep-size" for final in state.finals.values())
 
 
 def _formula(axis: Axis, state: Walk) -> str:

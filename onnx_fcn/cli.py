@@ -88,6 +88,12 @@ def _run(given: argparse.Namespace) -> None:
                 sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
                 head=given.head,
                 output_stride=given.output_stride,
+                outputs=given.outputs,
+                logits=given.logits,
+                reduce=given.reduce,
+                full_size=given.full_size,
+                argmax=given.argmax,
+                keep_size=given.keep_size,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -135,6 +141,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
     )
+    parser.add_argument(
+        "--outputs", type=_names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
+    )
+    parser.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
+    parser.add_argument(
+        "--reduce", choices=("mean", "max"), help="one answer for an image of any size: the mean or maximum of the map"
+    )
+    parser.add_argument(
+        "--full-size", action="store_true", help="the map at the resolution of the image, interpolated between answers"
+    )
+    parser.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
+    parser.add_argument(
+        "--keep-size", action="store_true", help="keep all shapes as they are, with convolutions for dense layers"
+    )
     weights = parser.add_mutually_exclusive_group()
     for option, kind, what in (
         ("--external-data", "external", "large weights go to a file beside the output"),
@@ -165,7 +185,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("where weights go is about an output, and there is none")
     if given.verify and not given.validate:
         parser.error("--verify and --no-validate contradict each other")
-    if given.verify and (given.dynamic_batch or given.head != "conv" or given.weights is not None or given.sizes):
+    forms = (given.output_stride, given.outputs, given.logits, given.reduce, given.full_size, given.argmax)
+    made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, given.keep_size, *forms)
+    if given.verify and any(made):
         parser.error("--verify converts nothing, so options about converting mean nothing to it")
     if given.data is not None and not given.validate:
         parser.error("--data and --no-validate contradict each other")
@@ -183,6 +205,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
     return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """scores,boxes → ("scores", "boxes")."""
+    names = tuple(filter(None, (name.strip() for name in text.split(","))))
+    if not names:
+        raise argparse.ArgumentTypeError("there is no name of an output in it")
+    return names
 
 
 def _seed(text: str) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 from zipfile import BadZipFile
 
@@ -17,13 +17,15 @@ from onnx_fcn.assemble import assemble
 from onnx_fcn.cost import Sizes
 from onnx_fcn.description import describe
 from onnx_fcn.document import Document, Edit, names_used
-from onnx_fcn.errors import OptionError, ValidationError
+from onnx_fcn.errors import ModelError, OptionError, ValidationError
+from onnx_fcn.forms import Form, finish
 from onnx_fcn.geometry import Grid
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
-from onnx_fcn.metadata import metadata_of
+from onnx_fcn.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.report import Report
+from onnx_fcn.selection import Selection, select
 from onnx_fcn.validation import Comparison, Validation, run_checks
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
@@ -77,6 +79,12 @@ def convert(
     sizes: Sizes = (),
     head: Literal["conv", "folded"] = "conv",
     output_stride: int | None = None,
+    outputs: Sequence[str] = (),
+    logits: bool = False,
+    reduce: Literal["mean", "max"] | None = None,
+    full_size: bool = False,
+    argmax: bool = False,
+    keep_size: bool = False,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -98,6 +106,12 @@ def convert(
             for batches on small images, and takes 4·C·k² bytes a cell for a window of k×k cells and C channels.
         output_stride: pixels between answers; divides those of the network. What would stride further dilates instead
             (à trous), so that every r-th answer is the one that there would be without.
+        outputs: names of the outputs to keep, where not all are wanted.
+        logits: leave out a closing Softmax, LogSoftmax or Sigmoid.
+        reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
+        full_size: the map at the resolution of the image, each answer in the middle of its window.
+        argmax: the best class instead of the scores: uint8 up to 256 classes, else int64.
+        keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model that would be larger than 2 GB is stored with external data anyway.
         link_data: with external data, refer to unchanged weights in the source's files, which then have to stay.
@@ -118,20 +132,26 @@ def convert(
     request = Request(
         input, None if input_size is None else tuple(input_size), folds=head == "folded", output_stride=output_stride
     )
+    selection = Selection(tuple(outputs), logits)
+    form = Form(reduce or "", full_size, argmax, keep_size)
+    asked = {"folds": head == "folded", "output_stride": output_stride, **asdict(selection), **asdict(form)}
+    if keep_size and output_stride is not None:
+        raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
     _check_paths(source, output)
     with clock("open"):
-        original = opened(source)
-        document = opened(source)
+        original, document = opened(source), opened(source)
+        whole = fingerprint(original.proto.graph)
+        for model in (original, document):
+            select(model, selection)
     with clock("lift"):
         state = lift(document, request)
+        finish(state, form)
     images = load_data(data, original, state.image)
     with clock("assemble"):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     report = describe(original, document, state, source=name, sizes=sizes)
-    document.commit(
-        Edit(metadata=metadata_of(report.geometry, state.image.name, original.proto.graph, document.proto.graph))
-    )
+    document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, whole, document.proto.graph, asked)))
     conversion = Conversion(report, document)
     if output is None:
         if validate:
@@ -184,16 +204,39 @@ def validate(
 ) -> Validation:
     """Compare any converted model with its original, also after another tool has optimised it.
 
+    What the conversion was asked for (an output stride, a form of the answers) is read from the model's metadata.
+
     Raises:
         ModelError: one of them is not a usable model.
         UnsupportedModel: the original cannot become fully convolutional.
         ValidationError: the numbers disagree.
     """
     source, document, judged = opened(original), opened(original), opened(converted)
-    state = lift(document, Request(input, None if input_size is None else tuple(input_size)))
+    selection, form, folds, output_stride = _asked(judged)
+    for model in (source, document):
+        select(model, selection)
+    size = None if input_size is None else tuple(input_size)
+    state = lift(document, Request(input, size, folds=folds, output_stride=output_stride))
+    finish(state, form)
     document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
     return _compare(source, state, document, judged, seed, images, progress or _silent)
+
+
+def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
+    """What the conversion was asked for that made this model.
+
+    Raises:
+        ModelError: its metadata says something else.
+    """
+    asked = asked_of(judged.proto)
+    outputs, stride = asked.get("outputs", []), asked.get("output_stride")
+    if not isinstance(outputs, list) or not isinstance(stride, int | None):
+        raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
+    flags = {name: bool(asked.get(name)) for name in ("full_size", "argmax", "keep_size")}
+    form = Form(str(asked.get("reduce", "")), **flags)
+    selection = Selection(tuple(map(str, outputs)), bool(asked.get("logits")))
+    return selection, form, bool(asked.get("folds")), stride
 
 
 def _compare(

@@ -65,6 +65,7 @@ class Edit:
         removed_initializers: names; the graph inputs of the same name, which are their declarations, go with them.
         inputs: new declarations in place of those of the same name, whose documentation is kept.
         outputs: likewise.
+        removed_outputs: names of graph outputs that are none any more.
         value_info: all intermediate declarations, in place of the present ones; None keeps those.
         metadata: entries of `metadata_props`, added or replaced.
         opset_imports: domain → version, added or replaced.
@@ -76,6 +77,7 @@ class Edit:
     removed_initializers: set[str] = field(default_factory=set)
     inputs: dict[str, ValueInfoProto] = field(default_factory=dict)
     outputs: dict[str, ValueInfoProto] = field(default_factory=dict)
+    removed_outputs: set[str] = field(default_factory=set)
     value_info: list[ValueInfoProto] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     opset_imports: dict[str, int] = field(default_factory=dict)
@@ -186,6 +188,8 @@ class Document:
             for old in declared:
                 if new := replacements.get(old.name):
                     _replace_declaration(old, new)
+        if edit.removed_outputs:
+            _retain(graph.output, lambda declared: declared.name not in edit.removed_outputs)
         if edit.value_info is not None:
             del graph.value_info[:]
             graph.value_info.extend(edit.value_info)

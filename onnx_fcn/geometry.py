@@ -202,6 +202,8 @@ class Answers:
             zeros where the larger image goes on) or ``context`` (an answer knows something of the whole image).
         reason: why, in a sentence.
         context: names of the nodes that see the whole image.
+        form: what the output is: ``map`` for the grid of answers, or what was made of it, such as ``mean`` or
+            ``full-size argmax``.
     """
 
     window: tuple[Number, ...]
@@ -212,6 +214,7 @@ class Answers:
     exactness: str
     reason: str
     context: tuple[str, ...] = ()
+    form: str = "map"
 
     @property
     def padding(self) -> tuple[Number, ...]:

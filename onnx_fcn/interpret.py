@@ -39,6 +39,7 @@ __all__ = [
     "BATCH",
     "Blocked",
     "Fact",
+    "Final",
     "Image",
     "Known",
     "Seat",
@@ -259,6 +260,23 @@ class Options:
     folds: bool = False
 
 
+@dataclass(frozen=True)
+class Final:
+    """An output that is more than its map of answers: see `forms`.
+
+    Attributes:
+        tensor: its name.
+        dims: its shape; None for the batch, names and formulas for what depends on the image.
+        elem_type: `onnx.TensorProto.DataType`.
+        form: in words, such as ``full-size argmax``.
+    """
+
+    tensor: str
+    dims: tuple[int | str | None, ...]
+    elem_type: int
+    form: str
+
+
 @dataclass
 class Walk:
     """The state of a walk, and when it is over its result."""
@@ -274,6 +292,7 @@ class Walk:
     prologue: Seat
     epilogue: list[Seat] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
+    finals: dict[str, Final] = field(default_factory=dict)  # what was made of these
     renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
     read: frozenset[str] = frozenset()  # tensors that something reads
     facts: dict[str, Fact] = field(default_factory=dict)

@@ -12,19 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto
+from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnx_fcn import storage
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import Answers, Count, Field, Geometry
 
-__all__ = ["fingerprint", "metadata_of", "read_geometry", "written"]
+__all__ = ["asked_of", "fingerprint", "metadata_of", "read_geometry", "written"]
 
 #: Version of the keys and what they mean.
 FORMAT = "1"
@@ -32,16 +32,23 @@ FORMAT = "1"
 PREFIX = "onnx_fcn."
 
 
-def metadata_of(geometry: Geometry, image: str, source: GraphProto, converted: GraphProto) -> dict[str, str]:
-    """The entries of `metadata_props` that say where the answers of a converted model are."""
+def metadata_of(
+    geometry: Geometry, image: str, source: str, converted: GraphProto, asked: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The entries of `metadata_props` that say where the answers of a converted model are.
+
+    `source` is the fingerprint of the original, and `asked` what the conversion was asked for.
+    """
     entries = {
         "version": __version__,
         "format": FORMAT,
-        "source": fingerprint(source),
+        "source": source,
         "graph": fingerprint(converted),
         "image": image,
         "window": json.dumps(geometry.window),
     }
+    if wanted := {key: value for key, value in (asked or {}).items() if value}:
+        entries["asked"] = json.dumps(wanted, ensure_ascii=False)
     outputs = {f"output.{name}": json.dumps(written(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
     return {PREFIX + key: value for key, value in {**entries, **outputs}.items()}
 
@@ -59,6 +66,7 @@ def written(answers: Answers) -> dict[str, Any]:
         "exactness": answers.exactness,
         "reason": answers.reason,
         "context": answers.context,
+        "form": answers.form,
     }
 
 
@@ -76,6 +84,7 @@ def _read(entry: dict[str, Any]) -> Answers:
         entry["exactness"],
         entry["reason"],
         tuple(entry["context"]),
+        entry["form"],
     )
 
 
@@ -101,6 +110,22 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
         return Geometry(tuple(json.loads(entries["window"])), outputs)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the geometry in the metadata cannot be read ({error}): {again}") from None
+
+
+def asked_of(model: ModelProto) -> dict[str, Any]:
+    """What the conversion was asked for beyond the plain map.
+
+    Raises:
+        ModelError: the metadata cannot be read.
+    """
+    entry = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}asked"), "{}")
+    try:
+        asked = json.loads(entry)
+        if not isinstance(asked, dict):
+            raise ValueError(f"'{entry}' is no object")
+    except ValueError as error:
+        raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
+    return asked
 
 
 def fingerprint(graph: GraphProto) -> str:

@@ -51,7 +51,8 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
     else:
         exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
     stride = tuple(f.stride for f in field)
-    return Answers(window, stride, offset, field, tuple(a.count for a in axes), exactness, reason, context)
+    form = state.finals[name].form if name in state.finals else "map"
+    return Answers(window, stride, offset, field, tuple(a.count for a in axes), exactness, reason, context, form)
 
 
 def _verb(nodes: Sequence[str], verb: str) -> str:

@@ -6,6 +6,7 @@ Questions, of which all but the third decide:
     law      on a larger image, is every cell the original head on its window of the feature map?
     crops    on a larger image, is every cell the original network on its crop of the image?
     phases   where operators dilate instead of striding, is each phase of the map that of the original's trunk?
+    form     where the answers are more than the map, is that what they were to be?
 
 The law holds for every network. The last holds only where nothing pads and nothing sees the whole image: a crop sees
 zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
@@ -64,7 +65,7 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law``, ``crops`` or ``phases``.
+        kind: ``native``, ``law``, ``crops``, ``phases`` or ``form``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels.
         batch: images at once.
@@ -118,6 +119,7 @@ class Validation:
             "law": "a cell of the map and the original head on its window",
             "crops": "a cell of the map and the original network on its crop",
             "phases": "a phase of the map and the original trunk on the shifted image",
+            "form": "the answers and what they were to become of the map",
         }[worst.kind]
         reason = worst.note or f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
         return f"{what} of '{worst.subject}' at {size}: {reason}"
@@ -135,6 +137,9 @@ class Comparison:
         state: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made of it.
+        is_ours: whether the judged file is our result; the tensors of another tool's may have any names.
+        maps: for each output that is more than its map of answers, and for each tensor in front of a saturating
+            operator, the tensor of the converted model that is the map.
     """
 
     original: Document
@@ -149,11 +154,20 @@ class Comparison:
         self.inputs = {i.name: i for i in data_inputs(self.original)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
         self.tolerance = _tolerance(self.original)
-        self.hidden = (
-            self._hidden() if self.lifted is self.converted or _same_graph(self.lifted, self.converted) else {}
-        )
+        self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
+        self.hidden = self._hidden() if self.is_ours else {}
         self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
         self.names = [*self.outputs, *self.hidden]
+        renamed = self.state.renamed
+        maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
+        if self.keeps_size:
+            maps = {}
+        self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
+
+    @property
+    def keeps_size(self) -> bool:
+        """Does the converted model take images of the native size only?"""
+        return any(final.form == "keep-size" for final in self.state.finals.values())
 
     def _hidden(self) -> dict[str, Lifted]:
         """Tensors in front of saturating operators at the end, with their facts as they are named in the result."""
@@ -192,7 +206,7 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
     """
     c = comparison
     wide = _wide_case(c, data)
-    shared = wide is not None and _same_trunk(c, wide.cut)
+    shared = wide is not None and c.is_ours and _same_trunk(c, wide.cut)
     batched = wide is not None and shared and _takes_batches(c, wide.cut)
     cases = _native_cases(c, data, wide, _batches(c)[:1] if batched else _batches(c))
     if wide is not None and not shared:
@@ -212,6 +226,8 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
         if batched:
             cases += _head_in_batches(c, wide)
     checks = [check for case in cases for check in _native_checks(c, case)]
+    for case in [*cases, *([wide] if wide is not None else [])]:
+        checks += _form_checks(c, case)
     if wide is not None and c.state.has_head:
         checks += _wide_checks(c, wide)
     if wide is not None:
@@ -233,6 +249,7 @@ class Case:
         note: what is said of it in the report.
         expected: the answers of the original.
         got: those of the converted model, by the names of the original's tensors.
+        finals: what it makes of them, where that is asked for.
     """
 
     size: tuple[int, ...]
@@ -241,6 +258,7 @@ class Case:
     note: str = ""
     expected: Answers = field(default_factory=dict)
     got: Answers = field(default_factory=dict)
+    finals: Answers = field(default_factory=dict)
 
 
 @dataclass
@@ -272,7 +290,7 @@ class Wide(Case):
 def _wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
     """A larger image: a given one, or a random one. None where nothing slides."""
     cut = find_cut(c.state)
-    if cut is None:
+    if cut is None or c.keeps_size:
         return None
     image, batch = c.state.image, _batches(c)[0]
     size = larger_size(cut, image.size)
@@ -501,7 +519,7 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
         case.expected = dict(zip(c.names, head({cut.name: np.concatenate(windows, _batch_axis(cut.fact) or 0)})))
     except ModelError:  # the graph bakes another batch
         return
-    outputs = [c.hidden[n].map if n in c.hidden else n for n in c.names]
+    outputs = [c.maps.get(n, n) for n in c.names]
     try:
         head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs))
         stack = np.concatenate([wide.map[_window(cut.fact, p)] for p in positions])
@@ -513,16 +531,22 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
 
 def _ask_converted(c: Comparison, cases: Sequence[Case], wide: Wide | None, *, with_map: bool) -> None:
     """The converted model's answers, and its feature map of the larger image if that is asked for."""
-    hidden = [fact.map for fact in c.hidden.values()]
-    extra = [wide.cut.fact.map] if wide is not None and with_map else []
-    run = session(c.converted, with_outputs(c.converted, [*hidden, *(n for n in extra if n not in hidden)]))
+    extra = dict.fromkeys(c.maps.values())
+    if wide is not None and with_map:
+        extra[wide.cut.fact.map] = None
+    extras = [n for n in extra if n not in c.outputs]
+    run = session(c.converted, with_outputs(c.converted, extras if c.is_ours else []))
+    # the maps behind another tool's outputs may be gone: they are ours then, and its outputs have to be made of these
+    maps = run if c.is_ours or not extras else session(c.lifted, with_outputs(c.lifted, extras))
     for case in [*cases, *([wide] if wide is not None else [])]:
         c.progress(f"converted model at {_spelled(case.size)}, batch {case.batch}")
-        answers = run(case.feeds)
+        judged = run(case.feeds)
+        answers = dict(zip([*c.outputs, *extras], judged if maps is run else maps(case.feeds)))
+        answers |= zip(c.outputs, judged)
         if isinstance(case, Wide) and with_map:
-            names = [*c.outputs, *hidden, *extra]
-            case.map = answers[names.index(case.cut.fact.map)]
-        case.got = _unfolded(c, dict(zip(c.names, answers)))
+            case.map = answers[case.cut.fact.map]
+        case.finals = {name: answers[name] for name in c.state.finals}
+        case.got = _unfolded(c, {name: answers[c.maps.get(name, name)] for name in c.names})
 
 
 def _unfolded(c: Comparison, answers: Answers) -> Answers:
@@ -554,6 +578,48 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
 def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
     """Answers of an output on an image of this size."""
     return tuple(1 if a.image is None else a.count(size[a.image]) for a in fact.space)
+
+
+def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
+    """Is what the converted model makes of its maps what the form says, in numpy's words?"""
+    for name, have in case.finals.items():
+        final, fact = c.state.finals[name], c.state.results[name]
+        if final.form == "keep-size":
+            if have.shape != case.expected[name].shape:
+                note = f"has shape {have.shape} where the original has {case.expected[name].shape}"
+                yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
+            continue
+        scores = case.got[name].astype(np.float64)
+        axes, words = tuple(range(2, scores.ndim)), final.form.split()
+        if "mean" in words or "max" in words:
+            scores = scores.mean(axes) if "mean" in words else scores.max(axes)
+        if "full-size" in words:
+            scores = _interpolated(scores, case.size, c.state.image.size, [float(a.stride) for a in fact.space])
+        if "argmax" in words:
+            error = _below_the_best(scores, have)
+        else:
+            error = difference(have.reshape(scores.shape), scores) if have.size == scores.size else np.inf
+        yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, final.form)
+
+
+def _below_the_best(scores: Array, chosen: Array) -> float:
+    """How far the chosen classes' scores are below the best ones, relative to the largest; classes are axis 1."""
+    if chosen.shape != scores.shape[:1] + scores.shape[2:] or chosen.max(initial=0) >= scores.shape[1]:
+        return float("inf")
+    of_chosen = np.take_along_axis(scores, np.expand_dims(chosen.astype(np.int64), 1), 1)[:, 0]
+    return difference(of_chosen, scores.max(1))
+
+
+def _interpolated(scores: Array, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[float]) -> Array:
+    """(N, C, *grid) → (N, C, *sizes): linear between the middles of windows, constant beyond the outermost."""
+    for k, (pixels, window, stride) in enumerate(zip(sizes, windows, strides)):
+        cells = scores.shape[2 + k]
+        at = np.clip((np.arange(pixels) - (window - 1) / 2) / stride, 0, cells - 1)
+        low = np.minimum(np.floor(at).astype(np.int64), max(cells - 2, 0))
+        part = (at - low).reshape([-1 if j == 2 + k else 1 for j in range(scores.ndim)])
+        high = np.minimum(low + 1, cells - 1)
+        scores = scores.take(low, 2 + k) * (1 - part) + scores.take(high, 2 + k) * part
+    return scores
 
 
 def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
