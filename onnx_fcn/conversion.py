@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn.assemble import assemble
-from onnx_fcn.cost import Sizes
+from onnx_fcn.cost import Sizes, native_cost
 from onnx_fcn.description import describe
 from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import ModelError, OptionError, ValidationError
@@ -152,18 +152,18 @@ def convert(
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     report = describe(original, document, state, source=name, sizes=sizes)
     document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, whole, document.proto.graph, asked)))
-    conversion = Conversion(report, document)
+    conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:
             with clock("validate"):
-                report.validation = _compare(original, state, document, document, seed, images, clock.say)
+                report.validation = _compare(original, state, document, document, seed, images, clock.say, macs)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)
-                    report.validation = _compare(original, state, document, written, seed, images, clock.say)
+                    report.validation = _compare(original, state, document, written, seed, images, clock.say, macs)
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size
@@ -220,7 +220,8 @@ def validate(
     finish(state, form)
     document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
-    return _compare(source, state, document, judged, seed, images, progress or _silent)
+    macs = native_cost(source, state).macs
+    return _compare(source, state, document, judged, seed, images, progress or _silent, macs)
 
 
 def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
@@ -247,8 +248,9 @@ def _compare(
     seed: int,
     data: dict[str, Array] | None,
     progress: Progress,
+    macs: int | None,
 ) -> Validation:
-    validation = run_checks(Comparison(original, state, lifted, judged, seed, progress), data)
+    validation = run_checks(Comparison(original, state, lifted, judged, seed, progress, macs), data)
     if not validation.passed:
         raise ValidationError(f"the converted model is not the same network: {validation.failure()}", validation)
     return validation

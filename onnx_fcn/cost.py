@@ -36,7 +36,7 @@ from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut, static_dims, upstream
 from onnx_fcn.wire import BITS, payload_bytes
 
-__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "Tensor", "costs_of", "macs_of", "tensors_at"]
+__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "Tensor", "costs_of", "macs_of", "native_cost", "tensors_at"]
 
 #: Image sizes in terms of the native one, where the user names none.
 FACTORS = (1.5, 2, 4)
@@ -139,7 +139,7 @@ def costs_of(
     Raises:
         OptionError: an image is too small, or has another number of axes.
     """
-    native = _native(original, state)
+    native = native_cost(original, state)
     answers = geometry.of()
     chosen = [_spelled(s, len(geometry.window)) for s in sizes] or list(_larger(geometry.window, answers))
     rows = []
@@ -152,7 +152,8 @@ def costs_of(
     return native, tuple(rows)
 
 
-def _native(original: Document, state: Walk) -> NativeCost:
+def native_cost(original: Document, state: Walk) -> NativeCost:
+    """What the original costs at its native size."""
     graph, tensors, cut = original.proto.graph, tensors_at(original, state), find_cut(state)
     macs = macs_by_node(graph, tensors)
     seats = set() if cut is None else upstream(state, cut.name)

@@ -19,7 +19,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Field, Geometry
 from onnx_fcn.metadata import written
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
-from onnx_fcn.validation import Validation
+from onnx_fcn.validation import Check, Validation
 
 __all__ = ["FORMAT", "Report", "tables_of", "validation_dict"]
 
@@ -406,16 +406,19 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
         if verbose:
             for c in checks:
                 subject = f"{kind}: '{c.subject}', batch {c.batch}" + (f", {c.note}" if c.note else "")
-                rows.append((subject, times(c.size), f"{c.error:.1e}", _verdict(c.tolerance, c.passed)))
+                rows.append((subject, times(c.size), f"{c.error:.1e}", _verdict(c)))
             continue
         worst = max(checks, key=lambda c: -math.inf if math.isnan(c.error) else c.error)
         count = f"{worst.compared} window{'' if worst.compared == 1 else 's'}"
         what = f"{question}, {count}" if kind in ("law", "crops") else question
-        rows.append((what, times(worst.size), f"{worst.error:.1e}", _verdict(worst.tolerance, worst.passed)))
+        rows.append((what, times(worst.size), f"{worst.error:.1e}", _verdict(worst)))
     yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
 
 
-def _verdict(tolerance: float | None, passed: bool) -> str:
-    if tolerance is None:
+def _verdict(check: Check) -> str:
+    if check.tolerance is not None:
+        return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
+    if check.median is None:
         return "for information"
-    return f"{'within' if passed else 'EXCEEDS'} {tolerance:.0e}"
+    same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
+    return f"median {check.median:.1e}{same}"

@@ -41,7 +41,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_an_untouched_trunk_runs_once_at_every_size(runs: list[tuple[int, ...]]) -> None:
     onnx_fcn.convert(PADDED)
     images = [shape for shape in runs if shape[1] == 1]
-    assert images == [(1, 1, 28, 28), (1, 1, 36, 32), (1, 1, 28, 28)]
+    assert images[:3] == [(1, 1, 28, 28), (1, 1, 36, 32), (1, 1, 28, 28)]
+    assert set(images[3:]) == {(1, 1, 28, 28)}  # crops
     assert [shape[0] for shape in runs if shape[1] != 1] == [6, 3, 3]  # heads: windows, and batches of both
 
 
