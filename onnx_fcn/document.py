@@ -224,6 +224,10 @@ class Document:
         serialized = (model or self.proto).SerializeToString()
         return storage.joined(wire.rewrite(serialized, self._store.embedded)), str(self.folder or "")
 
+    def release(self) -> None:
+        """Let go of the pages of the weights that have been read; they are read again when they are asked for."""
+        self._store.release()
+
     def check_unchanged(self) -> None:
         """Make sure that the files are still those that were opened.
 

@@ -358,6 +358,8 @@ def _same_trunk(c: Comparison, cut: Cut) -> bool:
     same = weights[0].keys() == weights[1].keys() and all(
         _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
     )
+    c.original.release()
+    c.converted.release()
     return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
 
 
