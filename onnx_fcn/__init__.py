@@ -21,6 +21,7 @@ from onnx_fcn._version import __version__
 if TYPE_CHECKING:
     from onnx_fcn.conversion import Conversion, convert, inspect, validate
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+    from onnx_fcn.explanation import Explanation, explain
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
     from onnx_fcn.metadata import read_geometry
     from onnx_fcn.report import Report
@@ -31,6 +32,7 @@ __all__ = [
     "Check",
     "Conversion",
     "Diagnostic",
+    "Explanation",
     "FcnError",
     "Field",
     "Geometry",
@@ -43,6 +45,7 @@ __all__ = [
     "ValidationError",
     "__version__",
     "convert",
+    "explain",
     "inspect",
     "read_geometry",
     "validate",
@@ -51,6 +54,7 @@ __all__ = [
 _HOMES = {
     "conversion": ("Conversion", "convert", "inspect", "validate"),
     "errors": ("Diagnostic", "FcnError", "ModelError", "OptionError", "UnsupportedModel", "ValidationError"),
+    "explanation": ("Explanation", "explain"),
     "geometry": ("Answers", "Field", "Geometry", "Grid"),
     "metadata": ("read_geometry",),
     "report": ("Report",),

@@ -33,12 +33,12 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     graph = document.proto.graph
     _name_outputs(state)
     made: dict[int, list[NodeProto]] = {}
-    for seat in [state.prologue, *state.seats, *state.epilogue]:
+    for seat in state.seats:
         nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
         made.setdefault(seat.index, []).extend(nodes)
-    last = len(graph.node) - 1
-    front, back = made.pop(-1, []), [n for k in [k for k in made if k > last] for n in made.pop(k)]
-    in_walk = set(made)
+    front = [_proto(e, state.prologue) for e in state.prologue.emissions]
+    back = [_proto(e, seat) for seat in state.epilogue for e in seat.emissions]
+    in_walk, last = set(made), len(graph.node) - 1
     lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
     for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
         if k in in_walk:

@@ -40,6 +40,7 @@ After any of them but 0 nothing has been written, and an output that was there i
 
 examples:
   onnx-fcn model.onnx                          what would become of it
+  onnx-fcn model.onnx --sizes 512 768x1024     what it would cost there
   onnx-fcn model.onnx out.onnx                 convert, compare with the original, write
   onnx-fcn --verify model.onnx optimized.onnx  compare again after another tool
 """
@@ -79,6 +80,9 @@ def _run(given: argparse.Namespace) -> None:
             validation = onnx_fcn.validate(given.model, given.output, **how, **checking)
             result = {"version": FORMAT, "validation": validation_dict(validation)}
             tables = list(tables_of(validation, verbose=given.verbose))
+        elif given.explain is not None:
+            explanation = onnx_fcn.explain(given.model, given.explain, **how)
+            result, tables = explanation.to_dict(), explanation.tables()
         else:
             report = onnx_fcn.convert(
                 given.model,
@@ -169,6 +173,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
     parser.add_argument(
+        "--explain", metavar="NAME", help="what is known of this node or tensor, and why it is refused if it is"
+    )
+    parser.add_argument(
         "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to tell the cost of"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
@@ -183,6 +190,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--data is for the comparison with an output, and there is none")
         if given.weights is not None:
             parser.error("where weights go is about an output, and there is none")
+    if given.explain is not None and (given.output is not None or given.sizes):
+        parser.error("--explain tells of one node or tensor of the model, and takes neither an output nor --sizes")
     if given.verify and not given.validate:
         parser.error("--verify and --no-validate contradict each other")
     forms = (given.output_stride, given.outputs, given.logits, given.reduce, given.full_size, given.argmax)

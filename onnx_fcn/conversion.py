@@ -28,7 +28,7 @@ from onnx_fcn.report import Report
 from onnx_fcn.selection import Selection, select
 from onnx_fcn.validation import Comparison, Validation, run_checks
 
-__all__ = ["Conversion", "convert", "inspect", "validate"]
+__all__ = ["Conversion", "Source", "convert", "inspect", "opened", "validate"]
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 

@@ -10,7 +10,7 @@ see each other), and whatever strides there dilates instead, so that all outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -25,7 +25,7 @@ from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmappe
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 
-__all__ = ["Cut", "Request", "data_inputs", "find_cut", "lift", "static_dims", "upstream"]
+__all__ = ["Cut", "Request", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
@@ -107,7 +107,7 @@ def lift(document: Document, request: Request) -> Walk:
         return state
     dense = _walked(document, state.image, folds=request.folds, output_stride=Fraction(request.output_stride))
     if not dense.succeeded:
-        raise UnsupportedModel(_causes([dense]))
+        raise UnsupportedModel(_causes(dense))
     _check_dense(state, dense, request.output_stride)
     return dense
 
@@ -152,10 +152,22 @@ def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
 
 def _lifted(document: Document, request: Request) -> Walk:
     """Lift a whole model at its own stride."""
+    state, causes = explored(document, request)
+    if state is None or causes:
+        raise UnsupportedModel(causes)
+    return state
+
+
+def explored(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:
+    """The walk of the likeliest reading of the inputs, and every root cause for its refusal, if it is refused.
+
+    Raises:
+        OptionError: the request does not fit the model.
+    """
     opset = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
-        raise UnsupportedModel([Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")])
+        return None, [Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")]
     failures: list[Walk] = []
     candidates = list(images(document, request))
     if not candidates:
@@ -164,9 +176,13 @@ def _lifted(document: Document, request: Request) -> Walk:
         for batch in _batches(document, image):
             state = _walked(document, _with_batch(image, batch), folds=request.folds)
             if state.succeeded and _is_image(state, likeliest=rank == 0):
-                return state
+                return state, []
             failures.append(state)
-    raise UnsupportedModel(_causes(failures))
+    if not failures:
+        return None, [Diagnostic("no-image", "", "", "no input looks like an image")]
+    refused = [w for w in failures if w.diagnostics]
+    furthest = max(refused, key=lambda w: min(w.diagnostics)) if refused else failures[0]
+    return furthest, _causes(furthest)
 
 
 def _walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
@@ -428,23 +444,12 @@ def _is_image(state: Walk, *, likeliest: bool) -> bool:
     return slides and any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
 
 
-def _causes(failures: Sequence[Walk]) -> list[Diagnostic]:
-    """The root causes of the reading that came furthest."""
-    if not failures:
-        return [Diagnostic("no-image", "", "", "no input looks like an image")]
-    refused = [w for w in failures if w.diagnostics]
-    if refused:
-        best = max(refused, key=lambda w: min(w.diagnostics))
-        return [best.diagnostics[k] for k in sorted(best.diagnostics)]
-    best = failures[0]
-    return [
-        Diagnostic(
-            "no-image",
-            best.image.name,
-            "input",
-            "no output depends on the position in it: nothing slides over this input",
-        )
-    ]
+def _causes(failure: Walk) -> list[Diagnostic]:
+    """The root causes of a refusal, in the order of the graph."""
+    if failure.diagnostics:
+        return [failure.diagnostics[k] for k in sorted(failure.diagnostics)]
+    reason = "no output depends on the position in it: nothing slides over this input"
+    return [Diagnostic("no-image", failure.image.name, "input", reason)]
 
 
 # Where the trunk ends -------------------------------------------------------------------------------------------------

@@ -33,10 +33,12 @@ def _lines(table: Table) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     indent = "  " if table.title else ""
     for row in rows:
-        if len(row) == 1:  # a sentence
-            yield from textwrap.wrap(row[0], WIDTH, initial_indent=indent, subsequent_indent=indent)
-        else:
-            yield (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+        line = (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+        if table.columns or len(line) <= WIDTH:
+            yield line
+        else:  # a sentence, perhaps with a label
+            first = indent + "".join(cell.ljust(width + 2) for cell, width in zip(row[:-1], widths))
+            yield from textwrap.wrap(row[-1], WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def pixels(sizes: Sequence[float], *, square: bool = False) -> str:

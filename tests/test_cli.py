@@ -75,6 +75,22 @@ def test_converts(command: Command, tmp_path: Path) -> None:
     onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
 
 
+def test_sizes_to_tell_the_cost_of(command: Command) -> None:
+    result = command("model.onnx", "--sizes", "64", "50x63", "--json", "-")
+    assert [(c["size"], c["answers"]) for c in json.loads(result.out)["costs"]] == [
+        ([28, 28], [1, 1]), ([64, 64], [10, 10]), ([50, 63], [6, 9]),
+    ]  # fmt: skip
+    assert "  50×63  6×9 " in command("model.onnx", "--sizes", "50x63").out
+    assert "no room for one window of 28×28" in command("model.onnx", "--sizes", "20").err
+
+
+def test_explains_a_node(command: Command) -> None:
+    result = command("model.onnx", "--explain", "/7/Gemm")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("node     Gemm '/7/Gemm'\npart     head: ")
+    assert json.loads(command("model.onnx", "--explain", "/7/Gemm", "--json", "-").out)["becomes"] == "Conv 4×4"
+
+
 def test_inspects_without_an_output(command: Command, tmp_path: Path) -> None:
     before = files(tmp_path)
     result = command("model.onnx")
@@ -276,6 +292,9 @@ BAD = {
     "size of another rank": asked("--input-size 28", "the size 28 does not fit input 'image'"),
     "no such input": asked("--input picture", "no input 'picture': its inputs are 'image'"),
     "negative seed": asked("--seed=-1", "'-1' is no whole number"),
+    "no such node": Bad("did you mean '/7/Gemm'", "model.onnx --explain 7/Gemm", 2),
+    "explain and convert": asked("--explain /7/Gemm", "takes neither an output nor --sizes"),
+    "cost of a size of words": asked("--sizes 64 big", "'big' is no size in pixels"),
     "JSON folder missing": asked("--json nowhere/report.json", "cannot write 'nowhere/report.json'"),
     "JSON is a directory": asked("--json folder", "cannot write 'folder'"),
     "JSON is a device": asked("--json /dev/null", "cannot write '/dev/null'"),

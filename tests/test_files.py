@@ -51,6 +51,18 @@ def test_nodes_out_of_order_are_put_in_order() -> None:
     law.check(classifier(), converted(model))
 
 
+def test_nodes_that_no_output_needs_stay_where_they_are() -> None:
+    """They are more than the others, and the output needs a node of its own behind the last one."""
+    idle = "  ".join(f"i{k} = Relu (k)" for k in range(3))
+    body = "m = Conv (x, k)  y = Transpose <perm = [0, 2, 3, 1]> (m)"
+    model = law.model(f"{idle}  {body}  i3 = Relu (k)", k=(6, 6, 2, 2), outputs="y")
+    head = law.model(f"{idle}  f = Flatten (x)  y = Softmax <axis = 1> (f)  i3 = Relu (k)", k=(6, 6, 2, 2))
+    for original in (model, head):
+        result = converted(original)
+        assert [n.output[0] for n in result.graph.node if n.output[0].startswith("i")] == ["i0", "i1", "i2", "i3"]
+    law.check(law.model("f = Flatten (x)  y = Softmax <axis = 1> (f)"), result)
+
+
 def test_weights_that_are_inputs_stay_so() -> None:
     model = classifier()
     model.ir_version = 3

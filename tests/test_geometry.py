@@ -620,14 +620,36 @@ def test_the_page_reads_pi(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
     rows, columns = grid.cell_at(middles[:, 0], middles[:, 1])
     assert np.abs(grid.boxes[rows, columns] - sides).max() <= 2  # half a stride
     right = scores[0].argmax(axis=0)[rows, columns] == [box["label"] for box in boxes]
-    assert right.mean() > 0.9
+    assert (
+        right.sum() >= 95
+    )  # as fixtures/README.md states of its own windows: 96 of 96, give or take one in the balance
 
 
-def test_the_documentation_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_small(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
+    """onnxruntime says what the documentation quotes; a pooling that is the last node just has no answers."""
+    quoted = (FIXTURES.parent / "docs/geometry.md").read_text("utf-8")
+    assert "Invalid input shape: {2,7}" in quoted
+    assert "an image of 20×40 pixels has no room for one window of 28×28" in quoted
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(digits[1], options)
+    with pytest.raises(Exception, match=r"INVALID_ARGUMENT.*Invalid input shape: \{2,7\}"):
+        session.run(None, {"image": np.zeros((1, 1, 20, 40), np.float32)})
+    pooled = law.model(
+        "a = Conv (x, k)  p = GlobalAveragePool (a)  y = Flatten (p)", image="float[N,6,9,9] x", k=(6, 6, 2, 2)
+    )
+    answers = law.session(onnx_fcn.convert(pooled, validate=False).to_proto())(
+        {"x": np.zeros((1, 6, 8, 9), np.float32)}
+    )
+    assert answers[0].shape == (1, 6, 0, 1)
+
+
+@pytest.mark.parametrize("page", ["geometry", "report"])
+def test_the_documentation_is_true(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fixtures").symlink_to(FIXTURES)
     monkeypatch.chdir(tmp_path)
-    tried = doctest.testfile(str(FIXTURES.parent / "docs/geometry.md"), module_relative=False, encoding="utf-8")
-    assert (tried.failed, tried.attempted > 5) == (0, True)
+    tried = doctest.testfile(str(FIXTURES.parent / f"docs/{page}.md"), module_relative=False, encoding="utf-8")
+    assert (tried.failed, tried.attempted > 3) == (0, True)
 
 
 # In the file ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -112,13 +113,14 @@ def test_setting_up_ends_with_the_main_job_and_with_the_tests() -> None:
     onnx.checker.check_model("out.onnx", full_check=True)
 
 
-def test_the_api_in_five_lines() -> None:
+def test_the_page_is_read() -> None:
     script, output = blocks("python")[0], blocks("text")[0]
-    assert len(script.splitlines()) == 5
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(script, {})
     assert out.getvalue() == output
+    labels = [box["label"] for box in json.loads(Path("fixtures/digits_page.json").read_text("utf-8"))]
+    assert output.splitlines()[-1] == "".join(map(str, labels))
 
 
 def fed(model: onnx.ModelProto, size: int) -> np.ndarray:
