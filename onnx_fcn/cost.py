@@ -50,6 +50,9 @@ PRODUCTS = frozenset(
     | {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
 
+#: The form of answers to images of the native size only.
+KEEP_SIZE = "keep-size"
+
 COUNTED = frozenset({*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "Einsum"})
 
 #: Image sizes as users give them: (height, width), or one number for all axes.
@@ -139,9 +142,12 @@ def costs_of(
     Raises:
         OptionError: an image is too small, or has another number of axes.
     """
-    native = native_cost(original, state)
-    answers = geometry.of()
-    chosen = [_spelled(s, len(geometry.window)) for s in sizes] or list(_larger(geometry.window, answers))
+    native, answers = native_cost(original, state), geometry.of()
+    chosen = [_spelled(s, len(geometry.window)) for s in sizes]
+    if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
+        raise OptionError("the model keeps its size, so no other has a cost")
+    if not chosen and answers.form != KEEP_SIZE:
+        chosen = list(_larger(geometry.window, answers))
     rows = []
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows = answers.grid(*size).shape

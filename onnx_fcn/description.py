@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnx_fcn.cost import Sizes, costs_of
+from onnx_fcn.cost import KEEP_SIZE, Sizes, costs_of
 from onnx_fcn.document import Document
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.interpret import Change, Emission, Image, Seat, Walk
@@ -66,7 +66,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         layers=layers,
         context=context,
         caveats=tuple(_caveats(state, seats, context)),
-        example=None if done else _example(state, geometry),
+        example=None if done or geometry.of().form == KEEP_SIZE else _example(state, geometry),
         native=native,
         costs=costs,
         difference=_difference(original, document),
@@ -113,7 +113,7 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
             "window; only the sizes of its input and outputs became dynamic."
         )
     stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
-    if stride >= COARSE and state.has_head:
+    if stride >= COARSE and state.has_head and not state.finals:
         runs = 2 ** len(state.image.size)
         yield (
             f"There is one answer every {pixels([_number(stride)])}. For twice as many along each axis, run the image "

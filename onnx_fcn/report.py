@@ -313,9 +313,19 @@ def _diagram(report: Report) -> Iterator[tuple[str, str]]:
     if len(report.layers) > SHOWN:
         yield "  ↓", f"  and {len(report.layers) - SHOWN} more, listed below"
     for output in report.outputs:
-        width = output.after[1] if output.stride and output.after is not None else None
-        every = f" every {pixels(output.stride, square=True)}" if output.stride else ""
-        yield "answers", f"'{output.name}'{f', {width} numbers' if isinstance(width, int) else ''}{every}"
+        yield "answers", f"'{output.name}'{_answer(report, output)}"
+
+
+def _answer(report: Report, output: Tensor) -> str:
+    """What an output has, and where."""
+    answers = report.geometry.outputs.get(output.name)
+    if answers is None or output.after is None:
+        return ""
+    every = f"every {pixels(output.stride, square=True)}"
+    if answers.form != "map":
+        return f", {answers.form}" if answers.form == "keep-size" else f", {answers.form} of a map of answers {every}"
+    width = output.after[1] if len(output.after) > 1 else None
+    return f", {width} numbers {every}" if isinstance(width, int) else f", {every}"
 
 
 def _nodes(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import exports
 import law
@@ -214,3 +215,18 @@ def test_sizes() -> None:
 def test_a_fully_convolutional_network_has_no_crops() -> None:
     report = onnx_fcn.inspect(law.model("c = Conv <pads = [1, 1, 1, 1]> (x, k)  y = Sigmoid (c)", k=(2, 6, 3, 3)))
     assert [(cost.macs, cost.crops, cost.ratio) for cost in report.costs[:1]] == [(12 * 2 * 54, None, None)]
+
+
+def test_a_model_that_keeps_its_size_has_one_cost() -> None:
+    kept = onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", keep_size=True, validate=False).report
+    assert ([cost.size for cost in kept.costs], kept.example) == ([(28, 28)], None)
+    with pytest.raises(OptionError, match="keeps its size"):
+        onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", keep_size=True, sizes=[64], validate=False)
+
+
+@pytest.mark.parametrize("options", [{"reduce": "mean"}, {"argmax": True}, {"output_stride": 2}])
+@pytest.mark.parametrize("name", ["digits_unpadded", "digits_padded"])
+def test_costs_of_other_answers(name: str, options: dict[str, Any]) -> None:
+    conversion = onnx_fcn.convert(FIXTURES / f"{name}.onnx", **options, sizes=[(40, 52)], validate=False)
+    tensors = executed(conversion.to_proto(), (40, 52), 1)
+    assert conversion.report.costs[1].activations == worst_node(conversion.to_proto(), tensors)
