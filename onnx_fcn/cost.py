@@ -36,7 +36,18 @@ from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut, static_dims, upstream
 from onnx_fcn.wire import BITS, payload_bytes
 
-__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "Tensor", "costs_of", "macs_of", "native_cost", "tensors_at"]
+__all__ = [
+    "ImageCost",
+    "NativeCost",
+    "Part",
+    "Program",
+    "Sizes",
+    "Tensor",
+    "costs_of",
+    "macs_of",
+    "native_cost",
+    "tensors_at",
+]
 
 #: Image sizes in terms of the native one, where the user names none.
 FACTORS = (1.5, 2, 4)
@@ -148,25 +159,25 @@ def costs_of(
         raise OptionError("the model keeps its size, so no other has a cost")
     if not chosen and answers.form != KEEP_SIZE:
         chosen = list(_larger(geometry.window, answers))
-    rows = []
+    rows, program = [], Program(document.proto.graph)
     for size in dict.fromkeys((geometry.window, *chosen)):
-        windows = answers.grid(*size).shape
-        tensors, graph = tensors_at(document, state, size), document.proto.graph
+        windows, tensors = answers.grid(*size).shape, tensors_at(document, state, program, size)
         crops = math.prod(windows) * native.macs if state.has_head and native.macs is not None else None
-        macs = total(macs_by_node(graph, tensors).values())
-        rows.append(ImageCost(size, windows, macs, crops, peak_activations(graph, tensors)))
+        macs = total(program.macs(tensors).values())
+        rows.append(ImageCost(size, windows, macs, crops, program.peak(tensors)))
     return native, tuple(rows)
 
 
 def native_cost(original: Document, state: Walk) -> NativeCost:
     """What the original costs at its native size."""
-    graph, tensors, cut = original.proto.graph, tensors_at(original, state), find_cut(state)
-    macs = macs_by_node(graph, tensors)
+    program, cut = Program(original.proto.graph), find_cut(state)
+    tensors = tensors_at(original, state, program)
+    macs = program.macs(tensors)
     seats = set() if cut is None else upstream(state, cut.name)
     before = {o.name for k in seats for o in state.seats[k].node.outputs}
-    parts = [[m for name, m in macs.items() if (name in before) == inside] for inside in (True, False)]
-    trunk, head = (Part(len(counts), total(counts)) for counts in parts)
-    return NativeCost(batch_of(state), total(macs.values()), peak_activations(graph, tensors), trunk, head)
+    parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
+    trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
+    return NativeCost(batch_of(state), total(macs.values()), program.peak(tensors), trunk, head)
 
 
 def batch_of(state: Walk) -> int:
@@ -190,34 +201,87 @@ def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
         yield tuple(native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
 
 
+class Program:
+    """The nodes of a graph that depend on an input; all others are computed once, when the model is loaded.
+
+    Attributes:
+        layers: those that have multiply-accumulates, or a subgraph in which a layer may hide.
+        makes: the names that each node makes.
+        needed: the tensors whose sizes tell what a run costs.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+        self._inputs = [i.name for i in graph.input if i.name not in stored]
+        self._nodes: list[NodeProto] = []
+        self._reads: list[list[str]] = []
+        self.makes: list[list[str]] = []
+        varying = set(self._inputs)
+        for node in graph.node:
+            reads = names_used(node)
+            if not varying.isdisjoint(reads):
+                self._nodes.append(node)
+                self._reads.append(reads)
+                self.makes.append([name for name in node.output[:] if name])
+                varying.update(self.makes[-1])
+        self._last = {name: k for k, names in enumerate(self._reads) for name in names}
+        self._last |= {o.name: len(self._nodes) for o in graph.output}
+        self.layers = [n for n in self._nodes if _counts(n) or any(_counts(inner) for inner in _inner(n))]
+        self.needed = varying | {name for node in self.layers for name in node.input if name}
+
+    def macs(self, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
+        """Multiply-accumulates of each layer, by the name of its first output."""
+        return {next(filter(None, node.output)): macs_of(node, tensors) for node in self.layers}
+
+    def peak(self, tensors: Mapping[str, Tensor]) -> int | None:
+        """Bytes of the tensors that are live at the worst node; None where the size of one is not known."""
+        taken = {name: tensors.get(name, Tensor()).bytes for name in self._inputs}
+        for node, names in zip(self._nodes, self.makes):
+            for name in names:
+                taken[name] = tensors.get(name, Tensor()).bytes
+                if taken[name] is None and node.op_type == "Reshape":  # as many elements, however they lie
+                    taken[name] = taken.get(node.input[0])
+        sizes = {name: size for name, size in taken.items() if size is not None}
+        if len(sizes) < len(taken):
+            return None
+        peak = live = sum(sizes[name] for name in self._inputs)
+        for k, (reads, makes) in enumerate(zip(self._reads, self.makes)):
+            live += sum(sizes[name] for name in makes)
+            peak = max(peak, live)
+            live -= sum(sizes[name] for name in {*reads, *makes} if name in sizes and self._last.get(name, k) == k)
+        return peak
+
+
 # Sizes of tensors -----------------------------------------------------------------------------------------------------
 
 
-def tensors_at(document: Document, state: Walk, size: Dims | None = None) -> dict[str, Tensor]:
-    """Type and shape of every tensor of the main graph whose type is known.
+def tensors_at(document: Document, state: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:
+    """Types and shapes of the tensors that a program needs; shape inference runs if the walk does not know them all.
 
     Args:
         document: the original, or with a size the converted model.
         state: the walk.
+        program: the document's.
         size: of the image, in pixels.
     """
-    batch = batch_of(state)
+    batch, image = batch_of(state), state.image
     if size is None:
-        known = {n: _typed(n, f.elem_type, _logical(f, batch)) for n, f in _maps(state)}
-        known |= {state.image.name: _typed(state.image.name, state.image.elem_type, _image(state, state.image.size))}
+        known = {n: Tensor(f.elem_type, _logical(f, batch)) for n, f in _maps(state)}
     else:
         facts = {**{f.map: f for _, f in _maps(state)}, **{f.map: f for f in state.results.values() if not f.is_live}}
         mapped = {state.renamed.get(n, n): f for n, f in facts.items() if f.folded is None}
-        known = {n: _typed(n, f.elem_type, _physical(f, size, batch)) for n, f in mapped.items()}
-        known |= {state.image.name: _typed(state.image.name, state.image.elem_type, _image(state, size))}
+        known = {n: Tensor(f.elem_type, _physical(f, size, batch)) for n, f in mapped.items()}
+    known[image.name] = Tensor(image.elem_type, _image(state, size or image.size))
+    stored = {t.name: Tensor(t.data_type, tuple(t.dims)) for t in document.proto.graph.initializer}
+    if program.needed <= known.keys() | stored.keys():
+        return known | stored
     model = ModelProto()
     model.CopyFrom(document.proto)
     _declare(model.graph, known, state, batch)
     with contextlib.suppress(Exception):  # it refuses some valid models; then only what the walk knows is known
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = model.graph
-    tensors = {v.name: _tensor(v) for v in (*graph.value_info, *graph.input, *graph.output)}
-    return tensors | {t.name: Tensor(t.data_type, tuple(t.dims)) for t in graph.initializer}
+    inferred = {v.name: _tensor(v) for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    return inferred | stored
 
 
 def _maps(state: Walk) -> list[tuple[str, Lifted]]:
@@ -241,12 +305,9 @@ def _image(state: Walk, size: Dims) -> Dims:
     return tuple(batch if k == image.batch else space.get(k, d) for k, d in enumerate(image.shape))
 
 
-def _typed(name: str, elem_type: int, dims: Dims) -> ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, elem_type, dims)
-
-
-def _declare(graph: GraphProto, known: Mapping[str, ValueInfoProto], state: Walk, batch: int) -> None:
+def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], state: Walk, batch: int) -> None:
     """State what is known, and nothing else, of every tensor."""
+    known = {n: onnx.helper.make_tensor_value_info(n, t.elem_type, t.dims) for n, t in tensors.items() if t.elem_type}
     image = next(i for i in graph.input if i.name == state.image.name)
     stated = (None, None if state.image.batch is None else static_dims(image)[state.image.batch])
     for declared in graph.input:
@@ -273,22 +334,6 @@ def _tensor(declared: ValueInfoProto) -> Tensor:
 
 
 # Counting -------------------------------------------------------------------------------------------------------------
-
-
-def macs_by_node(graph: GraphProto, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
-    """Multiply-accumulates of each node that depends on an input, by the name of its first output."""
-    return {next(filter(None, n.output), n.name): macs_of(n, tensors) for n in varying_nodes(graph)}
-
-
-def varying_nodes(graph: GraphProto) -> list[NodeProto]:
-    """The nodes that depend on an input; all others are computed once, when a model is loaded."""
-    stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    varying, nodes = {i.name for i in graph.input} - stored, []
-    for node in graph.node:
-        if not varying.isdisjoint(names_used(node)):
-            nodes.append(node)
-            varying.update(filter(None, node.output))
-    return nodes
 
 
 def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
@@ -353,31 +398,6 @@ def _einsum(equation: str, dims: Sequence[Dims | None]) -> int | None:
         for index, size in zip(term, shape):
             sizes[index] = max(size, sizes.get(index, 1))
     return math.prod(sizes.values())
-
-
-def peak_activations(graph: GraphProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Bytes of the tensors that are live at the worst node; None where the size of one is not known."""
-    nodes = varying_nodes(graph)
-    reads = [names_used(node) for node in nodes]
-    last = {name: k for k, names in enumerate(reads) for name in names} | {o.name: len(nodes) for o in graph.output}
-    made = [list(filter(None, node.output)) for node in nodes]
-    stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    first = [i.name for i in graph.input if i.name not in stored]
-    taken = {name: tensors.get(name, Tensor()).bytes for name in first}
-    for node in nodes:
-        for name in filter(None, node.output):
-            taken[name] = tensors.get(name, Tensor()).bytes
-            if taken[name] is None and node.op_type == "Reshape":  # as many elements, however they lie
-                taken[name] = taken.get(node.input[0])
-    sizes = {name: size for name, size in taken.items() if size is not None}
-    if len(sizes) < len(taken):
-        return None
-    peak = live = sum(sizes[name] for name in first)
-    for k in range(len(nodes)):
-        live += sum(sizes[name] for name in made[k])
-        peak = max(peak, live)
-        live -= sum(sizes[name] for name in {*reads[k], *made[k]} & sizes.keys() if last.get(name, k) == k)
-    return peak
 
 
 def total(counts: Iterable[int | None]) -> int | None:

@@ -18,7 +18,7 @@ from torch import nn
 
 import onnx_fcn
 from onnx_fcn import OptionError
-from onnx_fcn.cost import Tensor, macs_of, peak_activations
+from onnx_fcn.cost import Program, Tensor, macs_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -188,9 +188,9 @@ def test_peak_by_hand() -> None:
     sizes = {"x": 10, "a": 20, "b": 30, "c": 40, "d": 50, "y": 60}
     tensors = {name: Tensor(TensorProto.FLOAT, (size,)) for name, size in sizes.items()}
     tensors["z"] = Tensor(TensorProto.FLOAT16, (8,))
-    assert peak_activations(graph, tensors) == 4 * (40 + 50 + 60)  # c, d and y at the last node
-    assert peak_activations(graph, tensors | {"y": Tensor(TensorProto.FLOAT, (1,))}) == 4 * (20 + 40 + 50)
-    assert peak_activations(graph, tensors | {"d": Tensor(TensorProto.FLOAT)}) is None
+    assert Program(graph).peak(tensors) == 4 * (40 + 50 + 60)  # c, d and y at the last node
+    assert Program(graph).peak(tensors | {"y": Tensor(TensorProto.FLOAT, (1,))}) == 4 * (20 + 40 + 50)
+    assert Program(graph).peak(tensors | {"d": Tensor(TensorProto.FLOAT)}) is None
 
 
 def test_no_number_overflows() -> None:
