@@ -17,7 +17,7 @@ from onnx_fcn.assemble import assemble
 from onnx_fcn.cost import Sizes, native_cost
 from onnx_fcn.description import describe
 from onnx_fcn.document import Document, Edit, names_used
-from onnx_fcn.errors import ModelError, OptionError, ValidationError
+from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError
 from onnx_fcn.forms import Form, finish
 from onnx_fcn.geometry import Grid
 from onnx_fcn.interpret import Image, Walk
@@ -26,6 +26,7 @@ from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.report import Report
 from onnx_fcn.selection import Selection, select
+from onnx_fcn.sessions import session
 from onnx_fcn.validation import Comparison, Validation, run_checks
 
 __all__ = ["Conversion", "Source", "convert", "inspect", "opened", "validate"]
@@ -143,11 +144,11 @@ def convert(
         whole = fingerprint(original.proto.graph)
         for model in (original, document):
             select(model, selection)
-    with clock("lift"):
+    with clock("lift"), _blamed(original):
         state = lift(document, request)
         finish(state, form)
     images = load_data(data, original, state.image)
-    with clock("assemble"):
+    with clock("assemble"), _blamed(original):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     report = describe(original, document, state, source=name, sizes=sizes)
@@ -216,9 +217,10 @@ def validate(
     for model in (source, document):
         select(model, selection)
     size = None if input_size is None else tuple(input_size)
-    state = lift(document, Request(input, size, folds=folds, output_stride=output_stride))
-    finish(state, form)
-    document.commit(assemble(document, state))
+    with _blamed(source):
+        state = lift(document, Request(input, size, folds=folds, output_stride=output_stride))
+        finish(state, form)
+        document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
     macs = native_cost(source, state).macs
     return _compare(source, state, document, judged, seed, images, progress or _silent, macs)
@@ -269,6 +271,22 @@ def opened(source: Source) -> Document:
     if functions := _functions_on_the_way(document):
         document.inline(functions)
     return document
+
+
+@contextmanager
+def _blamed(original: Document) -> Iterator[None]:
+    """Where something fails, ask onnxruntime whether the model is to blame: the checker lets many faults pass.
+
+    Raises:
+        ModelError: onnxruntime does not take it either. Otherwise the failure is ours, and goes on.
+    """
+    try:
+        yield
+    except FcnError:
+        raise
+    except Exception:
+        session(original)
+        raise
 
 
 def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:

@@ -150,7 +150,7 @@ class Document:
         try:
             onnx.checker.check_model(storage.joined(wire.rewrite(self.proto.SerializeToString(), empty)))
             # Protobuf gives a string that is not UTF-8 as bytes, which the checker lets pass.
-            "".join(value.name for value in declared)
+            "".join((graph.name, *(value.name for value in declared)))
             "".join(t for node in graph.node for t in (node.op_type, node.name, *node.input[:], *node.output[:]))
         except onnx.checker.ValidationError as error:
             complaint = " ".join(str(error).split())
@@ -201,9 +201,17 @@ class Document:
             _entry(self.proto.opset_import, "domain", domain).version = version
 
     def inline(self, functions: Sequence[tuple[str, str]]) -> None:
-        """Put the bodies of these local functions, as (domain, name), in place of their calls."""
+        """Put the bodies of these local functions, as (domain, name), in place of their calls.
+
+        Raises:
+            ModelError: a call does not fit its function.
+        """
         self._edited, self._graph = True, None
-        self.proto = onnx.inliner.inline_selected_functions(self.proto, list(functions))
+        try:
+            self.proto = onnx.inliner.inline_selected_functions(self.proto, list(functions))
+        except Exception as error:  # a RuntimeError, or what pybind11 makes of an exception in C++
+            complaint = " ".join(str(error).split())
+            raise ModelError(f"the local functions of {self._store} cannot be inlined: {complaint}") from None
 
     def to_proto(self) -> ModelProto:
         """The whole model in memory."""

@@ -20,8 +20,15 @@ from dataclasses import dataclass
 __all__ = ["Diagnostic", "FcnError", "ModelError", "OptionError", "Unsupported", "UnsupportedModel", "ValidationError"]
 
 
+#: Letters of a message, or of one cause: names and shapes of a hostile model may have millions.
+LONGEST = 2000
+
+
 class FcnError(Exception):
     """Base of every error that a user can cause or cure; the message is one clear sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_line(message))
 
 
 class ModelError(FcnError):
@@ -63,7 +70,7 @@ class Diagnostic:
 
     def __str__(self) -> str:
         where = f"{self.op} '{self.node}': " if self.op else ""
-        return f"{where}{self.reason}" + (f" ({self.hint})" if self.hint else "")
+        return _line(f"{where}{self.reason}" + (f" ({self.hint})" if self.hint else ""))
 
 
 class UnsupportedModel(FcnError):
@@ -77,7 +84,7 @@ class UnsupportedModel(FcnError):
         self.diagnostics = tuple(diagnostics)
         causes = "\n".join(f"  - {d}" for d in self.diagnostics)
         count = "one reason" if len(self.diagnostics) == 1 else f"{len(self.diagnostics)} reasons"
-        super().__init__(f"this network cannot slide over a larger image, for {count}:\n{causes}")
+        Exception.__init__(self, f"this network cannot slide over a larger image, for {count}:\n{causes}")
 
 
 class Unsupported(Exception):
@@ -86,3 +93,9 @@ class Unsupported(Exception):
     def __init__(self, reason: str, *, code: str = "unsupported", hint: str = "") -> None:
         super().__init__(reason)
         self.reason, self.code, self.hint = reason, code, hint
+
+
+def _line(text: str) -> str:
+    """One line for a terminal: a model's names may hold line ends and escape sequences."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"

@@ -103,7 +103,10 @@ class Values:
             view = _dequantized
         if view is not None:
             values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            return {node.output[0]: view(inputs, values)}
+            try:
+                return {node.output[0]: view(inputs, values)}
+            except (ValueError, IndexError, TypeError) as error:  # operands that do not fit each other
+                raise _no_value(node, error) from error
         return self._reference(node, inputs)
 
     def _reference(self, node: onnx.NodeProto, inputs: list[Array | None]) -> dict[str, Array]:
@@ -127,13 +130,16 @@ class Values:
         try:
             results = ReferenceEvaluator(model).run(None, given)
         except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
-            raise Unsupported(
-                f"{node.op_type} '{node.name or node.output[0]}' cannot be evaluated: {error}", code="unknown-value"
-            ) from error
+            raise _no_value(node, error) from error
         values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
+
+
+def _no_value(node: onnx.NodeProto, error: Exception) -> Unsupported:
+    name = node.name or node.output[0]
+    return Unsupported(f"{node.op_type} '{name}' cannot be evaluated: {error}", code="unknown-value")
 
 
 def _operand(inputs: list[Array | None], index: int) -> Array:

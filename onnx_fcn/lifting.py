@@ -10,7 +10,8 @@ see each other), and whatever strides there dilates instead, so that all outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -20,7 +21,7 @@ import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto
 
 from onnx_fcn.document import Document, names_used
-from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.errors import Diagnostic, ModelError, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
@@ -29,6 +30,9 @@ __all__ = ["Cut", "Request", "data_inputs", "explored", "find_cut", "lift", "sta
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
+
+#: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
+LARGEST_INPUT = 1 << 28
 
 #: Operators whose later operands say what shape the result has.
 SHAPED_BY_VALUES = frozenset(
@@ -336,8 +340,11 @@ def images(document: Document, request: Request) -> Iterator[Image]:
 
     Raises:
         OptionError: there is no such input.
+        ModelError: an input is larger than any image.
     """
     given = data_inputs(document)
+    for declared in given:
+        _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
     if request.input is not None and request.input not in {i.name for i in given}:
         names = ", ".join(f"'{i.name}'" for i in given)
         raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
@@ -361,6 +368,7 @@ def images(document: Document, request: Request) -> Iterator[Image]:
             if any(shape[k] is None for k in range(len(shape))):
                 continue
             sizes = tuple(d for d in shape if d is not None)
+            _check_size(declared.name, [d for k, d in enumerate(sizes) if k != batch])
             yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
 
 
@@ -375,6 +383,9 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         raise OptionError("the model has no input that an output depends on")
     first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
     shown = [d if d is not None else "?" for d in static_dims(first)]
+    if len(shown) not in FORMS:
+        reason = f"input '{first.name}' has {len(shown)} axes, and an image has 2 to {max(FORMS)}"
+        raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
         size = "×".join(map(str, request.size))
         raise OptionError(f"the size {size} does not fit input '{first.name}' of shape {shown}")
@@ -385,6 +396,12 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         return list(images(document, Request(first.name, (fits,) * rank)))
     why = "its head takes any size" if fits else "its head takes none of the usual sizes"
     raise OptionError(f"{where}, and {why}: say it with --input-size, such as {'x'.join(['224'] * max(rank, 1))}")
+
+
+def _check_size(name: str, sizes: Sequence[int]) -> None:
+    if math.prod(sizes) > LARGEST_INPUT:
+        size = "×".join(map(str, sizes))
+        raise ModelError(f"input '{name}' has {size} values for one image: no more than {LARGEST_INPUT:,} are compared")
 
 
 def _lifts_at(document: Document, name: str, size: tuple[int, ...]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +23,7 @@ from onnx import AttributeProto, GraphProto, ModelProto
 from onnx_fcn import storage
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import Answers, Count, Field, Geometry
+from onnx_fcn.geometry import SIZE_NAMES, Answers, Count, Field, Geometry, Number
 
 __all__ = ["asked_of", "fingerprint", "metadata_of", "read_geometry", "written"]
 
@@ -30,6 +31,9 @@ __all__ = ["asked_of", "fingerprint", "metadata_of", "read_geometry", "written"]
 FORMAT = "1"
 
 PREFIX = "onnx_fcn."
+
+#: Numbers beyond this are no pixels of an image.
+MOST_PIXELS = 1 << 40
 
 
 def metadata_of(
@@ -71,21 +75,47 @@ def written(answers: Answers) -> dict[str, Any]:
 
 
 def _read(entry: dict[str, Any]) -> Answers:
+    """Answers from JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: that is no JSON of answers.
+    """
+    rank = len(entry["window"])
+    if rank not in SIZE_NAMES or entry["exactness"] not in ("exact", "padded", "context"):
+        raise ValueError(f"exactness {entry['exactness']!r} of {rank} axes")
+    sizes = (_number(size, above=0) if size is not None else None for size in entry["field"])
+    strides = tuple(_number(s, above=0) for s in entry["stride"])
     fields = [
-        Field().everywhere() if size is None else Field(size, 1, -padding)
-        for size, padding in zip(entry["field"], entry["padding"], strict=True)
+        Field().everywhere() if size is None else Field(size, 1, -_number(padding))
+        for size, padding in zip(sizes, entry["padding"], strict=True)
     ]
-    return Answers(
-        tuple(entry["window"]),
-        tuple(entry["stride"]),
-        tuple(entry["offset"]),
-        tuple(replace(f, stride=s) for f, s in zip(fields, entry["stride"], strict=True)),
-        tuple(Count(tuple((m, a, d) for m, a, d in steps)) for steps in entry["cells"]),
+    answers = Answers(
+        tuple(_number(w, above=0) for w in entry["window"]),
+        strides,
+        tuple(_number(o) for o in entry["offset"]),
+        tuple(replace(f, stride=s) for f, s in zip(fields, strides, strict=True)),
+        tuple(Count(tuple(_step(*step) for step in steps)) for steps in entry["cells"]),
         entry["exactness"],
-        entry["reason"],
-        tuple(entry["context"]),
-        entry["form"],
+        str(entry["reason"]),
+        tuple(map(str, entry["context"])),
+        str(entry["form"]),
     )
+    if len({rank, len(strides), len(answers.offset), len(fields), len(answers.count)}) > 1:
+        raise ValueError("the axes differ in number")
+    return answers
+
+
+def _step(multiply: Any, add: Any, divide: Any) -> tuple[int, int, int]:
+    step = _number(multiply, above=0), _number(add), _number(divide, above=0)
+    if not all(isinstance(n, int) for n in step):
+        raise ValueError(f"{step} is no step of integers")
+    return int(step[0]), int(step[1]), int(step[2])
+
+
+def _number(value: Any, above: float = -math.inf) -> Number:
+    if type(value) not in (int, float) or not above < value or not abs(value) <= MOST_PIXELS:
+        raise ValueError(f"{value!r} is no number of pixels")
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
@@ -102,13 +132,14 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
     if entries["format"] != FORMAT:
         wrote = f"onnx_fcn {entries.get('version', '?')}, in format {entries['format']}"
         raise ModelError(f"the geometry was written by {wrote}, and this version reads format {FORMAT}: {again}")
-    if entries.get("graph") != fingerprint(graph):
-        raise ModelError(f"the geometry in the metadata is that of another graph than the one in this file: {again}")
     try:
+        if entries.get("graph") != fingerprint(graph):
+            raise ModelError(f"the geometry in the metadata is that of another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
         outputs = {name: _read(json.loads(entries[f"output.{name}"])) for name in names}
-        return Geometry(tuple(json.loads(entries["window"])), outputs)
-    except (KeyError, TypeError, ValueError) as error:
+        window = tuple(_number(w, above=0) for w in json.loads(entries["window"]))
+        return Geometry(tuple(map(int, window)), outputs)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(f"the geometry in the metadata cannot be read ({error}): {again}") from None
 
 
@@ -123,7 +154,7 @@ def asked_of(model: ModelProto) -> dict[str, Any]:
         asked = json.loads(entry)
         if not isinstance(asked, dict):
             raise ValueError(f"'{entry}' is no object")
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
     return asked
 

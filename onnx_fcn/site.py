@@ -134,6 +134,17 @@ class Site:
         value = self.node.attrs.get(name, default)
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
+    def flag(self, name: str, default: int = 0) -> bool:
+        """An attribute of the node that is 0 or 1.
+
+        Raises:
+            Unsupported: it is neither, and runtimes differ in what that means.
+        """
+        value = self.attr(name, default)
+        if value not in (0, 1):
+            raise Unsupported(f"its attribute {name} is {value}, and neither 0 nor 1", code="attribute")
+        return bool(value)
+
     def has_output(self, index: int) -> bool:
         """Does anything read this output?"""
         return index < len(self.outputs) and self.outputs[index] in self._walk.read

@@ -340,7 +340,7 @@ def _external(tensor: TensorProto) -> tuple[str, int, int | None]:
     """The (location, offset, length) of an external tensor."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, offset, length = entries.get("location", ""), entries.get("offset", "0"), entries.get("length")
-    for text in (offset, length or "0"):
+    for text in (offset, "0" if length is None else length):
         if not (isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text)):
             raise ModelError(f"tensor '{tensor.name}' says that it is stored at bytes {text!r} of an external file")
     if not isinstance(location, str):

@@ -513,7 +513,7 @@ def _ask_head(c: Comparison, wide: Wide) -> None:
     c.progress(f"head on {len(windows)} windows at {_spelled(wide.size)}")
     axis = _batch_axis(cut.fact)
     if _takes_batches(c, cut) and axis is not None:
-        with contextlib.suppress(ModelError):
+        with contextlib.suppress(ModelError, ValueError):  # or answers that are not one per window
             answers = dict(zip(c.names, head({**feeds, cut.name: np.concatenate(windows, axis)})))
             split = {n: np.split(answers[n], len(windows), _batch_axis(f) or 0) for n, f in c.facts.items()}
             wide.windows = [{n: split[n][k] for n in c.facts} for k in range(len(windows))]

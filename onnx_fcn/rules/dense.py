@@ -45,6 +45,8 @@ def contract(
         Unsupported: it contracts the batch, or a part of an axis of the image.
     """
     stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
+    if view(stub).ndim < 2:
+        raise Unsupported(f"its weight has the shape {list(stub.shape)}, which is no matrix", code="rank")
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
         what = "GEMM: Dimension mismatch" if site.op == "Gemm" else "the sizes do not match"
@@ -153,13 +155,15 @@ def _stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ..
 def gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
     """alpha·A·B + beta·C, with either factor mapped. (N, K) -> (N, O)."""
     alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
-    trans_a, trans_b = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    trans_a, trans_b = site.flag("transA"), site.flag("transB")
     if isinstance(a, Lifted) and isinstance(b, Known):
         x, axis, weight, flip = a.transposed([1, 0]) if trans_a else a, 1, b, trans_b
     elif isinstance(b, Lifted) and isinstance(a, Known):  # W·X: the weight on the left
         x, axis, weight, flip = b.transposed([1, 0]) if trans_b else b, 0, a, not trans_a
     else:
         raise both_mapped(a, b)
+    if x.rank != 2:
+        raise Unsupported(f"multiplies {x}, which is no matrix", code="rank")
 
     def view(w: Array) -> Array:
         w = w.T if flip else w
@@ -287,11 +291,11 @@ def fused_matmul(site: Site, a: Fact, b: Fact) -> Lifted:
         or site.attr("transBatchB", 0)
     ):
         raise both_mapped(a, b)
-    flip, alpha = bool(site.attr("transB", 0)), float(site.attr("alpha", 1.0))
+    flip, alpha = site.flag("transB"), float(site.attr("alpha", 1.0))
     y = contract(
-        site, a, a.rank - 2 if site.attr("transA", 0) else a.rank - 1, b, lambda w: w.swapaxes(-1, -2) if flip else w
+        site, a, a.rank - 2 if site.flag("transA") else a.rank - 1, b, lambda w: w.swapaxes(-1, -2) if flip else w
     )
-    if site.attr("transA", 0):
+    if site.flag("transA"):
         y = y.transposed([*range(y.rank - 2), y.rank - 1, y.rank - 2])
     return y if alpha == 1.0 else y.on(site.emit([y, site.scalar(y, alpha)], "Mul"))
 

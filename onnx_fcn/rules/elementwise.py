@@ -225,7 +225,7 @@ def _unfolded(
     rank = terms[0].fact.rank
     for axis in range(rank):
         groups = [t.fact.layout[axis] for t in terms]
-        places = [[_image(t.fact, a) for a in g] for t, g in zip(terms, groups) if g]
+        places = {tuple(_image(t.fact, a) for a in g) for t, g in zip(terms, groups) if g}
         images = {i for place in places for i in place if i is not None}
         mixed = any((i is None) != (j is None) for p in places for q in places for i, j in zip(p, q))
         for value in values:  # a constant that differs between positions
@@ -234,7 +234,7 @@ def _unfolded(
                 wanted |= images
         if any(shape[axis - rank] > 1 for shape in shapes if axis - rank + len(shape) >= 0):  # a second image
             wanted |= images
-        if mixed or (len(images) > 1 and len(places) > 1 and len({tuple(p) for p in places}) > 1):
+        if mixed or (len(images) > 1 and len(places) > 1):
             wanted |= images
     if not wanted:
         return None

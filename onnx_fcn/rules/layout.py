@@ -38,7 +38,7 @@ def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
     if not isinstance(x, Lifted):
         raise Unsupported("reshapes a constant by the values of a map", code="not-constant")
     target = site.attr("shape") if shape is None else site.ints(shape)
-    return x.reshaped(resolved(target or [], x.shape, allowzero=bool(site.attr("allowzero", 0)) and shape is not None))
+    return x.reshaped(resolved(target or [], x.shape, allowzero=site.flag("allowzero") and shape is not None))
 
 
 def resolved(target: Sequence[int], shape: Sequence[int], *, allowzero: bool = False) -> list[int]:
@@ -93,7 +93,10 @@ def _pairs(x: Lifted, target: Sequence[int]) -> list[tuple[int, int]]:
 @lifts("Tile")
 def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
     """Each axis repeated."""
-    return tiled(site, x, site.ints(repeats) or [])
+    counts = site.ints(repeats) or []
+    if len(counts) != x.rank or min(counts, default=1) < 1:
+        raise Unsupported(f"repeats the {x.rank} axes of {x} by {counts}", code="size")
+    return tiled(site, x, counts)
 
 
 def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:

@@ -110,8 +110,8 @@ def quantized_gemm(
     """alpha·A·B + C on integers, as a QLinearConv; as a Conv between DequantizeLinears where the result is float."""
     if not isinstance(a, Lifted) or not isinstance(b, Known) or float(site.attr("alpha", 1.0)) != 1.0:
         raise Unsupported("its weight depends on the image, or is scaled", code="not-constant")
-    x = a.transposed([1, 0]) if site.attr("transA", 0) else a
-    flip = bool(site.attr("transB", 0))
+    x = a.transposed([1, 0]) if site.flag("transA") else a
+    flip = site.flag("transB")
 
     def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
         bias = [] if c is None else [site.constant(site.value(c).reshape(-1))]

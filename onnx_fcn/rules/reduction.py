@@ -47,7 +47,7 @@ def reduce(site: Site, x: Lifted, axes: Fact | None = None) -> Fact:
         if site.attr("noop_with_empty_axes", 0):
             return x
         which = list(range(x.rank))
-    return reduced(site, x, site.op, [x.axis(a) for a in which], axes, keepdims=bool(site.attr("keepdims", 1)))
+    return reduced(site, x, site.op, [x.axis(a) for a in which], axes, keepdims=site.flag("keepdims", 1))
 
 
 def reduced(
@@ -143,7 +143,7 @@ def arg(site: Site, x: Lifted) -> Lifted:
     axis = x.axis(int(site.attr("axis", 0)))
     x, atoms = site.as_channels(x, [axis])
     y = site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k, keepdims=1), ())
-    keep = bool(site.attr("keepdims", 1))
+    keep = site.flag("keepdims", 1)
     layout = tuple(() if k == axis else g for k, g in enumerate(x.layout) if keep or k != axis)
     return replace(y, layout=layout, elem_type=onnx.TensorProto.INT64)
 

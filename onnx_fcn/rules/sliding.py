@@ -102,7 +102,10 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
     rank = len(kernel_shape)
     strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
     pads = site.attr("pads") or [0] * 2 * rank
-    mode, ceil = str(site.attr("auto_pad", "NOTSET")), bool(site.attr("ceil_mode", 0))
+    mode, ceil = str(site.attr("auto_pad", "NOTSET")), site.flag("ceil_mode")
+    if not (rank == len(strides) == len(dilations) == len(extents) and len(pads) == 2 * rank):
+        lengths = f"a kernel of {rank}, strides of {len(strides)}, dilations of {len(dilations)}, pads of {len(pads)}"
+        raise Unsupported(f"slides along {len(extents)} axes with {lengths} values", code="rank")
     result = []
     for k, extent in enumerate(extents):
         slide = Slide(kernel_shape[k], strides[k], dilations[k], pads[k], pads[k + rank], ceil)
@@ -352,7 +355,7 @@ def pooled(site: Site, x: Lifted, plan: Physical) -> str:
         x = x.on(site.pad(x.map, [0, 0, *plan.begins], [0, 0, *plan.ends], site.scalar(x, lowest)))
         attrs["pads"] = None
     y = site.emit([x], **attrs)
-    if site.op == "AveragePool" and site.attr("count_include_pad", 0) and plan.counted != 1.0:
+    if site.op == "AveragePool" and site.flag("count_include_pad") and plan.counted != 1.0:
         y = site.emit([y, site.scalar(x, plan.counted)], "Mul")
     return y
 
@@ -365,12 +368,12 @@ def _wide(plan: Physical) -> bool:
 def average(site: Site, x: Lifted, plan: Physical) -> str:
     """A dilated average as a depthwise convolution with equal weights, over the number of cells that it has summed."""
     padded = any(plan.begins) or any(plan.ends)
-    if padded and site.attr("count_include_pad", 0) and site.attr("ceil_mode", 0):
+    if padded and site.flag("count_include_pad") and site.flag("ceil_mode"):
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
     taps = float(np.prod(plan.kernel))
     kind = site.dtype(x.elem_type)
     mean = site.emit([x, np.full((x.width, 1, *plan.kernel), 1 / taps, kind)], "Conv", group=x.width, **plan.attrs)
-    if not padded or site.attr("count_include_pad", 0):
+    if not padded or site.flag("count_include_pad"):
         return mean
     ones = site.filled(np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
     inside = site.emit([ones, np.full((1, 1, *plan.kernel), 1 / taps, kind)], "Conv", **plan.attrs)

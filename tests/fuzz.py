@@ -1,0 +1,231 @@
+"""Damaged and hostile models by the thousand: each is converted or refused, in bounded time and memory.
+
+    PYTHONPATH=. python tests/fuzz.py 10000        # the cases 0 to 9,999 of mutations.py, with a tally
+    PYTHONPATH=. python tests/fuzz.py --case 4711  # one of them, in this process
+
+Cases run in worker processes, so that a crash of the interpreter, a hang or a memory that is exhausted is seen, and
+known by its number. A case passes when `convert` (with validation), `inspect` or `read_geometry` returns or raises an
+`FcnError` of one line, within `SECONDS` and `MEMORY`, and no file but the output has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import faulthandler
+import math
+import os
+import queue
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mutations
+import onnxruntime  # noqa: F401 — before the limit on memory, as its threads are
+
+import onnx_fcn
+from onnx_fcn import FcnError, Geometry, OptionError, UnsupportedModel
+
+SECONDS = 20  # for one case, of a processor's time and of a clock that others share
+MEMORY = 3 << 30  # bytes of address space that a worker may take, its libraries and their threads' stacks among them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case: a class of errors or `converted`, or else `failed`, and how.
+
+    Attributes:
+        number: of the case.
+        kind: ``converted``, the name of an `FcnError`, or ``FAILED``.
+        seconds: that it took.
+        what: the message or the fault, on one line.
+    """
+
+    number: int
+    kind: str
+    seconds: float
+    what: str
+
+
+def campaign(numbers: Sequence[int], workers: int = 1) -> Iterator[Outcome]:
+    """The outcomes of some cases, in any order."""
+    waiting = queue.SimpleQueue[Sequence[int]]()
+    for k in range(0, len(numbers), 100):
+        waiting.put(numbers[k : k + 100])
+    found = queue.SimpleQueue[Outcome | None]()
+
+    def work() -> None:
+        try:
+            while True:
+                left = list(waiting.get_nowait())
+                while left:
+                    left = left[_worker(left, found) :]
+        except queue.Empty:
+            found.put(None)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        while (outcome := found.get()) is not None:
+            yield outcome
+
+
+def _worker(numbers: Sequence[int], found: queue.SimpleQueue[Outcome | None]) -> int:
+    """Run cases in one process until it is done or dead; how many were dealt with."""
+    command = [sys.executable, __file__, "--worker", *map(str, numbers)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        done = 0
+        for line in process.stdout:
+            number, kind, seconds, what = line.rstrip("\n").split("\t")
+            found.put(Outcome(int(number), kind, float(seconds), what))
+            done += 1
+        code = process.wait()
+        if done < len(numbers):
+            errors.seek(0)
+            last = [line for line in errors.read().splitlines() if line.strip()][:12]
+            what = f"the process ended with {code}: {' | '.join(last)}"
+            found.put(Outcome(numbers[done], "FAILED", 0.0, what))
+            return done + 1
+    return done
+
+
+def serve(numbers: Sequence[int]) -> None:
+    """A worker: a line of tab-separated values for each case."""
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    mutations.seeds()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print is no answer
+    for number in numbers:
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        start = time.perf_counter()
+        kind, what = judge(number)
+        seconds = time.perf_counter() - start
+        faulthandler.cancel_dump_traceback_later()
+        print(number, kind, f"{seconds:.3f}", " ".join(what.split())[:1000], sep="\t", file=output, flush=True)
+
+
+def judge(number: int) -> tuple[str, str]:
+    """Run one case: (kind, what)."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        inside = folder / "inside"
+        inside.mkdir()
+        (folder / "outside").write_bytes(bytes(100_000))
+        if number % 16 == 15:
+            try:
+                use(onnx_fcn.read_geometry(mutations.metadata(number)))
+            except FcnError as error:
+                return _one_line(error)
+            return "converted", ""
+        case = mutations.case(number)
+        case.write(inside)
+        before = state(folder)
+        kind, what = _converted(inside / "model.onnx", inside / "out.onnx")
+        after = state(folder)
+        if kind == "converted":
+            after = {name: s for name, s in after.items() if not name.startswith("inside/out.onnx")}
+        if before != after:
+            return "FAILED", f"{case}: files changed: {set(before) ^ set(after)}"
+        return kind, what if kind != "FAILED" else f"{case}: {what}"
+    except BaseException:
+        return "FAILED", f"{'' if number % 16 == 15 else mutations.case(number)}: {traceback.format_exc()[-900:]}"
+    finally:
+        shutil.rmtree(folder)
+
+
+def use(geometry: Geometry) -> None:
+    """Ask a geometry whatever it can be asked; it may have no outputs and refuse sizes, and that is all."""
+    for name, answers in geometry.outputs.items():
+        size = [max(n, int(w)) for n, w in zip(answers.least, answers.window, strict=True)]
+        assert len(answers.fitted(*size)) == len(answers.padding) == len(answers.formulas())
+        if max(size) < 10_000:
+            grid = geometry.grid(*size, output=name)
+            if math.prod(grid.shape) < 1_000_000:
+                assert grid.boxes.shape == grid.fields.shape == (*grid.shape, 2 * len(size))
+                assert grid.interior.shape == grid.shape
+                grid.cell_at(*grid.pixel_of(*[0] * len(size)))
+        assert answers.exactness in ("exact", "padded", "context")
+    try:
+        geometry.grid(*[300] * len(geometry.window))
+    except OptionError:
+        return
+
+
+def _converted(model: Path, output: Path) -> tuple[str, str]:
+    try:
+        onnx_fcn.convert(model, output)
+        use(onnx_fcn.read_geometry(output))
+    except FcnError as error:
+        return _one_line(error)
+    return "converted", ""
+
+
+def _one_line(error: Exception) -> tuple[str, str]:
+    text = str(error)
+    if isinstance(error, UnsupportedModel):
+        text = text.replace("\n  - ", " ")
+    if "\n" in text or len(text) > 20_000 or not text.strip():
+        return (
+            "FAILED",
+            f"{type(error).__name__} of {len(text.splitlines())} lines and {len(text)} letters: {text[:200]}",
+        )
+    return type(error).__name__, text
+
+
+def state(folder: Path) -> dict[str, object]:
+    """Every file below a folder: its content and when it was changed."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        directory = path.is_dir() and not path.is_symlink()
+        found[str(path.relative_to(folder))] = (status.st_mode, None if directory else status.st_mtime_ns, content)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("count", nargs="?", type=int, default=1_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--case", type=int)
+    parser.add_argument("--worker", nargs="+", type=int)
+    given = parser.parse_args()
+    if given.worker:
+        serve(given.worker)
+        return 0
+    if given.case is not None:
+        print(*judge(given.case), sep="\n")
+        return 0
+    start = time.perf_counter()
+    tally = collections.Counter[str]()
+    slowest, failed = 0.0, 0
+    for outcome in campaign(range(given.first, given.first + given.count), given.workers):
+        tally[outcome.kind] += 1
+        slowest = max(slowest, outcome.seconds)
+        failed += outcome.kind == "FAILED"
+        if outcome.kind in ("FAILED", "ValidationError") or outcome.seconds > SECONDS / 4:
+            print(outcome.number, outcome.kind, f"{outcome.seconds:.1f} s", outcome.what, sep="\t", flush=True)
+    print(dict(tally), f"slowest {slowest:.1f} s, {time.perf_counter() - start:.0f} s in all")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
