@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from onnx_fcn.tables import Table, plain
 
 __all__ = ["main"]
 
-DONE, MODEL, USAGE, VALIDATION, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, MODEL, USAGE, VALIDATION, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 EPILOG = """\
 exit codes:
@@ -36,6 +37,7 @@ exit codes:
   2    the arguments do not fit each other or the model, or the output cannot be written
   3    converted, but the numbers disagree with the original
   130  interrupted
+  143  terminated
 After any of them but 0 nothing has been written, and an output that was there is untouched.
 
 examples:
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     if arguments is None:  # a process of its own, which ends with this: a collection over a large graph finds nothing
         gc.disable()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # which removes temporary files
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
     for stream in (sys.stdout, sys.stderr):

@@ -17,7 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Diagnostic", "FcnError", "ModelError", "OptionError", "Unsupported", "UnsupportedModel", "ValidationError"]
+__all__ = [
+    "Diagnostic",
+    "FcnError",
+    "ModelError",
+    "OptionError",
+    "Unsupported",
+    "UnsupportedModel",
+    "ValidationError",
+    "printable",
+]
 
 
 #: Letters of a message, or of one cause: names and shapes of a hostile model may have millions.
@@ -28,7 +37,7 @@ class FcnError(Exception):
     """Base of every error that a user can cause or cure; the message is one clear sentence."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_line(message))
+        super().__init__(printable(message))
 
 
 class ModelError(FcnError):
@@ -70,7 +79,7 @@ class Diagnostic:
 
     def __str__(self) -> str:
         where = f"{self.op} '{self.node}': " if self.op else ""
-        return _line(f"{where}{self.reason}" + (f" ({self.hint})" if self.hint else ""))
+        return printable(f"{where}{self.reason}" + (f" ({self.hint})" if self.hint else ""))
 
 
 class UnsupportedModel(FcnError):
@@ -95,7 +104,7 @@ class Unsupported(Exception):
         self.reason, self.code, self.hint = reason, code, hint
 
 
-def _line(text: str) -> str:
-    """One line for a terminal: a model's names may hold line ends and escape sequences."""
+def printable(text: str) -> str:
+    """A text as one line for a terminal: a model's names may hold line ends and escape sequences, or be endless."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"

@@ -501,6 +501,8 @@ class Staged:
         with _writing(self.target):
             for sync in self._syncs:
                 sync.wait()
+            if self.data is not None and not self.data.exists():
+                raise OptionError(f"'{self.data}' was removed, perhaps by another run: start again")
             os.replace(self.path, self.target)
             self._made.clear()
             _sync_folder(self.target.parent)

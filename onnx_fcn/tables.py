@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from onnx_fcn.errors import printable
+
 __all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "times"]
 
 #: Columns of a sentence in plain text.
@@ -19,6 +21,9 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(tuple(map(printable, row)) for row in self.rows))
 
 
 def plain(tables: Iterable[Table]) -> str:

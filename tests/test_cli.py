@@ -210,7 +210,7 @@ def test_version(command: Command) -> None:
 
 def test_help_tells_the_exit_codes(command: Command) -> None:
     out = command("--help").out
-    for code in (0, 1, 2, 3, 130):
+    for code in (0, 1, 2, 3, 130, 143):
         assert f"\n  {code:<3}  " in out
 
 

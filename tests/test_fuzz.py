@@ -235,3 +235,11 @@ def test_metadata_that_is_no_geometry(stored: str) -> None:
     entry.value = json.dumps(json.loads(entry.value) | json.loads(stored)) if stored.startswith("{") else stored
     with pytest.raises(ModelError, match="the geometry in the metadata cannot be read"):
         onnx_fcn.read_geometry(model)
+
+
+def test_a_report_is_text_for_a_terminal() -> None:
+    model = plain()
+    node(model, "Gemm").name = "dense\n\x1b[2J" + "e" * 10_000
+    lines = str(onnx_fcn.inspect(model)).splitlines()
+    assert any("dense\\n\\x1b[2J" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
