@@ -26,7 +26,7 @@ from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmappe
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 
-__all__ = ["Cut", "Request", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
+__all__ = ["Cut", "Request", "cuts_of", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7

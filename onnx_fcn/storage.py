@@ -503,12 +503,14 @@ class Staged:
                 sync.wait()
             if self.data is not None and not self.data.exists():
                 raise OptionError(f"'{self.data}' was removed, perhaps by another run: start again")
+            ours = self.path.stat().st_ino
             os.replace(self.path, self.target)
             self._made.clear()
             _sync_folder(self.target.parent)
         for path in stale:
             with contextlib.suppress(OSError):
-                path.unlink()
+                if self.target.stat().st_ino == ours:  # and not, since then, a model of another run that needs it
+                    path.unlink()
 
     def _write(self, skeleton: ModelProto, edited: bool, external_data: bool | None, link_data: bool) -> None:
         self._store.check_unchanged()

@@ -31,7 +31,7 @@ from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
-from onnx_fcn.lifting import Cut, data_inputs, find_cut, static_dims
+from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.sessions import extract, session, with_outputs
 
@@ -299,7 +299,8 @@ class Wide(Case):
 
 def _wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
     """A larger image: a given one, or a random one. None where nothing slides."""
-    cut = find_cut(c.state)
+    named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
+    cut = next((k for k in cuts_of(c.state) if k.name in named), None)  # no tensor inside a branch can be fed
     if cut is None or c.keeps_size:
         return None
     image, batch = c.state.image, _batches(c)[0]
@@ -513,7 +514,7 @@ def _ask_head(c: Comparison, wide: Wide) -> None:
     c.progress(f"head on {len(windows)} windows at {_spelled(wide.size)}")
     axis = _batch_axis(cut.fact)
     if _takes_batches(c, cut) and axis is not None:
-        with contextlib.suppress(ModelError, ValueError):  # or answers that are not one per window
+        with contextlib.suppress(ModelError):
             answers = dict(zip(c.names, head({**feeds, cut.name: np.concatenate(windows, axis)})))
             split = {n: np.split(answers[n], len(windows), _batch_axis(f) or 0) for n, f in c.facts.items()}
             wide.windows = [{n: split[n][k] for n in c.facts} for k in range(len(windows))]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import math
 import os
@@ -169,6 +170,8 @@ def use(geometry: Geometry) -> None:
 
 
 def _converted(model: Path, output: Path) -> tuple[str, str]:
+    with contextlib.suppress(FcnError):
+        use(onnx_fcn.read_geometry(model))
     try:
         onnx_fcn.convert(model, output)
         use(onnx_fcn.read_geometry(output))

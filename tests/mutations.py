@@ -29,7 +29,7 @@ import law
 import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from perceptron import classifier
 
@@ -491,7 +491,10 @@ def _nested(model: ModelProto, chance: random.Random) -> str:
             if inner.ByteSize() > 200_000:
                 graph.node.append(node)
                 break
-        graph.node.append(node)
+        try:
+            graph.node.append(node)
+        except DecodeError:  # protobuf's own limit on depth
+            return "graphs as deep as protobuf takes them"
     return f"graphs {depth} deep"
 
 

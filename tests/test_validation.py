@@ -96,3 +96,19 @@ def test_crops_are_told_by_their_worst_and_their_median_and_the_best_class() -> 
         assert 0 < check.median <= check.error
         assert check.top1 is not None
         assert 0 <= check.top1 <= 1
+
+
+def test_a_map_inside_a_branch_is_no_cut() -> None:
+    """It has a name in the walk, which puts the branch into the program, but the original cannot be fed with it."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]> g (float[N,6,4,3] x) => (float[N,36] y) <bool yes = {1}> {
+        y = If (yes) <
+            then_branch = a () => (float[N,36] r) {
+                pooled = MaxPool <kernel_shape = [3, 3]> (x)
+                tall = Concat <axis = 2> (pooled, pooled, pooled)
+                r = Flatten (tall) },
+            else_branch = b () => (float[N,72] q) { q = Flatten (x) }> }"""
+    )
+    validation = onnx_fcn.convert(model).report.validation
+    assert validation is not None
+    assert {c.kind for c in validation.checks} == {"native", "law", "crops"}
