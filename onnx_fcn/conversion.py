@@ -322,6 +322,8 @@ def load_data(
     if isinstance(data, str | os.PathLike):
         data = _read(data)
     arrays = {image.name: data} if isinstance(data, np.ndarray) else dict(data)
+    if not arrays:
+        raise OptionError("the data holds no array: it takes one for an input, or several by the inputs' names")
     inputs = {i.name: i for i in data_inputs(document)}
     if unknown := set(arrays) - set(inputs):
         raise OptionError(f"the model has no input '{min(unknown)}': its inputs are {', '.join(map(repr, inputs))}")
@@ -332,6 +334,9 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
     """The array in an .npy file, or those in an .npz file by name."""
     try:
         with open(path, "rb") as file:
+            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file: write one with numpy.save")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except OSError as error:

@@ -145,6 +145,9 @@ class Document:
             # The checker wants to see the bytes or their file; an empty tensor needs neither.
             return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
+        if self.proto.ir_version > onnx.IR_VERSION:
+            versions = f"{self.proto.ir_version}, and the installed onnx reads up to {onnx.IR_VERSION}"
+            raise ModelError(f"{self._store} has the IR version {versions}: upgrade onnx and onnxruntime")
         graph = self.proto.graph
         declared = (*graph.input, *graph.output, *graph.initializer)
         try:

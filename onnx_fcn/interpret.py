@@ -432,7 +432,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         raise Unsupported(
             f"there is no rule for {domain}{seat.node.op}, so it is not known what it means at every position",
             code="no-rule",
-            hint="start from the model before onnxruntime optimised it" if "nchwc" in domain else "",
+            hint=_hint(seat.node.domain, seat.node.op),
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
@@ -443,6 +443,22 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
     return site.named(outputs)
+
+
+#: What to do about operators that have no meaning at every position.
+HINTS = {
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrence runs along positions: take the map before it as an output"),
+    **dict.fromkeys(
+        ("NonMaxSuppression", "RoiAlign", "MaxRoiPool"),
+        "a detector finds objects anywhere already: take the class scores before it as an output",
+    ),
+}
+
+
+def _hint(domain: str, operator: str) -> str:
+    if domain == "com.microsoft.nchwc":
+        return "start from the model before onnxruntime optimised it"
+    return HINTS.get(operator, "docs/architecture.md says how to write one")
 
 
 def _everywhere(fact: Fact) -> Fact:

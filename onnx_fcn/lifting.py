@@ -25,6 +25,7 @@ from onnx_fcn.errors import Diagnostic, ModelError, OptionError, Unsupported, Un
 from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
+from onnx_fcn.metadata import PREFIX
 
 __all__ = ["Cut", "Request", "cuts_of", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
 
@@ -33,6 +34,9 @@ OLDEST_OPSET = 7
 
 #: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
 LARGEST_INPUT = 1 << 28
+
+#: What onnx_fcn writes into the metadata of whatever it converts.
+CONVERTED = f"{PREFIX}format"
 
 #: Operators whose later operands say what shape the result has.
 SHAPED_BY_VALUES = frozenset(
@@ -172,6 +176,13 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     if opset < OLDEST_OPSET:
         reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
         return None, [Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")]
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        reason = f"the model uses opset {opset}, and the installed onnx knows operators up to opset {newest}"
+        return None, [Diagnostic("opset", "", "", reason, "upgrade onnx and onnxruntime")]
+    if any(entry.key == CONVERTED for entry in document.proto.metadata_props):
+        reason = "the model is fully convolutional already: onnx_fcn converted it"
+        return None, [Diagnostic("converted", "", "", reason, "pass the original")]
     failures: list[Walk] = []
     candidates = list(images(document, request))
     if not candidates:
@@ -354,6 +365,8 @@ def images(document: Document, request: Request) -> Iterator[Image]:
     given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
     for declared in given:
         dims = static_dims(declared)
+        if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            continue
         for batch, channels, space in FORMS.get(len(dims), []):
             shape = list(dims)
             if request.size is not None:
@@ -380,15 +393,21 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
     """
     given = [i for i in data_inputs(document) if request.input in (None, i.name)]
     if not given:
-        raise OptionError("the model has no input that an output depends on")
+        others = [i.name for i in document.proto.graph.input]
+        what = f"input '{others[0]}' is a sequence or optional" if others else "the model has no inputs"
+        hint = "export the network with a tensor as its input"
+        raise UnsupportedModel([Diagnostic("no-image", "", "", f"{what}, and an image is a tensor", hint)])
     first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
     shown = [d if d is not None else "?" for d in static_dims(first)]
+    if first.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        raise UnsupportedModel([Diagnostic("no-image", "", "", f"input '{first.name}' is text, and no image")])
     if len(shown) not in FORMS:
         reason = f"input '{first.name}' has {len(shown)} axes, and an image has 2 to {max(FORMS)}"
         raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
         size = "×".join(map(str, request.size))
-        raise OptionError(f"the size {size} does not fit input '{first.name}' of shape {shown}")
+        known = "it is the size that the network was made for, whatever the size of your images"
+        raise OptionError(f"--input-size {size} does not fit input '{first.name}' of shape {shown}: {known}")
     rank = len(shown) - 2
     fits = next((p for p in USUAL_SIZES if _lifts_at(document, first.name, (p,) * rank)), None)
     where = f"input '{first.name}' has shape {shown}, so the size that the network was made for is not in the file"
@@ -465,8 +484,9 @@ def _causes(failure: Walk) -> list[Diagnostic]:
     """The root causes of a refusal, in the order of the graph."""
     if failure.diagnostics:
         return [failure.diagnostics[k] for k in sorted(failure.diagnostics)]
-    reason = "no output depends on the position in it: nothing slides over this input"
-    return [Diagnostic("no-image", failure.image.name, "input", reason)]
+    reason, hint = "no output depends on the position in it: nothing slides over this input"
+    hint = "where another input is the image, name it with --input"
+    return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]
 
 
 # Where the trunk ends -------------------------------------------------------------------------------------------------

@@ -56,13 +56,27 @@ COMPUTED = "\0computed"  # and to a weight that is not stored yet
 
 # What people hand over instead of a model: how such a file begins, and what it is.
 LOOKALIKES = {
-    b"PK\x03\x04": "a zip archive, perhaps a PyTorch checkpoint: export the network with torch.onnx.export",
+    b"PK\x03\x04": "a zip archive, perhaps a PyTorch checkpoint or a Keras model: export the network as ONNX, with "
+    "torch.onnx.export or tf2onnx",
     b"\x80\x02": "a Python pickle, perhaps a PyTorch checkpoint: export the network with torch.onnx.export",
     b"\x89HDF": "an HDF5 file, perhaps of Keras: export the network with tf2onnx or keras.Model.export",
+    b"\x93NUMPY": "an array of numpy: pass the model, and images with --data",
+    b"\x89PNG": "an image: pass the model",
+    b"\xff\xd8\xff": "an image: pass the model",
+    b"ftrt": "an engine of TensorRT: start from the ONNX file that it was built of",
     b"\x1f\x8b": "gzip-compressed data: unpack it first",
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
-    b"<": "a web page or XML: download the file itself",
+    b"<?xml": "XML, perhaps of OpenVINO: start from the ONNX file that it was made of",
+    b"<": "a web page: download the file itself",
 }
+# Other formats have a word further on: where, which, and what such a file is.
+INNER_MARKS = [
+    (4, b"TFL3", "a TensorFlow Lite model: convert it with tf2onnx"),
+    (4, b"ORTM", "a model in onnxruntime's own format: start from the ONNX file that it was made of"),
+    (8, b'{"', "a safetensors file, which has weights only: export the network with torch.onnx.export"),
+]
+TEXT = 200  # bytes at the beginning of a file that show whether it is text
+NO_GRAPH = "it has no graph, so it may be another format of protobuf, such as TensorFlow's: convert it with tf2onnx"
 
 
 def read(source: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Store]:
@@ -92,7 +106,7 @@ def _read(own: Source) -> tuple[ModelProto, Store]:
         kind = _lookalike(own.data) or "a message in it cannot be parsed"
         raise ModelError(f"{own} is not an ONNX model, or damaged: {kind}") from None
     if not proto.HasField("graph"):
-        raise ModelError(f"{own} is not an ONNX model: {_lookalike(own.data) or 'it has no graph'}")
+        raise ModelError(f"{own} is not an ONNX model: {_lookalike(own.data) or NO_GRAPH}")
     store = Store(own, skeleton.references)
     wire.rewrite(proto.SerializeToString(), store.admit)
     return proto, store
@@ -100,9 +114,13 @@ def _read(own: Source) -> tuple[ModelProto, Store]:
 
 def _lookalike(data: Any) -> str:
     """What a file that is no model seems to be."""
-    if bytes(data[4:8]) == b"TFL3":
-        return "it looks like a TensorFlow Lite model: convert it with tf2onnx"
-    return next((f"it looks like {kind}" for start, kind in LOOKALIKES.items() if data[: len(start)] == start), "")
+    start = bytes(data[:TEXT]).lstrip()
+    kinds = [kind for mark, kind in LOOKALIKES.items() if start.startswith(mark)]
+    kinds += [kind for at, mark, kind in INNER_MARKS if data[at : at + len(mark)] == mark]
+    text = start.decode(errors="replace").strip()
+    if len(text) > 1 and all((c.isprintable() and c != "\ufffd") or c.isspace() for c in text):
+        kinds.append(f"text, which begins with {text.splitlines()[0][:40]!r}: pass the model file itself")
+    return f"it looks like {kinds[0]}" if kinds else ""
 
 
 class Store:
@@ -251,6 +269,8 @@ class Source:
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
+                if (path / "saved_model.pb").exists():
+                    raise ModelError(f"'{name}' is a SavedModel of TensorFlow: convert it with tf2onnx")
                 raise ModelError(f"'{name}' is a directory: pass the model file in it")
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"'{name}' is not a regular file")
