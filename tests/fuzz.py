@@ -1,6 +1,6 @@
 """Damaged and hostile models by the thousand: each is converted or refused, in bounded time and memory.
 
-    PYTHONPATH=. python tests/fuzz.py 10000        # the cases 0 to 9,999 of mutations.py, with a tally
+    PYTHONPATH=. python tests/fuzz.py 10000        # the cases 0 to 9,999 of damaged.py, with a tally
     PYTHONPATH=. python tests/fuzz.py --case 4711  # one of them, in this process
 
 Cases run in worker processes, so that a crash of the interpreter, a hang or a memory that is exhausted is seen, and
@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mutations
+import damaged
 import onnxruntime  # noqa: F401 — before the limit on memory, as its threads are
 
 import onnx_fcn
@@ -109,7 +109,7 @@ def serve(numbers: Sequence[int]) -> None:
     """A worker: a line of tab-separated values for each case."""
     faulthandler.enable()
     warnings.simplefilter("ignore")
-    mutations.seeds()
+    damaged.seeds()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
@@ -131,11 +131,11 @@ def judge(number: int) -> tuple[str, str]:
         (folder / "outside").write_bytes(bytes(100_000))
         if number % 16 == 15:
             try:
-                use(onnx_fcn.read_geometry(mutations.metadata(number)))
+                use(onnx_fcn.read_geometry(damaged.metadata(number)))
             except FcnError as error:
                 return _one_line(error)
             return "converted", ""
-        case = mutations.case(number)
+        case = damaged.case(number)
         case.write(inside)
         before = state(folder)
         kind, what = _converted(inside / "model.onnx", inside / "out.onnx")
@@ -146,7 +146,7 @@ def judge(number: int) -> tuple[str, str]:
             return "FAILED", f"{case}: files changed: {set(before) ^ set(after)}"
         return kind, what if kind != "FAILED" else f"{case}: {what}"
     except BaseException:
-        return "FAILED", f"{'' if number % 16 == 15 else mutations.case(number)}: {traceback.format_exc()[-900:]}"
+        return "FAILED", f"{'' if number % 16 == 15 else damaged.case(number)}: {traceback.format_exc()[-900:]}"
     finally:
         shutil.rmtree(folder)
 

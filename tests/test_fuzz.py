@@ -15,7 +15,7 @@ import law
 import numpy as np
 import onnx
 import pytest
-from mutations import DATA, seeds
+from damaged import DATA, seeds
 from onnx import ModelProto, helper, numpy_helper
 from perceptron import value_info
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import mutations
+import damaged
 import pytest
 
 import onnx_fcn
@@ -40,7 +40,7 @@ def outputs(folder: Path, environment: dict[str, str], umask: str, relative: boo
     commands = []
     for number, name in enumerate(MODELS):
         source = folder / f"{number}.onnx"
-        source.write_bytes(mutations.seeds()[name]["model.onnx"])
+        source.write_bytes(damaged.seeds()[name]["model.onnx"])
         for k, options in enumerate(OPTIONS):
             output = folder / f"{number}-{k}.onnx"
             paths = [p.name if relative else str(p) for p in (source, output)]
@@ -71,13 +71,13 @@ def test_same_bytes_at_another_time_from_a_model_in_memory_and_validated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "model.onnx"
-    source.write_bytes(mutations.seeds()["gated"]["model.onnx"])
+    source.write_bytes(damaged.seeds()["gated"]["model.onnx"])
     onnx_fcn.convert(source, tmp_path / "now.onnx", validate=False)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 1e8)
     os.utime(source, (0, 0))
     onnx_fcn.convert(source, tmp_path / "later.onnx", seed=7)
-    onnx_fcn.convert(mutations.onnx.load(source), tmp_path / "memory.onnx", validate=False)
+    onnx_fcn.convert(damaged.onnx.load(source), tmp_path / "memory.onnx", validate=False)
     written = {(tmp_path / f"{name}.onnx").read_bytes() for name in ("now", "later", "memory")}
     assert len(written) == 1
 
