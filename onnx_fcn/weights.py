@@ -103,7 +103,7 @@ def _dequantized(
     return site.emit([integers, *operands], "DequantizeLinear", **axis_attr)
 
 
-def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> str | Known | None:
+def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | None:
     """A bias () | (1,) | (O,) | (1, O) | (N, O) with equal rows, as (O,), times a factor. None for zero.
 
     Raises:
@@ -120,4 +120,7 @@ def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> str | Kno
     value = np.broadcast_to(value.reshape(-1) if value.size == size else value.reshape(1), (size,))
     if factor != 1.0:
         value = (value * np.asarray(factor, value.dtype)).astype(value.dtype)
-    return site.constant(np.ascontiguousarray(value), source=bias.name) if np.any(value) else None
+    if not np.any(value):
+        return None
+    value = np.ascontiguousarray(value)
+    return site.stated(site.constant(value, source=bias.name), value)

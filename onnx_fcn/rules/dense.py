@@ -27,7 +27,7 @@ def contract(
     axis: int,
     weight: Known,
     view: View,
-    bias: str | Known | None = None,
+    bias: Known | None = None,
     emit: Callable[..., str] | None = None,
 ) -> Lifted:
     """Σ_k x[…, k, …]·W[…, k, o]: the axis becomes the outputs.
@@ -93,7 +93,8 @@ def contract(
     window, strides, rates = x.kernel(whole)
     w = kernel(site, weight, laid, (channels, Atom.product(inner), *window))
     if bias is not None and channels != outputs:
-        bias = site.constant(np.tile(site.value(Known(bias) if isinstance(bias, str) else bias), channels // outputs))
+        repeated = np.tile(site.value(bias), channels // outputs)
+        bias = site.stated(site.constant(repeated), repeated)
     attrs: dict[str, Any] = {"kernel_shape": window, "strides": strides, "dilations": rates, "group": groups}
     if emit is not None:
         y = emit(x, w, **attrs)
@@ -110,7 +111,7 @@ def contract(
     ).canonical()
 
 
-def _multiplied(site: Site, x: Lifted, w: str, bias: str | Known | None, dims: tuple[int, int]) -> str:
+def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int, int]) -> str:
     """A 1×1 convolution of a type that onnxruntime does not convolve: the channels go last, and are multiplied."""
     if x.width != dims[1]:
         raise Unsupported("multiplies groups of channels in a type that onnxruntime does not convolve", code="dtype")
