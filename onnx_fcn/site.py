@@ -402,7 +402,9 @@ class Site:
             Unsupported: it depends on the size of the batch too.
         """
         value = self.value(fact)
-        if self.batch == BATCH and value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0)):
+        with np.errstate(invalid="ignore"):  # a mask of infinities has no remainder
+            counts = value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0))
+        if self.batch == BATCH and counts:
             raise Unsupported("computes with the size of the batch", code="batch")
         return value
 

@@ -173,7 +173,7 @@ class Graph:
     def instead(self, name: str, op: str, operands: Sequence[str | Array], attrs: dict[str, Any]) -> None:
         """A node of the reference that makes a tensor that the original makes otherwise."""
         node = self._node(op, operands, 1, attrs)
-        node.output[0] = name
+        node.name, node.output[0] = f"{op}_for_{name}", name
         self.reference.append(node)
 
     def _node(self, op: str, operands: Sequence[str | Array], outputs: int, attrs: dict[str, Any]) -> NodeProto:
@@ -531,7 +531,8 @@ def channels_last(g: Graph, x: Map) -> Map:
 
 
 def across_channels(g: Graph, x: Map) -> Map:
-    op = g.pick("LRN", "Softmax") if g.kind == np.float32 and g.opset >= 13 else "Identity"
+    plain = g.kind == np.float32 and g.opset >= 13 and len(x.space) == 2  # onnxruntime's LRN takes four axes
+    op = g.pick("LRN", "Softmax") if plain else "Identity"
     attrs = {"LRN": {"size": 3}, "Softmax": {"axis": 1}, "Identity": {}}[op]
     return replace(x, name=g.emit(op, x.name, **attrs))
 

@@ -53,7 +53,7 @@ class Outcome:
 def models(kind: str) -> Iterator[tuple[str, bytes | Path]]:
     """(name, model) of each test, as bytes or as a file."""
     if kind == "light":
-        folder = Path(loader.__file__).with_name("data") / "light"
+        folder = Path(loader.__file__).parents[1] / "data/light"
         yield from ((path.stem, path) for path in sorted(folder.glob("*.onnx")))
         return
     with warnings.catch_warnings():
