@@ -514,8 +514,9 @@ def _ask_head(c: Comparison, wide: Wide) -> None:
     c.progress(f"head on {len(windows)} windows at {_spelled(wide.size)}")
     axis = _batch_axis(cut.fact)
     if _takes_batches(c, cut) and axis is not None:
+        images = random_feeds(c, image.size, len(windows))  # a head may read its batch off the image
         with contextlib.suppress(ModelError):
-            answers = dict(zip(c.names, head({**feeds, cut.name: np.concatenate(windows, axis)})))
+            answers = dict(zip(c.names, head({**images, cut.name: np.concatenate(windows, axis)})))
             split = {n: np.split(answers[n], len(windows), _batch_axis(f) or 0) for n, f in c.facts.items()}
             wide.windows = [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
             return
@@ -581,7 +582,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """
     for name, want in case.expected.items():
         have, fact, note = case.got[name], c.facts.get(name), case.note
-        if fact is not None and c.state.has_head and have.shape[2:] == _grid_at(fact, case.size):
+        if fact is not None and c.state.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size:
             error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
@@ -644,8 +645,8 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         answer = wide.got[name]
         by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, _ratios(fact, cut))}
         grid = tuple(by_image.get(a.image, 1) for a in fact.space)
-        if answer.shape[2:] != grid:
-            note = f"is a grid of {answer.shape[2:]} where there are {grid} windows"
+        if answer.shape[1:] != (fact.width, *grid):
+            note = f"has shape {answer.shape} where there are {grid} windows with {fact.width} channels"
             yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
             continue
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
