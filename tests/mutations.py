@@ -36,9 +36,9 @@ def copied(model: ModelProto) -> ModelProto:
 def weight_faults(model: ModelProto) -> Iterator[Mutant]:
     for k, tensor in enumerate(model.graph.initializer):
         value = numpy_helper.to_array(tensor)
-        if value.dtype.kind != "f" or tensor.name not in {i for n in model.graph.node for i in n.input}:
+        if tensor.name not in {i for n in model.graph.node for i in n.input}:
             continue
-        for what, change in changes_of(value):
+        for what, change in changes_of(value) if value.dtype.kind == "f" else index_changes(value):
             wrong = np.ascontiguousarray(change(value.copy()))
             if wrong.shape == value.shape and wrong.tobytes() != value.tobytes():
                 made = copied(model)
@@ -56,12 +56,29 @@ def changes_of(value: Array) -> Iterator[tuple[str, Callable[[Array], Array]]]:
         yield f"axis {axis} flipped", lambda w, axis=axis: np.flip(w, axis)
         if value.shape[axis] > 2:
             yield f"the first two of axis {axis} exchanged", lambda w, axis=axis: exchanged(w, axis)
+        if value.shape[axis] > 1:
+            yield f"the second of axis {axis} negated", lambda w, axis=axis: negated(w, axis)
     yield "the first element zeroed", lambda w: put(w, 0, 0)
     yield "the last element zeroed", lambda w: put(w, -1, 0)
     yield "the largest element zeroed", lambda w: put(w, int(np.abs(w).argmax()), 0)
     yield "zeroed", np.zeros_like
     yield "halved", lambda w: w / w.dtype.type(2)
     yield "negated", np.negative
+
+
+def index_changes(value: Array) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+    """Faults of an index, a limit or a size."""
+    if value.ndim == 1 and value.size:
+        yield "the first one less", lambda w: put(w, 0, w[0] - 1)
+        yield "the last one less", lambda w: put(w, -1, w[-1] - 1)
+        yield "the largest 4", lambda w: put(w, int(w.argmax()), 4)
+    if value.ndim == 1 and value.size > 1:
+        yield "the first two exchanged", lambda w: exchanged(w, 0)
+
+
+def negated(value: Array, axis: int) -> Array:
+    value.swapaxes(0, axis)[1] *= -1
+    return value
 
 
 def exchanged(value: Array, axis: int) -> Array:

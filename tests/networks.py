@@ -316,7 +316,9 @@ def conv(g: Graph, x: Map) -> Map:
     if g.flag():
         operands.append(g.weight(g.normal(outputs)))
     g.exact &= not how.pads
-    name = g.frozen("Conv", *operands, plain=("Conv", operands, {**how.plain, "group": group}), group=group, **how.attrs)
+    name = g.frozen(
+        "Conv", *operands, plain=("Conv", operands, {**how.plain, "group": group}), group=group, **how.attrs
+    )
     return Map(name, outputs, how.space)
 
 
@@ -396,7 +398,7 @@ def residual(g: Graph, x: Map) -> Map:
 
 def branches(g: Graph, x: Map) -> Map:
     parts = [same(g, x), g.pick(x.name, None) or activated(g, x.name)]
-    return Map(g.emit("Concat", *parts, axis=g.pick(1, 1 - x.rank)), 2 * x.channels, x.space)
+    return Map(g.emit("Concat", *parts, axis=g.pick(1, 1 - x.rank) if g.opset >= 11 else 1), 2 * x.channels, x.space)
 
 
 def recurse(g: Graph, x: Map) -> Map:
@@ -593,7 +595,7 @@ def global_pool(g: Graph, x: Map) -> Features:
 
 def reduced(g: Graph, x: Map) -> Features:
     op, axes = g.pick("ReduceMean", "ReduceMax", "ReduceL2", "ReduceSum"), list(range(2, x.rank))
-    if g.flag():
+    if g.opset >= 11 and g.flag():
         axes = [a - x.rank for a in axes]
     if g.flag():
         return spent(g, g.reduce(op, x.name, axes, True), x)
@@ -705,7 +707,7 @@ def parts(g: Graph, f: Features) -> Features:
         return f
     first = g.integer(1, f.count - 1)
     a, b = g.split(f.name, [first, f.count - first])
-    return replace(f, name=g.emit("Concat", b, activated(g, a), axis=g.pick(1, -1)))
+    return replace(f, name=g.emit("Concat", b, activated(g, a), axis=g.pick(1, -1) if g.opset >= 11 else 1))
 
 
 def gated(g: Graph, f: Features) -> Features:

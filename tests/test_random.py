@@ -21,14 +21,15 @@ from collections.abc import Iterator
 import hypothesis
 import law
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from law import Array
 from networks import Network, networks
-from onnx import helper
+from onnx import TensorProto, helper
 
 import onnx_fcn
-from onnx_fcn import Conversion, UnsupportedModel
+from onnx_fcn import Conversion, UnsupportedModel, ValidationError
 
 #: Largest difference allowed, relative to the largest answer: up to a dozen layers in a row, each with the rounding of
 #: `law.ROUNDING`. A weight in the wrong place is a thousand times that.
@@ -48,16 +49,24 @@ LEAST_CONVERTED, LEAST_DISTINCT = 0.85, 0.8
 def outcome(network: Network) -> str:
     """Convert a network and check the law: ``distinct``, ``alike`` (no window differs), or the code of the refusal."""
     try:
+        whole = law.session(network.original)
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail:  # its shape inference and its pools disagree, seldom
+        hypothesis.reject()
+    try:
         conversion = onnx_fcn.convert(network.original)
     except UnsupportedModel as refused:
         return refused.diagnostics[0].code
+    except ValidationError:
+        if network.original.graph.input[0].type.tensor_type.elem_type != TensorProto.FLOAT16:
+            raise
+        return "half floats cancel"  # a mean of noise has a few of their 11 bits left; validation does not vouch for it
     size = tuple(n + m * p + e for n, m, p, e in zip(network.size, MORE, network.grid, network.extra))
     image = noise(network, size)
     converted = conversion.to_proto()
     answers = law.session(converted)({"image": image})
     check_shapes(network, conversion, size, answers)
     law.check_formulas(converted, {"image": image}, answers)
-    check_native(network, law.session(converted))
+    check_native(network, whole, law.session(converted))
     check_law(network, image, answers)
     if network.exact:
         check_crops(network, conversion, image, answers)
@@ -88,10 +97,10 @@ def check_shapes(network: Network, conversion: Conversion, size: tuple[int, ...]
         assert conversion.grid(*size, output=output.name).shape == answer.shape[2:]
 
 
-def check_native(network: Network, converted: law.Session) -> None:
+def check_native(network: Network, original: law.Session, converted: law.Session) -> None:
     """At the native size the answer is the same."""
     image = noise(network, network.size)
-    for want, got in zip(law.session(network.original)({"image": image}), converted({"image": image}), strict=True):
+    for want, got in zip(original({"image": image}), converted({"image": image}), strict=True):
         agree(got.reshape(want.shape), want, "native size")
 
 

@@ -750,6 +750,9 @@ row("mixture of experts", "f = Flatten (x)  a = MatMul (f, w)  s = Softmax (a)  
 row("channel shuffle", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  q = Reshape (t, u)  "
     "c = Conv <group = 2> (q, k)  f = Flatten (c)  y = MatMul (f, w)",
     s=[-1, 2, 3, 4, 3], u=[-1, 6, 4, 3], k=(4, 3, 2, 2), w=(24, 5))
+row("channel shuffle twice", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3, 4]> (r)  q = Reshape (t, u)  "
+    "p = Reshape (q, s)  o = Transpose <perm = [0, 2, 1, 3, 4]> (p)  m = Reshape (o, u)  c = Conv (m, k)  "
+    "f = Flatten (c)  y = MatMul (f, w)", s=[-1, 2, 3, 4, 3], u=[-1, 6, 4, 3], k=(4, 6, 2, 2), w=(24, 5))
 row("If by a constant", "p = GlobalAveragePool (x)  c = Constant <value = bool[1] {1}> ()  "
     "r = If (c) <then_branch = t () => (a) { a = Squeeze (p, axes) }, else_branch = e () => (b) { b = Identity (p) }>  "
     "y = MatMul (r, w)", axes=[2, 3], w=(6, 5), outputs="float[N,5] y")

@@ -148,7 +148,11 @@ def tally() -> None:
         outcomes = sweep(kind)
         count = Counter(o.result for o in outcomes)
         others = [o for o in outcomes if not o.is_allowed]
-        print(f"| {kind} | {len(outcomes)} |", *(f"{n} |" for n in (*(count[c] for c in columns), len(others))), flush=True)
+        print(
+            f"| {kind} | {len(outcomes)} |",
+            *(f"{n} |" for n in (*(count[c] for c in columns), len(others))),
+            flush=True,
+        )
         outside += others
     for o in outside:
         print(f"{o.kind} {o.name}: {o.result}: {o.words[:300]}")

@@ -38,7 +38,11 @@ def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
     if not isinstance(x, Lifted):
         raise Unsupported("reshapes a constant by the values of a map", code="not-constant")
     target = site.attr("shape") if shape is None else site.ints(shape)
-    return x.reshaped(resolved(target or [], x.shape, allowzero=site.flag("allowzero") and shape is not None))
+    dims = resolved(target or [], x.shape, allowzero=site.flag("allowzero") and shape is not None)
+    try:
+        return x.reshaped(dims)
+    except Unsupported:  # it cuts through channels that an earlier Reshape split otherwise: those may become one axis
+        return site.settle(x).reshaped(dims)
 
 
 def resolved(target: Sequence[int], shape: Sequence[int], *, allowzero: bool = False) -> list[int]:
