@@ -4,7 +4,7 @@ Faults are planted into converted models (`mutations.py`), over networks that ma
 saturate, weights that are tiny, or all the same, a score that is much smaller than its neighbours, images in bytes.
 A mutant is either rejected, or its answers are those of the converted model on dense random images: the fault is none.
 
-All networks, with the tally: `python tests/test_mutations.py`.
+All networks, with the tally: `PYTHONPATH=. python tests/test_mutations.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import pytest
 from law import Array, positive, random
 from mutations import mutants
 from onnx import ModelProto
+from test_rules import FAULTS, ROWS
 
 import onnx_fcn
 from onnx_fcn import FcnError, ValidationError
-from test_rules import FAULTS, ROWS
 
 #: Images are drawn at each of these scales (deviation, mean): noise, small and large values, and bytes.
 SCALES = ((1.0, 0.0), (0.1, 0.5), (10.0, 0.0), (64.0, 128.0))

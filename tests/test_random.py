@@ -9,24 +9,25 @@ is onnxruntime, on the original model:
 Everything that `convert` says is held against that too: it validates, its grid has as many cells as there are answers,
 and the outputs' formulas give the same counts.
 
-More examples, other ones every time, with a tally: `python tests/test_random.py 5000`.
+More examples, other ones every time, with a tally: `PYTHONPATH=. python tests/test_random.py 5000`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import hypothesis
 import law
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from law import Array
 from networks import Network, networks
 from onnx import TensorProto, helper
+from test_rules import FAULTS
 
 import onnx_fcn
 from onnx_fcn import Conversion, UnsupportedModel, ValidationError
@@ -46,14 +47,14 @@ MORE = (2, 1, 1)
 LEAST_CONVERTED, LEAST_DISTINCT = 0.85, 0.8
 
 
-def outcome(network: Network) -> str:
+def outcome(network: Network, *, validate: bool = True) -> str:
     """Convert a network and check the law: ``distinct``, ``alike`` (no window differs), or the code of the refusal."""
     try:
         whole = law.session(network.original)
     except onnxruntime.capi.onnxruntime_pybind11_state.Fail:  # its shape inference and its pools disagree, seldom
         hypothesis.reject()
     try:
-        conversion = onnx_fcn.convert(network.original)
+        conversion = onnx_fcn.convert(network.original, validate=validate)
     except UnsupportedModel as refused:
         return refused.diagnostics[0].code
     except ValidationError:
@@ -148,7 +149,9 @@ def agree(got: Array, want: Array, where: str) -> None:
     assert wrong.max() <= TOLERANCE[want.dtype] * scale, f"{where}: differs by {wrong.max() / scale:.2g}"
 
 
-def run(examples: int, *, same: bool = True) -> Counter[str]:
+def run(
+    examples: int, *, same: bool = True, validate: bool = True, phases: Sequence[Phase] = tuple(Phase)
+) -> Counter[str]:
     """Try that many networks, and count what became of them."""
     tally: Counter[str] = Counter()
 
@@ -157,11 +160,12 @@ def run(examples: int, *, same: bool = True) -> Counter[str]:
         derandomize=same,
         deadline=None,
         database=None,
+        phases=phases,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @given(networks())
     def obeys(network: Network) -> None:
-        tally[outcome(network)] += 1
+        tally[outcome(network, validate=validate)] += 1
 
     obeys()
     return tally
@@ -178,6 +182,14 @@ def test_law(examples: int) -> None:
     converted, distinct = shares(run(examples))
     assert converted > LEAST_CONVERTED
     assert distinct > LEAST_DISTINCT
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule with a fault does not get through, without any help from the package's own validation."""
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run(200, validate=False, phases=[Phase.generate])
 
 
 if __name__ == "__main__":

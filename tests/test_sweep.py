@@ -1,10 +1,11 @@
 """Every model of the ONNX backend suite: converted and verified, or refused, and then nothing is written.
 
-The suite has a few models for each operator, at its corner cases: scalars, empty tensors, sequences, strings, no input at
-all. Few of them are classifiers. That is the point: whatever comes in, what comes out is a verified network or an
-`FcnError`, never another exception, a crash of the interpreter or a hang. So they are converted in processes that may die.
+The suite has a few models for each operator, at its corner cases: scalars, empty tensors, sequences, strings, no input
+at all. Few of them are classifiers. That is the point: whatever comes in, what comes out is a verified network or an
+`FcnError`, never another exception, a crash of the interpreter or a hang. So they are converted in processes that may
+die.
 
-Print the tally that docs/reliability.md shows: `python tests/test_sweep.py`.
+Print the tally that docs/reliability.md shows: `PYTHONPATH=. python tests/test_sweep.py`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
 #: Seconds for one model. The light ones are whole networks: VGG-19 makes 570 MB of weights when it is run.
 LIMITS = dict.fromkeys(KINDS, 10) | {"light": 120}
 
-#: Exceptions by which a model may be refused. A `ValidationError` is none of them: it is a wrong conversion, if a caught
-#: one.
+#: Exceptions by which a model may be refused. A `ValidationError` is none of them: it is a wrong conversion, if one
+#: that was caught.
 REFUSALS = frozenset({"UnsupportedModel", "ModelError", "OptionError"})
 
 
