@@ -250,7 +250,16 @@ ACTIVATIONS = {"Relu": 7, "LeakyRelu": 7, "Sigmoid": 7, "Tanh": 7, "Elu": 7, "So
 
 
 def activated(g: Graph, x: str) -> str:
-    return str(g.emit(g.pick(*(op for op, first in ACTIVATIONS.items() if first <= g.opset)), x))
+    op = g.pick(*(op for op, first in ACTIVATIONS.items() if first <= g.opset), "Clip")
+    return clipped(g, x) if op == "Clip" else str(g.emit(op, x))
+
+
+def clipped(g: Graph, x: str) -> str:
+    """Clip to -½ … 2, or from below alone."""
+    if g.opset < 11:
+        return str(g.emit("Clip", x, min=-0.5, max=2.0))
+    limits = [np.array(-0.5, g.kind), np.array(2.0, g.kind)]
+    return str(g.emit("Clip", x, *limits[: g.pick(2, 1)]))
 
 
 def normalised(g: Graph, x: str, channels: int) -> str:

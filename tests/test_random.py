@@ -152,7 +152,7 @@ def agree(got: Array, want: Array, where: str) -> None:
 def run(
     examples: int, *, same: bool = True, validate: bool = True, phases: Sequence[Phase] = tuple(Phase)
 ) -> Counter[str]:
-    """Try that many networks, and count what became of them."""
+    """Try that many networks, the same ones in every run or not, and count what became of them."""
     tally: Counter[str] = Counter()
 
     @settings(

@@ -192,7 +192,8 @@ row("gemm transposed weight on the left", "f = Flatten (x)  y = Gemm <transA = 1
     w=(72, 5))
 row("gemm adds a map", "f = Flatten (x)  h = Gemm (f, w)  y = Gemm <beta = 0.5> (f, v, h)", w=(72, 5), v=(72, 5))
 row("gemm of groups, scaled bias", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
-    "e = Gemm <transB = 1, beta = 2.0> (r, v, b)  y = Reshape (e, t)", w=(72, 6), s=[-1, 3], v=(5, 3), b=(5,), t=[-1, 10])
+    "e = Gemm <transB = 1, beta = 2.0> (r, v, b)  y = Reshape (e, t)",
+    w=(72, 6), s=[-1, 3], v=(5, 3), b=(5,), t=[-1, 10])
 row("gemm of gemm", "f = Flatten (x)  d = Gemm (f, w, b)  r = Relu (d)  y = Gemm <transB = 1> (r, v, c)",
     w=(72, 7), b=(7,), v=(5, 7), c=(5,))
 row("matmul", "f = Flatten (x)  y = MatMul (f, w)", opset=(7, 9, 13, NEWEST), w=(72, 5))

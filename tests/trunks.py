@@ -220,5 +220,35 @@ def depth_to_space(g: Graph, x: Map) -> Map:
     return Map(name, x.channels // 4, tuple(a.of(2 * a.cells, a.stride / 2) for a in x.space))
 
 
+def space_to_depth(g: Graph, x: Map) -> Map:
+    """Cells of 2×2 as channels, by reshapes, and as the strided convolution that it is at any size."""
+    if len(x.space) != 2 or any(n % 2 for n in x.cells) or min(x.cells) < 4:
+        return x
+    c, (h, w) = x.channels, x.cells
+    split = g.only("Reshape", x.name, g.ints(-1, c, h // 2, 2, w // 2, 2))
+    turned = g.only("Transpose", split, perm=[0, 1, 3, 5, 2, 4])
+    name = g.only("Reshape", turned, g.pick(g.ints(0, 4 * c, h // 2, w // 2), g.ints(-1, 4 * c, h // 2, w // 2)))
+    places = np.tile(np.eye(4, dtype=g.kind).reshape(4, 1, 2, 2), (c, 1, 1, 1))
+    g.instead(name, "Conv", [x.name, places], {"group": c, "strides": [2, 2]})
+    return Map(name, 4 * c, tuple(a.of(a.cells // 2, a.stride * 2) for a in x.space))
+
+
+def mean_subtracted(g: Graph, x: Map) -> Map:
+    """A mean image that is the same everywhere, written out for each pixel of the native size."""
+    if g.flag():
+        mean = g.normal(1, x.channels, *[1] * len(x.space))
+        name = g.frozen("Sub", x.name, np.broadcast_to(mean, (1, x.channels, *x.cells)).copy(),
+                        plain=("Sub", [x.name, mean], {}))  # fmt: skip
+        return replace(x, name=name)
+    return replace(x, name=g.emit("Neg", x.name))
+
+
+def weighted(g: Graph, x: Map) -> Map:
+    """Two branches of one map, weighted."""
+    a, b = same(g, x), activated(g, x.name)
+    return replace(x, name=g.emit(g.pick("Mul", "Sub", "Max", "Min") if g.opset >= 8 else "Mul", a, b))
+
+
 LAYERS = (conv, pool, activation, batch_norm, constant, residual, branches, recurse, shuffle, gate, resize, padded_conv,
-          cropped, channels_last, across_channels, transposed_conv, instance_norm, depth_to_space)  # fmt: skip
+          cropped, channels_last, across_channels, transposed_conv, instance_norm, depth_to_space, space_to_depth,
+          mean_subtracted, weighted)  # fmt: skip
