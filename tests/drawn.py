@@ -78,6 +78,7 @@ class Graph:
         self.reference: list[NodeProto] = []
         self.weights: list[TensorProto] = []
         self.exact = True
+        self.regrouped = False  # are channels in another order only by a Reshape?
         self.image = ""
 
     # Choices

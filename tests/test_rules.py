@@ -182,6 +182,8 @@ row("gemm with an empty bias", 'f = Flatten (x)  y = Gemm (f, w, "")', w=(72, 5)
 row("gemm scalar bias", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=0.7)
 row("gemm bias (1,)", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=(1,))
 row("gemm bias (1, O)", "f = Flatten (x)  y = Gemm (f, w, b)", w=(72, 5), b=(1, 5))
+row("gemm bias that masks", "f = Flatten (x)  d = Gemm (f, w, b)  y = Relu (d)",
+    w=(72, 5), b=np.float32([[-np.inf, 0, 1, 2, 3]]))
 row("gemm bias (N, 1)", "f = Flatten (x)  y = Gemm (f, w, b)",
     image="float[2,6,4,3] x", w=(72, 5), b=np.full((2, 1), 0.7, np.float32))
 row("gemm bias (N, O)", "f = Flatten (x)  y = Gemm (f, w, b)",

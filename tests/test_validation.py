@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import law
 import numpy as np
 import onnx
 import pytest
@@ -75,6 +76,25 @@ def test_a_batch_that_is_mixed_in_the_head_is_found(tmp_path: Path) -> None:
     )
     with pytest.raises(ValidationError, match="the answer at the native size of"):
         onnx_fcn.validate(PADDED, model)
+
+
+def test_a_head_may_read_its_batch_off_the_image() -> None:
+    """Windows go through the head as one batch, and the image has to have as many."""
+    head = "p = GlobalAveragePool (x)  s = Shape (x)  n = Slice (s, zero, one)  t = Concat <axis = 0> (n, rest)"
+    model = law.model(f"{head}  y = Reshape (p, t)", zero=[0], one=[1], rest=[-1], outputs="float[N,6] y")
+    trunk = law.behind_a_trunk(model)
+    shape = next(n for n in trunk.graph.node if n.op_type == "Shape")
+    shape.input[0] = trunk.graph.input[0].name
+    assert onnx_fcn.convert(trunk).report.validation.passed
+
+
+@pytest.mark.parametrize("channels", [1, 7])
+def test_another_number_of_channels_is_a_fault(channels: int) -> None:
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
+    other = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, channels))
+    wrong = onnx_fcn.convert(other, validate=False).to_proto()
+    with pytest.raises(ValidationError, match="shape"):
+        onnx_fcn.validate(model, wrong)
 
 
 def crops_of(model: Path) -> list[Check]:

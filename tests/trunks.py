@@ -94,11 +94,13 @@ def shuffle(g: Graph, x: Map) -> Map:
     name = g.only("Reshape", turned, g.pick(g.ints(0, x.channels, *x.cells), g.ints(-1, x.channels, *x.cells)))
     order = np.arange(x.channels).reshape(groups, inner).T.reshape(-1)
     g.instead(name, "Gather", [x.name, order], {"axis": 1})
+    g.regrouped = True
     return replace(x, name=name)
 
 
 def gate(g: Graph, x: Map) -> Map:
-    """Squeeze and excite."""
+    """Squeeze and excite, behind a convolution if channels were shuffled: else it is taken for a part of the head."""
+    x = replace(x, name=same(g, x)) if g.regrouped else x
     hidden, ones = g.integer(1, 4), [1] * len(x.space)
     axes = list(range(2, x.rank))
     down, up = g.normal(hidden, x.channels, fan=x.channels), g.normal(x.channels, hidden, fan=hidden)
@@ -116,6 +118,7 @@ def gate(g: Graph, x: Map) -> Map:
 
 
 def instance_norm(g: Graph, x: Map) -> Map:
+    x = replace(x, name=same(g, x)) if g.regrouped else x
     g.exact = False
     return replace(x, name=g.emit("InstanceNormalization", x.name, g.positive(x.channels), g.normal(x.channels)))
 
@@ -230,7 +233,8 @@ def space_to_depth(g: Graph, x: Map) -> Map:
     name = g.only("Reshape", turned, g.pick(g.ints(0, 4 * c, h // 2, w // 2), g.ints(-1, 4 * c, h // 2, w // 2)))
     places = np.tile(np.eye(4, dtype=g.kind).reshape(4, 1, 2, 2), (c, 1, 1, 1))
     g.instead(name, "Conv", [x.name, places], {"group": c, "strides": [2, 2]})
-    return Map(name, 4 * c, tuple(a.of(a.cells // 2, a.stride * 2) for a in x.space))
+    made = Map(name, 4 * c, tuple(a.of(a.cells // 2, a.stride * 2) for a in x.space))
+    return replace(made, name=same(g, made))  # only what slides over the cells makes windows coarser
 
 
 def mean_subtracted(g: Graph, x: Map) -> Map:
