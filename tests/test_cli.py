@@ -289,7 +289,7 @@ BAD = {
     "unknown option": asked("--fast", "unrecognized arguments: --fast"),
     "size of no pixels": asked("--input-size 0x28", "'0x28' is no size in pixels"),
     "size of words": asked("--input-size big", "'big' is no size in pixels"),
-    "size of another rank": asked("--input-size 28", "the size 28 does not fit input 'image'"),
+    "size of another rank": asked("--input-size 28", "--input-size 28 does not fit input 'image'"),
     "no such input": asked("--input picture", "no input 'picture': its inputs are 'image'"),
     "negative seed": asked("--seed=-1", "'-1' is no whole number"),
     "no such node": Bad("did you mean '/7/Gemm'", "model.onnx --explain 7/Gemm", 2),

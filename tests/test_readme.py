@@ -163,7 +163,7 @@ def test_exit_codes_are_those_of_the_help() -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
         main(["--help"])
-    assert [code for code, _ in rows] == ["0", "1", "2", "3", "130"]
+    assert [code for code, _ in rows] == ["0", "1", "2", "3", "130", "143"]
     assert all(f"  {code:<4} {meaning}" in out.getvalue() for code, meaning in rows)
 
 
