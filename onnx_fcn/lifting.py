@@ -484,7 +484,7 @@ def _causes(failure: Walk) -> list[Diagnostic]:
     """The root causes of a refusal, in the order of the graph."""
     if failure.diagnostics:
         return [failure.diagnostics[k] for k in sorted(failure.diagnostics)]
-    reason, hint = "no output depends on the position in it: nothing slides over this input"
+    reason = "no output depends on the position in it: nothing slides over this input"
     hint = "where another input is the image, name it with --input"
     return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]
 
