@@ -1032,8 +1032,10 @@ def pooling_kind(patch: pytest.MonkeyPatch) -> None:
 def bias_broadcast(patch: pytest.MonkeyPatch) -> None:
     """A bias (1,) goes to the first output alone."""
 
-    def alone(site: Site, bias: interpret.Known, size: int, factor: float = 1.0) -> str:
-        return site.constant((np.arange(size) == 0) * np.float32(factor) * site.value(bias))
+    def alone(site: Site, bias: interpret.Known, size: int, factor: float = 1.0) -> interpret.Known:
+        value = site.value(bias).reshape(-1)[:size]
+        value = ((np.arange(size) == 0) * factor * value).astype(value.dtype)
+        return site.stated(site.constant(value), value)
 
     patch.setattr(dense, "vector", alone)
 
