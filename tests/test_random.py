@@ -26,7 +26,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from law import Array
 from networks import Network, networks
-from onnx import TensorProto, helper
+from onnx import helper
 from test_rules import FAULTS
 
 import onnx_fcn
@@ -43,24 +43,24 @@ DISTINCT = 10
 MORE = (2, 1, 1)
 
 #: Shares of the examples. Nearly all of these networks can slide: the others are refused for a good reason. Where a
-#: head ignores its map (everything is cut off by an activation), the windows look alike.
-LEAST_CONVERTED, LEAST_DISTINCT = 0.95, 0.75
+#: head ignores its map (everything is cut off by an activation), the windows look alike. The package's own validation
+#: may reject what is right, seldom: where half floats cancel, or a score is as small as the rounding of its operator.
+LEAST_CONVERTED, LEAST_DISTINCT, MOST_ALARMS = 0.95, 0.75, 0.01
 
 
 def outcome(network: Network, *, validate: bool = True) -> str:
-    """Convert a network and check the law: ``distinct``, ``alike`` (no window differs), or the code of the refusal."""
+    """Convert a network and check the law: ``distinct``, ``alike`` (no window differs), ``false alarm``, a refusal."""
     try:
         whole = law.session(network.original)
     except onnxruntime.capi.onnxruntime_pybind11_state.Fail:  # its shape inference and its pools disagree, seldom
         hypothesis.reject()
+    rejected = False
     try:
         conversion = onnx_fcn.convert(network.original, validate=validate)
     except UnsupportedModel as refused:
         return refused.diagnostics[0].code
-    except ValidationError:
-        if network.original.graph.input[0].type.tensor_type.elem_type != TensorProto.FLOAT16:
-            raise
-        return "half floats cancel"  # a mean of noise has a few of their 11 bits left; validation does not vouch for it
+    except ValidationError:  # if the oracle agrees with the conversion, it was a false alarm
+        conversion, rejected = onnx_fcn.convert(network.original, validate=False), True
     size = tuple(n + m * p + e for n, m, p, e in zip(network.size, MORE, network.grid, network.extra))
     image = noise(network, size)
     converted = conversion.to_proto()
@@ -71,6 +71,8 @@ def outcome(network: Network, *, validate: bool = True) -> str:
     check_law(network, image, answers)
     if network.exact:
         check_crops(network, conversion, image, answers)
+    if rejected:
+        return "false alarm"
     return "distinct" if any(ranges(a) > DISTINCT * TOLERANCE[a.dtype] for a in answers) else "alike"
 
 
@@ -179,9 +181,11 @@ def shares(tally: Counter[str]) -> Iterator[float]:
 
 @pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_law(examples: int) -> None:
-    converted, distinct = shares(run(examples))
+    tally = run(examples)
+    converted, distinct = shares(tally)
     assert converted > LEAST_CONVERTED
     assert distinct > LEAST_DISTINCT
+    assert tally["false alarm"] <= MOST_ALARMS * examples
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
