@@ -401,6 +401,7 @@ QUESTIONS = {
     "law": "the original head on its window of the feature map",
     "crops": "the original on the crop of its window",
     "phases": "the original's feature map of the shifted image",
+    "grid": "the number of answers that was said",
     "form": "what was to become of the map",
 }
 

@@ -6,6 +6,7 @@ Questions, of which all but the third decide:
     law      on a larger image, is every cell the original head on its window of the feature map?
     crops    on a larger image, is every cell the original network on its crop of the image?
     phases   where operators dilate instead of striding, is each phase of the map that of the original's trunk?
+    grid     on an image with pixels left over, are there as many answers as was said?
     form     where the answers are more than the map, is that what they were to be?
 
 The law holds for every network. The last holds only where nothing pads and nothing sees the whole image: a crop sees
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,8 +47,12 @@ TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4, np.dtype(np
 #: A network that rounds its activations to 8 or 16 bits may round one of them the other way: one step of many.
 ROUNDED_TOLERANCE = 2e-2
 
-#: Answers below this are compared absolutely: a network of zero weights answers zero.
-SMALLEST_SCALE = 1e-6
+#: How many times the smallest normal number an answer has to be to be compared relatively: below, digits go missing.
+SMALLEST_SCALE = 16
+
+#: Deviations of the random images. A network that answers the same everywhere, as one that was trained on bytes may to
+#: noise of deviation 1, is asked again with more.
+DEVIATIONS = (1.0, 16.0, 255.0)
 
 #: Windows that the law is checked on: the corners, and some between.
 WINDOWS = 9
@@ -69,7 +75,7 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law``, ``crops``, ``phases`` or ``form``.
+        kind: ``native``, ``law``, ``crops``, ``phases``, ``form`` or ``grid``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels.
         batch: images at once.
@@ -123,6 +129,7 @@ class Validation:
             "law": "a cell of the map and the original head on its window",
             "crops": "a cell of the map and the original network on its crop",
             "phases": "a phase of the map and the original trunk on the shifted image",
+            "grid": "the number of answers",
             "form": "the answers and what they were to become of the map",
         }[worst.kind]
         reason = worst.note or f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
@@ -157,6 +164,7 @@ class Comparison:
     macs: int | None = None
 
     def __post_init__(self) -> None:
+        self.deviation = DEVIATIONS[0]
         self.random = np.random.default_rng(self.seed)
         self.inputs = {i.name: i for i in data_inputs(self.original)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
@@ -214,7 +222,15 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
         ModelError: onnxruntime cannot run the original.
         ValidationError: it cannot run the converted model.
     """
-    c = comparison
+    for comparison.deviation in DEVIATIONS:
+        cases, wide, checks = _compared(comparison, data)
+        if not all(check.passed for check in checks) or _tell_apart(comparison, cases, wide):
+            break
+    return Validation(tuple(checks))
+
+
+def _compared(c: Comparison, data: Mapping[str, Array] | None) -> tuple[list[Case], Wide | None, list[Check]]:
+    """All that was compared on random images of one deviation."""
     wide = _wide_case(c, data)
     shared = wide is not None and c.is_ours and _same_trunk(c, wide.cut)
     batched = wide is not None and shared and _takes_batches(c, wide.cut)
@@ -242,7 +258,9 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
         checks += _wide_checks(c, wide)
     if wide is not None:
         checks += _phase_checks(c, wide)
-    return Validation(tuple(checks))
+        if not shared and wide.cut.name != c.state.image.name:
+            checks += _grid_checks(c)
+    return cases, wide, checks
 
 
 Answers = dict[str, Array]
@@ -316,6 +334,14 @@ def _wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
     ]  # windows beyond the first
     steps = _steps(c, cut)
     return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps, more)])
+
+
+def _tell_apart(c: Comparison, cases: Sequence[Case], wide: Wide | None) -> bool:
+    """Do answers differ between windows, or images, by more than is allowed? Else a fault might not show."""
+    found = wide.windows if wide is not None and wide.windows else [case.expected for case in cases]
+    pairs = [(each[name], found[0][name]) for each in found[1:] for name in found[0] if name in each]
+    pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
+    return not pairs or any(difference(a, b) > c.tolerance for a, b in pairs)
 
 
 def _steps(c: Comparison, cut: Cut) -> list[int]:
@@ -440,6 +466,33 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
                 "phases", cut.name, wide.size, wide.batch, cells, difference(have, want), c.tolerance,
                 f"phase {_spelled(phase)}",
             )  # fmt: skip
+
+
+def _grid_checks(c: Comparison) -> Iterator[Check]:
+    """On an image with pixels behind the last window, is the number of answers what it is said to be?
+
+    Padding at the far end, and sizes that are rounded up, show there alone.
+    """
+    if c.keeps_size or not c.state.has_head:
+        return
+    native = c.state.image.size
+    strides = [max([math.ceil(a.stride[k]) for a in c.answers.values()], default=1) for k in range(len(native))]
+    size = tuple(n + s - 1 for n, s in zip(native, strides))
+    batch = _batches(c)[0]
+    tensors = [c.maps.get(name, name) for name in c.answers]
+    extra = [t for t in tensors if t not in c.outputs]
+    if extra and not c.is_ours:
+        return
+    c.progress(f"converted model at {_spelled(size)}")
+    try:
+        answers = session(c.converted, with_outputs(c.converted, extra))(random_feeds(c, size, batch))
+    except ModelError as error:
+        raise ValidationError(f"the converted model fails at {_spelled(size)}: {error}") from None
+    found = dict(zip([*c.outputs, *extra], answers))
+    for (name, said), tensor in zip(c.answers.items(), tensors):
+        have, want = found[tensor].shape[2:], tuple(count(n) for count, n in zip(said.count, size))
+        note = "" if have == want else f"is a grid of {have} where {want} was said"
+        yield Check("grid", name, size, batch, 1, 0.0 if have == want else np.inf, c.tolerance, note)
 
 
 def _inside(fact: Lifted, size: Sequence[int], phase: Sequence[int], cells: Sequence[int]) -> Array:
@@ -750,7 +803,8 @@ def _scaled(have: Array, want: Array) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
-    scale = max(SMALLEST_SCALE, float(np.abs(b[finite]).max()))
+    kind = want.dtype if want.dtype in TOLERANCE else np.dtype(np.float32)
+    scale = max(SMALLEST_SCALE * float(np.finfo(kind).tiny), float(np.abs(b[finite]).max()))
     return float(np.abs(a[finite] - b[finite]).max()) / scale
 
 
@@ -806,7 +860,7 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int) -> dict[str, Ar
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
         shape = _shape(c, name, size, batch)
         if kind.kind == "f" or str(kind) == "bfloat16":
-            feeds[name] = c.random.standard_normal(shape).astype(kind)
+            feeds[name] = (c.deviation * c.random.standard_normal(shape)).astype(kind)
         elif kind.kind == "b":
             feeds[name] = c.random.integers(0, 2, shape).astype(kind)
         else:

@@ -216,13 +216,9 @@ def changes(want: list[Array] | None, got: list[Array] | None) -> float:
 
 #: Networks in which validation misses faults, and why.
 MISSED = {
-    "padded": "no image has pixels beyond its last window, where another padding at the end makes one more answer",
-    "averages that count": "likewise for ceil_mode",
-    "tiny weights": "answers below SMALLEST_SCALE are compared absolutely",
     "scores of other units": "errors are relative to the largest of all scores, not to those of the same score",
     "a large bias": "likewise: a bias of one score covers what is wrong with the others",
     "another input that hardly counts": "a thousandth of an answer is within tolerance of it",
-    "dark images are nothing": "images are noise of deviation 1, on which this network answers nothing",
 }
 FAST = ("dense", "channels last", "two outputs")
 
