@@ -38,7 +38,8 @@ exit codes:
   3    converted, but the numbers disagree with the original
   130  interrupted
   143  terminated
-After any of them but 0 nothing has been written, and an output that was there is untouched.
+After 1, 2 and 3 nothing has been written, and an output that was there is untouched; whoever is interrupted or
+terminated finds the old output or the new one, whole.
 
 examples:
   onnx-fcn model.onnx                          what would become of it
