@@ -125,7 +125,10 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
         ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
     """
     model, _ = storage.read(source)
-    entries = {e.key.removeprefix(PREFIX): e.value for e in model.metadata_props if e.key.startswith(PREFIX)}
+    props = [(e.key, e.value) for e in model.metadata_props]
+    # Protobuf gives a string that is not UTF-8 as bytes.
+    text = [(key, value) for key, value in props if isinstance(key, str) and isinstance(value, str)]
+    entries = {key.removeprefix(PREFIX): value for key, value in text if key.startswith(PREFIX)}
     graph, again = model.graph, "convert the original again"
     if "format" not in entries:
         raise ModelError("the model does not say where its answers are: onnx_fcn did not convert it")

@@ -243,3 +243,15 @@ def test_a_report_is_text_for_a_terminal() -> None:
     lines = str(onnx_fcn.inspect(model)).splitlines()
     assert any("dense\\n\\x1b[2J" in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_metadata_that_is_not_text(tmp_path: Path) -> None:
+    model = ModelProto.FromString(seeds()["converted"]["model.onnx"])
+    model.metadata_props.add(key="another key", value="another value")
+    path = tmp_path / "model.onnx"
+    for text in (b"another key", b"another value"):
+        path.write_bytes(model.SerializeToString().replace(text, b"\xff" * len(text)))
+        assert onnx_fcn.read_geometry(path) == onnx_fcn.read_geometry(model)
+    path.write_bytes(model.SerializeToString().replace(b"onnx_fcn.window", b"onnx_fcn.windo\xff"))
+    with pytest.raises(ModelError, match="cannot be read"):
+        onnx_fcn.read_geometry(path)
