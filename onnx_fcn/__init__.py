@@ -20,10 +20,12 @@ from onnx_fcn._version import __version__
 
 if TYPE_CHECKING:
     from onnx_fcn.conversion import Conversion, convert, inspect, validate
+    from onnx_fcn.dense import DenseModel, DenseResult, Detection, detect
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
     from onnx_fcn.explanation import Explanation, explain
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
     from onnx_fcn.metadata import read_geometry
+    from onnx_fcn.preprocess import Preprocessing
     from onnx_fcn.report import Report
     from onnx_fcn.validation import Check, Validation
 
@@ -31,6 +33,9 @@ __all__ = [
     "Answers",
     "Check",
     "Conversion",
+    "DenseModel",
+    "DenseResult",
+    "Detection",
     "Diagnostic",
     "Explanation",
     "FcnError",
@@ -39,12 +44,14 @@ __all__ = [
     "Grid",
     "ModelError",
     "OptionError",
+    "Preprocessing",
     "Report",
     "UnsupportedModel",
     "Validation",
     "ValidationError",
     "__version__",
     "convert",
+    "detect",
     "explain",
     "inspect",
     "read_geometry",
@@ -53,10 +60,12 @@ __all__ = [
 
 _HOMES = {
     "conversion": ("Conversion", "convert", "inspect", "validate"),
+    "dense": ("DenseModel", "DenseResult", "Detection", "detect"),
     "errors": ("Diagnostic", "FcnError", "ModelError", "OptionError", "UnsupportedModel", "ValidationError"),
     "explanation": ("Explanation", "explain"),
     "geometry": ("Answers", "Field", "Geometry", "Grid"),
     "metadata": ("read_geometry",),
+    "preprocess": ("Preprocessing",),
     "report": ("Report",),
     "validation": ("Check", "Validation"),
 }

@@ -18,6 +18,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ __all__ = ["main"]
 
 DONE, MODEL, USAGE, VALIDATION, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
+#: Commands of their own, by the first argument; the module's `run` takes all of them. A model of that name: ./heatmap
+COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.viewing.command")
+
 EPILOG = """\
+commands on a converted model (onnx-fcn COMMAND --help):
+  heatmap out.onnx photo.jpg heat.png     where a class is, drawn over the picture
+  segment out.onnx photo.jpg classes.png  the best class at every pixel
+  page out.onnx photo.jpg page.html       a page to explore the answers on
+
 exit codes:
   0    done
   1    the model cannot be used, or cannot become fully convolutional: every root cause is listed
@@ -59,9 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
-    given = _parse(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command = COMMANDS.get(words[0]) if words else None
+    given = argparse.Namespace(verbose=False) if command else _parse(words)
     try:
-        _run(given)
+        if command:
+            import_module(command).run(words)
+        else:
+            _run(given)
         sys.stdout.flush()
     except FcnError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,471 @@
+"""A converted model and its geometry as one object: pictures in, answers at their places out.
+
+    model = onnx_fcn.DenseModel("out.onnx", preprocess="imagenet", labels="labels.txt")
+    result = model.run("photo.jpg")
+    for found in result.best("tabby cat", count=5):
+        print(found.score, found.box)
+
+A `DenseResult` tells the scores of every cell, as the network gave them and as probabilities, and where in the picture
+each cell's window is. A picture may be run at several sizes; `detect` looks for the best windows in all the results.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.geometry import SIZE_NAMES, Grid
+from onnx_fcn.metadata import PREFIX, read_geometry
+from onnx_fcn.preprocess import Picture, Preprocessing, pixels_of, reason_of, resized, with_channels
+
+__all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
+
+Array = np.ndarray[Any, Any]
+
+#: What makes probabilities of scores; ``auto`` looks at the values.
+ACTIVATIONS = ("auto", "softmax", "sigmoid", "none")
+
+#: How far above 1 rounding in float16 may take a probability.
+ROUNDING = 1e-3
+
+#: Windows of one class that share more of their union than this are one finding.
+OVERLAP = 0.3
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One window that a class was found in.
+
+    Attributes:
+        box: (left, top, right, bottom) in pixels of the picture, cut at its border.
+        score: the probability.
+        index: the class.
+        label: its name.
+        cell: (row, column) of the answer.
+    """
+
+    box: tuple[float, ...]
+    score: float
+    index: int
+    label: str
+    cell: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DenseResult:
+    """The answers for one picture.
+
+    Attributes:
+        map: the scores as the network gave them, (classes, rows, columns); (rows, columns) with the best class of each
+            cell, where the model was converted to tell no more.
+        grid: where the cells are, in pixels of what the network read: the picture, perhaps resized.
+        size: of the picture, (height, width).
+        activation: what makes probabilities of the scores: ``softmax``, ``sigmoid`` or ``none``.
+        labels: the names of the classes.
+    """
+
+    map: Array
+    grid: Grid
+    size: tuple[int, ...]
+    activation: str
+    labels: tuple[str, ...]
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """Pixels that the network read for each pixel of the picture, along each axis."""
+        return tuple(read / given for read, given in zip(self.grid.size, self.size))
+
+    @property
+    def boxes(self) -> Array:
+        """The window of each cell: (rows, columns, 4) in pixels of the picture, left, top, right, bottom."""
+        boxes: Array = self.grid.boxes / np.array(self.scale[::-1] * 2)
+        return boxes
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """(classes, rows, columns), from 0 to 1 unless the activation is ``none``.
+
+        Raises:
+            OptionError: the model tells the best class only.
+        """
+        if self.map.ndim == len(self.size):
+            raise OptionError(
+                "the model tells the best class only, without scores: convert the original without --argmax"
+            )
+        if self.activation == "softmax":
+            powers = np.exp(self.map - self.map.max(axis=0))
+            shares: Array = powers / powers.sum(axis=0)
+            return shares
+        if self.activation == "sigmoid":
+            rising: Array = 0.5 * (1 + np.tanh(self.map / 2))  # 1/(1 + exp(-x)), which does not overflow
+            return rising
+        return self.map
+
+    @cached_property
+    def classes(self) -> Array:
+        """The best class of each cell: (rows, columns)."""
+        if self.map.ndim == len(self.size):
+            return self.map
+        best: Array = self.map.argmax(axis=0)
+        return best
+
+    def top(self, count: int = 5) -> tuple[Array, Array]:
+        """The best classes of each cell, and their probabilities: each (count, rows, columns), the best first."""
+        scores = self.probabilities
+        count = min(count, len(scores))
+        few = np.argpartition(-scores, count - 1, axis=0)[:count]
+        order = np.argsort(-np.take_along_axis(scores, few, axis=0), axis=0, kind="stable")
+        classes = np.take_along_axis(few, order, axis=0)
+        return classes, np.take_along_axis(scores, classes, axis=0)
+
+    def class_index(self, name: int | str) -> int:
+        """The class of a name, or of its number.
+
+        Raises:
+            OptionError: there is no such class, or there are several.
+        """
+        found = [k for k, label in enumerate(self.labels) if label == name]
+        found = found or [k for k, label in enumerate(self.labels) if label.lower() == str(name).lower()]
+        if len(found) > 1:
+            raise OptionError(f"classes {', '.join(map(str, found))} are all called '{name}': tell the number")
+        if found:
+            return found[0]
+        if str(name).isdecimal() and int(name) < len(self.labels):
+            return int(name)
+        near = difflib.get_close_matches(str(name), self.labels, 3)
+        hint = f"; do you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise OptionError(f"there is no class '{name}' among the {len(self.labels)}, from 0 on{hint}")
+
+    def best(
+        self, name: int | str, count: int = 1, *, threshold: float = 0.0, overlap: float = OVERLAP
+    ) -> list[Detection]:
+        """The windows in which a class is most probable, as `detect` finds them."""
+        return detect([self], name, count, threshold=threshold, overlap=overlap)
+
+    def at_pixels(self, values: Array) -> Array:
+        """Values of cells at the pixels of the picture: (..., rows, columns) → (..., height, width).
+
+        Linear between the middles of windows, and constant beyond the outermost, as with ``--full-size``.
+        """
+        for k, (pixels, cells) in enumerate(zip(self.size, self.grid.shape)):
+            axis = values.ndim - len(self.size) + k
+            at = self._cells_at_pixels(k, pixels)
+            before = np.minimum(at.astype(np.int64), max(cells - 2, 0))
+            weight = (at - before).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1 - axis))
+            behind = np.minimum(before + 1, cells - 1)
+            values = values.take(before, axis) * (1 - weight) + values.take(behind, axis) * weight
+        return values
+
+    def classes_at_pixels(self) -> Array:
+        """The best class of the cell whose window has its middle nearest to each pixel: (height, width)."""
+        nearest = [np.rint(self._cells_at_pixels(k, n)).astype(np.int64) for k, n in enumerate(self.size)]
+        classes: Array = self.classes[np.ix_(*nearest)]
+        return classes
+
+    def _cells_at_pixels(self, axis: int, pixels: int) -> Array:
+        """Where the pixels of the picture lie between the middles of the cells' windows, along an axis."""
+        answers, scale = self.grid.answers, self.scale[axis]
+        offset, stride, window = (float(n[axis]) for n in (answers.offset, answers.stride, answers.window))
+        read = (np.arange(pixels) + 0.5) * scale - 0.5
+        cells: Array = np.clip((read - offset - (window - 1) / 2) / stride, 0, self.grid.shape[axis] - 1)
+        return cells
+
+
+def detect(
+    results: Sequence[DenseResult],
+    name: int | str,
+    count: int = 1,
+    *,
+    threshold: float = 0.0,
+    overlap: float = OVERLAP,
+) -> list[Detection]:
+    """The windows in which a class is most probable, over all results for one picture, the best first.
+
+    Greedy non-maximum suppression: of windows that share more of their union than `overlap` the best one counts.
+
+    Args:
+        results: of one picture at several sizes, say.
+        name: the class, or its number.
+        count: how many at most.
+        threshold: the least probability.
+        overlap: intersection over union, from 0 to 1.
+
+    Raises:
+        OptionError: there is no such class.
+    """
+    index, rank = results[0].class_index(name), len(results[0].size)
+    scores = np.concatenate([r.probabilities[index].ravel() for r in results])
+    ends = np.array(results[0].size[::-1])
+    boxes = np.concatenate([r.boxes.reshape(-1, 2 * rank) for r in results])
+    boxes = np.concatenate([boxes[:, :rank].clip(0, ends), boxes[:, rank:].clip(0, ends)], axis=1)
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= threshold]
+    found: list[Detection] = []
+    while len(order) and len(found) < count:
+        best = int(order[0])
+        found.append(
+            Detection(
+                tuple(boxes[best].tolist()),
+                float(scores[best]),
+                index,
+                results[0].labels[index],
+                _cell(results, best),
+            )
+        )
+        order = order[_overlap(boxes[order], boxes[best]) <= overlap]
+    return found
+
+
+def ranking(results: Sequence[DenseResult]) -> list[int]:
+    """All classes, by the highest probability anywhere; of those that are equal to two digits the most local first."""
+    cells = np.concatenate([r.probabilities.reshape(len(r.probabilities), -1) for r in results], axis=1)
+    order = np.lexsort((cells.mean(axis=1), -cells.max(axis=1).round(2)))
+    return [int(k) for k in order]
+
+
+def _cell(results: Sequence[DenseResult], position: int) -> tuple[int, ...]:
+    """The cell at a position in the concatenated cells of all results."""
+    for result in results:
+        cells = int(np.prod(result.grid.shape))
+        if position < cells:
+            break
+        position -= cells
+    return tuple(int(k) for k in np.unravel_index(position, result.grid.shape))
+
+
+def _overlap(boxes: Array, box: Array) -> Array:
+    """Intersection over union of boxes with one box; 1 with itself, however small it is."""
+    rank = len(box) // 2
+    shared = np.minimum(boxes[:, rank:], box[rank:]) - np.maximum(boxes[:, :rank], box[:rank])
+    intersection = shared.clip(0).prod(axis=1)
+    areas, area = (boxes[:, rank:] - boxes[:, :rank]).prod(axis=1), (box[rank:] - box[:rank]).prod()
+    union = areas + area - intersection
+    ratio: Array = np.where((boxes == box).all(axis=1), 1, intersection / np.maximum(union, 1e-9))
+    return ratio
+
+
+class DenseModel:
+    """A model that onnx_fcn converted, ready to run on pictures of any size.
+
+    Attributes:
+        geometry: where its answers are.
+        answers: the geometry of the output that is looked at.
+        output: its name.
+        preprocess: what becomes of pixels.
+        channels: that the network reads.
+        labels: the names of the classes; their numbers, unless they were given.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | onnx.ModelProto,
+        *,
+        output: str | None = None,
+        preprocess: str | Preprocessing | None = None,
+        labels: Sequence[str] | str | os.PathLike[str] | None = None,
+        activation: str = "auto",
+        providers: Sequence[Any] | None = None,
+        session_options: Any = None,
+    ) -> None:
+        """Load a model that `convert` wrote.
+
+        Args:
+            source: the file, or the model with its weights in it.
+            output: the output to look at, where there are several; by default the first.
+            preprocess: a preset's name, or the numbers; by default ``unit``, and ``raw`` where the network reads
+                integers.
+            labels: the names of the classes, or a text file with one on each line.
+            activation: ``softmax``, ``sigmoid`` or ``none``; ``auto`` leaves scores that are all from 0 to 1 as they
+                are, and takes others for logits: a softmax, or a sigmoid of a single class.
+            providers: of onnxruntime; the CPU by default.
+            session_options: an `onnxruntime.SessionOptions`.
+
+        Raises:
+            ModelError: it is no model that onnx_fcn converted, or onnxruntime does not load it.
+            OptionError: an option does not fit the model.
+        """
+        if activation not in ACTIVATIONS:
+            raise OptionError(f"an activation is {', '.join(ACTIVATIONS)}, not '{activation}'")
+        self.geometry = read_geometry(source)
+        self.answers = self.geometry.of(output)
+        self.output = next(iter(self.geometry.outputs)) if output is None else output
+        if self.answers.form not in ("map", "argmax"):
+            form = self.answers.form.replace(" ", " --")
+            raise OptionError(f"output '{self.output}' was made with --{form}, which is no map: convert without that")
+        self._activation = activation
+        self._session = _session(source, providers, session_options)
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        self._image = self._session.get_modelmeta().custom_metadata_map.get(f"{PREFIX}image", "")
+        if self._image not in inputs:
+            raise ModelError("the metadata does not say which input is the image: convert the original again")
+        self._others = sorted(inputs.keys() - {self._image})
+        self._shape, self._dtype = inputs[self._image].shape, _dtype(inputs[self._image].type)
+        self._batch, self._channels, self._space = _axes(self._shape, SIZE_NAMES[len(self.geometry.window)])
+        batch = None if self._batch is None else self._shape[self._batch]
+        if isinstance(batch, int) and batch != 1:
+            raise OptionError(f"the model takes {batch} images at once: convert the original with --dynamic-batch")
+        self.channels = 1 if self._channels is None else int(self._shape[self._channels])
+        default = "unit" if self._dtype.kind == "f" else "raw"
+        self.preprocess = (
+            preprocess if isinstance(preprocess, Preprocessing) else Preprocessing.named(preprocess or default)
+        )
+        self._declared = next(o.shape for o in self._session.get_outputs() if o.name == self.output)
+        self.labels = _labels(labels)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Pixels that one answer is about: (height, width)."""
+        return self.geometry.window
+
+    def run(self, picture: Picture, scale: float = 1.0, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
+        """The answers for a picture.
+
+        Args:
+            picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, or an
+                image of Pillow. Grey and colours become each other as the network needs it.
+            scale: how much larger than it is the network sees it; more where it is smaller than a window then.
+            feeds: values of the other inputs, by name.
+
+        Raises:
+            OptionError: it is no picture, or does not fit the network.
+            ModelError: onnxruntime does not run the model.
+        """
+        if len(self._space) != 2:
+            raise OptionError(
+                f"the network reads images with {len(self._space)} axes, and pictures have two: see run_tensor"
+            )
+        pixels = with_channels(pixels_of(picture), self.channels)
+        size = pixels.shape[:2]
+        if not 0 < scale < float("inf"):
+            raise OptionError(f"a scale is a positive number, not {scale:g}")
+        scale = max(scale, *(w / n for w, n in zip(self.window, size)))
+        read = [round(n * scale) for n in size]
+        image = self.preprocess(resized(pixels, read))
+        if self._dtype.kind != "f":
+            limits = np.iinfo(self._dtype)
+            image = np.rint(image).clip(limits.min, limits.max)
+        return self._run(self._arranged(image.astype(self._dtype)), size, feeds)
+
+    def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
+        """The answers for one image of any number of axes, in the shape and with the values that the network reads.
+
+        Raises:
+            OptionError: it has another shape than the network reads.
+            ModelError: onnxruntime does not run the model.
+        """
+        fits = tensor.ndim == len(self._shape) and all(
+            n == stated for n, stated in zip(tensor.shape, self._shape) if isinstance(stated, int)
+        )
+        if not fits or (self._batch is not None and tensor.shape[self._batch] != 1):
+            shape = ", ".join(str(n) for n in self._shape)
+            raise OptionError(f"an array {tensor.shape} is not one image as the network reads it: ({shape})")
+        return self._run(tensor.astype(self._dtype), tuple(tensor.shape[a] for a in self._space), feeds)
+
+    def _arranged(self, image: Array) -> Array:
+        """(H, W, C) → the axes of the network's input."""
+        if self._channels is None:
+            image = image[..., 0]
+        elif self._channels < min(self._space):
+            image = np.moveaxis(image, -1, 0)
+        return image if self._batch is None else image[None]
+
+    def _run(self, tensor: Array, size: tuple[int, ...], feeds: Mapping[str, Array] | None) -> DenseResult:
+        grid = self.answers.grid(*(tensor.shape[a] for a in self._space))
+        feeds = dict(feeds or {})
+        if missing := [name for name in self._others if name not in feeds]:
+            raise OptionError(
+                f"the network reads also '{missing[0]}', whose values only DenseModel.run(feeds=…) can give"
+            )
+        try:
+            (scores,) = self._session.run([self.output], {**feeds, self._image: np.ascontiguousarray(tensor)})
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelError(f"onnxruntime does not run the model: {' '.join(str(error).split())[:400]}") from error
+        scores = scores[0]
+        if self.answers.form == "map":
+            channels = next((k for k, n in enumerate(self._declared[1:]) if isinstance(n, int)), 0)
+            scores = np.moveaxis(scores, channels, 0).astype(np.float32)
+        if scores.shape[-len(size) :] != grid.shape:
+            raise ModelError(f"output '{self.output}' is {scores.shape}, and its geometry says {grid.shape}")
+        classes = len(scores) if self.answers.form == "map" else max(int(scores.max()) + 1, len(self.labels))
+        if self.labels and len(self.labels) != classes:
+            raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
+        labels = self.labels or tuple(map(str, range(classes)))
+        return DenseResult(scores, grid, size, self._activation_of(scores, grid), labels)
+
+    def _activation_of(self, scores: Array, grid: Grid) -> str:
+        if self._activation != "auto" or self.answers.form != "map":
+            return "none" if self.answers.form != "map" else self._activation
+        if scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
+            return "none"  # probabilities: shares of one, or each on its own
+        return "softmax" if len(scores) > 1 else "sigmoid"
+
+
+def _session(source: str | os.PathLike[str] | onnx.ModelProto, providers: Sequence[Any] | None, options: Any) -> Any:
+    """A session of onnxruntime, which is imported here because a geometry is read without it."""
+    import onnxruntime
+
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+    model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else os.fspath(source)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=list(providers or ["CPUExecutionProvider"]))
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime does not load the model: {' '.join(str(error).split())[:400]}") from error
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """tensor(float) → float32."""
+    inner = name.removeprefix("tensor(").removesuffix(")")
+    plain = {"float": "float32", "double": "float64"}.get(inner, inner)
+    try:
+        dtype = np.dtype(plain)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiu":
+        raise OptionError(f"the network reads {inner} values, which are no pixels")
+    return dtype
+
+
+def _axes(shape: Sequence[int | str | None], names: Sequence[str]) -> tuple[int | None, int | None, tuple[int, ...]]:
+    """The axes of the batch, of the channels, and of the image, which conversion gave these names.
+
+    Raises:
+        ModelError: they have other names.
+    """
+    if not set(names) <= {n for n in shape if isinstance(n, str)}:
+        raise ModelError("the axes of the image have lost their names: convert the original again")
+    space = tuple(shape.index(name) for name in names)
+    rest = [k for k in range(len(shape)) if k not in space]
+    if len(rest) == 1:  # one of the two: a batch comes first, and its size is free
+        is_batch = rest == [0] and not isinstance(shape[0], int)
+        return (0, None, space) if is_batch else (None, rest[0], space)
+    return (rest[0], rest[1], space) if rest else (None, None, space)
+
+
+def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """Names of classes, from a list or from the lines of a file.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, (str, os.PathLike)):
+        return tuple(given)
+    try:
+        lines = Path(given).read_text("utf-8-sig").rstrip().splitlines()
+    except OSError as error:
+        raise OptionError(f"cannot read '{os.fspath(given)}': {reason_of(error)}") from None
+    except ValueError:
+        raise OptionError(f"cannot read '{os.fspath(given)}': it is no text in UTF-8") from None
+    return tuple(line.strip() for line in lines)

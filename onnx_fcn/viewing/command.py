@@ -1,0 +1,370 @@
+"""The commands that show: `heatmap`, `segment` and `page`.
+
+Each reads a converted model and a picture, and writes files whose suffixes say what they are: pictures, the numbers as
+.npy, what was found as .json, the page as .html. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
+from onnx_fcn.errors import OptionError
+from onnx_fcn.preprocess import PRESETS, Preprocessing, pixels_of, reason_of
+from onnx_fcn.tables import Table, pixels, plain, times
+
+__all__ = ["run"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+#: Boxes of one class beyond which a heat map is hard to read.
+BOXES = 20
+
+ABOUT = {
+    "heatmap": "Where a class is: a heat map over the picture, with the windows in which it was found.",
+    "segment": "What is where: the best class at every pixel, with a legend.",
+    "page": "A page to explore the answers on: one HTML file that needs no network.",
+}
+
+EPILOG = """\
+A heat map and a class map are written as .png, .jpg, .webp, .pdf or .svg, the numbers in them as .npy, what was found
+as .json; several files may be given. Without --class a heat map is of the class with the highest score anywhere.
+
+preprocessing, with pixels from 0 to 255 (docs/viewing.md):
+  unit      pixel/255, the default
+  imagenet  (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+  tf        pixel/127.5 - 1
+  caffe     BGR, pixel - (103.939, 116.779, 123.68)
+  raw       pixels as they are, the default of networks that read integers
+"""
+
+
+#: The files that a command makes, and rows of its report.
+Shown = tuple[dict[Path, bytes], Sequence[tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture and its answers at one or more sizes: what all three commands show."""
+
+    model: DenseModel
+    name: str
+    pixels: np.ndarray[Any, Any]
+    results: Sequence[DenseResult]
+
+    @property
+    def first(self) -> DenseResult:
+        return self.results[0]
+
+    @property
+    def activation(self) -> str:
+        """What the scores are, in a word for people."""
+        return {"softmax": "softmax of the scores", "sigmoid": "sigmoid of the scores"}.get(
+            self.first.activation, "score"
+        )
+
+    def named(self, index: int) -> str:
+        """A class with its number, where its name is not just that."""
+        label = self.first.labels[index]
+        return f"class {index}" if label == str(index) else f"{label} (class {index})"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What was read and run, as rows of a table."""
+        shape, geometry = self.first.map.shape, self.model.answers
+        sizes = [times(r.grid.size) for r in self.results]
+        read = "" if sizes == [times(self.first.size)] else f", read at {' and '.join(sizes)}"
+        enlarged = " (enlarged: it is smaller than a window)" if self.is_enlarged else ""
+        windows = f"{times(self.model.window)} windows every {pixels([float(n) for n in geometry.stride], square=True)}"
+        return [
+            ("picture", f"{self.name}, {times(self.first.size)} pixels{read}{enlarged}"),
+            ("answers", f"'{self.model.output}', {times(shape)}: {windows}; {self.activation}"),
+        ]
+
+    @property
+    def is_enlarged(self) -> bool:
+        """Was it too small for a single window?"""
+        return any(have < window for have, window in zip(self.first.size, self.model.window))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one of the commands; the first argument says which.
+
+    Raises:
+        FcnError: it cannot be done.
+        SystemExit: the arguments make no sense, or ask for help.
+    """
+    command = arguments[0]
+    given = _parser(command).parse_args(arguments[1:])
+    outputs = _outputs(given)
+    view = _view(given)
+    show = {"heatmap": _heatmap, "segment": _segment, "page": _page}[command]
+    files, rows = show(given, view, outputs)
+    _write(files)
+    if not given.quiet:
+        print(plain([Table("", (), (*view.rows(), *rows, ("written", ", ".join(map(str, outputs)))))]))
+
+
+def _view(given: argparse.Namespace) -> View:
+    preset = given.preprocess
+    numbers = {k: v for k in ("mean", "std", "order") if (v := getattr(given, k)) is not None}
+    if given.pixel_scale is not None:
+        numbers["scale"] = given.pixel_scale
+    preprocess: str | Preprocessing | None = preset
+    if numbers:
+        preprocess = replace(PRESETS[preset or ("raw" if given.pixel_scale else "unit")], **numbers)
+    model = DenseModel(
+        given.model, output=given.output_name, preprocess=preprocess, labels=given.labels, activation=given.activation
+    )
+    if len(model.window) != 2:
+        raise OptionError(f"the network reads images with {len(model.window)} axes, and pictures have two")
+    picture = pixels_of(given.picture)
+    shares = (picture / 255).clip(0, 1)
+    by_size: dict[tuple[int, ...], DenseResult] = {}
+    for scale in given.scale:
+        result = model.run(shares, scale)
+        by_size.setdefault(result.grid.size, result)
+    results = list(by_size.values())
+    return View(model, str(given.picture), picture, [replace(r, activation=results[0].activation) for r in results])
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+
+
+def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    first = view.first
+    peaks = np.max([r.probabilities.reshape(len(r.map), -1).max(axis=1) for r in view.results], axis=0)
+    chosen = [first.class_index(name) for name in given.classes or ()] or ranking(view.results)[: given.top or 1]
+    found = {k: _found(view, k, given.threshold, given.boxes) for k in chosen}
+    heat = np.stack([np.max([r.at_pixels(r.probabilities[k]) for r in view.results], axis=0) for k in chosen])
+    files = {}
+    for output in outputs:
+        if _kind(output) == "npy":
+            files[output] = _npy(heat)
+        elif _kind(output) == "json":
+            classes = [
+                {
+                    "class": k,
+                    "label": first.labels[k],
+                    "peak": float(peaks[k]),
+                    "windows": [_entry(d) for d in found[k]],
+                }
+                for k in chosen
+            ]
+            files[output] = _json(view, classes=classes)
+        else:
+            from onnx_fcn.viewing.drawing import Panel, encoded, heat_map, shown
+
+            panels = [
+                Panel(f"{view.named(k)}, best {peaks[k]:.2f}{_windows(found[k])}", values, found[k])
+                for k, values in zip(chosen, heat)
+            ]
+            title = f"{Path(view.name).name} · {times(view.model.window)} windows"
+            files[output] = encoded(heat_map(shown(view.pixels), panels, title, view.activation), _kind(output))
+    rows = [(view.named(k), f"best {peaks[k]:.3f} in {_place(found[k][0])}{_windows(found[k])}") for k in chosen]
+    return files, rows
+
+
+def _found(view: View, index: int, threshold: float, count: int) -> list[Detection]:
+    """The windows of a class above the threshold, and at least the best one."""
+    return detect(view.results, index, count, threshold=threshold) or detect(view.results, index)
+
+
+def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    if len(view.results) > 1:
+        raise OptionError("a class map is of one size: give one --scale")
+    first = view.first
+    classes = first.classes_at_pixels()
+    background = None if given.background is None else first.class_index(given.background)
+    found, counts = np.unique(classes, return_counts=True)
+    shares = [(int(found[k]), float(counts[k] / classes.size)) for k in np.argsort(-counts, kind="stable")]
+    files = {}
+    for output in outputs:
+        if _kind(output) == "npy":
+            files[output] = _npy(classes.astype(np.min_scalar_type(len(first.labels) - 1)))
+        elif _kind(output) == "json":
+            values = [{"class": k, "label": first.labels[k], "share": share} for k, share in shares]
+            files[output] = _json(view, classes=values)
+        else:
+            from onnx_fcn.viewing.drawing import class_map, encoded, shown
+
+            title = f"{Path(view.name).name} · the best class of each {times(view.model.window)} window"
+            figure = class_map(shown(view.pixels), classes, first.labels, title, background)
+            files[output] = encoded(figure, _kind(output))
+    rows = [(view.named(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
+    return files, [*rows, ("…", f"{len(shares) - 5} more")] if len(shares) > 5 else rows
+
+
+def _page(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    from onnx_fcn.viewing.page import page
+
+    if len(view.results) > 1:
+        raise OptionError("a page is of one size: give one --scale")
+    chosen = None if given.classes is None else view.first.class_index(given.classes[-1])
+    text = page(view.first, view.pixels, Path(view.name).name, view.activation, chosen)
+    return dict.fromkeys(outputs, text.encode()), []
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+def _outputs(given: argparse.Namespace) -> list[Path]:
+    """The files to write.
+
+    Raises:
+        OptionError: one is of no kind that is written, or is something that is read.
+    """
+    allowed = (".html", ".htm") if given.command == "page" else (*PICTURES, ".npy", ".json")
+    read = {os.path.realpath(p) for p in (given.model, given.picture, given.labels) if p is not None}
+    outputs = [Path(p) for p in given.outputs]
+    for path in outputs:
+        if path.suffix.lower() not in allowed:
+            raise OptionError(f"cannot write '{path}': its suffix says what it is, one of {', '.join(allowed)}")
+        if os.path.realpath(path) in read:
+            raise OptionError(f"cannot write '{path}': it is what is read")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            why = "it is a directory" if path.is_dir() else f"there is no directory '{path.parent}'"
+            raise OptionError(f"cannot write '{path}': {why}")
+    return outputs
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """All files, or none: each is written beside its target before the first takes its place."""
+    written: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            target = Path(os.path.realpath(path))
+            temporary = target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
+            written[temporary] = target
+            temporary.write_bytes(content)
+        for temporary, target in written.items():
+            temporary.replace(target)
+    except OSError as error:
+        raise OptionError(f"cannot write '{path}': {reason_of(error)}") from None
+    finally:
+        for temporary in written:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _npy(values: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def _json(view: View, **more: Any) -> bytes:
+    model, first = view.model, view.first
+    values = {
+        "version": 1,
+        "picture": view.name,
+        "size": first.size,
+        "read_at": [r.grid.size for r in view.results],
+        "output": model.output,
+        "window": model.window,
+        "stride": model.answers.stride,
+        "grids": [r.grid.shape for r in view.results],
+        "activation": first.activation,
+        **more,
+    }
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _entry(found: Detection) -> dict[str, Any]:
+    return {"box": [round(edge, 2) for edge in found.box], "score": found.score, "cell": found.cell}
+
+
+def _place(found: Detection) -> str:
+    """A box in words that do not depend on who orders them how."""
+    left, top, right, bottom = (round(edge) for edge in found.box)
+    return f"x {left}–{right}, y {top}–{bottom}"
+
+
+def _windows(found: Sequence[Detection]) -> str:
+    return f", {len(found)} windows" if len(found) > 1 else ""
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"onnx-fcn {command}",
+        description=ABOUT[command],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument("model", help="a file that onnx-fcn converted")
+    parser.add_argument("picture", help="a picture, or an array (height, width[, channels]) in .npy")
+    parser.add_argument("outputs", nargs="+", metavar="output", help="the files to write")
+    if command in ("heatmap", "page"):
+        several = "; several times for several" if command == "heatmap" else " to begin with"
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument("--class", dest="classes", action="append", metavar="CLASS", help=f"name or number{several}")
+    if command == "heatmap":
+        which.add_argument("--top", type=_count, metavar="N", help="the N classes with the highest scores")
+        parser.add_argument(
+            "--threshold", type=_number, default=0.5, metavar="P", help="draw windows from this probability on (0.5)"
+        )
+        parser.add_argument(
+            "--boxes", type=_count, default=BOXES, metavar="N", help=f"at most so many windows of a class ({BOXES})"
+        )
+    if command == "segment":
+        parser.add_argument("--background", metavar="CLASS", help="a class to leave bare")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one on each line")
+    parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, as below")
+    for name, metavar, what in (
+        ("mean", "M[,M,M]", "to subtract, after scaling"),
+        ("std", "S[,S,S]", "to divide by, after that"),
+    ):
+        parser.add_argument(f"--{name}", type=_numbers, metavar=metavar, help=what)
+    parser.add_argument("--pixel-scale", type=_number, metavar="F", help="what pixels are multiplied by before that")
+    parser.add_argument("--channel-order", dest="order", choices=("RGB", "BGR"), help="that the network reads")
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="auto", help="what makes probabilities of scores")
+    parser.add_argument(
+        "--scale", type=_numbers, default=(1.0,), metavar="F[,F…]", help="how much larger the network sees the picture"
+    )
+    parser.add_argument(
+        "--output", dest="output_name", metavar="NAME", help="the output to look at, instead of the first"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """Also 1/128."""
+    found = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?)(?:/([\d.]+))?", text, re.IGNORECASE)
+    try:
+        if found is None:
+            raise ValueError
+        return float(found[1]) / float(found[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """1,1.5,2 → (1.0, 1.5, 2.0)."""
+    return tuple(_number(part.strip()) for part in text.split(","))
