@@ -136,6 +136,10 @@ def _view(given: argparse.Namespace) -> View:
         result = model.run(shares, scale)
         by_size.setdefault(result.grid.size, result)
     results = list(by_size.values())
+    if not all(np.isfinite(r.map).all() for r in results):
+        raise OptionError(
+            "the network's scores are not all finite: perhaps it was trained on other pixels (--preprocess)"
+        )
     return View(model, str(given.picture), picture, [replace(r, activation=results[0].activation) for r in results])
 
 

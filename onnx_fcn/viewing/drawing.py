@@ -39,6 +39,9 @@ OTHERS = "#9a9a9a"
 INK, PALE = "#1b1b1b", "#666666"
 BOX = "#4de8ff"
 
+#: Pixels along the longer side from which on a picture is drawn at a fraction of its resolution.
+DRAWN = 2000
+
 #: Inches for the title, above each picture, and around everything.
 TITLE, CAPTION, MARGIN = 0.28, 0.27, 0.15
 
@@ -66,15 +69,19 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
     figure, width, height = _figure(picture, columns, rows, title, side=0.95)
     low, peak = min(0.0, *(float(p.scores.min()) for p in panels)), max(float(p.scores.max()) for p in panels)
     peak = max(math.ceil(peak * 100) / 100, low + 0.01)
-    grey = np.repeat((picture @ LUMA)[..., None], 3, axis=-1) / 255
+    step = _step(picture)
+    grey = _grey(picture, step)
     for k, panel in enumerate(panels):
         axes = _axes(figure, k, columns, width, height)
-        share = ((panel.scores - low) / (peak - low)).clip(0, 1)
+        share = ((panel.scores[::step, ::step] - low) / (peak - low)).clip(0, 1)
         opacity = (0.4 + 0.4 * share)[..., None]
-        axes.imshow(grey * (1 - opacity) + _coloured(share) * opacity, interpolation="bilinear")
+        blended = grey * (1 - opacity) + _coloured(share) * opacity
+        axes.imshow(blended, interpolation="bilinear", extent=_extent(picture))
         for best, found in reversed(list(enumerate(panel.found))):
             _box(axes, found.box, (2.2 if best == 0 else 1.1) / min(columns, 2) ** 0.5)
-        axes.set_title(panel.title, loc="left", fontsize=10 if columns == 1 else 8.5, color=INK, pad=5)
+        size = 10.0 if columns == 1 else 8.5
+        caption = _short(panel.title, int(width * 120 / size))
+        axes.set_title(caption, loc="left", fontsize=size, color=INK, pad=5, parse_math=False)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -97,26 +104,24 @@ def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, 
     found, counts = np.unique(classes, return_counts=True)
     order = [int(k) for k in found[np.argsort(-counts, kind="stable")] if k != background]
     palette = _palette(min(len(order), LEGEND))
-    grey = np.repeat((picture @ LUMA)[..., None], 3, axis=-1) / 255
+    step = _step(picture)
+    grey, thinned = _grey(picture, step), classes[::step, ::step]
     drawn = grey.copy()
     others = np.array(matplotlib.colors.to_rgb(OTHERS))
     for k, index in enumerate(order):
-        where = classes == index
+        where = thinned == index
         drawn[where] = 0.42 * grey[where] + 0.58 * (palette[k] if k < LEGEND else others)
     figure, width, height = _figure(picture, 1, 1, title, side=1.9)
     axes = _axes(figure, 0, 1, width, height)
-    axes.imshow(drawn, interpolation="nearest")
+    axes.imshow(drawn, interpolation="nearest", extent=_extent(picture))
     shares = dict(zip(found.tolist(), counts / classes.size))
-    entries = [
-        Patch(color=tuple(palette[k]), label=f"{_short(names[i])}  {shares[i]:.1%}")
-        for k, i in enumerate(order[:LEGEND])
-    ]
+    entries = [(tuple(palette[k]), f"{_short(names[i], 18)}  {shares[i]:.1%}") for k, i in enumerate(order[:LEGEND])]
     if rest := order[LEGEND:]:
-        entries.append(Patch(color=OTHERS, label=f"{len(rest)} others  {sum(shares[i] for i in rest):.1%}"))
+        entries.append((tuple(others), f"{len(rest)} others  {sum(shares[i] for i in rest):.1%}"))
     if entries:
         figure_width, figure_height = figure.get_size_inches()
-        figure.legend(
-            handles=entries,
+        legend = figure.legend(
+            handles=[Patch(color=colour, label=str(k)) for k, (colour, _) in enumerate(entries)],
             loc="upper left",
             bbox_to_anchor=((MARGIN + width) / figure_width, (MARGIN + height + 0.08) / figure_height),
             frameon=False,
@@ -125,6 +130,9 @@ def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, 
             handlelength=1.0,
             handleheight=1.0,
         )
+        for text, (_, words) in zip(legend.get_texts(), entries):  # here, since a name may begin with _ or have a $
+            text.set_parse_math(False)
+            text.set_text(words)
     return figure
 
 
@@ -181,7 +189,8 @@ def _figure(picture: Array, columns: int, rows: int, title: str, side: float) ->
     height = max(width * high / wide, 0.6) if wide >= high else extent
     size = (columns * (MARGIN + width) + side, TITLE + rows * (height + CAPTION) + MARGIN)
     figure = Figure(figsize=size)
-    figure.text(MARGIN / size[0], 1 - 0.1 / size[1], title, fontsize=9, color=PALE, va="top", ha="left")
+    title = _short(title, int(size[0] * 12))
+    figure.text(MARGIN / size[0], 1 - 0.1 / size[1], title, fontsize=9, color=PALE, va="top", parse_math=False)
     return figure, width, height
 
 
@@ -208,5 +217,21 @@ def _box(axes: Axes, box: Sequence[float], line: float) -> None:
         )
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
+def _step(picture: Array) -> int:
+    """Every how many pixels of a large picture are drawn."""
+    return max(*(n // DRAWN for n in picture.shape[:2]), 1)
+
+
+def _grey(picture: Array, step: int) -> Array:
+    """(H, W, 3) from 0 to 255 → grey (H', W', 3) from 0 to 1."""
+    return np.repeat((picture[::step, ::step] @ LUMA)[..., None], 3, axis=-1) / 255
+
+
+def _extent(picture: Array) -> tuple[float, float, float, float]:
+    """Where the axes have the picture: the middle of its first pixel at 0, as boxes count."""
+    height, width = picture.shape[:2]
+    return (-0.5, width - 0.5, height - 0.5, -0.5)
+
+
+def _short(name: str, characters: int) -> str:
+    return name if len(name) <= characters else f"{name[: characters - 1]}…"
