@@ -80,7 +80,7 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
         for best, found in reversed(list(enumerate(panel.found))):
             _box(axes, found.box, (2.2 if best == 0 else 1.1) / min(columns, 2) ** 0.5)
         size = 10.0 if columns == 1 else 8.5
-        caption = _short(panel.title, int(width * 120 / size))
+        caption = _short(panel.title, int((figure.get_size_inches()[0] if columns == 1 else width) * 120 / size))
         axes.set_title(caption, loc="left", fontsize=size, color=INK, pad=5, parse_math=False)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -219,7 +219,8 @@ def _box(axes: Axes, box: Sequence[float], line: float) -> None:
 
 def _step(picture: Array) -> int:
     """Every how many pixels of a large picture are drawn."""
-    return max(*(n // DRAWN for n in picture.shape[:2]), 1)
+    height, width = picture.shape[:2]
+    return int(max(height // DRAWN, width // DRAWN, 1))
 
 
 def _grey(picture: Array, step: int) -> Array:
