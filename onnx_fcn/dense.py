@@ -417,8 +417,12 @@ def _session(source: str | os.PathLike[str] | onnx.ModelProto, providers: Sequen
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
     model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else os.fspath(source)
+    wanted, available = list(providers or ["CPUExecutionProvider"]), onnxruntime.get_available_providers()
+    for provider in wanted:
+        if (name := provider if isinstance(provider, str) else provider[0]) not in available:
+            raise OptionError(f"this onnxruntime has no provider '{name}': it has {', '.join(available)}")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=list(providers or ["CPUExecutionProvider"]))
+        return onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"onnxruntime does not load the model: {' '.join(str(error).split())[:400]}") from error
 

@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import onnx_fcn
 from onnx_fcn.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,8 @@ def workplace(folder: Path) -> Iterator[None]:
     }.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     onnx.save(model, folder / "attention.onnx")
+    onnx_fcn.convert(ROOT / "fixtures/digits_unpadded.onnx", folder / "out.onnx", validate=False)
+    (folder / "docs").mkdir()
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -64,6 +64,7 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
 
     `picture` is (H, W, 3) as `shown` makes it; `scores` says what the numbers at the colour bar are.
     """
+    _require_matplotlib()
     columns = min(len(panels), 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3)
     rows = math.ceil(len(panels) / columns)
     figure, width, height = _figure(picture, columns, rows, title, side=0.95)
@@ -98,6 +99,7 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
 
 def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, background: int | None) -> Figure:
     """The picture under the best class at each pixel, (H, W), with a legend of the largest; `background` stays bare."""
+    _require_matplotlib()
     import matplotlib.colors
     from matplotlib.patches import Patch
 
@@ -136,6 +138,14 @@ def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, 
     return figure
 
 
+def _require_matplotlib() -> None:
+    """Raises: OptionError, where it is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise OptionError("figures take matplotlib, which is not installed: pip install 'onnx-fcn[view]'") from None
+
+
 def shown(pixels: Array) -> Array:
     """Pixels of any number of channels, from 0 to 255, as a picture to look at: (H, W, 3)."""
     if pixels.shape[-1] == 3:
@@ -145,6 +155,7 @@ def shown(pixels: Array) -> Array:
 
 def colours() -> Array:
     """The colour map: (256, 3) in uint8."""
+    _require_matplotlib()
     table: Array = np.rint(_coloured(np.linspace(0, 1, 256)) * 255).astype(np.uint8)
     return table
 
@@ -179,10 +190,8 @@ def _palette(count: int) -> Array:
 
 def _figure(picture: Array, columns: int, rows: int, title: str, side: float) -> tuple[Figure, float, float]:
     """A figure with room for a grid of pictures and something at their side; width and height of each, in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise OptionError("figures take matplotlib, which is not installed: pip install 'onnx-fcn[view]'") from None
+    from matplotlib.figure import Figure
+
     high, wide = picture.shape[:2]
     extent = EXTENT if columns == 1 else 2 * EXTENT / 3 if columns == 2 else EXTENT / 2
     width = max(extent * min(1, wide / high), 1.2 * extent / EXTENT)
