@@ -31,7 +31,8 @@ __all__ = ["main"]
 
 DONE, MODEL, USAGE, VALIDATION, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
-#: Commands of their own, by the first argument; the module's `run` takes all of them. A model of that name: ./heatmap
+#: Commands of their own, by the first argument; the module's `run` takes all of them and returns the tables to show.
+#: A model of that name is ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.viewing.command")
 
 EPILOG = """\
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = argparse.Namespace(verbose=False) if command else _parse(words)
     try:
         if command:
-            import_module(command).run(words)
+            _show(import_module(command).run(words) or ())
         else:
             _run(given)
         sys.stdout.flush()
@@ -252,9 +253,9 @@ def _seed(text: str) -> int:
 
 
 def _show(tables: Sequence[Table]) -> None:
-    if sys.stdout.isatty():
+    if tables and sys.stdout.isatty():
         _draw(tables)
-    else:
+    elif tables:
         print(plain(tables))
 
 

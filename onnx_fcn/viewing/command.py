@@ -23,7 +23,7 @@ import numpy as np
 from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
 from onnx_fcn.errors import OptionError
 from onnx_fcn.preprocess import PRESETS, Preprocessing, pixels_of, reason_of
-from onnx_fcn.tables import Table, pixels, plain, times
+from onnx_fcn.tables import Table, pixels, times
 
 __all__ = ["run"]
 
@@ -98,8 +98,8 @@ class View:
         return any(have < window for have, window in zip(self.first.size, self.model.window))
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Run one of the commands; the first argument says which.
+def run(arguments: Sequence[str]) -> Sequence[Table]:
+    """Run one of the commands; the first argument says which. Returns what to say about it.
 
     Raises:
         FcnError: it cannot be done.
@@ -112,8 +112,7 @@ def run(arguments: Sequence[str]) -> None:
     show = {"heatmap": _heatmap, "segment": _segment, "page": _page}[command]
     files, rows = show(given, view, outputs)
     _write(files)
-    if not given.quiet:
-        print(plain([Table("", (), (*view.rows(), *rows, ("written", ", ".join(map(str, outputs)))))]))
+    return [] if given.quiet else [Table("", (), (*view.rows(), *rows, ("written", ", ".join(map(str, outputs)))))]
 
 
 def _view(given: argparse.Namespace) -> View:
