@@ -399,11 +399,13 @@ class DenseModel:
         if self.labels and len(self.labels) != classes:
             raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
         labels = self.labels or tuple(map(str, range(classes)))
-        return DenseResult(scores, grid, size, self._activation_of(scores, grid), labels)
+        return DenseResult(scores, grid, size, self._activation_of(scores), labels)
 
-    def _activation_of(self, scores: Array, grid: Grid) -> str:
-        if self._activation != "auto" or self.answers.form != "map":
-            return "none" if self.answers.form != "map" else self._activation
+    def _activation_of(self, scores: Array) -> str:
+        if self.answers.form == "argmax":
+            return "none"
+        if self._activation != "auto":
+            return self._activation
         if scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
             return "none"  # probabilities: shares of one, or each on its own
         return "softmax" if len(scores) > 1 else "sigmoid"

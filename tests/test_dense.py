@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -451,3 +453,14 @@ def test_pillow_is_asked_for_where_it_is_missing(model: DenseModel, monkeypatch:
     with pytest.raises(OptionError, match=r"pip install 'onnx-fcn\[view\]'"):
         pixels_of("photo.jpg")
     assert model.run(PAGE).map.shape == (11, 72, 107)  # an array at its own size takes numpy only
+
+
+def test_running_needs_neither_the_converter_nor_pillow(tmp_path: Path) -> None:
+    onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", tmp_path / "out.onnx", validate=False)
+    script = "import sys, onnx_fcn; print(onnx_fcn.DenseModel(sys.argv[1]).run(sys.argv[2]).map.shape); " + (
+        "print({'onnx_graphsurgeon', 'onnx_fcn.document', 'PIL', 'matplotlib', 'rich'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out.onnx"), str(PAGE)]
+    environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["(11, 72, 107)", "set()"]
