@@ -73,10 +73,16 @@ def _native(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Recor
         yield from dense.native(folder, network, given.batches, given.rounds, say)
 
 
+def _stride(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
+    for network in given.networks:
+        yield from dense.stride(folder, network, given.sizes[:1], given.rounds, say)
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Say], Iterator[Record]]] = {
     "conversion": _conversion,
     "dense": _dense,
     "native": _native,
+    "stride": _stride,
 }
 
 

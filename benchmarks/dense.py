@@ -2,11 +2,12 @@
 
 The limit is the ratio of floating-point operations: the windows share the trunk's work. Weights are random; both
 models are of one process, run in turns, and compared by their medians. Crops are cut in advance, and one batch stands
-for all: windows ÷ batch × its time.
+for all: windows ÷ batch × its time. `stride` is about answers in between.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +24,16 @@ from onnx import ModelProto
 import onnx_fcn
 from benchmarks import Record, Say
 from benchmarks.files import alexnet, resnet50, vgg16, write
+from onnx_fcn.document import Document
+from onnx_fcn.lifting import Request, cuts_of, lift
+from onnx_fcn.sessions import extract
 
-__all__ = ["NETWORKS", "dense", "native"]
+__all__ = ["NETWORKS", "dense", "native", "stride"]
 
 NETWORKS = {"AlexNet": alexnet, "VGG-16": vgg16, "ResNet-50": resnet50}
 WINDOW, STRIDE = 224, 32  # of all of them
 BATCHES = (1, 8, 32)
+OUTPUT_STRIDE = 8  # pixels between answers, where a finer grid is asked for
 CAFFE = WINDOW + 7 * STRIDE  # an image with 8×8 windows, as in Caffe's notebook on net surgery
 
 Run = Callable[[], object]
@@ -76,6 +81,72 @@ def native(folder: Path, network: str, batches: Sequence[int], rounds: int, say:
         ratios = {head: times[head] / times["original"] for head in ("conv", "folded")}
         yield {"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds}
     _remove(*paths.values())
+
+
+def stride(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Say) -> Iterator[Record]:
+    """Answers every 8 pixels: by dilation, by fragments, and by the plain network on shifted images.
+
+    Fragments (space to batch): wherever the plain network would stride beyond 8 pixels, all shifts of its map go on as
+    a batch. Here they are at their best, since the answers are not put in order again.
+    """
+    original = write(folder / "original.onnx", NETWORKS[network])
+    plain, dense = _converted(original, "conv"), folder / "dense.onnx"
+    onnx_fcn.convert(original, dense, output_stride=OUTPUT_STRIDE, validate=False)
+    parts = _parts(original, plain)
+    run, run_dense, run_parts = _session(plain), _session(dense), [_session(part) for part in parts]
+    random = np.random.default_rng(0)
+    shifts = range(0, STRIDE, OUTPUT_STRIDE)
+    for size in sizes:
+        image = random.standard_normal((1, 3, size, size), np.float32)
+        passes = [run(np.ascontiguousarray(image[..., y:, x:])) for y in shifts for x in shifts]
+
+        def shifted(passes: Sequence[Callable[[], np.ndarray]] = passes) -> list[np.ndarray]:
+            return [run() for run in passes]
+
+        def fragments(image: np.ndarray = image) -> np.ndarray:
+            found = run_parts[0](image)()
+            for part in run_parts[1:]:
+                height, width = (n - 1 for n in found.shape[2:])
+                found = np.concatenate([found[..., y : y + height, x : x + width] for y in (0, 1) for x in (0, 1)])
+                found = part(found)()
+            return found
+
+        runs: dict[str, Run] = {
+            "dilated": run_dense(image), "fragments": fragments, "shifted": shifted, "plain": run(image)
+        }  # fmt: skip
+        times = _interleaved(runs, rounds, f"{network}, {size}×{size}, every {OUTPUT_STRIDE} pixels", say)
+        answers = {"dilated": run_dense(image)().size, "fragments": fragments().size}
+        answers["shifted"] = sum(part.size for part in shifted())
+        each = {name: times[name] / count for name, count in answers.items()}  # fragments lose some at the border
+        yield {
+            "network": network,
+            "size": size,
+            "stride": OUTPUT_STRIDE,
+            "answers": prod(run_dense(image)().shape[2:]),
+            "seconds": times,
+            "speedup": {name: each[name] / each["dilated"] for name in ("fragments", "shifted")},
+            "of_plain": times["dilated"] / times["plain"],
+            "rounds": rounds,
+        }
+    _remove(original, plain, dense, *parts)
+
+
+def _parts(original: Path, plain: Path) -> list[Path]:
+    """The plain network, cut at the last maps of 8 pixels a cell, of 16, and so on, that all answers come from."""
+    state = lift(Document.open(original), Request())
+    maps = {int(cut.fact.space[0].stride): cut.fact.map for cut in reversed(list(cuts_of(state)))}
+    model = onnx.load(plain)
+    names = [model.graph.input[0].name, *(maps[s] for s in sorted(maps) if OUTPUT_STRIDE <= s < STRIDE)]
+    found = []
+    for k, (first, last) in enumerate(itertools.pairwise([*names, model.graph.output[0].name])):
+        part = extract(model, [first], [last])
+        tensor = part.graph.input[0]
+        tensor.CopyFrom(onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [None] * 4))
+        for node in part.graph.node:
+            node.input[:] = ["image" if name == first else name for name in node.input]
+        found.append(original.with_name(f"part{k}.onnx"))
+        onnx.save(part, found[-1])
+    return found
 
 
 def _converted(original: Path, head: Literal["conv", "folded"]) -> Path:

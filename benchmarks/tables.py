@@ -34,6 +34,8 @@ def tables(results: dict[str, list[Record]]) -> Iterator[Table]:
         yield _dense(results["dense"])
     if "native" in results:
         yield _native(results["native"])
+    if "stride" in results:
+        yield _stride(results["stride"])
     yield Table("Targets", ("", "measured", "target", "met"), [_target(t) for t in targets(results)])
 
 
@@ -94,6 +96,22 @@ def _native(records: Sequence[Record]) -> Table:
         for r in records
     ]
     return Table("Native size: time ÷ original", ("", "original", "conv", "folded"), rows)
+
+
+def _stride(records: Sequence[Record]) -> Table:
+    rows = [
+        (
+            f"{r['network']}, {r['size']}×{r['size']}, every {r['stride']} pixels",
+            str(r["answers"]),
+            f"{r['seconds']['dilated'] * 1e3:.0f} ms",
+            f"{r['of_plain']:.1f}",
+            f"{r['speedup']['fragments']:.2f}",
+            f"{r['speedup']['shifted']:.2f}",
+        )
+        for r in records
+    ]
+    columns = ("", "answers", "dilated", "÷ plain map", "fragments ÷ dilated", "shifted images ÷ dilated")
+    return Table("Answers in between", columns, rows)
 
 
 def show(found: Sequence[Table], console: rich.console.Console) -> None:

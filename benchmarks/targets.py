@@ -31,7 +31,7 @@ class Target:
 
 def targets(results: Results) -> list[Target]:
     """The targets that these results can tell about."""
-    return [*_conversion(results), *_dense(results), *_native(results)]
+    return [*_conversion(results), *_dense(results), *_native(results), *_stride(results)]
 
 
 def _conversion(results: Results) -> Iterator[Target]:
@@ -91,3 +91,10 @@ def _native(results: Results) -> Iterator[Target]:
         if record["batch"] == 1:
             yield Target(f"{at}: time ÷ original", record["ratio"]["conv"], 1.05, "×")
         yield Target(f"{at}, folded: time ÷ original", record["ratio"]["folded"], 1.0, "×")
+
+
+def _stride(results: Results) -> Iterator[Target]:
+    for record in results.get("stride", []):
+        at = f"{record['network']}, {record['size']}×{record['size']}, every {record['stride']} pixels"
+        for other, speedup in record["speedup"].items():
+            yield Target(f"{at}: time an answer of {other} ÷ dilated", speedup, 1, "×", at_least=True)

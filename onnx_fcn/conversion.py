@@ -130,11 +130,15 @@ def convert(
     clock = Clock(progress)
     if head not in ("conv", "folded"):
         raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
-    request = Request(
-        input, None if input_size is None else tuple(input_size), folds=head == "folded", output_stride=output_stride
-    )
     selection = Selection(tuple(outputs), logits)
     form = Form(reduce or "", full_size, argmax, keep_size)
+    request = Request(
+        input,
+        None if input_size is None else tuple(input_size),
+        folds=head == "folded",
+        output_stride=output_stride,
+        declared_batch=form.keeps_shape and not dynamic_batch,
+    )
     asked = {"folds": head == "folded", "output_stride": output_stride, **asdict(selection), **asdict(form)}
     if keep_size and output_stride is not None:
         raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
@@ -218,7 +222,7 @@ def validate(
         select(model, selection)
     size = None if input_size is None else tuple(input_size)
     with _blamed(source):
-        state = lift(document, Request(input, size, folds=folds, output_stride=output_stride))
+        state = lift(document, Request(input, size, folds, output_stride, form.keeps_shape))
         finish(state, form)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)

@@ -65,6 +65,11 @@ class Form:
             ("argmax", self.argmax),
         ]
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Do the outputs get the shapes that they had?"""
+        return self.keep_size or bool(self.reduce and not self.argmax)
+
     def __str__(self) -> str:
         """In a word or two, such as ``full-size argmax``; ``map`` for the plain map."""
         words = [self.reduce] if self.reduce else []
@@ -111,7 +116,8 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
     if form.reduce:
         if any(a.count(n) > 1 for a in x.space for n in [state.image.size[a.image or 0]]):
             raise Unsupported(
-                "has several answers at the native size, where padding begins: reduced, they are not the original's",
+                "has several answers at the native size, where windows reach beyond the image: reduced, they are not "
+                "the original's",
                 code="form",
                 hint="leave --output-stride out",
             )

@@ -79,12 +79,15 @@ class Request:
         size: the native size, in pixels.
         folds: fold the batch into a spatial axis around the head.
         output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
+        declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
+            Squeeze removes the batch too.
     """
 
     input: str | None = None
     size: tuple[int, ...] | None = None
     folds: bool = False
     output_stride: int | None = None
+    declared_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def _check_stride(state: Walk, output_stride: int) -> Fraction:
     Raises:
         OptionError: it does not.
     """
+    if output_stride < 1:
+        raise OptionError(f"--output-stride is a number of pixels from 1 on, not {output_stride}")
     strides = sorted({a.stride for f in state.results.values() for a in f.space if a.image is not None})
     if not strides:
         raise OptionError("no answer depends on the position, so there is no --output-stride")
@@ -188,7 +193,7 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     if not candidates:
         candidates = _sized_by_head(document, request)
     for rank, image in enumerate(candidates):
-        for batch in _batches(document, image):
+        for batch in _batches(document, image, declared=request.declared_batch):
             state = _walked(document, _with_batch(image, batch), folds=request.folds)
             if state.succeeded and _is_image(state, likeliest=rank == 0):
                 return state, []
@@ -444,13 +449,17 @@ def static_dims(declared: ValueInfoProto) -> list[int | None]:
     return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
 
 
-def _batches(document: Document, image: Image) -> list[int]:
-    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one."""
+def _batches(document: Document, image: Image, *, declared: bool = False) -> list[int]:
+    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one.
+
+    `declared`: that one first.
+    """
     if image.batch is None:
         return [1]
-    declared = next(i for i in document.proto.graph.input if i.name == image.name)
-    static = static_dims(declared)[image.batch]
-    return [BATCH, *([static] if static else [1, *_literals(document)])]
+    value = next(i for i in document.proto.graph.input if i.name == image.name)
+    if static := static_dims(value)[image.batch]:
+        return [static, BATCH] if declared else [BATCH, static]
+    return [BATCH, 1, *_literals(document)]
 
 
 def _literals(document: Document) -> list[int]:

@@ -250,6 +250,9 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     yield "image", f"{_change(report.image)}, {report.axes}"
     for output in report.outputs:
         yield "answers", _change(output)
+    form = report.geometry.of().form if report.geometry.outputs else "map"
+    if form != "map":
+        yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
     yield "window", pixels(report.window)
     for output in report.outputs:
         if output.stride and (output is report.outputs[0] or output.stride != report.stride):
@@ -266,6 +269,16 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     if report.seconds:
         parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
         yield "time", f"{sum(report.seconds.values()):.2f} s ({parts})"
+
+
+#: What the first word of a form says of the answers.
+_FORM_WORDS = {
+    "mean": "of the map of answers, for an image of any size",
+    "max": "of the map of answers, for an image of any size",
+    "full-size": "each answer in the middle of its window, linear in between",
+    "argmax": "the best class of each answer",
+    "keep-size": "all shapes as they were, with convolutions for dense layers",
+}
 
 
 def _free(report: Report) -> str:

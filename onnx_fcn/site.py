@@ -242,9 +242,9 @@ class Site:
         target = self._walk.options.output_stride
         if target is None:
             return stride, 1
-        room = target / axis.stride
-        step = math.gcd(stride, int(room)) if axis.rate == 1 and room.denominator == 1 else 1
-        return step, axis.rate * (stride // step)
+        room, step = target / axis.stride, stride * axis.rate
+        step = math.gcd(step, int(room)) if room.denominator == 1 else 1
+        return step, stride * axis.rate // step
 
     def keep_global(self, x: Lifted, op: str) -> Unmapped:
         """Pool the whole map, whatever its size: context, which is the same for all positions."""

@@ -33,7 +33,7 @@ from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
-from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
+from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims, upstream
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.sessions import extract, session, with_outputs
 
@@ -350,11 +350,14 @@ def _steps(c: Comparison, cut: Cut) -> list[int]:
 
 
 def _positions(c: Comparison, wide: Wide) -> list[list[int]]:
-    """The windows to compare: corners, some between, and the one whose crop is an image of the native size."""
+    """The windows to compare: corners, some between, those with a whole crop last, and `inner` at the very end.
+
+    The last windows of a dilated map, or of one that is rounded up, may reach beyond the image: they have no crop.
+    """
     steps = _steps(c, wide.cut)
     cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random)
     found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
-    return [p for p in found if p != wide.inner] + [wide.inner]
+    return [*sorted((p for p in found if p != wide.inner), key=lambda p: _has_crop(c, wide, p)), wide.inner]
 
 
 def _native_cases(
@@ -421,7 +424,7 @@ def _feature_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array:
     image = c.state.image.name
     name = c.state.renamed.get(cut.fact.map, cut.fact.map)
     lifted = extract(c.lifted.proto, [image], [name])
-    if cut.name != image:
+    if cut.name != image and _pads_alike(c, cut, [feeds[image].shape[k] for k in c.state.image.space]):
         with contextlib.suppress(ModelError):
             seen = session(c.original, extract(c.original.proto, [image], [cut.name]))(feeds)[0]
             physical = as_physical(cut.fact, seen)
@@ -437,14 +440,19 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
     """
     cut, image = wide.cut, c.state.image
     rates = [axis.rate for axis in cut.fact.space]
-    if max(rates, default=1) == 1 or cut.name == image.name:
+    if max(rates, default=1) == 1 or cut.name == image.name or not _pads_alike(c, cut, wide.size):
         return
-    trunk = session(c.original, extract(c.original.proto, [image.name], [cut.name]))
+    try:
+        trunk = session(c.original, extract(c.original.proto, [image.name], [cut.name]))
+    except ModelError:
+        return  # it has another input
     for phase in sampled(rates, c.random):
-        shifts = {a.image: int(p * a.stride) for a, p in zip(cut.fact.space, phase) if a.image is not None}
-        index = [slice(None)] * len(image.shape)
-        for k, axis in enumerate(image.space):
-            index[axis] = slice(shifts.get(k, 0), None)
+        index, ends = [slice(None)] * len(image.shape), list(wide.size)
+        for axis, p in zip(cut.fact.space, phase):
+            if axis.image is not None and p:  # smaller by a whole stride: what depends on the size stays the same
+                start, period = int(p * axis.stride), int(axis.rate * axis.stride)
+                ends[axis.image] += start - period
+                index[image.space[axis.image]] = slice(start, ends[axis.image])
         c.progress(f"phase {_spelled(phase)} of the feature map")
         feeds = {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
         try:
@@ -458,7 +466,7 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         both: list[Any] = [slice(min(m, n)) for m, n in zip(have.shape[2:], want.shape[2:])]
         have, want = have[(..., *both)], want[(..., *both)]
         if any(phase):
-            inside = _inside(cut.fact, wide.size, phase, have.shape[2:])
+            inside = _inside(cut.fact, ends, phase, have.shape[2:])
             have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
         if want.size:
             cells = want.size // (want.shape[1] * want.shape[0]) if not any(phase) else len(want)
@@ -495,16 +503,27 @@ def _grid_checks(c: Comparison) -> Iterator[Check]:
         yield Check("grid", name, size, batch, 1, 0.0 if have == want else np.inf, c.tolerance, note)
 
 
-def _inside(fact: Lifted, size: Sequence[int], phase: Sequence[int], cells: Sequence[int]) -> Array:
-    """Which cells of one phase see neither padding of the image nor of the shifted one."""
+def _inside(fact: Lifted, ends: Sequence[int], phase: Sequence[int], cells: Sequence[int]) -> Array:
+    """Which cells of one phase see neither padding of the image nor of the shifted one, which has these ends."""
     inside = np.ones(tuple(cells), bool)
     for k, (axis, p, count) in enumerate(zip(fact.space, phase, cells)):
+        if not axis.field.is_local:
+            return np.zeros_like(inside)
         if axis.image is None:
             continue
         first = float(axis.field.start) + (p + axis.rate * np.arange(count)) * float(axis.stride)
-        seen = (first >= float(p * axis.stride)) & (first + float(axis.field.size) <= size[axis.image])
+        seen = (first >= float(p * axis.stride)) & (first + float(axis.field.size) <= ends[axis.image])
         inside &= seen.reshape([-1 if j == k else 1 for j in range(len(cells))])
     return inside
+
+
+def _pads_alike(c: Comparison, cut: Cut, size: Sequence[int]) -> bool:
+    """Does the original's trunk pad an image of this size as one of the native size? `auto_pad` reads the size."""
+    attributes = (a for k in upstream(c.state, cut.name) for a in c.state.seats[k].proto.attribute)
+    if not any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in attributes):
+        return True
+    periods = {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+    return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, c.state.image.size)))
 
 
 def _map_extents(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> tuple[int, ...]:
@@ -539,7 +558,7 @@ def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
     """The original's answers for crops of the larger image: all where they decide; the last of them is known."""
     affordable = 1 if c.macs is None else max(1, int(CROPS_BUDGET / max(c.macs, 1)))
     crops = len(wide.positions) if any(c.exact.values()) else affordable
-    others = wide.positions[-crops:-1]
+    others = [p for p in wide.positions[-crops:-1] if _has_crop(c, wide, p)]
     if others:
         run = session(c.original, with_outputs(c.original, c.hidden))
     for k, position in enumerate(others):
@@ -550,12 +569,22 @@ def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
 
 def _cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
     """The inputs with the image cut to one window."""
-    image = c.state.image
-    offsets = {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
+    image, offsets = c.state.image, _offsets(wide, position)
     index = [slice(None)] * len(image.shape)
     for k, (axis, extent) in enumerate(zip(image.space, image.size)):
         index[axis] = slice(offsets.get(k, 0), offsets.get(k, 0) + extent)
     return {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+
+
+def _has_crop(c: Comparison, wide: Wide, position: Sequence[int]) -> bool:
+    """Does a window lie within the image?"""
+    offsets = _offsets(wide, position)
+    return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.state.image.size, wide.size)))
+
+
+def _offsets(wide: Wide, position: Sequence[int]) -> dict[int | None, int]:
+    """The first pixel of a window along each axis of the image."""
+    return {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
 
 
 def _ask_head(c: Comparison, wide: Wide) -> None:
@@ -667,7 +696,9 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
         if "argmax" in words:
             error = _below_the_best(scores, have)
         else:
-            error = difference(have.reshape(scores.shape), scores) if have.size == scores.size else np.inf
+            if final.form in ("mean", "max"):  # in the original's shape
+                scores = original_at(fact, scores.reshape(*scores.shape, *[1] * len(axes)), [0] * len(axes))
+            error = difference(have, scores) if have.shape == scores.shape else np.inf
         yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, final.form)
 
 

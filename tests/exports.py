@@ -331,6 +331,35 @@ def mobilenet_v2() -> nn.Module:
     return scaled(build, 224)
 
 
+class GatedInverted(nn.Module):
+    """Expand, depthwise, squeeze and excite, project, with SiLU; added to its input where the shapes agree."""
+
+    def __init__(self, channels: int, width: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide = channels * 4
+        self.body = nn.Sequential(
+            *conv_bn(channels, wide), nn.SiLU(), *conv_bn(wide, wide, kernel, stride, wide), nn.SiLU(),
+            SqueezeExcite(wide), *conv_bn(wide, width),
+        )  # fmt: skip
+        self.adds = stride == 1 and channels == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.adds else self.body(x)
+
+
+def efficientnet_small() -> nn.Module:
+    """A small EfficientNet (Tan and Le, 2019), gated inside its inverted blocks; for 64×64, stride 16."""
+    return scaled(
+        lambda: nn.Sequential(
+            *conv_bn(3, 8, 3, 2), nn.SiLU(),
+            GatedInverted(8, 12, 3, 2), GatedInverted(12, 12, 3, 1), GatedInverted(12, 16, 5, 2),
+            GatedInverted(16, 24, 3, 2), GatedInverted(24, 24, 5, 1),
+            *conv_bn(24, 64), nn.SiLU(), *pooled(64, 10),
+        ),
+        64,
+    )  # fmt: skip
+
+
 class Dense(nn.Module):
     """Normalise, activate, convolve, and keep the input beside the result."""
 

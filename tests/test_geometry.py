@@ -644,7 +644,7 @@ def test_an_image_that_is_too_small(digits: tuple[onnx_fcn.Conversion, Path]) ->
     assert answers[0].shape == (1, 6, 0, 1)
 
 
-@pytest.mark.parametrize("page", ["geometry", "report"])
+@pytest.mark.parametrize("page", ["answers", "geometry", "report"])
 def test_the_documentation_is_true(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fixtures").symlink_to(FIXTURES)
     monkeypatch.chdir(tmp_path)

@@ -54,7 +54,7 @@ def contract(
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     axis -= x.rank
-    if len(stack) > x.rank - 2:
+    if stack and len(stack) > x.rank - 2:
         x = replace(x, layout=((),) * (len(stack) + 2 - x.rank) + x.layout)
     x, stacked, added = _stack(x, stack)
     group = x.layout[axis]

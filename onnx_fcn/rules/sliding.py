@@ -137,7 +137,9 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
     contracts = ceil = pads = strides = False
     counted = 1.0
     dense = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
-    for slide, k in zip(slides, axes):
+    steps = [site.stride(x.space[k], s.stride) for s, k in zip(slides, axes)]
+    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
+    for slide, k, (stride, rate) in zip(slides, axes, steps):
         axis = x.space[k]
         window = axis.window
         cells = slide.cells(window)
@@ -153,19 +155,18 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
             space[k] = axis.contracted(first, window - 1 - rest)
             contracts |= window > 1
             continue
-        stride, rate = site.stride(axis, slide.stride)
         plan.kernel[k], plan.cuts[k] = slide.kernel, range(slide.kernel)
         plan.strides[k], plan.dilations[k] = stride, slide.dilation * axis.rate
         plan.begins[k], plan.ends[k] = slide.begin * axis.rate, slide.end * axis.rate
-        if slide.ceil and rate > 1:  # room for the last window, and none that starts behind the map
+        if slide.ceil and dilates:  # room for the last window, and none that starts behind the map
             plan.ends[k] = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
-        ceil |= slide.ceil and rate == 1
+        ceil |= slide.ceil and not dilates
         pads |= bool(slide.begin or slide.end) or slide.overflows(window)
         strides |= stride > 1
         name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
         pad = (plan.begins[k], plan.ends[k])
         dilation = plan.dilations[k]
-        space[k] = axis.slid(cells, name, slide.kernel, stride, dilation, pad, ceil=slide.ceil and rate == 1, rate=rate)
+        space[k] = axis.slid(cells, name, slide.kernel, stride, dilation, pad, ceil=ceil, rate=rate)
     if crops:
         if x.padding is not None and contracts:
             raise site.padded(x)
@@ -342,6 +343,9 @@ def pool(site: Site, x: Lifted) -> Fact:
 def pooled(site: Site, x: Lifted, plan: Physical) -> str:
     """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
+    rounds = bool(site.attr("ceil_mode", 0)) and not plan.ceil and not plan.contracts
+    if rounds and site.attr("count_include_pad", 0) and (any(plan.begins) or any(plan.ends)):
+        raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
     if site.op == "AveragePool" and dilated and (site.opset < 19 or _wide(plan)):
         return average(site, x, plan)
     oldest = {"MaxPool": 10, "LpPool": 18}.get(site.op, 0)
