@@ -14,7 +14,7 @@ from onnx import ModelProto, numpy_helper
 
 import onnx_fcn
 from onnx_fcn import Validation, ValidationError
-from onnx_fcn.validation import difference
+from onnx_fcn.agreement import difference
 
 WEIGHT = law.random("w", 36, 7).astype(np.float32)
 
@@ -109,7 +109,7 @@ def test_half_precision_that_overflows(scale: float) -> None:
     assert np.isinf(stored).any() == (scale > 1)
     validation = validated(model)
     assert validation.passed
-    assert {c.kind for c in validation.checks} == {"native", "law", "crops"}
+    assert {c.kind for c in validation.checks} == {"native", "law", "crops", "grid"}
 
 
 def test_images_that_are_not_finite() -> None:

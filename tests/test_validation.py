@@ -132,3 +132,26 @@ def test_a_map_inside_a_branch_is_no_cut() -> None:
     validation = onnx_fcn.convert(model).report.validation
     assert validation is not None
     assert {c.kind for c in validation.checks} == {"native", "law", "crops"}
+
+
+def test_a_rare_event_is_as_exact_as_its_logit() -> None:
+    """onnxruntime's Sigmoid is right to 1e-7, which is much of a score of 1e-4; the logit in front of it agrees."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]> g (float[N,3,12,12] x) => (float[N,4] y) {
+        a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, k)
+        f = Flatten (a)
+        l = Gemm (f, w, b)
+        y = Sigmoid (l) }"""
+    )
+    random = np.random.default_rng(0)
+    for name, shape, shift in (("k", (8, 3, 3, 3), 0.0), ("w", (8 * 144, 4), 0.0), ("b", (4,), -9.0)):
+        values = (random.standard_normal(shape) * 0.02 + shift).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    validation = onnx_fcn.convert(model).report.validation
+    assert validation is not None
+    assert {c.subject for c in validation.checks} == {"l", "y"}
+    mutant = onnx_fcn.convert(model).to_proto()
+    bias = next(t for t in mutant.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "b"))
+    with pytest.raises(ValidationError, match="'l'"):
+        onnx_fcn.validate(model, mutant)

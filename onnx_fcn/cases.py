@@ -1,0 +1,371 @@
+"""What two models are compared on: images of the native size, a larger one, and what both are asked about them.
+
+A `Comparison` is the two models at hand, with all that is known of them before anything runs. A `Case` is an image or a
+batch of images, and what both models answered; a `Wide` one is larger than native, and has a feature map and windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnx_fcn.agreement import batch_axis, tolerance_of
+from onnx_fcn.document import Document
+from onnx_fcn.interpret import BATCH, Walk
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
+from onnx_fcn.placement import geometry_of
+from onnx_fcn.sessions import extract
+
+__all__ = [
+    "BATCHES",
+    "Answers",
+    "Case",
+    "Comparison",
+    "Wide",
+    "batches_of",
+    "cropped",
+    "has_crop",
+    "native_cases",
+    "offsets_of",
+    "positions_of",
+    "random_feeds",
+    "ratios_of",
+    "same_trunk",
+    "sampled",
+    "takes_batches",
+    "wide_case",
+]
+
+#: Deviations of the random images. A network that answers the same everywhere, as one that was trained on bytes may to
+#: noise of deviation 1, is asked again with more.
+DEVIATIONS = (1.0, 16.0, 255.0)
+
+#: Windows that the law is checked on: the corners, and some between.
+WINDOWS = 9
+
+#: Images at once, where the batch is free.
+BATCHES = 3
+
+#: Operators whose results saturate or discard: what enters them is compared too.
+HIDING = frozenset(
+    {"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Hardmax", "Clip"}
+)
+
+#: Of these the result is as exact as 1 is, however small it is. Where what enters them is compared, answers below a
+#: hundredth are compared absolutely.
+BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
+LEAST_BOUNDED = 1e-2
+
+THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
+
+Progress = Callable[[str], None]
+
+Answers = dict[str, Array]
+
+
+@dataclass
+class Comparison:
+    """The two models at hand, with what is known of them.
+
+    Attributes:
+        original: the model as it was.
+        state: the walk that lifted it.
+        lifted: the result of that walk, whose trunk gives the feature map.
+        converted: the file that is judged: that result, or what another tool made of it.
+        least: outputs of which small answers are compared absolutely, and below what.
+        exact: whether the cells of a map have to equal crops.
+        macs: multiply-accumulates of the original on one image, where they are known.
+        is_ours: whether the judged file is our result; the tensors of another tool's may have any names.
+        maps: for each output that is more than its map of answers, and for each tensor in front of a saturating
+            operator, the tensor of the converted model that is the map.
+    """
+
+    original: Document
+    state: Walk
+    lifted: Document
+    converted: Document
+    seed: int = 0
+    progress: Progress = lambda _: None
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        self.deviation = DEVIATIONS[0]
+        self.random = np.random.default_rng(self.seed)
+        self.inputs = {i.name: i for i in data_inputs(self.original)}
+        self.outputs = [o.name for o in self.original.proto.graph.output]
+        self.tolerance = tolerance_of(self.original)
+        self.answers = geometry_of(self.state).outputs
+        self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
+        self.least: dict[str, float] = {}
+        self.hidden = self._hidden() if self.is_ours else {}
+        self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
+        every = all(a.exactness == "exact" for a in self.answers.values())
+        self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
+        self.names = [*self.outputs, *self.hidden]
+        renamed = self.state.renamed
+        maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
+        if self.keeps_size:
+            maps = {}
+        self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
+
+    @property
+    def keeps_size(self) -> bool:
+        """Does the converted model take images of the native size only?"""
+        return any(final.form == "keep-size" for final in self.state.finals.values())
+
+    def _hidden(self) -> dict[str, Lifted]:
+        """Tensors in front of saturating operators at the end, with their facts as they are named in the result."""
+        producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
+        found: dict[str, Lifted] = {}
+        have = {o for n in self.lifted.proto.graph.node for o in n.output}
+        for output in self.outputs:
+            name = output
+            for _ in range(64):
+                node = producer.get(name)
+                if node is None or node.op_type not in HIDING | THROUGH:
+                    break
+                name = node.input[0]
+                fact = self.state.facts.get(name)
+                if (
+                    node.op_type in HIDING
+                    and isinstance(fact, Lifted)
+                    and not fact.is_live
+                    and name not in self.outputs
+                ):
+                    renamed = self.state.renamed.get(fact.map, fact.map)
+                    if renamed in have and name in producer:
+                        found[name] = fact.on(renamed)
+                        if node.op_type in BOUNDED:
+                            self.least[output] = LEAST_BOUNDED
+        return found
+
+
+@dataclass
+class Case:
+    """One image, or batch of images, and what both models answered.
+
+    Attributes:
+        size: in pixels.
+        batch: images at once.
+        feeds: all inputs.
+        note: what is said of it in the report.
+        expected: the answers of the original.
+        got: those of the converted model, by the names of the original's tensors.
+        finals: what it makes of them, where that is asked for.
+    """
+
+    size: tuple[int, ...]
+    batch: int
+    feeds: dict[str, Array]
+    note: str = ""
+    expected: Answers = field(default_factory=dict)
+    got: Answers = field(default_factory=dict)
+    finals: Answers = field(default_factory=dict)
+
+
+@dataclass
+class Wide(Case):
+    """A larger image.
+
+    Attributes:
+        cut: the map that the law is about.
+        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size.
+        map: that map of this image, (N, C, *space).
+        positions: the windows that are compared, as cells of the cut's grid; `inner` is the last.
+        windows: the original head's answers for these windows.
+        crops: the original's answers for the crops of the last of them.
+    """
+
+    cut: Cut = field(kw_only=True)
+    inner: list[int] = field(default_factory=list)
+    map: Array = field(default_factory=lambda: np.zeros(0))
+    positions: list[list[int]] = field(default_factory=list)
+    windows: list[Answers] = field(default_factory=list)
+    crops: list[Answers] = field(default_factory=list)
+
+    @property
+    def grid(self) -> list[int]:
+        """Windows of the cut along each axis."""
+        return [(n - a.extent) // a.step + 1 for n, a in zip(self.map.shape[2:], self.cut.fact.space)]
+
+
+def wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
+    """A larger image: a given one, or a random one. None where nothing slides."""
+    named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
+    cut = next((k for k in cuts_of(c.state) if k.name in named), None)  # no tensor inside a branch can be fed
+    if cut is None or c.keeps_size:
+        return None
+    image, batch = c.state.image, batches_of(c)[0]
+    size = larger_size(cut, image.size)
+    feeds = random_feeds(c, size, batch)
+    given = (data or {}).get(image.name)
+    if given is not None and given.ndim == len(image.shape):
+        sizes = tuple(given.shape[a] for a in image.space)
+        if sizes != image.size and all(have >= native for have, native in zip(sizes, image.size)):
+            feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
+    more = [
+        (size[a.image] - image.size[a.image]) // a.grid if a.image is not None else 0 for a in cut.fact.space
+    ]  # windows beyond the first
+    steps = steps_of(c, cut)
+    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps, more)])
+
+
+def native_cases(
+    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int]
+) -> list[Case]:
+    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions."""
+    size = c.state.image.size
+    cases = [Case(size, batch, random_feeds(c, size, batch)) for batch in batches]
+    if wide is not None:
+        cases[0].feeds = cropped(c, wide, wide.inner)
+    if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
+        count = len(next(iter(data.values())))
+        cases.append(Case(size, count, {**random_feeds(c, size, count), **data}, "given data"))
+    return cases
+
+
+def steps_of(c: Comparison, cut: Cut) -> list[int]:
+    """Windows of the cut from one cell of the coarsest output to the next, along each axis."""
+    return [max(k) for k in zip(*(ratios_of(f, cut) for f in c.facts.values()))] or [1] * len(cut.fact.space)
+
+
+def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
+    """The windows to compare: corners, some between, those with a whole crop last, and `inner` at the very end.
+
+    The last windows of a dilated map, or of one that is rounded up, may reach beyond the image: they have no crop.
+    """
+    steps = steps_of(c, wide.cut)
+    cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random)
+    found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
+    return [*sorted((p for p in found if p != wide.inner), key=lambda p: has_crop(c, wide, p)), wide.inner]
+
+
+def cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
+    """The inputs with the image cut to one window."""
+    image, offsets = c.state.image, offsets_of(wide, position)
+    index = [slice(None)] * len(image.shape)
+    for k, (axis, extent) in enumerate(zip(image.space, image.size)):
+        index[axis] = slice(offsets.get(k, 0), offsets.get(k, 0) + extent)
+    return {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+
+
+def has_crop(c: Comparison, wide: Wide, position: Sequence[int]) -> bool:
+    """Does a window lie within the image?"""
+    offsets = offsets_of(wide, position)
+    return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.state.image.size, wide.size)))
+
+
+def offsets_of(wide: Wide, position: Sequence[int]) -> dict[int | None, int]:
+    """The first pixel of a window along each axis of the image."""
+    return {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
+
+
+def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
+    """Windows of the cut from one cell of a tensor to the next."""
+    stride = {a.image: a.stride for a in fact.space}
+    return [max(1, int(stride.get(a.image, a.grid) / a.grid)) for a in cut.fact.space]
+
+
+def larger_size(cut: Cut, native: Sequence[int]) -> tuple[int, ...]:
+    """An image with some more windows along each axis, a different number along each; of a dilated map, every phase."""
+    steps = {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+    more = itertools.cycle((2, 1, 1) if len(native) > 1 else (3,))
+    return tuple(n + int(m * max(1, steps.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
+
+
+def sampled(grid: Sequence[int], random: np.random.Generator) -> list[tuple[int, ...]]:
+    """Positions on a grid: the corners, and some between."""
+    corners = list(dict.fromkeys(itertools.product(*((0, n - 1) for n in grid))))
+    others = [p for p in np.ndindex(*grid) if p not in set(corners)]
+    chosen = random.permutation(len(others))[: max(0, WINDOWS - len(corners))]
+    return corners + [others[k] for k in sorted(chosen)]
+
+
+def batches_of(c: Comparison) -> list[int]:
+    image = c.state.image
+    if image.batch is None:
+        return [1]
+    declared = static_dims(c.inputs[image.name])[image.batch]
+    if declared is not None:
+        return [declared]
+    return [1, BATCHES] if c.state.batch == BATCH else [c.state.batch]
+
+
+def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[int, ...]:
+    image = c.state.image
+    if name == image.name:
+        shape = list(image.shape)
+        if image.batch is not None:
+            shape[image.batch] = batch
+        for axis, pixels in zip(image.space, size):
+            shape[axis] = pixels
+        return tuple(shape)
+    dims = static_dims(c.inputs[name])
+    return tuple((batch if k == 0 else 1) if d is None else d for k, d in enumerate(dims))
+
+
+def random_feeds(c: Comparison, size: Sequence[int], batch: int) -> dict[str, Array]:
+    """Random values for every input."""
+    feeds = {}
+    for name, declared in c.inputs.items():
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+        shape = _shape(c, name, size, batch)
+        if kind.kind == "f" or str(kind) == "bfloat16":
+            feeds[name] = (c.deviation * c.random.standard_normal(shape)).astype(kind)
+        elif kind.kind == "b":
+            feeds[name] = c.random.integers(0, 2, shape).astype(kind)
+        else:
+            feeds[name] = c.random.integers(0, 127 if kind.itemsize == 1 and kind.kind == "i" else 256, shape).astype(
+                kind
+            )
+    return feeds
+
+
+def _same_graph(a: Document, b: Document) -> bool:
+    return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
+
+
+def same_trunk(c: Comparison, cut: Cut) -> bool:
+    """Is all that computes the cut in the converted model, nodes and weights, what it was in the original?"""
+    name, image = cut.fact.map, c.state.image.name
+    if name == image or c.state.renamed.get(name, name) != name:
+        return False
+    before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
+    if not before.graph.node or list(before.graph.node) != list(after.graph.node):
+        return False
+    if list(before.opset_import) != list(after.opset_import) or list(before.functions) != list(after.functions):
+        return False
+    weights = [{t.name: t for t in m.graph.initializer} for m in (before, after)]
+    same = weights[0].keys() == weights[1].keys() and all(
+        _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
+    )
+    c.original.release()
+    c.converted.release()
+    return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_as_bytes(a), _as_bytes(b))
+
+
+def _as_bytes(array: Array) -> Array:
+    """The bytes of an array: NaN equals itself, and -0 is not 0."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def takes_batches(c: Comparison, cut: Cut) -> bool:
+    """Can the head be run on several windows at once, in the original?"""
+    return (
+        batches_of(c)[0] == 1
+        and c.state.batch == BATCH
+        and len(c.inputs) == 1
+        and not c.state.context
+        and batch_axis(cut.fact) is not None
+        and all(batch_axis(f) is not None for f in c.facts.values())
+    )
