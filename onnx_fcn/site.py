@@ -7,7 +7,7 @@
     spatial    which physical axis each spatial axis of the original lies on
     grouped    an operator along some of the channels only
 
-Every spelling that depends on the opset version is in this file.
+Every spelling that depends on the opset version is in `spelling`.
 """
 
 from __future__ import annotations
@@ -19,31 +19,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import (
-    BATCH,
-    Blocked,
     Change,
-    Emission,
     Fact,
     Image,
     Known,
     Rewind,
-    Seat,
     Slides,
     Unmapped,
-    Walk,
 )
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.spelling import RAISE_OPSET, Emitter, Operand
 
-__all__ = ["Operand", "Site"]
-
-#: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
-Operand = str | Fact | Array | None
+__all__ = ["RAISE_OPSET", "Operand", "Site"]
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
@@ -51,29 +42,12 @@ UNFOLD_LIMIT = 40_000
 #: Image sizes from the native one on at which branches are compared: more than any stride.
 LEVELLED = 128
 
-_DEFAULTS = {"ceil_mode": 0, "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
-
-
-def _is_default(name: str, value: Any) -> bool:
-    """Does this attribute of a sliding operator say what it means anyway?"""
-    default = _DEFAULTS.get(name)
-    return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
-
-
-RAISE_OPSET = "raise the opset first, with onnx.version_converter"
-
 #: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
-class Site:
+class Site(Emitter):
     """One node under conversion: what its rule reads, and where the nodes go that it emits."""
-
-    def __init__(self, walk: Walk, position: int, seat: Seat) -> None:
-        self._walk, self.position, self._seat = walk, position, seat
-        self.node: gs.Node = seat.node
-        self.outputs: list[str] = [o.name for o in seat.node.outputs]
-        self._aliases: dict[str, str] = {}
 
     # The ends of the walk -----------------------------------------------------------------------------------------
 
@@ -114,50 +88,9 @@ class Site:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    @property
-    def op(self) -> str:
-        """The operator."""
-        return str(self.node.op)
-
-    @property
-    def opset(self) -> int:
-        """Version of the default operator set."""
-        return self._walk.opsets.get("", self._walk.opsets.get("ai.onnx", 1))
-
-    @property
-    def batch(self) -> int:
-        """The batch that shapes are evaluated with."""
-        return self._walk.batch
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute of the node."""
-        value = self.node.attrs.get(name, default)
-        return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
-
-    def flag(self, name: str, default: int = 0) -> bool:
-        """An attribute of the node that is 0 or 1.
-
-        Raises:
-            Unsupported: it is neither, and runtimes differ in what that means.
-        """
-        value = self.attr(name, default)
-        if value not in (0, 1):
-            raise Unsupported(f"its attribute {name} is {value}, and neither 0 nor 1", code="attribute")
-        return bool(value)
-
     def has_output(self, index: int) -> bool:
         """Does anything read this output?"""
         return index < len(self.outputs) and self.outputs[index] in self._walk.read
-
-    def value(self, fact: Fact | None) -> Array:
-        """The value of an operand, as it is at the native size.
-
-        Raises:
-            Unsupported: it depends on the image.
-        """
-        if not isinstance(fact, Known):
-            raise Unsupported("needs a constant where the value depends on the image", code="not-constant")
-        return self._walk.values[fact.name]
 
     def ints(self, fact: Fact | None) -> list[int] | None:
         """A constant operand as a list of integers; None where it is absent."""
@@ -336,87 +269,7 @@ class Site:
             if missing and fact.origins and fact.origins <= self._walk.reductions:
                 raise Rewind(fact.origins)
 
-    # Emitting -----------------------------------------------------------------------------------------------------
-
-    def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
-        """Emit one node with one output; without `op`, the seat's own with other inputs. Returns the tensor's name.
-
-        Attributes that are not named stay as they are in a variation of the seat's node; None removes one.
-        """
-        return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
-
-    def emit_many(
-        self,
-        inputs: Sequence[Operand],
-        op: str | None = None,
-        *,
-        outputs: int | None = None,
-        domain: str = "",
-        **attrs: Any,
-    ) -> list[str]:
-        """Emit one node, with that many outputs or those of the seat's node. Returns their names."""
-        varies = op is None
-        count = len(self.outputs) if outputs is None else outputs
-        base = next(o for o in self.outputs if o)
-        used = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
-        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in used]
-        attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
-        if varies:
-            domain, attrs = self.node.domain or "", {**self.node.attrs, **attrs}
-        node = gs.Node(
-            op=op or self.op,
-            name=self.node.name if varies else names[0],
-            attrs={k: v for k, v in attrs.items() if v is not None},
-            inputs=[gs.Variable(name) for name in self._inputs(inputs)],
-            outputs=[gs.Variable(n) for n in names],
-            domain=domain or None,
-        )
-        self._seat.emissions.append(Emission(node, varies))
-        return names
-
-    def _inputs(self, operands: Sequence[Operand]) -> list[str]:
-        """Names of the inputs; absent ones at the end are left out, unless the node spelled them."""
-        names = [self._operand(operand) for operand in operands]
-        while names and not names[-1] and len(names) > len(self.node.inputs):
-            names.pop()
-        return names
-
-    def _operand(self, operand: Operand) -> str:
-        if operand is None:
-            return ""
-        if isinstance(operand, str):
-            return operand
-        if isinstance(operand, Lifted):
-            return operand.map
-        if isinstance(operand, np.ndarray):
-            return self.constant(operand)
-        if isinstance(operand, Known) and operand.sized:
-            return self.constant(self.frozen(operand), source=operand.name)
-        assert not isinstance(operand, Blocked), "a rule never sees what was refused"
-        return operand.name
-
-    def frozen(self, fact: Fact | None) -> Array:
-        """A value that was computed from sizes, as it is at the native size.
-
-        Raises:
-            Unsupported: it depends on the size of the batch too.
-        """
-        value = self.value(fact)
-        with np.errstate(invalid="ignore"):  # a mask of infinities has no remainder
-            counts = value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0))
-        if self.batch == BATCH and counts:
-            raise Unsupported("computes with the size of the batch", code="batch")
-        return value
-
-    def constant(self, value: Array, dims: Sequence[int] | None = None, *, source: str | None = None) -> str:
-        """A new initializer, stored as these dims. `source` is the tensor that it was made of, and lends its name."""
-        base = next(o for o in self.outputs if o)
-        name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
-        elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        self._seat.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
-        if source:
-            self._seat.sources[name] = source
-        return name
+    # Naming -------------------------------------------------------------------------------------------------------
 
     def named(self, facts: Sequence[Fact]) -> list[Fact]:
         """Give the maps that this seat emitted the names of the node's outputs."""
@@ -660,12 +513,6 @@ class Site:
         parts: list[Operand] = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]
         return self.emit([name, self.emit(parts, "Concat", axis=0)], "Expand")
 
-    def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
-        """Apply something to a tensor with one axis moved to the end, and move it back."""
-        perm = [k for k in range(rank) if k != axis] + [axis]
-        back = [perm.index(k) for k in range(rank)]
-        return self.emit([emit(self.emit([name], "Transpose", perm=perm))], "Transpose", perm=back)
-
     def materialise(self, x: Lifted) -> str:
         """A tensor with the axes of the original in their order, at whatever size the image has.
 
@@ -765,72 +612,7 @@ class Site:
             hint="pad inside the convolution or pooling before it",
         )
 
-    # Spellings that depend on the opset ---------------------------------------------------------------------------
-
-    def dtype(self, elem_type: int) -> np.dtype[Any]:
-        """The numpy type of an ONNX element type."""
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-
-    def scalar(self, x: Lifted, value: float) -> Array:
-        """A scalar of the map's type."""
-        return np.array(value, self.dtype(x.elem_type))
-
-    def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
-        """Unsqueeze: axes are an attribute before opset 13."""
-        if self.opset < 13:
-            return self.emit([name], "Unsqueeze", axes=list(axes))
-        return self.emit([name, np.array(axes, np.int64)], "Unsqueeze")
-
-    def squeeze(self, name: str, axes: Sequence[int]) -> str:
-        """Squeeze: axes are an attribute before opset 13."""
-        if self.opset < 13:
-            return self.emit([name], "Squeeze", axes=list(axes))
-        return self.emit([name, np.array(axes, np.int64)], "Squeeze")
-
-    def slice(
-        self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
-    ) -> str:
-        """Slice: attributes, and no steps, before opset 10."""
-        if all(s == 0 for s in starts) and all(e == np.iinfo(np.int64).max for e in ends) and set(steps) <= {1}:
-            return name
-        if self.opset >= 10:
-            operands: list[Operand] = [np.array(v, np.int64) for v in (starts, ends, axes)]
-            if set(steps) - {1}:
-                operands.append(np.array(steps, np.int64))
-            return self.emit([name, *operands], "Slice")
-        name = self.emit([name], "Slice", starts=list(starts), ends=list(ends), axes=list(axes))
-        if set(steps) - {1}:  # a pooling of single cells with that stride
-            spatial = dict(zip(axes, steps))
-            rank = max(axes) - 1
-            strides = [spatial.get(k + 2, 1) for k in range(rank)]
-            name = self.emit([name], "MaxPool", kernel_shape=[1] * rank, strides=strides)
-        return name
-
-    def pad(self, name: str, begins: Sequence[int], ends: Sequence[int], value: Array) -> str:
-        """Pad with a constant: attributes before opset 11."""
-        amounts = [*begins, *ends]
-        if self.opset < 11:
-            return self.emit([name], "Pad", pads=amounts, value=float(value))
-        return self.emit([name, np.array(amounts, np.int64), value], "Pad")
-
-    def lowest(self, elem_type: int) -> float:
-        """The number below all others of a type."""
-        kind = self.dtype(elem_type)
-        return float(np.iinfo(kind).min) if kind.kind in "iu" else -math.inf
-
-    def reduce(self, name: str, kind: str, axes: Sequence[int]) -> str:
-        """ReduceSum takes its axes as an operand from opset 13 on, the others from 18 on. Axes are kept."""
-        if self.opset >= (13 if kind == "ReduceSum" else 18):
-            return self.emit([name, np.array(axes, np.int64)], kind, keepdims=1)
-        return self.emit([name], kind, axes=list(axes), keepdims=1)
-
-    def reduce_as(self, name: str, axes: Sequence[int]) -> str:
-        """The node's own reduction over other axes, which are kept."""
-        if len(self.node.inputs) > 1 and self.node.inputs[1].name:
-            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
-        if self.opset >= (13 if self.op == "ReduceSum" else 18):
-            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
-        return self.emit([name], axes=list(axes), keepdims=1)
+    # Poolings of the window ---------------------------------------------------------------------------------------
 
     def pool(self, x: Lifted, largest: bool, over: Sequence[int]) -> str:
         """The mean or the maximum of the window along some axes, at every position of the grid.
@@ -851,9 +633,3 @@ class Site:
                 raise Unsupported("poolings cannot be dilated before opset 10", code="rate")
             attrs["dilations"] = rates
         return self.emit([x], "MaxPool" if largest else "AveragePool", **attrs)
-
-    def softmax(self, name: str, axis: int, rank: int, op: str) -> str:
-        """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis goes to the end."""
-        if self.opset >= 13:
-            return self.emit([name], op, axis=axis)
-        return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
