@@ -38,6 +38,11 @@ from onnx import ModelProto, TensorProto
 from onnx_fcn import wire
 from onnx_fcn.errors import ModelError, OptionError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["Array", "Staged", "Store", "blocks", "joined", "read", "staged"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -508,6 +513,7 @@ class Staged:
         self._store = store
         self._made: dict[Path, int] = {}  # what goes unless committed, by its inode
         self._syncs: list[_Sync] = []
+        self._held = contextlib.ExitStack()  # keeps other runs from removing the data file
 
     def commit(self) -> None:
         """Put the model in its place.
@@ -530,7 +536,7 @@ class Staged:
         for path in stale:
             with contextlib.suppress(OSError):
                 if self.target.stat().st_ino == ours:  # and not, since then, a model of another run that needs it
-                    path.unlink()
+                    _remove_unheld(path)
 
     def _write(self, skeleton: ModelProto, edited: bool, external_data: bool | None, link_data: bool) -> None:
         self._store.check_unchanged()
@@ -593,6 +599,7 @@ class Staged:
         digest = self._write_file(temporary, pieces, digest=True)
         self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
         present = self.data.exists()
+        self._held.callback(os.close, _held(temporary))
         os.replace(temporary, self.data)
         inode = self._made.pop(temporary)
         if not present:
@@ -640,6 +647,7 @@ class Staged:
         for sync in self._syncs:
             with contextlib.suppress(OSError):
                 sync.wait()
+        self._held.close()
 
 
 class _Sync(threading.Thread):
@@ -694,6 +702,31 @@ if hasattr(os, "sendfile"):
 if hasattr(os, "copy_file_range"):
     COPIERS.insert(0, lambda source, target, offset, count: os.copy_file_range(source, target, count, offset))
 CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTSOCK, errno.EPERM}
+
+
+def _held(path: Path) -> int:
+    """A descriptor that says, while it is open, that the file is needed, also under another name."""
+    fd = os.open(path, os.O_RDONLY)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove a data file, unless another run has just written the same and will refer to it.
+
+    Raises:
+        OSError: it is held, or cannot be removed.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_ino == path.stat().st_ino:
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 def _sha256(fd: int) -> str:

@@ -222,3 +222,18 @@ def test_data_that_another_run_removed_is_missed(folder: Path, tmp_path: Path) -
         with pytest.raises(OptionError, match="was removed, perhaps by another run: start again"):
             stage.commit()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"out.onnx": b"old"}
+
+
+def test_data_that_another_run_still_needs_stays(folder: Path, tmp_path: Path) -> None:
+    """Both write the same data; one replaces the model that referred to it, the other one is not done yet."""
+    out = tmp_path / "out.onnx"
+    first, second = Document.open(folder / "model.onnx"), Document.open(folder / "model.onnx")
+    first.save(out, external_data=True)
+    with second.staged(out, external_data=True) as stage:
+        first.save(out, external_data=False)
+        assert stage.data is not None
+        assert stage.data.exists()
+        stage.commit()
+    assert Document.open(out).external
+    first.save(out, external_data=False)
+    assert os.listdir(tmp_path) == ["out.onnx"]
