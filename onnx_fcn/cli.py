@@ -101,7 +101,7 @@ def _run(given: argparse.Namespace) -> None:
             tables = list(tables_of(validation, verbose=given.verbose))
         elif given.explain is not None:
             explanation = onnx_fcn.explain(given.model, given.explain, **how)
-            result, tables = explanation.to_dict(), explanation.tables()
+            result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
         else:
             report = onnx_fcn.convert(
                 given.model,
@@ -124,7 +124,7 @@ def _run(given: argparse.Namespace) -> None:
                 seed=given.seed,
                 progress=progress,
             ).report
-            result, tables = report.to_dict(), report.tables(verbose=given.verbose)
+            result, tables = report.to_dict() if given.json else {}, report.tables(verbose=given.verbose)
         write_json(result)
     if not given.quiet and given.json != "-":
         _show(tables)

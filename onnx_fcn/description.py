@@ -114,11 +114,9 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
         )
     stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and state.has_head and not state.finals:
-        runs = 2 ** len(state.image.size)
         yield (
-            f"There is one answer every {pixels([_number(stride)])}. For twice as many along each axis, run the image "
-            f"{runs} times, with and without its first {_number(stride / 2):g} pixels along each axis, and interleave "
-            f"the {runs} grids."
+            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} gives "
+            "those in between as well."
         )
     same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
