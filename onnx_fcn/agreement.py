@@ -15,7 +15,16 @@ from onnx_fcn.document import Document
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 
-__all__ = ["as_physical", "batch_axis", "difference", "original_at", "shaped_difference", "tolerance_of", "window_of"]
+__all__ = [
+    "as_physical",
+    "batch_axis",
+    "difference",
+    "original_at",
+    "shaped_difference",
+    "tolerance_of",
+    "unusual",
+    "window_of",
+]
 
 #: Largest difference allowed, relative to the largest answer. A Conv and a Gemm add the same products in another
 #: order: n of them differ by about √n·ε, which is 2e-5 for the 25,088 inputs of VGG's first dense layer; several
@@ -101,6 +110,23 @@ def _scaled(have: Array, want: Array, least: float) -> float:
     kind = want.dtype if want.dtype in TOLERANCE else np.dtype(np.float32)
     scale = max(least, SMALLEST_SCALE * float(np.finfo(kind).tiny), float(np.abs(b[finite]).max()))
     return float(np.abs(a[finite] - b[finite]).max()) / scale
+
+
+def unusual(have: Array, want: Array) -> str:
+    """What is to be said of NaN and infinities in two answers of one shape; nothing where all are finite."""
+    if have.dtype.kind not in "fc" or want.dtype.kind not in "fc":
+        return ""
+    infinite = np.isinf(have) | np.isinf(want)
+    other = (np.isnan(have) != np.isnan(want)) | (infinite & (have != want))
+    if other.any():
+        words = "answers are NaN or infinite where the original's are not, or the other way round"
+        return f"{int(other.sum())} of {want.size} {words}"
+    expected = ~np.isfinite(want)
+    if expected.all() and want.size:
+        return "every answer of the original is NaN or infinite: only where they stand was compared"
+    return (
+        f"{expected.sum()} of {want.size} answers are NaN or infinite in the original as well" if expected.any() else ""
+    )
 
 
 def shaped_difference(have: Array, want: Array, least: float = 0.0) -> float:

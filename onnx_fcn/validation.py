@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_fcn.agreement import as_physical, batch_axis, difference, original_at, shaped_difference, window_of
+from onnx_fcn.agreement import as_physical, batch_axis, difference, original_at, shaped_difference, unusual, window_of
 from onnx_fcn.cases import (
     BATCHES,
     DEVIATIONS,
@@ -120,7 +120,11 @@ class Validation:
             "grid": "the number of answers",
             "form": "the answers and what they were to become of the map",
         }[worst.kind]
-        reason = worst.note or f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
+        reason = f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
+        if not math.isfinite(worst.error):
+            reason = worst.note or "NaN or infinities stand at other places, or numbers where there were some"
+        elif worst.note:
+            reason += f"; {worst.note}"
         return f"{what} of '{worst.subject}' at {size}: {reason}"
 
 
@@ -415,6 +419,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
             error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
         else:
             error = difference(have.reshape(want.shape), want, c.least.get(name, 0.0))
+            note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
         yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
 
 
