@@ -103,7 +103,8 @@ def run(folder: Path, files: Sequence[str], rounds: int, limits: Limits, say: Sa
 
 
 def _imports(rounds: int, limits: Limits, say: Say) -> Iterator[Record]:
-    statements = {"python": "pass", "import onnx": "import onnx", "import onnx_fcn": "import onnx_fcn"}
+    imports = ("import onnx", "import onnx_fcn", "from onnx_fcn import convert")
+    statements = {"python": "pass", **{statement: statement for statement in imports}}
     runs: dict[str, list[Usage]] = {name: [] for name in statements}
     for _ in range(3 * rounds):
         for name, statement in statements.items():

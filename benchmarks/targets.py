@@ -62,10 +62,9 @@ def _conversion(results: Results) -> Iterator[Target]:
     if has("nodes-10k", fast) and has("nodes-100k", fast):
         growth = seconds("nodes-100k", fast) / seconds("nodes-10k", fast)
         yield Target("10,000 → 100,000 nodes: growth of wall", growth, 12, "×")
-    if has("imports", "import onnx_fcn"):
-        yield Target(
-            "import onnx_fcn", seconds("imports", "import onnx_fcn") - seconds("imports", "python"), 0.25, " s"
-        )
+    for statement in ("import onnx_fcn", "from onnx_fcn import convert"):
+        if has("imports", statement):
+            yield Target(statement, seconds("imports", statement) - seconds("imports", "python"), 0.25, " s")
 
 
 def _dense(results: Results) -> Iterator[Target]:

@@ -231,7 +231,7 @@ def cases() -> Iterator[Any]:
         yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", list(cases()))
 def test_every_fault_is_rejected(name: str) -> None:
     verdicts = judged(NETWORKS[name])
     assert verdicts.rejected > 15
