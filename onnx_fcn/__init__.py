@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from onnx_fcn.metadata import read_geometry
     from onnx_fcn.preprocess import Preprocessing
     from onnx_fcn.report import Report
+    from onnx_fcn.tiles.application import Applied, apply
     from onnx_fcn.validation import Check, Validation
 
 __all__ = [
     "Answers",
+    "Applied",
     "Check",
     "Conversion",
     "DenseModel",
@@ -50,6 +52,7 @@ __all__ = [
     "Validation",
     "ValidationError",
     "__version__",
+    "apply",
     "convert",
     "detect",
     "explain",
@@ -67,6 +70,7 @@ _HOMES = {
     "metadata": ("read_geometry",),
     "preprocess": ("Preprocessing",),
     "report": ("Report",),
+    "tiles.application": ("Applied", "apply"),
     "validation": ("Check", "Validation"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -34,12 +34,14 @@ DONE, MODEL, USAGE, VALIDATION, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 #: Commands of their own, by the first argument; the module's `run` takes all of them and returns the tables to show.
 #: A model of that name is ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.viewing.command")
+COMMANDS["apply"] = "onnx_fcn.tiles.command"
 
 EPILOG = """\
 commands on a converted model (onnx-fcn COMMAND --help):
   heatmap out.onnx photo.jpg heat.png     where a class is, drawn over the picture
   segment out.onnx photo.jpg classes.png  the best class at every pixel
   page out.onnx photo.jpg page.html       a page to explore the answers on
+  apply out.onnx huge.tif map.zarr        its answers on an image of any size, tile by tile
 
 exit codes:
   0    done

@@ -1,5 +1,6 @@
 """The small model as a file, its weights in it or beside it; the same random examples in every run."""
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,9 @@ from perceptron import classifier
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts jobs in the background: tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_everything_public_is_listed() -> None:
         getattr(onnx_fcn, "covert")  # noqa: B009
 
 
-@pytest.mark.parametrize("function", [onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.validate])
+@pytest.mark.parametrize("function", [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.validate])
 def test_is_typed(function: Callable[..., object]) -> None:
     hints = typing.get_type_hints(function)
     assert set(hints) == {*inspect.signature(function).parameters, "return"}

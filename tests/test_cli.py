@@ -21,6 +21,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_fcn
+import onnx_fcn.conversion
 from onnx_fcn.cli import main
 from onnx_fcn.report import Report
 
@@ -384,7 +385,7 @@ def test_a_failed_validation_writes_nothing(command: Command, tmp_path: Path, mo
     passed = onnx_fcn.convert("model.onnx").report.validation
     assert passed is not None
     failed = replace(passed, checks=tuple(replace(c, error=0.5) for c in passed.checks))
-    monkeypatch.setattr(sys.modules["onnx_fcn.conversion"], "run_checks", lambda *_: failed)
+    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", lambda *_: failed)
     result = command("model.onnx", "old.onnx", "--json", "report.json")
     assert result.code == 3
     assert result.out == ""
@@ -400,7 +401,7 @@ def test_interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
         signal.raise_signal(signal.SIGINT)
 
     before = files(tmp_path)
-    monkeypatch.setattr(sys.modules["onnx_fcn.conversion"], "run_checks", interrupt)
+    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", interrupt)
     assert command("model.onnx", "old.onnx", "--json", "report.json") == Result(130, "", "")
     assert files(tmp_path) == before
 
@@ -409,7 +410,7 @@ def test_a_bug_of_ours_keeps_its_traceback(command: Command, monkeypatch: pytest
     def broken(*_: object, **__: object) -> Report:
         raise AssertionError("an invariant")
 
-    monkeypatch.setattr(sys.modules["onnx_fcn.conversion"], "describe", broken)
+    monkeypatch.setattr(onnx_fcn.conversion, "describe", broken)
     with pytest.raises(AssertionError, match="an invariant"):
         command("model.onnx")
 

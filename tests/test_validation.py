@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_fcn
+import onnx_fcn.validation
 from onnx_fcn import Check, ValidationError
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +22,7 @@ UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that onnxruntime is given, in order."""
-    module, shapes = sys.modules["onnx_fcn.validation"], []
+    module, shapes = onnx_fcn.validation, []
     session = module.session
 
     def recorded(document: Any, model: Any = None) -> Any:

@@ -1,0 +1,10 @@
+"""Images larger than memory: exact tiles, read and written by region, in runs that can be stopped.
+
+tiling       which pixels give which cells: geometry alone
+converted    a converted file that is to be run
+images       what is read by region
+maps         what is written by region, and the journal of it
+memory       how large tiles may be
+application  the run
+command      the same on the command line
+"""

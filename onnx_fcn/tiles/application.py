@@ -1,0 +1,302 @@
+"""Running a converted network over images of any size: tile by tile, in bounded memory, as if in one pass.
+
+    open the model, the image, the mask  →  tiles  →  of each: read its crop, run, keep its cells, write them
+
+Whatever can be wrong is found before the first tile. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn._version import __version__
+from onnx_fcn.errors import OptionError
+from onnx_fcn.geometry import Answers
+from onnx_fcn.tiles import memory as ram
+from onnx_fcn.tiles.converted import Converted, Pixels, Runner, open_converted
+from onnx_fcn.tiles.images import Image, open_image
+from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
+from onnx_fcn.tiles.tiling import Tile, Tiling
+
+__all__ = ["TILE", "Applied", "Progress", "apply", "numbers"]
+
+Array = np.ndarray[Any, Any]
+PathLike = str | os.PathLike[str]
+
+#: Pixels from tile to tile, where nothing else is asked for.
+TILE = 2048
+
+#: With a limit of memory, tiles become larger, up to this many times the halo; beyond it costs next to nothing.
+HALOS = 32
+
+#: Called before the first tile and after each: (tiles that are done, all tiles).
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was made of an image.
+
+    Attributes:
+        path: the map.
+        shape: (channels, *cells), or (*cells,) of best classes.
+        dtype: of its values.
+        size: of the image, in pixels.
+        tile: pixels from tile to tile.
+        tiles: how many there are.
+        resumed: how many of them were there already.
+        skipped: how many lie in the mask altogether.
+        exact: is it what one pass gives?
+        seconds: that it took.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: tuple[int, ...]
+    tile: int
+    tiles: int
+    resumed: int
+    skipped: int
+    exact: bool
+    seconds: float
+
+
+def apply(
+    model: PathLike,
+    image: PathLike,
+    output: PathLike,
+    *,
+    name: str | None = None,
+    tile: int | None = None,
+    batch: int = 1,
+    memory: int | str | None = None,
+    mask: PathLike | None = None,
+    level: int = 0,
+    scale: float = 1.0,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    approximate: bool = False,
+    progress: Progress | None = None,
+) -> Applied:
+    """Run a converted model over an image of any size; the map is what one pass over the whole image gives.
+
+    If the process is stopped, the same call goes on where it was.
+
+    Args:
+        model: a file that `convert` wrote.
+        image: TIFF, PNG, .npy, .wav, a zarr store: (*space), (*space, channels) or (channels, *space).
+        output: the map (channels, *cells), a new file: .npy or .tif, or a zarr store of that name.
+        name: of the output of the model, where there are several; otherwise the first.
+        tile: pixels from tile to tile along each axis; 2048 unless `memory` says otherwise.
+        batch: tiles to run at a time.
+        memory: the resident memory that the process may have, in bytes or as "2G": tiles become as large as fits.
+        mask: an image of the same scene at any resolution: answers whose window it covers altogether, with values
+            other than 0, are left out. They are NaN, or the largest number where the map is of unsigned integers.
+        level: of an image pyramid; 0 is the finest.
+        scale, mean, std: the network gets (pixel·scale - mean)/std, mean and std for each channel or for all.
+        approximate: tiles even where an answer depends on the whole image: it will depend on its tile.
+        progress: called with the number of tiles that are done and of all tiles.
+
+    Raises:
+        ModelError: the model cannot be used, or does not run.
+        OptionError: an argument does not fit the model or another one; a file cannot be read or written.
+    """
+    begun = time.perf_counter()
+    if tile is not None and memory is not None:
+        raise OptionError("--tile and --memory contradict each other: what fits decides how large tiles are")
+    for option, value in (("tile", tile), ("batch", batch)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
+    limit = None if memory is None else bytes_of(memory)
+    target = MapFile(output)
+    converted = open_converted(model, name)
+    pixels = Pixels(scale, numbers(mean), numbers(std))
+    with contextlib.ExitStack() as opened:
+        source = opened.enter_context(contextlib.closing(open_image(image, converted.rank, converted.channels, level)))
+        converted.check(pixels, source.dtype, f"'{source.name}'")
+        converted.tiling(source.size, TILE, approximate=approximate)  # refused before anything is written
+        if converted.batch not in (None, batch):
+            raise OptionError(
+                f"the model takes {converted.batch} images at a time, not {batch}: give --batch {converted.batch}"
+            )
+        left_out = None
+        if mask is not None:
+            covering = opened.enter_context(contextlib.closing(open_image(mask, converted.rank, 1)))
+            left_out = Mask(covering, converted.answers, source.size)
+        job = Job(converted, pixels, source, left_out, batch, approximate)
+        journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
+        resumes = journal.header is not None and target.partial.exists()
+        if limit is not None:
+            tile = journal.header.get("tile") if resumes and journal.header else job.largest_tile(limit)
+        tile = tile or TILE
+        tiling = job.tiling(tile)
+        header = {**job.identity(), "level": level, "tile": tile}
+        if resumes:
+            journal.agree(header)
+        else:
+            target.create(converted.map_shape(tiling.shape), converted.output_type, converted.map_shape(tiling.chunk))
+            journal.begin(header)
+        resumed = len(journal.done)
+        skipped = _carry_out(job, tiling, target, journal, progress)
+    target.finish()
+    return Applied(
+        path=str(output),
+        shape=converted.map_shape(tiling.shape),
+        dtype=str(converted.output_type),
+        size=source.size,
+        tile=tile,
+        tiles=len(tiling),
+        resumed=resumed,
+        skipped=skipped,
+        exact=not converted.obstacle,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, progress: Progress | None) -> int:
+    """Run what is not done yet; returns how many tiles were left out."""
+    left_out = 0
+    grown = target.open(job.converted.map_shape(tiling.shape), job.converted.output_type)
+    with contextlib.closing(grown):
+        if progress is not None:
+            progress(len(journal.done), len(tiling))
+        for tile, values in job.results(tile for tile in tiling if tile.number not in journal.done):
+            left_out += values is None
+            with target.writing():
+                grown.write(job.box(tile), job.nothing(tile) if values is None else values)
+                journal.add(tile.number)
+            if progress is not None:
+                progress(len(journal.done), len(tiling))
+    return left_out
+
+
+@dataclass
+class Job:
+    """A network, an image, and how the one is run on the other."""
+
+    converted: Converted
+    pixels: Pixels
+    image: Image
+    mask: Mask | None
+    batch: int
+    approximate: bool
+
+    def tiling(self, tile: int) -> Tiling:
+        """The tiles of the image."""
+        return self.converted.tiling(self.image.size, tile, approximate=self.approximate)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the map what it is, as a journal says it."""
+        return {
+            "onnx_fcn": __version__,
+            "model": self.converted.digest(),
+            "output": self.converted.output,
+            "image": self.image.identity(),
+            "mask": None if self.mask is None else self.mask.image.identity(),
+            "scaling": asdict(self.pixels),
+        }
+
+    @functools.cached_property
+    def run(self) -> Runner:
+        """The session, which is opened when it is needed."""
+        return self.converted.runner()
+
+    def results(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Array | None]]:
+        """Each tile with its answers, (C, *cells); None where all of them are left out.
+
+        Tiles whose crops have the same size run together, up to the batch.
+        """
+        waiting: list[tuple[Tile, Array | None]] = []
+        for tile in tiles:
+            wanted = None if self.mask is None else self.mask.wanted(tile)
+            if wanted is not None and not wanted.any():
+                yield tile, None
+                continue
+            if waiting and (len(waiting) == self.batch or waiting[0][0].crop != tile.crop):
+                yield from self._together(waiting)
+                waiting = []
+            waiting.append((tile, wanted))
+        if waiting:
+            yield from self._together(waiting)
+
+    def _together(self, waiting: Sequence[tuple[Tile, Array | None]]) -> Iterator[tuple[Tile, Array]]:
+        crops = [self.image.read(tile.pixels) for tile, _ in waiting]
+        if self.converted.batch is not None:
+            crops += crops[-1:] * (self.converted.batch - len(crops))
+        for (tile, wanted), answers in zip(waiting, self.run(crops, self.pixels)):
+            kept = answers[(..., *tile.kept)]
+            yield tile, kept if wanted is None else np.where(wanted, kept, fill_of(kept.dtype)).astype(kept.dtype)
+
+    def nothing(self, tile: Tile) -> Array:
+        """The answers of a tile that is left out."""
+        dtype = self.converted.output_type
+        return np.full(self.converted.map_shape(tile.shape), fill_of(dtype), dtype)
+
+    def box(self, tile: Tile) -> tuple[slice, ...]:
+        """Where the answers of a tile are in the map."""
+        return tile.cells if self.converted.width is None else (slice(0, self.converted.width), *tile.cells)
+
+    def largest_tile(self, limit: int) -> int:
+        """The largest tile whose run stays below a limit of memory, and that still gains something."""
+        halo = max(math.ceil(f.size - f.stride) if f.is_local else 0 for f in self.converted.answers.field)
+        most = min(max(self.image.size), max(TILE, HALOS * halo))
+
+        def run(tile: int) -> None:
+            crop = self.image.read(self.tiling(tile).largest_crop.pixels)
+            self.run([crop] * self.batch, self.pixels)
+
+        self.run  # noqa: B018  (weights are no cost of a tile)
+        return ram.fitting(run, lambda tile: math.prod(self.tiling(tile).largest_crop.crop), limit, most)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What to leave out of an image: pixels that are not 0 in an image of the same scene, at any resolution."""
+
+    image: Image
+    answers: Answers
+    size: tuple[int, ...]
+
+    def wanted(self, tile: Tile) -> Array:
+        """Which cells of a tile have a window that the mask does not cover altogether."""
+        spans = [self._spans(axis, cells) for axis, cells in enumerate(tile.cells)]
+        box = tuple(slice(int(first.min()), int(behind.max())) for first, behind in spans)
+        free = (self.image.read(box)[0] == 0).astype(np.int32)
+        for axis, ((first, behind), part) in enumerate(
+            zip(spans, box)
+        ):  # sums over windows, along one axis after another
+            sums = np.insert(free.cumsum(axis, dtype=np.int32), 0, 0, axis)
+            free = sums.take(behind - part.start, axis) - sums.take(first - part.start, axis)
+        wanted: Array = free > 0
+        return wanted
+
+    def _spans(self, axis: int, cells: slice) -> tuple[Array, Array]:
+        """The first pixel of the mask in each cell's window, and the one behind the last."""
+        size, own = self.size[axis], self.image.size[axis]
+        begin = float(self.answers.offset[axis]) + np.arange(cells.start, cells.stop) * float(self.answers.stride[axis])
+        first = np.clip(np.floor(begin * own / size), 0, own - 1).astype(np.int64)
+        behind = np.clip(np.ceil((begin + float(self.answers.window[axis])) * own / size), first + 1, own)
+        return first, behind.astype(np.int64)
+
+
+def bytes_of(memory: int | str) -> int:
+    """2G → bytes. Raises OptionError."""
+    try:
+        return memory if isinstance(memory, int) else ram.parsed(memory)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def numbers(values: float | Sequence[float]) -> tuple[float, ...]:
+    """One number, or one for each channel."""
+    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)

@@ -1,0 +1,269 @@
+"""Maps that are written tile by tile: .npy, .tif, or a zarr store.
+
+A map grows under the name of its target and `.partial`, and gets its own name when it is complete. Beside it a journal
+lists the tiles that are in it: its first line says what is made of what, and each finished tile is a line, written
+after the tile's own bytes are on the disk. Who is stopped, however, goes on from there; a line without an end, the last
+that a killed process wrote, does not count.
+
+Nothing is mapped into memory: pages of a mapping count as memory of the process for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.tiles.images import missing
+
+__all__ = ["Journal", "Map", "MapFile", "fill_of"]
+
+Array = np.ndarray[Any, Any]
+Box = tuple[slice, ...]
+
+SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
+
+
+def fill_of(dtype: np.dtype[Any]) -> float:
+    """What cells hold that were left out: NaN; of integers, which have none, -1 or the largest."""
+    return math.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else int(np.iinfo(dtype).max)
+
+
+#: How a journal begins: the first key of its header.
+START = b'{"onnx_fcn": '
+
+
+class Map(Protocol):
+    """An array in a file."""
+
+    def write(self, box: Box, values: Array) -> None:
+        """Write a box, so that it is on the disk."""
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+
+
+class _Flat:
+    """An array that lies in a file as it would in memory, from some byte on: .npy, and TIFF without compression."""
+
+    def __init__(self, path: Path, shape: Sequence[int], dtype: np.dtype[Any], offset: int) -> None:
+        self._file = io.FileIO(path, "r+")
+        self._shape, self._dtype, self._offset = shape, dtype, offset
+
+    def write(self, box: Box, values: Array) -> None:
+        values = np.ascontiguousarray(values, self._dtype)
+        starts = np.meshgrid(*(np.arange(b.start, b.stop) for b in box[:-1]), [box[-1].start], indexing="ij")
+        cells = np.ravel_multi_index(tuple(starts), tuple(self._shape)).ravel()
+        offsets = self._offset + cells * self._dtype.itemsize
+        for offset, row in zip(offsets.tolist(), values.reshape(len(offsets), -1)):
+            self._file.seek(offset)
+            if self._file.write(row.data) != row.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is full takes a part
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Zarr:
+    """An array of a zarr store; a tile is a chunk of its own."""
+
+    def __init__(self, path: Path) -> None:
+        import zarr
+
+        self._path, self._array = path, zarr.open_array(str(path), mode="r+")
+
+    def write(self, box: Box, values: Array) -> None:
+        self._array[box] = values
+        chunk = [b.start // n for b, n in zip(box, self._array.chunks)]
+        for name in ("c/" + "/".join(map(str, chunk)), ".".join(map(str, chunk))):  # of formats 3 and 2
+            with contextlib.suppress(FileNotFoundError), (self._path / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        return None
+
+
+class MapFile:
+    """Where a map goes: the target, what grows beside it, and the journal."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises: OptionError, when there is something already, or the name does not say the format."""
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.journal = self.path.with_name(self.path.name + ".journal")
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise OptionError(f"'{path}' is no name of a map: it ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        if os.path.lexists(self.path):
+            raise OptionError(f"'{path}' exists: remove it, or write to another name")
+        if not self.path.parent.is_dir():
+            raise OptionError(f"cannot write '{path}': there is no folder '{self.path.parent}'")
+
+    def create(self, shape: Sequence[int], dtype: np.dtype[Any], chunk: Sequence[int]) -> None:
+        """Make the map, of no values yet.
+
+        Raises:
+            OptionError: the disk is too full, or the format cannot hold it.
+        """
+        needed, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise OptionError(
+                f"cannot write '{self.path}': the map takes {_gigabytes(needed)}, and {_gigabytes(free)} are free"
+            )
+        kind = self.path.suffix.lower()
+        with self.writing():
+            if self.partial.is_dir():
+                shutil.rmtree(self.partial)
+            self.partial.unlink(missing_ok=True)
+            if kind == ".zarr":
+                self._create_zarr(shape, dtype, chunk)
+            elif kind == ".npy":
+                header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+                with self.partial.open("wb") as file:
+                    np.lib.format.write_array_header_2_0(file, header)
+                    file.truncate(file.tell() + needed)
+            else:
+                self._create_tiff(shape, dtype)
+
+    def _create_zarr(self, shape: Sequence[int], dtype: np.dtype[Any], chunk: Sequence[int]) -> None:
+        import zarr
+
+        options: Any = {"shape": tuple(shape), "chunks": tuple(chunk), "dtype": dtype, "fill_value": fill_of(dtype)}
+        zarr.open_array(str(self.partial), mode="w", **options)
+
+    def _create_tiff(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        import tifffile
+
+        if len(shape) not in (2, 3) or dtype == np.float16:
+            raise OptionError(
+                f"cannot write '{self.path}': a TIFF holds no {len(shape)} axes of type {dtype}; take .npy"
+            )
+        axes = "CYX"[-len(shape) :]
+        how: Any = {"photometric": "minisblack", "metadata": {"axes": axes}, "bigtiff": math.prod(shape) > 1 << 28}
+        tifffile.imwrite(self.partial, shape=tuple(shape), dtype=dtype, **how)
+
+    def open(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Map:
+        """The map that was created, to write into."""
+        kind = self.path.suffix.lower()
+        with self.writing():
+            if kind == ".zarr":
+                return _Zarr(self.partial)
+            if kind == ".npy":
+                array: Any = np.load(self.partial, mmap_mode="r")
+                return _Flat(self.partial, shape, dtype, array.offset)
+            import tifffile
+
+            with tifffile.TiffFile(self.partial) as file:
+                offset = file.series[0].dataoffset
+            assert offset is not None, "written without compression"
+            return _Flat(self.partial, shape, dtype, offset)
+
+    def finish(self) -> None:
+        """Give the map its name."""
+        with self.writing():
+            self.partial.rename(self.path)
+            self.journal.unlink()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Whatever keeps a map from being written, in one sentence."""
+        try:
+            yield
+        except ImportError as error:
+            raise missing(f"writing '{self.path}'", error) from None
+        except OSError as error:
+            raise OptionError(f"cannot write '{self.path}': {error.strerror or error}") from None
+
+
+class Journal:
+    """The tiles that are in a map, on the disk: one line of what is made, then one for each tile.
+
+    Attributes:
+        header: the first line; None where no map was begun.
+        done: the tiles.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it, for this run alone.
+
+        Raises:
+            OptionError: another run is writing it, or it is something else.
+        """
+        self.path = path
+        self.header: dict[str, Any] | None = None
+        self.done: set[int] = set()
+        try:
+            self._file = io.FileIO(path, "a+")
+        except OSError as error:
+            raise OptionError(f"cannot write '{path}': {error.strerror}") from None
+        _lock(self._file, path)
+        self._file.seek(0)
+        text = self._file.readall()
+        *lines, torn = text.split(b"\n")
+        try:
+            if lines:
+                self.header = json.loads(lines[0])
+                self.done = {int(line) for line in lines[1:]}
+            if text[: len(START)] != START[: len(text)]:
+                raise ValueError("something else")
+        except ValueError:
+            self._file.close()
+            raise OptionError(f"'{path}' is no journal of an unfinished map: move it away") from None
+        self._file.truncate(len(text) - len(torn))
+
+    def agree(self, header: Mapping[str, Any]) -> None:
+        """Raises OptionError: what was begun is something else."""
+        before, wanted = self.header or {}, json.loads(json.dumps(header))
+        if others := [key for key in wanted if before.get(key) != wanted[key]]:
+            raise OptionError(
+                f"'{self.path}' is of an unfinished map with another {' and another '.join(others)}: give the same "
+                "again to go on, or remove it to start anew"
+            )
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the first line: the map is there, without a tile."""
+        self._file.truncate(0)
+        self.done = set()
+        self._write(json.dumps(header))
+
+    def add(self, number: int) -> None:
+        """A tile is in the map, and on the disk."""
+        self._write(str(number))
+        self.done.add(number)
+
+    def _write(self, line: str) -> None:
+        self._file.write(f"{line}\n".encode())
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others have it; without a first line there is nothing to keep."""
+        if not os.fstat(self._file.fileno()).st_size:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _lock(file: io.FileIO, path: Path) -> None:
+    """Keep other runs away for as long as the file is open, where the system can."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OptionError(f"another run is writing what '{path}' lists") from None
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,89 @@
+"""How large tiles may be: measured, since what a network takes is for nobody to know beforehand.
+
+A tile is run, and the peak of resident memory tells what its pixels cost. From the cost of small tiles that of larger
+ones is foretold; none is run that would not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from onnx_fcn.errors import OptionError
+
+__all__ = ["fitting", "parsed", "resident"]
+
+#: What may be used of the limit: allocators fragment, and libraries keep something here and there.
+SHARE = 0.9
+
+#: Where measuring begins, in pixels along an axis.
+FIRST = 256
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def parsed(text: str) -> int:
+    """2G, 500M → bytes. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise ValueError(f"'{text}' is no amount of memory, such as 2G")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def resident(*, reset: bool = False) -> tuple[int, int]:
+    """(present, peak) resident memory of this process, in bytes; `reset` begins the peak anew, where that is possible.
+
+    Raises:
+        OptionError: this system does not tell.
+    """
+    if STATUS.exists():
+        if reset:
+            with contextlib.suppress(OSError):
+                CLEAR.write_text("5")
+        values = dict(re.findall(r"(VmRSS|VmHWM):\s*(\d+) kB", STATUS.read_text()))
+        return int(values["VmRSS"]) << 10, int(values["VmHWM"]) << 10
+    try:
+        import resource
+    except ImportError:
+        raise OptionError("this system does not tell how much memory is used: give --tile instead") from None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
+    return peak, peak
+
+
+def fitting(run: Callable[[int], None], pixels: Callable[[int], int], limit: int, most: int) -> int:
+    """The largest tile, in pixels along an axis, whose run stays below a limit.
+
+    Args:
+        run: runs the most expensive tile of a size.
+        pixels: how many it has.
+        limit: bytes of the whole process.
+        most: the largest tile that makes sense.
+
+    Raises:
+        OptionError: not even the smallest one does.
+    """
+    allowed = SHARE * limit
+    tile, base = min(FIRST, most), resident()[0]
+    while True:
+        resident(reset=True)
+        run(tile)
+        peak = resident()[1]
+        cost = (peak - base) / pixels(tile)
+        sizes = [*range(tile, min(2 * tile, most), max(tile // 32, 1)), min(2 * tile, most)]
+        best = max((size for size in sizes if max(peak, base + cost * pixels(size)) <= allowed), default=0)
+        if best == 2 * tile:
+            tile = best
+        elif best:
+            return best
+        elif tile > 1:
+            tile = most = tile // 2
+        else:
+            raise OptionError(
+                f"the smallest tile takes {peak / 2**30:.2f} GB with all else, and --memory allows {limit / 2**30:.2f} "
+                f"GB, of which a tenth is kept free"
+            )

@@ -1,0 +1,155 @@
+"""Exact tiles: which pixels of a large image give which cells of its map, as if the whole had been run at once.
+
+Everything is about one axis of the image at a time. Cells a … b - 1 see the pixels
+
+    ⌊start + a·stride⌋  …  ⌈start + (b - 1)·stride + size⌉ - 1
+
+so a crop that holds these gives the same cells. Its own border is artificial, where the network pads although the image
+goes on; no kept cell sees it, since their fields end before. Where the field reaches beyond the image the crop ends
+with it, and the network pads there as it does in one pass. A crop begins at a multiple of the answers' stride, which
+is one of every stride in the network (`Axis.grid`), so that each of its maps loses whole cells in front: cell i of the
+image is cell i - begin/stride of the crop.
+
+A tile costs what its crop costs: for tiles of t pixels about (1 + (size - stride)/t) times as much along each axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.geometry import Answers, Field
+
+__all__ = ["Cut", "Tile", "Tiling", "approximate_answers", "tiling_of"]
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stretch of cells along one axis.
+
+    Attributes:
+        cells: of the map of the whole image.
+        pixels: the crop that they are computed from.
+        kept: where they are in the map of that crop.
+    """
+
+    cells: slice
+    pixels: slice
+    kept: slice
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A box of cells: its number, and one slice per axis of the image for each of what `Cut` says."""
+
+    number: int
+    cells: Box
+    pixels: Box
+    kept: Box
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return tuple(s.stop - s.start for s in self.cells)
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """Pixels of the crop along each axis."""
+        return tuple(s.stop - s.start for s in self.pixels)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """All tiles of an image, row by row.
+
+    Attributes:
+        size: of the image, in pixels.
+        shape: of its map, in cells.
+        axes: the cuts along each axis.
+    """
+
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    axes: tuple[tuple[Cut, ...], ...]
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Cells of a tile along each axis; the last one may have fewer."""
+        return tuple(cuts[0].cells.stop for cuts in self.axes)
+
+    @property
+    def largest_crop(self) -> Tile:
+        """A tile that takes as much memory as any."""
+        return max(self, key=lambda t: math.prod(t.crop))
+
+    def __len__(self) -> int:
+        return math.prod(map(len, self.axes))
+
+    def __iter__(self) -> Iterator[Tile]:
+        for number, cuts in enumerate(itertools.product(*self.axes)):
+            cells, pixels, kept = zip(*((c.cells, c.pixels, c.kept) for c in cuts))
+            yield Tile(number, cells, pixels, kept)
+
+
+def tiling_of(
+    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False
+) -> Tiling:
+    """Exact tiles of an image.
+
+    Args:
+        answers: the geometry of the output.
+        native: the size that the network was made for: no crop is smaller, unless the image is.
+        size: of the image, in pixels.
+        tile: pixels from tile to tile along each axis, rounded down to whole strides, and at least one.
+        mirrors: does the network pad with what it finds inside (`reflect`, `edge`)? Then border cells see as far inside
+            as the padding reaches out.
+
+    Raises:
+        OptionError: the image is too small, or an answer depends on all of it.
+        ModelError: the geometry contradicts itself.
+    """
+    grid = answers.grid(*size)
+    if not all(f.is_local for f in answers.field):
+        raise OptionError(f"tiles cannot be exact: {answers.reason}")
+    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors) for k, n in enumerate(size))
+    return Tiling(grid.size, grid.shape, axes)
+
+
+def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool) -> tuple[Cut, ...]:
+    """The cuts of an axis of that many pixels."""
+    field, count, stride = answers.field[axis], answers.count[axis], int(answers.stride[axis])
+    if stride != answers.stride[axis]:
+        raise OptionError(f"tiles cannot be exact: answers lie {float(answers.stride[axis]):g} pixels apart")
+    cells = count(pixels)
+    chunk = max(tile // stride, 1)
+    overhang = field.start + (cells - 1) * stride + field.size - pixels
+    margin = math.ceil(max(field.padding, overhang, 0)) if mirrors else 0
+    cuts = []
+    for first in range(0, cells, chunk):
+        behind = min(first + chunk, cells)
+        begin = math.floor(field.start + first * stride) - margin
+        end = math.ceil(field.start + (behind - 1) * stride + field.size) + margin
+        begin = max(min(begin, pixels - native) // stride, 0) * stride
+        end = max(end, begin + native)
+        end = min(begin + -(-(end - begin) // stride) * stride, pixels)  # Resize rounds down: no cell of half a stride
+        shift = begin // stride
+        kept = slice(first - shift, behind - shift)
+        if count(end - begin) < kept.stop or count(pixels - begin) != cells - shift:
+            raise ModelError("the geometry in the metadata contradicts itself: convert the original again")
+        cuts.append(Cut(slice(first, behind), slice(begin, end), kept))
+    return tuple(cuts)
+
+
+def approximate_answers(answers: Answers) -> Answers:
+    """The same answers as if each saw no more than its window and as much again around it.
+
+    For networks whose answers know something of the whole image: what they know is that of the tile then.
+    """
+    seen = zip(answers.field, answers.window, answers.offset, answers.stride)
+    field = tuple(f if f.is_local else Field(3 * w, s, o - w) for f, w, o, s in seen)
+    return replace(answers, field=field)
