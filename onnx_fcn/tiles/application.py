@@ -175,6 +175,7 @@ def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, prog
             with target.writing():
                 grown.write(job.box(tile), job.nothing(tile) if values is None else values)
                 journal.add(tile.number)
+            ram.release()
             if progress is not None:
                 progress(len(journal.done), len(tiling))
     return left_out

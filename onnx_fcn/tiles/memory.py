@@ -7,6 +7,7 @@ ones is foretold; none is run that would not fit.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["fitting", "parsed", "resident"]
+__all__ = ["fitting", "parsed", "release", "resident"]
 
 #: What may be used of the limit: allocators fragment, and libraries keep something here and there.
 SHARE = 0.9
@@ -55,6 +56,15 @@ def resident(*, reset: bool = False) -> tuple[int, int]:
     return peak, peak
 
 
+def release() -> None:
+    """Give memory that was freed back to the system.
+
+    glibc keeps it, in pieces that large tensors do not fit into: without this a process grows from tile to tile.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such function
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def fitting(run: Callable[[int], None], pixels: Callable[[int], int], limit: int, most: int) -> int:
     """The largest tile, in pixels along an axis, whose run stays below a limit.
 
@@ -72,6 +82,7 @@ def fitting(run: Callable[[int], None], pixels: Callable[[int], int], limit: int
     while True:
         resident(reset=True)
         run(tile)
+        release()
         peak = resident()[1]
         cost = (peak - base) / pixels(tile)
         sizes = [*range(tile, min(2 * tile, most), max(tile // 32, 1)), min(2 * tile, most)]
