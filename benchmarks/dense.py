@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto
 
 import onnx_fcn
 from benchmarks import Record, Say
@@ -52,14 +51,17 @@ def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Sa
         runs = {"dense": fcn(image)} | {str(b): crops(batch) for b, batch in batches.items()}
         times = _interleaved(runs, rounds, f"{network}, {size}×{size}", say)
         each = {b: times[str(b)] * windows / b for b in batches}
-        flops, native_flops = _flops(converted, size), _flops(original, WINDOW)
+        cost = onnx_fcn.inspect(original, sizes=[size]).costs[-1]
+        assert cost.macs
+        assert cost.ratio
+        flops = 2 * cost.macs
         yield {
             "network": network,
             "size": size,
             "windows": windows,
             "seconds": times["dense"],
             "gflops": flops / times["dense"] / 1e9,
-            "limit": windows * native_flops / flops,
+            "limit": cost.ratio,
             "crops": {str(b): seconds for b, seconds in each.items()},
             "speedup": {str(b): seconds / times["dense"] for b, seconds in each.items()},
             "of_one": times["dense"] / times["1"],
@@ -190,33 +192,3 @@ def _interleaved(runs: Mapping[str, Run], rounds: int, what: str, say: Say) -> d
             seconds[name].append(time.perf_counter() - start)
         order.reverse()  # nobody always follows the same one
     return {name: median(values) for name, values in seconds.items()}
-
-
-def _flops(path: Path, size: int) -> int:
-    """Floating-point operations of the convolutions and dense layers, for one image of this size."""
-    model = onnx.load(path, load_external_data=False)
-    weights = _without_values(model)
-    for dim, value in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, size, size)):
-        dim.dim_value = value
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    declared = (*inferred.value_info, *inferred.output)
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in declared}
-    macs = 0
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            macs += prod(shapes[node.output[0]]) * prod(weights[node.input[1]][1:])
-        elif node.op_type == "Gemm":
-            macs += prod(weights[node.input[1]])
-    return 2 * macs
-
-
-def _without_values(model: ModelProto) -> dict[str, list[int]]:
-    """Declare the large weights as inputs, which is all that shape inference needs; returns their shapes."""
-    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in weights]
-    for name, shape in weights.items():
-        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    return weights
