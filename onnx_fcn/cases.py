@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
 from onnx_fcn.placement import geometry_of
+from onnx_fcn.selection import THROUGH
 from onnx_fcn.sessions import extract
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "has_crop",
     "native_cases",
     "offsets_of",
+    "periods_of",
     "positions_of",
     "random_feeds",
     "ratios_of",
@@ -61,8 +64,6 @@ HIDING = frozenset(
 #: hundredth are compared absolutely.
 BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 LEAST_BOUNDED = 1e-2
-
-THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
 
 Progress = Callable[[str], None]
 
@@ -274,9 +275,14 @@ def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
 
 def larger_size(cut: Cut, native: Sequence[int]) -> tuple[int, ...]:
     """An image with some more windows along each axis, a different number along each; of a dilated map, every phase."""
-    steps = {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+    periods = periods_of(cut)
     more = itertools.cycle((2, 1, 1) if len(native) > 1 else (3,))
-    return tuple(n + int(m * max(1, steps.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
+    return tuple(n + int(m * max(1, periods.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
+
+
+def periods_of(cut: Cut) -> dict[int | None, Fraction]:
+    """Pixels from one window to the next without dilation, along each axis of the image."""
+    return {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
 
 
 def sampled(grid: Sequence[int], random: np.random.Generator) -> list[tuple[int, ...]]:

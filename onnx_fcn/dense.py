@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.errors import ModelError, OptionError, in_one_line, reason_of
 from onnx_fcn.geometry import SIZE_NAMES, Grid
 from onnx_fcn.metadata import PREFIX, read_geometry
-from onnx_fcn.preprocess import Picture, Preprocessing, pixels_of, reason_of, resized, with_channels
+from onnx_fcn.preprocess import Picture, Preprocessing, pixels_of, resized, with_channels
 
 __all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
@@ -388,7 +388,7 @@ class DenseModel:
         try:
             (scores,) = self._session.run([self.output], {**feeds, self._image: np.ascontiguousarray(tensor)})
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"onnxruntime does not run the model: {' '.join(str(error).split())[:400]}") from error
+            raise ModelError(f"onnxruntime does not run the model: {in_one_line(error)}") from error
         scores = scores[0]
         if self.answers.form == "map":
             channels = next((k for k, n in enumerate(self._declared[1:]) if isinstance(n, int)), 0)
@@ -426,7 +426,7 @@ def _session(source: str | os.PathLike[str] | onnx.ModelProto, providers: Sequen
     try:
         return onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not load the model: {' '.join(str(error).split())[:400]}") from error
+        raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -25,7 +25,9 @@ __all__ = [
     "Unsupported",
     "UnsupportedModel",
     "ValidationError",
+    "in_one_line",
     "printable",
+    "reason_of",
 ]
 
 
@@ -102,6 +104,17 @@ class Unsupported(Exception):
     def __init__(self, reason: str, *, code: str = "unsupported", hint: str = "") -> None:
         super().__init__(reason)
         self.reason, self.code, self.hint = reason, code, hint
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, as the end of a sentence."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def in_one_line(error: Exception) -> str:
+    """What another library says, on one line and not endless."""
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def printable(text: str) -> str:

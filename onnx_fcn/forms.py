@@ -91,16 +91,16 @@ def finish(state: Walk, form: Form) -> None:
         return
     if not state.has_head:
         raise OptionError(f"the network has no dense layer, so its maps are no answers that could become '{form}'")
+    causes = []
     for seat in state.epilogue:
         name = seat.node.outputs[0].name
         site = Site(state, len(state.seats), seat)
         try:
             state.finals[name] = _final(state, site, seat, name, form)
         except Unsupported as refusal:
-            cause = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
-            state.diagnostics[len(state.seats) + len(state.diagnostics)] = cause
-    if state.diagnostics:
-        raise UnsupportedModel([state.diagnostics[k] for k in sorted(state.diagnostics)])
+            causes.append(Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint))
+    if causes:
+        raise UnsupportedModel(causes)
 
 
 def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, reason_of
 
-__all__ = ["PRESETS", "Picture", "Preprocessing", "pixels_of", "reason_of", "resized", "with_channels"]
+__all__ = ["PRESETS", "Picture", "Preprocessing", "pixels_of", "resized", "with_channels"]
 
 Array = np.ndarray[Any, Any]
 
@@ -160,12 +160,6 @@ def resized(pixels: Array, size: Sequence[int]) -> Array:
         for plane in np.moveaxis(pixels, -1, 0)
     ]
     return np.stack(planes, axis=-1)
-
-
-def reason_of(error: OSError) -> str:
-    """What the system says, as the end of a sentence."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _pillow() -> Any:

@@ -14,7 +14,7 @@ from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import OptionError
 from onnx_fcn.lifting import needed_nodes
 
-__all__ = ["Selection", "select"]
+__all__ = ["THROUGH", "Selection", "select"]
 
 #: What makes probabilities of logits.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})

@@ -36,7 +36,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from onnx_fcn import wire
-from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.errors import ModelError, OptionError, reason_of
 
 try:
     import fcntl
@@ -270,7 +270,7 @@ class Source:
         except FileNotFoundError:
             raise ModelError(f"'{name}' does not exist") from None
         except OSError as error:
-            raise ModelError(f"'{name}' cannot be opened: {_reason(error)}") from None
+            raise ModelError(f"'{name}' cannot be opened: {reason_of(error)}") from None
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
@@ -771,12 +771,7 @@ def _writing(target: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OptionError(f"cannot write '{os.fspath(target)}': {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
+        raise OptionError(f"cannot write '{os.fspath(target)}': {reason_of(error)}") from None
 
 
 def _sync_folder(folder: Path) -> None:

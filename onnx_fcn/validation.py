@@ -38,6 +38,7 @@ from onnx_fcn.cases import (
     cropped,
     has_crop,
     native_cases,
+    periods_of,
     positions_of,
     random_feeds,
     ratios_of,
@@ -139,7 +140,8 @@ def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) 
         ModelError: onnxruntime cannot run the original.
         ValidationError: it cannot run the converted model.
     """
-    for comparison.deviation in DEVIATIONS:
+    for deviation in DEVIATIONS:
+        comparison.deviation = deviation
         cases, wide, checks = _compared(comparison, data)
         if not all(check.passed for check in checks) or _tell_apart(comparison, cases, wide):
             break
@@ -250,7 +252,7 @@ def _grid_checks(c: Comparison) -> Iterator[Check]:
 
     Padding at the far end, and sizes that are rounded up, show there alone.
     """
-    if c.keeps_size or not c.state.has_head:
+    if not c.state.has_head:
         return
     native = c.state.image.size
     strides = [max([math.ceil(a.stride[k]) for a in c.answers.values()], default=1) for k in range(len(native))]
@@ -291,7 +293,7 @@ def _pads_alike(c: Comparison, cut: Cut, size: Sequence[int]) -> bool:
     attributes = (a for k in upstream(c.state, cut.name) for a in c.state.seats[k].proto.attribute)
     if not any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in attributes):
         return True
-    periods = {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+    periods = periods_of(cut)
     return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, c.state.image.size)))
 
 

@@ -17,7 +17,7 @@ import onnx
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from onnx_fcn import storage
-from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import SIZE_NAMES, Answers
 from onnx_fcn.metadata import PREFIX, read_geometry
 from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
@@ -148,7 +148,7 @@ class Converted:
         try:
             session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"onnxruntime does not load '{self.path}': {_line(error)}") from None
+            raise ModelError(f"onnxruntime does not load '{self.path}': {in_one_line(error)}") from None
 
         def run(crops: Sequence[Array], pixels: Pixels) -> Array:
             images = np.stack([self._input(crop, pixels) for crop in crops])
@@ -160,7 +160,7 @@ class Converted:
                 (maps,) = session.run([self.output], {self.image: np.ascontiguousarray(images)})
             except Exception as error:
                 size = "×".join(map(str, crops[0].shape[1:]))
-                raise ModelError(f"onnxruntime does not run the model on {size} pixels: {_line(error)}") from None
+                raise ModelError(f"onnxruntime does not run the model on {size} pixels: {in_one_line(error)}") from None
             cells = tuple(count(n) for count, n in zip(self.answers.count, crops[0].shape[1:]))
             if maps.shape != (len(crops), *self.map_shape(cells)):
                 raise ModelError(f"the map of the model has shape {maps.shape}, where its metadata says {cells} cells")
@@ -294,7 +294,3 @@ def _padding(node: onnx.NodeProto) -> str:
     if node.op_type != "Pad":
         return ""
     return next((a.s.decode() for a in node.attribute if a.name == "mode"), "constant")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__

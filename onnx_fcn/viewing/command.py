@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
-from onnx_fcn.errors import OptionError
-from onnx_fcn.preprocess import PRESETS, Preprocessing, pixels_of, reason_of
+from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.preprocess import PRESETS, Preprocessing, pixels_of
 from onnx_fcn.tables import Table, pixels, times
 
 __all__ = ["run"]
