@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import ModelError, OptionError, in_one_line, reason_of
-from onnx_fcn.geometry import SIZE_NAMES, Grid
+from onnx_fcn.geometry import SIZE_NAMES, Grid, interpolated
 from onnx_fcn.metadata import PREFIX, read_geometry
 from onnx_fcn.preprocess import Picture, Preprocessing, pixels_of, resized, with_channels
 
@@ -156,14 +156,7 @@ class DenseResult:
 
         Linear between the middles of windows, and constant beyond the outermost, as with ``--full-size``.
         """
-        for k, (pixels, cells) in enumerate(zip(self.size, self.grid.shape)):
-            axis = values.ndim - len(self.size) + k
-            at = self._cells_at_pixels(k, pixels)
-            before = np.minimum(at.astype(np.int64), max(cells - 2, 0))
-            weight = (at - before).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1 - axis))
-            behind = np.minimum(before + 1, cells - 1)
-            values = values.take(before, axis) * (1 - weight) + values.take(behind, axis) * weight
-        return values
+        return interpolated(values, [self._cells_at_pixels(k, n) for k, n in enumerate(self.size)])
 
     def classes_at_pixels(self) -> Array:
         """The best class of the cell whose window has its middle nearest to each pixel: (height, width)."""
@@ -173,11 +166,7 @@ class DenseResult:
 
     def _cells_at_pixels(self, axis: int, pixels: int) -> Array:
         """Where the pixels of the picture lie between the middles of the cells' windows, along an axis."""
-        answers, scale = self.grid.answers, self.scale[axis]
-        offset, stride, window = (float(n[axis]) for n in (answers.offset, answers.stride, answers.window))
-        read = (np.arange(pixels) + 0.5) * scale - 0.5
-        cells: Array = np.clip((read - offset - (window - 1) / 2) / stride, 0, self.grid.shape[axis] - 1)
-        return cells
+        return self.grid.cells_at(axis, (np.arange(pixels) + 0.5) * self.scale[axis] - 0.5)
 
 
 def detect(

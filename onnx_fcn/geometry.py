@@ -32,7 +32,7 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number"]
+__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number", "interpolated"]
 
 Number = int | float | Fraction
 Array = np.ndarray[Any, Any]
@@ -300,10 +300,16 @@ class Grid:
     def cell_at(self, x: Any, *others: Any) -> tuple[Array, ...]:
         """The answer (row, column) whose window has its middle nearest to a pixel (x, y); arrays of them too."""
         pixels = (x, *others)[::-1]
-        return tuple(
-            np.clip(np.rint((np.asarray(p) - o - (w - 1) / 2) / float(s)), 0, n - 1).astype(np.int64)
-            for p, (o, n, s, w) in zip(pixels, self._axes())
-        )
+        return tuple(np.rint(self.cells_at(k, p)).astype(np.int64) for k, p in enumerate(pixels))
+
+    def cells_at(self, axis: int, pixels: Any) -> Array:
+        """Where pixels lie between the middles of the windows along one axis, in cells: 1.5 is half way from 1 to 2.
+
+        Before the first middle it is 0, and behind the last one the last cell.
+        """
+        offset, cells, stride, window = self._axes()[axis]
+        places: Array = np.clip((np.asarray(pixels) - offset - (window - 1) / 2) / stride, 0, cells - 1)
+        return places
 
     def _axes(self) -> list[tuple[float, int, float, float]]:
         """(offset, answers, stride, window) of each axis."""
@@ -320,6 +326,18 @@ class Grid:
         sides = [*np.meshgrid(*first, indexing="ij")[::-1], *np.meshgrid(*behind, indexing="ij")[::-1]]
         boxes = np.stack(sides, axis=-1)
         return boxes.astype(np.int64) if np.isfinite(boxes).all() else boxes
+
+
+def interpolated(values: Array, places: Sequence[Array]) -> Array:
+    """Values of cells at places between them, linear: (..., *cells) → (..., *places); one array of cells an axis."""
+    for k, at in enumerate(places):
+        axis = values.ndim - len(places) + k
+        cells = values.shape[axis]
+        before = np.minimum(at.astype(np.int64), max(cells - 2, 0))
+        weight = (at - before).astype(np.result_type(values, np.float32)).reshape(-1, *[1] * (values.ndim - 1 - axis))
+        behind = np.minimum(before + 1, cells - 1)
+        values = values.take(before, axis) * (1 - weight) + values.take(behind, axis) * weight
+    return values
 
 
 @dataclass(frozen=True)

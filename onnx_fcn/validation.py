@@ -48,6 +48,7 @@ from onnx_fcn.cases import (
     wide_case,
 )
 from onnx_fcn.errors import ModelError, ValidationError
+from onnx_fcn.geometry import interpolated
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import Cut, upstream
@@ -444,7 +445,8 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
         if "mean" in words or "max" in words:
             scores = scores.mean(axes) if "mean" in words else scores.max(axes)
         if "full-size" in words:
-            scores = _interpolated(scores, case.size, c.state.image.size, [float(a.stride) for a in fact.space])
+            grid = c.answers[name].grid(*case.size)
+            scores = interpolated(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
         if "argmax" in words:
             error = _below_the_best(scores, have)
         else:
@@ -460,18 +462,6 @@ def _below_the_best(scores: Array, chosen: Array) -> float:
         return float("inf")
     of_chosen = np.take_along_axis(scores, np.expand_dims(chosen.astype(np.int64), 1), 1)[:, 0]
     return difference(of_chosen, scores.max(1))
-
-
-def _interpolated(scores: Array, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[float]) -> Array:
-    """(N, C, *grid) → (N, C, *sizes): linear between the middles of windows, constant beyond the outermost."""
-    for k, (pixels, window, stride) in enumerate(zip(sizes, windows, strides)):
-        cells = scores.shape[2 + k]
-        at = np.clip((np.arange(pixels) - (window - 1) / 2) / stride, 0, cells - 1)
-        low = np.minimum(np.floor(at).astype(np.int64), max(cells - 2, 0))
-        part = (at - low).reshape([-1 if j == 2 + k else 1 for j in range(scores.ndim)])
-        high = np.minimum(low + 1, cells - 1)
-        scores = scores.take(low, 2 + k) * (1 - part) + scores.take(high, 2 + k) * part
-    return scores
 
 
 def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
