@@ -144,10 +144,10 @@ def convert(
         raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
     _check_paths(source, output)
     with clock("open"):
-        original, document = opened(source), opened(source)
+        original = opened(source)
         whole = fingerprint(original.proto.graph)
-        for model in (original, document):
-            select(model, selection)
+        select(original, selection)
+        document = original.copy()
     with clock("lift"), _blamed(original):
         state = lift(document, request)
         finish(state, form)
@@ -216,10 +216,10 @@ def validate(
         UnsupportedModel: the original cannot become fully convolutional.
         ValidationError: the numbers disagree.
     """
-    source, document, judged = opened(original), opened(original), opened(converted)
+    source, judged = opened(original), opened(converted)
     selection, form, folds, output_stride = _asked(judged)
-    for model in (source, document):
-        select(model, selection)
+    select(source, selection)
+    document = source.copy()
     size = None if input_size is None else tuple(input_size)
     with _blamed(source):
         state = lift(document, Request(input, size, folds, output_stride, form.keeps_shape))

@@ -111,6 +111,14 @@ class Document:
         """
         return cls(*storage.read(source))
 
+    def copy(self) -> Document:
+        """The same model, to be changed by itself; both read the same files."""
+        skeleton = ModelProto()
+        skeleton.CopyFrom(self.proto)
+        copy = Document(skeleton, self._store)
+        copy._edited = self._edited
+        return copy
+
     @property
     def graph(self) -> Any:
         """The main graph as onnx_graphsurgeon sees it, for reading; made anew after a commit."""

@@ -26,7 +26,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -53,9 +53,10 @@ ALIGNMENT = 64  # of smaller ones
 LARGE = 1 << 20  # bytes; a larger tensor starts on a page of its own in a data file
 BLOCK = 8 << 20  # bytes that are read before their pages are let go
 BAND = 48 << 20  # bytes of a permuted weight that are gathered at a time,
-TILE = 32 << 10  # and at a step, so that what it reads and what it writes stay in the processor's cache
+TILE = 16 << 10  # and at a step, so that what it reads and what it writes stay in the processor's cache
 LINE = 64  # bytes of the cache that come and go together
 CHUNK = 2 << 20  # bytes of a permuted weight that are written at a time
+SYNCED = 64 << 20  # bytes after which the disk begins to write
 IN_MEMORY = "\0model"  # references that no file name can spell: to a model without a file,
 COMPUTED = "\0computed"  # and to a weight that is not stored yet
 
@@ -607,7 +608,7 @@ class Staged:
         _sync_folder(self.target.parent)
         return self.data.name
 
-    def _write_file(self, path: Path, pieces: Iterable[Piece], *, digest: bool = False) -> str:
+    def _write_file(self, path: Path, pieces: Sequence[Piece], *, digest: bool = False) -> str:
         """Write pieces one after the other, and start to put them onto the disk, which `commit` waits for.
 
         Returns:
@@ -617,15 +618,19 @@ class Staged:
             self._made[path] = os.fstat(file.fileno()).st_ino
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(self.target.stat().st_mode))
+            _reserve(file.fileno(), sum(piece.nbytes for piece in pieces))
+            sync = _Sync(os.dup(file.fileno()))
+            self._syncs.append(sync)
             for piece in pieces:
                 if isinstance(piece, Extent) and piece.source.path and piece.nbytes >= LARGE:
                     file.flush()
-                    _copy(piece, file.fileno())
+                    _copy(piece, file.fileno(), sync.grown)
                 else:
                     for block in blocks(piece, self._store.release):
                         file.write(block)
+                        sync.grown(len(block))
             file.flush()
-            self._syncs.append(_Sync(os.dup(file.fileno())))
+            sync.finish()
             self.size += file.tell()
             return _sha256(file.fileno()) if digest else ""
 
@@ -651,40 +656,79 @@ class Staged:
 
 
 class _Sync(threading.Thread):
-    """An fsync on its way: the disk writes while the model is validated. Closes the file."""
+    """Puts a file onto the disk while it is being written, and what is left while the model is validated.
+
+    Closes the file.
+    """
 
     def __init__(self, fd: int) -> None:
         super().__init__(name="onnx_fcn-fsync")
         self._fd = fd
         self._error: OSError | None = None
+        self._waiting = 0
+        self._wake = threading.Event()
+        self._whole = False
         self.start()
 
     def run(self) -> None:
         try:
-            os.fsync(self._fd)
+            whole = False
+            while not whole:
+                self._wake.wait()
+                self._wake.clear()
+                whole = self._whole
+                os.fsync(self._fd)
         except OSError as error:
             self._error = error
         finally:
             os.close(self._fd)
 
+    def grown(self, nbytes: int) -> None:
+        """So many bytes more were written."""
+        self._waiting += nbytes
+        if self._waiting >= SYNCED:
+            self._waiting = 0
+            self._wake.set()
+
+    def finish(self) -> None:
+        """Nothing more will be written."""
+        self._whole = True
+        self._wake.set()
+
     def wait(self) -> None:
         """Raises: OSError, if the file is not on the disk."""
+        self.finish()
         self.join()
         if self._error is not None:
             raise self._error
 
 
-def _copy(extent: Extent, target: int) -> None:
-    """Append a stretch of a file to another one; the system does it, or else we."""
+def _reserve(fd: int, nbytes: int) -> None:
+    """Have room for a file before it is written: a full disk is known at once, and the system lays it out in one go.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if nbytes >= LARGE and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            if error.errno not in CANNOT_RESERVE:
+                raise
+
+
+def _copy(extent: Extent, target: int, grown: Callable[[int], None]) -> None:
+    """Append a stretch of a file to another one, and tell how it grows; the system does it, or else we."""
     at, end = extent.offset, extent.offset + extent.nbytes
     with extent.source.reopened() as source:
         for copy in COPIERS:
             try:
                 while at < end:
-                    copied = copy(source, target, at, min(end - at, 1 << 30))
+                    copied = copy(source, target, at, min(end - at, SYNCED))
                     if copied == 0:
                         raise ModelError(f"{extent.source} was cut short while it was being read: start again")
                     at += copied
+                    grown(copied)
                 return
             except OSError as error:
                 if error.errno not in CANNOT_COPY or copy is COPIERS[-1]:
@@ -701,6 +745,7 @@ if hasattr(os, "sendfile"):
     COPIERS.insert(0, lambda source, target, offset, count: os.sendfile(target, source, offset, count))
 if hasattr(os, "copy_file_range"):
     COPIERS.insert(0, lambda source, target, offset, count: os.copy_file_range(source, target, count, offset))
+CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV}
 CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTSOCK, errno.EPERM}
 
 

@@ -483,3 +483,12 @@ def test_bits_that_flip_are_a_document_or_refused(source: Path) -> None:
             refused += 1
     assert 50 < refused < 500
     assert time.monotonic() - start < 30
+
+
+def test_copy_changes_by_itself(source: Path) -> None:
+    original = Document.open(source)
+    copy = original.copy()
+    copy.commit(Edit(nodes={0: []}, metadata={"key": "value"}))
+    assert len(copy.proto.graph.node) == len(original.proto.graph.node) - 1
+    original.save(source.with_name("out.onnx"))
+    assert source.with_name("out.onnx").read_bytes() == source.read_bytes()
