@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 
 __all__ = [
+    "ROUNDED_TOLERANCE",
+    "Scale",
     "as_physical",
     "batch_axis",
     "difference",
@@ -36,6 +39,30 @@ ROUNDED_TOLERANCE = 2e-2
 
 #: How many times the smallest normal number an answer has to be to be compared relatively: below, digits go missing.
 SMALLEST_SCALE = 16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a difference is relative to: the largest of all answers, unless more is known.
+
+    Attributes:
+        least: answers below it are compared absolutely.
+        own: for each answer, of one image, how large it counts as where that is less; None where it is not known.
+    """
+
+    least: float = 0.0
+    own: Array | None = None
+
+    def of(self, want: Array, largest: float) -> Array | float:
+        """The scale of each of these answers, of which this is the largest."""
+        if self.own is None:
+            return max(largest, self.least)
+        own = self.own.reshape(want.shape) if self.own.size == want.size else self.own
+        try:
+            each = np.maximum(np.broadcast_to(own, want.shape), np.abs(want))
+        except ValueError:  # the batch is within another axis
+            return max(largest, self.least)
+        return np.maximum(np.minimum(np.where(np.isfinite(each), each, largest), largest), self.least)
 
 
 def tolerance_of(document: Document) -> float:
@@ -84,19 +111,12 @@ def as_physical(fact: Lifted, original: Array) -> Array | None:
     return original.transpose([fact.layout.index(group) for group in axes])
 
 
-def difference(have: Array, want: Array, least: float = 0.0) -> float:
-    """Largest difference relative to the largest answer; infinite where NaN or infinity stand at other places.
-
-    Answers below `least` are compared absolutely.
-    """
+def difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
+    """Largest difference relative to its scale; infinite where NaN or infinity stand at other places."""
     if want.size == 0:
         return 0.0
-    if want.dtype.kind not in "fc" and str(want.dtype) != "bfloat16":
-        return float(np.mean(have != want)) if want.dtype.kind == "b" else _scaled(have, want, least)
-    return _scaled(have, want, least)
-
-
-def _scaled(have: Array, want: Array, least: float) -> float:
+    if want.dtype.kind == "b":
+        return float(np.mean(have != want))
     a, b = have.astype(np.float64), want.astype(np.float64)
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
@@ -108,8 +128,10 @@ def _scaled(have: Array, want: Array, least: float) -> float:
     if not finite.any():
         return 0.0
     kind = want.dtype if want.dtype in TOLERANCE else np.dtype(np.float32)
-    scale = max(least, SMALLEST_SCALE * float(np.finfo(kind).tiny), float(np.abs(b[finite]).max()))
-    return float(np.abs(a[finite] - b[finite]).max()) / scale
+    least = SMALLEST_SCALE * float(np.finfo(kind).tiny)
+    scales = np.maximum(scale.of(b, float(np.abs(b[finite]).max())), least)
+    apart = np.subtract(a, b, out=np.zeros_like(b), where=finite)
+    return float((np.abs(apart) / scales).max())
 
 
 def unusual(have: Array, want: Array) -> str:
@@ -129,9 +151,9 @@ def unusual(have: Array, want: Array) -> str:
     )
 
 
-def shaped_difference(have: Array, want: Array, least: float = 0.0) -> float:
+def shaped_difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
     """The same for answers of other shapes; infinite where there are more or fewer numbers."""
-    return difference(have.reshape(want.shape), want, least) if have.size == want.size else float("inf")
+    return difference(have.reshape(want.shape), want, scale) if have.size == want.size else float("inf")
 
 
 def batch_axis(fact: Lifted) -> int | None:

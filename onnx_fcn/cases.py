@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 import onnx
 
-from onnx_fcn.agreement import batch_axis, tolerance_of
+from onnx_fcn.agreement import ROUNDED_TOLERANCE, Scale, batch_axis, tolerance_of
 from onnx_fcn.document import Document
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
@@ -26,6 +26,9 @@ from onnx_fcn.sessions import extract
 
 __all__ = [
     "BATCHES",
+    "DEVIATIONS",
+    "MARGIN",
+    "SHAKE",
     "Answers",
     "Case",
     "Comparison",
@@ -33,6 +36,7 @@ __all__ = [
     "batches_of",
     "cropped",
     "has_crop",
+    "louder",
     "native_cases",
     "offsets_of",
     "periods_of",
@@ -41,6 +45,7 @@ __all__ = [
     "ratios_of",
     "same_trunk",
     "sampled",
+    "shaken",
     "takes_batches",
     "wide_case",
 ]
@@ -65,6 +70,18 @@ HIDING = frozenset(
 BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 LEAST_BOUNDED = 1e-2
 
+#: Operators that add up products of weights, and those through which each result stays as exact as its terms are.
+SUMS = frozenset({"Gemm", "MatMul", "Conv"})
+AFFINE = THROUGH | {"Add", "Sub", "Mul", "Div", "BatchNormalization", "ReduceMean", "GlobalAveragePool", "AveragePool"}
+
+#: How far the feature map is shaken, relative to its root mean square, to see what hangs on it: far more than
+#: rounding does, and little enough to stay on the same side of most kinks.
+SHAKE = 1e-2
+
+#: How many times the change that the whole map makes, by that slope, an answer counts as: its rounding comes of terms
+#: that may have cancelled.
+MARGIN = 10
+
 Progress = Callable[[str], None]
 
 Answers = dict[str, Array]
@@ -79,7 +96,8 @@ class Comparison:
         state: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made of it.
-        least: outputs of which small answers are compared absolutely, and below what.
+        scales: what differences of each tensor are relative to, where that is not the largest answer.
+        affine: tensors whose answers are sums of products, each with a rounding of its own.
         exact: whether the cells of a map have to equal crops.
         macs: multiply-accumulates of the original on one image, where they are known.
         is_ours: whether the judged file is our result; the tensors of another tool's may have any names.
@@ -103,12 +121,14 @@ class Comparison:
         self.tolerance = tolerance_of(self.original)
         self.answers = geometry_of(self.state).outputs
         self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
-        self.least: dict[str, float] = {}
-        self.hidden = self._hidden() if self.is_ours else {}
+        self.scales: dict[str, Scale] = {}
+        producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
+        self.hidden = self._hidden(producer) if self.is_ours else {}
         self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
         every = all(a.exactness == "exact" for a in self.answers.values())
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
         self.names = [*self.outputs, *self.hidden]
+        self.affine = {n for n in self.facts if self.tolerance < ROUNDED_TOLERANCE and self._is_affine(n, producer)}
         renamed = self.state.renamed
         maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
         if self.keeps_size:
@@ -120,9 +140,13 @@ class Comparison:
         """Does the converted model take images of the native size only?"""
         return any(final.form == "keep-size" for final in self.state.finals.values())
 
-    def _hidden(self) -> dict[str, Lifted]:
+    def scale_of(self, name: str, case: Case) -> Scale:
+        """What differences of a tensor are relative to."""
+        scale = self.scales.get(name, Scale())
+        return Scale(scale.least) if case.loud else scale
+
+    def _hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
         """Tensors in front of saturating operators at the end, with their facts as they are named in the result."""
-        producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
         found: dict[str, Lifted] = {}
         have = {o for n in self.lifted.proto.graph.node for o in n.output}
         for output in self.outputs:
@@ -143,8 +167,20 @@ class Comparison:
                     if renamed in have and name in producer:
                         found[name] = fact.on(renamed)
                         if node.op_type in BOUNDED:
-                            self.least[output] = LEAST_BOUNDED
+                            self.scales[output] = Scale(LEAST_BOUNDED)
         return found
+
+    def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:
+        """Is a tensor made of sums of products, by what keeps the rounding of each?"""
+        node = producer.get(name)
+        if node is None or depth == 0:
+            return False
+        lifted = [k for k, n in enumerate(node.input) if isinstance(self.state.facts.get(n), Lifted)]
+        if node.op_type in SUMS:
+            return len(lifted) == 1
+        if node.op_type in ("Mul", "Div") and len(lifted) != 1:
+            return False
+        return node.op_type in AFFINE and all(self._is_affine(node.input[k], producer, depth - 1) for k in lifted)
 
 
 @dataclass
@@ -156,6 +192,7 @@ class Case:
         batch: images at once.
         feeds: all inputs.
         note: what is said of it in the report.
+        loud: whether its values are larger than those that `Comparison.scales` was found with.
         expected: the answers of the original.
         got: those of the converted model, by the names of the original's tensors.
         finals: what it makes of them, where that is asked for.
@@ -165,6 +202,7 @@ class Case:
     batch: int
     feeds: dict[str, Array]
     note: str = ""
+    loud: bool = False
     expected: Answers = field(default_factory=dict)
     got: Answers = field(default_factory=dict)
     finals: Answers = field(default_factory=dict)
@@ -222,9 +260,17 @@ def native_cases(
 ) -> list[Case]:
     """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions."""
     size = c.state.image.size
-    cases = [Case(size, batch, random_feeds(c, size, batch)) for batch in batches]
+    loud = c.tolerance < ROUNDED_TOLERANCE
+    cases = [
+        Case(size, batch, random_feeds(c, size, batch, loud=loud and batch > 1), loud=loud and batch > 1)
+        for batch in batches
+    ]
     if wide is not None:
-        cases[0].feeds = cropped(c, wide, wide.inner)
+        cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
+    others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
+    if others and loud:  # what comes of them may hardly count
+        feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
+        cases.append(Case(size, cases[0].batch, feeds, "the other inputs louder", loud=True))
     if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
         count = len(next(iter(data.values())))
         cases.append(Case(size, count, {**random_feeds(c, size, count), **data}, "given data"))
@@ -316,14 +362,27 @@ def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[i
     return tuple((batch if k == 0 else 1) if d is None else d for k, d in enumerate(dims))
 
 
-def random_feeds(c: Comparison, size: Sequence[int], batch: int) -> dict[str, Array]:
-    """Random values for every input."""
+def louder(images: Array, axis: int | None) -> Array:
+    """A batch whose images have larger and larger values, so that what hides in front of a large bias shows."""
+    shape = [1] * images.ndim
+    if axis is None:
+        return images
+    shape[axis] = images.shape[axis]
+    factors = np.resize(np.array(DEVIATIONS), images.shape[axis]).reshape(shape)
+    larger: Array = (images * factors).astype(images.dtype)
+    return larger
+
+
+def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool = False) -> dict[str, Array]:
+    """Random values for every input; of a loud batch of images, `louder` ones."""
     feeds = {}
     for name, declared in c.inputs.items():
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
         shape = _shape(c, name, size, batch)
         if kind.kind == "f" or str(kind) == "bfloat16":
             feeds[name] = (c.deviation * c.random.standard_normal(shape)).astype(kind)
+            if loud and name == c.state.image.name:
+                feeds[name] = louder(feeds[name], c.state.image.batch)
         elif kind.kind == "b":
             feeds[name] = c.random.integers(0, 2, shape).astype(kind)
         else:
@@ -331,6 +390,18 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int) -> dict[str, Ar
                 kind
             )
     return feeds
+
+
+def shaken(c: Comparison, feature_map: Array) -> Array:
+    """A feature map (N, C, *space) with a little noise: some for each value, as much for each channel as a whole.
+
+    The latter is what an average over many cells does not even out.
+    """
+    shape = feature_map.shape
+    noise = c.random.standard_normal(shape) + c.random.standard_normal((*shape[:2], *[1] * (len(shape) - 2)))
+    mean_square = np.mean(np.square(feature_map, dtype=np.float64))
+    changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
+    return changed
 
 
 def _same_graph(a: Document, b: Document) -> bool:

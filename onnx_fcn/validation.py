@@ -26,10 +26,22 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_fcn.agreement import as_physical, batch_axis, difference, original_at, shaped_difference, unusual, window_of
+from onnx_fcn.agreement import (
+    ROUNDED_TOLERANCE,
+    Scale,
+    as_physical,
+    batch_axis,
+    difference,
+    original_at,
+    shaped_difference,
+    unusual,
+    window_of,
+)
 from onnx_fcn.cases import (
     BATCHES,
     DEVIATIONS,
+    MARGIN,
+    SHAKE,
     Answers,
     Case,
     Comparison,
@@ -37,6 +49,7 @@ from onnx_fcn.cases import (
     batches_of,
     cropped,
     has_crop,
+    louder,
     native_cases,
     periods_of,
     positions_of,
@@ -44,6 +57,7 @@ from onnx_fcn.cases import (
     ratios_of,
     same_trunk,
     sampled,
+    shaken,
     takes_batches,
     wide_case,
 )
@@ -340,21 +354,33 @@ def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
 
 
 def _ask_head(c: Comparison, wide: Wide) -> None:
-    """The original head's answers for windows of the feature map, all at once where the batch is free."""
+    """The original head's answers for windows of the feature map, and what a change of the map makes of them."""
+    cut = wide.cut
+    maps = [wide.map, *([shaken(c, wide.map)] if c.affine and wide.map.dtype == np.float32 else [])]
+    windows = [original_at(cut.fact, m, p).astype(m.dtype) for m in maps for p in wide.positions]
+    c.progress(f"head on {len(wide.positions)} windows at {_spelled(wide.size)}")
+    answers = _head_on(c, wide, windows)
+    wide.windows, others = answers[: len(wide.positions)], answers[len(wide.positions) :]
+    for name in c.affine if others else ():
+        largest = np.max([np.abs(window[name]) for window in wide.windows], axis=0)
+        with np.errstate(invalid="ignore"):  # infinity stays infinity
+            change = np.max([np.abs(b[name] - a[name]) for a, b in zip(wide.windows, others)], axis=0)
+        c.scales[name] = Scale(own=np.maximum(largest, MARGIN / SHAKE * change))
+
+
+def _head_on(c: Comparison, wide: Wide, windows: Sequence[Array]) -> list[Answers]:
+    """The original head's answers for some windows, all at once where the batch is free."""
     cut, image = wide.cut, c.state.image
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names))
-    windows = [original_at(cut.fact, wide.map, p).astype(wide.map.dtype) for p in wide.positions]
-    feeds = {**wide.feeds, image.name: random_feeds(c, image.size, wide.batch)[image.name]}
-    c.progress(f"head on {len(windows)} windows at {_spelled(wide.size)}")
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
         images = random_feeds(c, image.size, len(windows))  # a head may read its batch off the image
         with contextlib.suppress(ModelError):
             answers = dict(zip(c.names, head({**images, cut.name: np.concatenate(windows, axis)})))
             split = {n: np.split(answers[n], len(windows), batch_axis(f) or 0) for n, f in c.facts.items()}
-            wide.windows = [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
-            return
-    wide.windows = [dict(zip(c.names, head({**feeds, cut.name: window}))) for window in windows]
+            return [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
+    feeds = {**wide.feeds, image.name: random_feeds(c, image.size, wide.batch)[image.name]}
+    return [dict(zip(c.names, head({**feeds, cut.name: window}))) for window in windows]
 
 
 def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
@@ -362,7 +388,11 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     cut, size = wide.cut, c.state.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
     case = Case(size, BATCHES, {}, "the head alone, behind the same trunk")
-    windows = [original_at(cut.fact, wide.map, p).astype(wide.map.dtype) for p in positions]
+    stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
+    if c.tolerance < ROUNDED_TOLERANCE:
+        stack, case.loud = louder(stack, 0), True
+    first = [0] * len(positions[0])
+    windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]
     c.progress(f"heads, batch {BATCHES}")
     try:
         head = session(c.original, extract(c.original.proto, [cut.name], c.names))
@@ -372,7 +402,6 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     outputs = [c.maps.get(n, n) for n in c.names]
     try:
         head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs))
-        stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
         case.got = _unfolded(c, dict(zip(c.names, head({cut.fact.map: stack}))))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
@@ -421,7 +450,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
         if have.size != want.size:
             error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
         else:
-            error = difference(have.reshape(want.shape), want, c.least.get(name, 0.0))
+            error = difference(have.reshape(want.shape), want, c.scale_of(name, case))
             note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
         yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
 
@@ -477,7 +506,7 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
             continue
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
         law = max(
-            shaped_difference(cell, want[name], c.least.get(name, 0.0)) for cell, want in zip(cells, wide.windows)
+            shaped_difference(cell, want[name], c.scale_of(name, wide)) for cell, want in zip(cells, wide.windows)
         )
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
         yield _crops_check(c, name, wide, cells[-len(wide.crops) :])
@@ -489,7 +518,7 @@ def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -
     if tolerance is None and name in c.answers:
         why = c.answers[name].reason
     wanted = [crop[name] for crop in wide.crops]
-    errors = [shaped_difference(cell, want, c.least.get(name, 0.0)) for cell, want in zip(cells, wanted)]
+    errors = [shaped_difference(cell, want, c.scale_of(name, wide)) for cell, want in zip(cells, wanted)]
     scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
     same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []
     return Check(

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 import onnx_fcn
 import onnx_fcn.validation
 from onnx_fcn import Check, ValidationError
+from onnx_fcn.agreement import Scale, difference
 
 ROOT = Path(__file__).parent.parent
 UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded", "padded"))
@@ -44,7 +45,11 @@ def test_an_untouched_trunk_runs_once_at_every_size(runs: list[tuple[int, ...]])
     images = [shape for shape in runs if shape[1] == 1]
     assert images[:3] == [(1, 1, 28, 28), (1, 1, 36, 32), (1, 1, 28, 28)]
     assert set(images[3:]) == {(1, 1, 28, 28)}  # crops
-    assert [shape[0] for shape in runs if shape[1] != 1] == [6, 3, 3]  # heads: windows, and batches of both
+    assert [shape[0] for shape in runs if shape[1] != 1] == [
+        12,
+        3,
+        3,
+    ]  # heads: windows, shaken and not; batches of both
 
 
 def test_another_trunk_is_run_beside_the_original(runs: list[tuple[int, ...]], tmp_path: Path) -> None:
@@ -155,3 +160,51 @@ def test_a_rare_event_is_as_exact_as_its_logit() -> None:
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "b"))
     with pytest.raises(ValidationError, match="'l'"):
         onnx_fcn.validate(model, mutant)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, 0.001),
+        ([[10.0, 0.5]], 0.02),  # the second score by its own size
+        ([[10.0, 20.0]], 0.001),  # never more than by the largest
+        ([[10.0, 0.001]], 0.05),  # never less than by the answer itself
+        ([[10.0, np.inf]], 0.001),
+        ([[[10.0]], [[0.5]]], 0.02),  # other axes, the same answers
+        ([[1.0, 2.0, 3.0]], 0.001),  # not of these answers
+    ],
+)
+def test_scores_are_compared_by_their_own_size(own: list[Any] | None, expected: float) -> None:
+    scale = Scale(own=None if own is None else np.array(own))
+    assert difference(np.array([[10.0, 0.21]]), np.array([[10.0, 0.2]]), scale) == pytest.approx(expected)
+
+
+def test_a_batch_of_scores_is_compared_by_the_size_of_one_image() -> None:
+    scale, want = Scale(own=np.array([[10.0, 0.1]])), np.array([[10.0, 0.0], [-10.0, 0.0], [1.0, 0.0]])
+    wrong = want.copy()
+    wrong[2, 1] = 0.01
+    assert difference(wrong, want, scale) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_saturates_is_not_compared_by_its_own_size(seed: int) -> None:
+    """The best class's log-probability is 0 but for the rounding of sums as large as the others."""
+    model = law.model(
+        "c = Conv (x, k)  f = Flatten (c)  d = MatMul (f, w)  g = Mul (d, h)  m = ReduceMax <axes = [1]> (g)  "
+        "l = Sub (g, m)  e = Exp (l)  s = ReduceSum (e, one)  t = Log (s)  y = Sub (l, t)",
+        image="float[N,3,5,6] x", k=(4, 3, 2, 2), w=(80, 5), h=30.0, one=[1],
+    )  # fmt: skip
+    assert onnx_fcn.convert(model, seed=seed).report.validation.passed
+
+
+def test_a_wrong_weight_behind_a_large_bias_is_found() -> None:
+    """It changes less than a thousandth of the answer, and far more than rounding does."""
+    bias = np.array([1e4, 0, 0, 0, 0], np.float32)
+    model = law.model("f = Flatten (x)  d = MatMul (f, w)  y = Add (d, b)", image="float[N,3,4,5] x", w=(60, 5), b=bias)
+    converted = onnx_fcn.convert(model, validate=False).to_proto()
+    kernel = next(t for t in converted.graph.initializer if list(t.dims) == [5, 3, 4, 5])
+    values = numpy_helper.to_array(kernel).copy()
+    values[0, 0, 0, 0] = 0
+    kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+    with pytest.raises(ValidationError, match="is not the same network"):
+        onnx_fcn.validate(model, converted)
