@@ -364,9 +364,9 @@ def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[i
 
 def louder(images: Array, axis: int | None) -> Array:
     """A batch whose images have larger and larger values, so that what hides in front of a large bias shows."""
-    shape = [1] * images.ndim
-    if axis is None:
+    if axis is None or images.dtype.kind != "f":
         return images
+    shape = [1] * images.ndim
     shape[axis] = images.shape[axis]
     factors = np.resize(np.array(DEVIATIONS), images.shape[axis]).reshape(shape)
     larger: Array = (images * factors).astype(images.dtype)
@@ -399,8 +399,9 @@ def shaken(c: Comparison, feature_map: Array) -> Array:
     """
     shape = feature_map.shape
     noise = c.random.standard_normal(shape) + c.random.standard_normal((*shape[:2], *[1] * (len(shape) - 2)))
-    mean_square = np.mean(np.square(feature_map, dtype=np.float64))
-    changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):  # a map that is not finite tells nothing
+        mean_square = np.mean(np.square(feature_map, dtype=np.float64))
+        changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
     return changed
 
 
