@@ -165,10 +165,28 @@ def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
 
 def _lifted(document: Document, request: Request) -> Walk:
     """Lift a whole model at its own stride."""
+    _check_channels(document, request)
     state, causes = explored(document, request)
     if state is None or causes:
         raise UnsupportedModel(causes)
     return state
+
+
+def _check_channels(document: Document, request: Request) -> None:
+    """Raises: OptionError, if one number of the size is that of the channels."""
+    given = request.size or ()
+    for declared in data_inputs(document):
+        shape = static_dims(declared)
+        for axis, channels, size in ((1, given[:1], given[1:]), (-1, given[-1:], given[:-1])):
+            if not size or len(given) != len(shape) - 1 or shape[axis] not in channels:
+                continue
+            other = replace(request, size=size)
+            if any(images(document, other)) and not explored(document, other)[1]:
+                long, short = ("x".join(map(str, numbers)) for numbers in (given, size))
+                raise OptionError(
+                    f"--input-size {long} names the channels of input '{declared.name}' too, which are no size in "
+                    f"pixels: it is --input-size {short}"
+                )
 
 
 def explored(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:

@@ -366,6 +366,11 @@ MISTAKES = {
         "--input-size 28", f"--input-size 28 does not fit input 'image' of shape {{shape}}: {SIZE}"
     ),
     "channels in the size": asked(
+        "--input-size 1x28x28",
+        "--input-size 1x28x28 names the channels of input 'image' too, which are no size in pixels: it is --input-size "
+        "28x28",
+    ),
+    "other channels in the size": asked(
         "--input-size 3x28x28", f"--input-size 3×28×28 does not fit input 'image' of shape {{shape}}: {SIZE}"
     ),
     "a size with a comma": asked(
