@@ -102,7 +102,7 @@ def _run(given: argparse.Namespace) -> None:
             result = {"version": FORMAT, "validation": validation_dict(validation)}
             tables = list(tables_of(validation, verbose=given.verbose))
         elif given.explain is not None:
-            explanation = onnx_fcn.explain(given.model, given.explain, **how)
+            explanation = onnx_fcn.explain(given.model, given.explain, **how, output_stride=given.output_stride)
             result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
         else:
             report = onnx_fcn.convert(
@@ -211,13 +211,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--data is for the comparison with an output, and there is none")
         if given.weights is not None:
             parser.error("where weights go is about an output, and there is none")
-    if given.explain is not None and (given.output is not None or given.sizes):
-        parser.error("--explain tells of one node or tensor of the model, and takes neither an output nor --sizes")
     if given.verify and not given.validate:
         parser.error("--verify and --no-validate contradict each other")
-    forms = (given.output_stride, given.outputs, given.logits, given.reduce, given.full_size, given.argmax)
-    made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, given.keep_size, *forms)
-    if given.verify and any(made):
+    forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
+    made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
+    if given.explain is not None and (given.output is not None or any(made)):
+        parser.error("--explain tells of one node or tensor, and takes neither an output nor options about one")
+    if given.verify and (given.output_stride or any(made)):
         parser.error("--verify converts nothing, so options about converting mean nothing to it")
     if given.data is not None and not given.validate:
         parser.error("--data and --no-validate contradict each other")

@@ -21,7 +21,7 @@ from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedMod
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Unmapped, Walk
 from onnx_fcn.lifted import Lifted
-from onnx_fcn.lifting import Cut, Request, explored, find_cut, upstream
+from onnx_fcn.lifting import Cut, Request, explored, find_cut, lift, upstream
 from onnx_fcn.placement import sliding
 from onnx_fcn.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, times
@@ -117,7 +117,12 @@ class Explanation:
 
 
 def explain(
-    source: Source, name: str, *, input_size: tuple[int, ...] | None = None, input: str | None = None
+    source: Source,
+    name: str,
+    *,
+    input_size: tuple[int, ...] | None = None,
+    input: str | None = None,
+    output_stride: int | None = None,
 ) -> Explanation:
     """What is known of the node or tensor of that name, also in a network that is refused.
 
@@ -126,17 +131,22 @@ def explain(
         name: of a node of the main graph, or of a tensor. A name of both means the node.
         input_size: the image size that the network was made for, where the file does not say it.
         input: the name of the input that is the image, where there are several.
+        output_stride: pixels between answers, as for `convert`.
 
     Raises:
         ModelError: the source is not a usable model.
-        UnsupportedModel: no input looks like an image, so that there is nothing to explain.
-        OptionError: there is no such node or tensor; with the names that are nearest.
+        UnsupportedModel: no input looks like an image, so that there is nothing to explain, or the answers cannot lie
+            as close as `output_stride`.
+        OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
     """
     document = opened(source)
-    state, causes = explored(document, Request(input, None if input_size is None else tuple(input_size)))
+    request = Request(input, None if input_size is None else tuple(input_size), output_stride=output_stride)
+    state, causes = explored(document, request)
     if state is None:
         raise UnsupportedModel(causes)
     if not causes:
+        if output_stride is not None:
+            state = lift(document, request)
         try:
             document.commit(assemble(document, state))
         except UnsupportedModel as refusal:

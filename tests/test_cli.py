@@ -294,7 +294,7 @@ BAD = {
     "no such input": asked("--input picture", "no input 'picture': its inputs are 'image'"),
     "negative seed": asked("--seed=-1", "'-1' is no whole number"),
     "no such node": Bad("did you mean '/7/Gemm'", "model.onnx --explain 7/Gemm", 2),
-    "explain and convert": asked("--explain /7/Gemm", "takes neither an output nor --sizes"),
+    "explain and convert": asked("--explain /7/Gemm", "takes neither an output nor options"),
     "cost of a size of words": asked("--sizes 64 big", "'big' is no size in pixels"),
     "JSON folder missing": asked("--json nowhere/report.json", "cannot write 'nowhere/report.json'"),
     "JSON is a directory": asked("--json folder", "cannot write 'folder'"),

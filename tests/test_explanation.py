@@ -102,6 +102,19 @@ def test_what_sizes_are_computed() -> None:
     assert "field    the whole image" in str(told)
 
 
+def test_an_output_stride() -> None:
+    """What strides further dilates, and the explanation is of that."""
+    told = [explain(DIGITS, "/3/Conv", output_stride=stride).becomes for stride in (None, 2, 1)]
+    assert told == ["Conv 5×5, as it was", "Conv 5×5, as it was", "Conv 5×5, with dilations rewritten"]
+    assert [explain(DIGITS, "/7/Gemm", output_stride=s).makes[0].stride for s in (None, 2, 1)] == [
+        (4, 4),
+        (2, 2),
+        (1, 1),
+    ]
+    with pytest.raises(OptionError, match="--output-stride 3 does not divide"):
+        explain(DIGITS, "/7/Gemm", output_stride=3)
+
+
 def test_a_network_without_a_head() -> None:
     model = law.model("[slide] c = Conv <kernel_shape = [2, 2], strides = [2, 2]> (x, k)  y = Relu (c)", k=(2, 6, 2, 2))
     told = explain(model, "slide")
