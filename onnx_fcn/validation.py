@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx_fcn.agreement import (
     ROUNDED_TOLERANCE,
@@ -210,11 +209,13 @@ def _feature_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array:
     image = c.state.image.name
     name = c.state.renamed.get(cut.fact.map, cut.fact.map)
     lifted = extract(c.lifted.proto, [image], [name])
-    if cut.name != image and _pads_alike(c, cut, [feeds[image].shape[k] for k in c.state.image.space]):
+    size = [feeds[image].shape[k] for k in c.state.image.space]
+    if cut.name != image and _pads_alike(c, cut, size):
         with contextlib.suppress(ModelError):
             seen = session(c.original, extract(c.original.proto, [image], [cut.name]))(feeds)[0]
             physical = as_physical(cut.fact, seen)
-            if physical is not None and physical.shape[2:] == _map_extents(c, cut, feeds):
+            cells = tuple(a.extent if a.image is None else a.count(size[a.image]) for a in cut.fact.space)
+            if physical is not None and physical.shape[2:] == cells:  # at other sizes the original may pad otherwise
                 return physical
     return feeds[image] if name == image else session(c.lifted, lifted)(feeds)[0]
 
@@ -310,21 +311,6 @@ def _pads_alike(c: Comparison, cut: Cut, size: Sequence[int]) -> bool:
         return True
     periods = periods_of(cut)
     return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, c.state.image.size)))
-
-
-def _map_extents(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> tuple[int, ...]:
-    """The cells of the lifted trunk's map, by shape inference: at other sizes the original may pad otherwise."""
-    model = extract(c.lifted.proto, [c.state.image.name], [c.state.renamed.get(cut.fact.map, cut.fact.map)])
-    for declared in model.graph.input:
-        if declared.name in feeds:
-            shape = feeds[declared.name].shape
-            declared.CopyFrom(
-                onnx.helper.make_tensor_value_info(declared.name, declared.type.tensor_type.elem_type, shape)
-            )
-    with contextlib.suppress(Exception):  # it refuses some valid models; then the map is the lifted one
-        dims = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.shape.dim
-        return tuple(d.dim_value for d in dims[2:])
-    return ()
 
 
 def _ask_original(c: Comparison, cases: list[Case]) -> None:
