@@ -155,7 +155,8 @@ def convert(
     with clock("assemble"), _blamed(original):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
-    report = describe(original, document, state, source=name, sizes=sizes)
+    with clock("describe"):
+        report = describe(original, document, state, source=name, sizes=sizes)
     document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, whole, document.proto.graph, asked)))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
