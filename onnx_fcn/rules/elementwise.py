@@ -178,6 +178,7 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
         Unsupported: the maps lie on different grids, or different axes meet.
     """
     maps = [site.as_channels(f, [axis])[0] for f in operands if isinstance(f, Lifted)]
+    maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]  # other axes may have them too
     groups = [f.layout[axis] for f in maps]
     values = [site.frozen(f) if f.sized else site.value(f) for f in operands if isinstance(f, Known)]
     terms = [Term(_without(f, axis)) for f in maps]
@@ -223,6 +224,9 @@ def _unfolded(
     for term in terms:  # a value that was reduced over the window meets the window
         wanted |= {a.image for a in term.fact.space if not a.atoms and a.image in live}
     rank = terms[0].fact.rank
+    for image in live:  # positions along two axes of the result: an outer product
+        along = {k for t in terms for k, g in enumerate(t.fact.layout) if any(_image(t.fact, a) == image for a in g)}
+        wanted |= {image} if len(along) > 1 else set()
     for axis in range(rank):
         groups = [t.fact.layout[axis] for t in terms]
         places = {tuple(_image(t.fact, a) for a in g) for t, g in zip(terms, groups) if g}
@@ -304,6 +308,7 @@ def _unified(terms: Sequence[Term]) -> list[Term]:
     """
     facts = [t.fact for t in terms]
     names: list[dict[Atom, Atom]] = [{} for _ in terms]
+    seen: set[Atom] = set()
     order = sorted(range(len(terms)), key=lambda k: terms[k].uniform)
     for axis in range(facts[0].rank):
         wide = [k for k in order if facts[k].layout[axis]]
@@ -312,13 +317,19 @@ def _unified(terms: Sequence[Term]) -> list[Term]:
         sizes = _boundaries([[a.size for a in facts[k].layout[axis]] for k in wide], facts, axis)
         for k in wide:
             facts[k] = facts[k].refined(axis, sizes)
-        named = facts[wide[0]].layout[axis]
-        for k in wide[1:]:
-            fact, renamed = facts[k], dict(zip(facts[k].layout[axis], named))
-            for atom, name in renamed.items():
-                if _kind(fact, atom) != _kind(facts[wide[0]], name) and not terms[k].uniform:
-                    raise Unsupported(f"joins {facts[wide[0]]} with {fact}: different axes meet", code="axes-meet")
-            names[k] |= renamed
+        first = facts[wide[0]]
+        named = first.layout[axis]
+        if not seen.isdisjoint(named):  # an outer product: the same factor runs along another axis already
+            if any(a not in first.channels for a in named):
+                raise Unsupported(f"joins {facts[0]} with {first}: different axes meet", code="axes-meet")
+            named = tuple(Atom(a.size, a.name) for a in named)
+        seen |= set(named)
+        for k in wide:
+            fact = facts[k]
+            for atom, other in zip(fact.layout[axis], first.layout[axis]):
+                if _kind(fact, atom) != _kind(first, other) and not terms[k].uniform:
+                    raise Unsupported(f"joins {first} with {fact}: different axes meet", code="axes-meet")
+            names[k] |= dict(zip(fact.layout[axis], named))
     return [replace(t, fact=f.renamed(new)) for t, f, new in zip(terms, facts, names)]
 
 
