@@ -161,9 +161,9 @@ class Site(Emitter):
     # Context and bookkeeping --------------------------------------------------------------------------------------
 
     @property
-    def contextable(self) -> frozenset[int]:
-        """Seats of the reductions that may turn out to be context."""
-        return frozenset(self._walk.reductions)
+    def is_head(self) -> bool:
+        """Has what seemed to be context turned out to lie beyond the cut?"""
+        return self._seat.name in self._walk.options.head
 
     @property
     def is_context(self) -> bool:
@@ -240,7 +240,7 @@ class Site(Emitter):
 
     def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
         """The origins of a value that contracts the window here."""
-        if contextable and self._seat.name not in self._walk.options.head:
+        if contextable and not self.is_head:
             self._walk.reductions.add(self.position)
         return x.origins | {self.position}
 

@@ -453,8 +453,15 @@ row("instance norm of groups is context", "r = Reshape (x, s)  n = InstanceNorma
     cut="m", s=[0, 2, -1], scale=(2,), shift=(2,), w=(72, 5), outputs="float[N,5] y")
 row("instance norm of features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
     "n = InstanceNormalization (r, scale, shift)  y = Flatten (n)", w=(72, 10), s=[0, 2, 5], scale=(2,), shift=(2,))
+row("instance norm of flattened positions", "r = Reshape (x, s)  n = InstanceNormalization (r, scale, shift)  "
+    "f = Flatten (n)  y = MatMul (f, w)", s=[0, 6, 12], scale=(6,), shift=(6,), w=(72, 5))
+row("instance norm in one of two heads", "n = InstanceNormalization (x, scale, shift)  f = Flatten (n)  "
+    "y = MatMul (f, w)  g = Flatten (x)  z = MatMul (g, w)", outputs="y, z", scale=(6,), shift=(6,), w=(72, 5))
 row("group norm is context", f"m = GroupNormalization <num_groups = 2> (x, scale, shift)  {HEAD}",
     opset=21, cut="m", scale=(6,), shift=(6,), w=(72, 5), outputs="float[N,5] y")
+row("group norm in one of two heads", "n = GroupNormalization <num_groups = 2> (x, scale, shift)  f = Flatten (n)  "
+    "y = MatMul (f, w)  g = Flatten (x)  z = MatMul (g, w)",
+    opset=21, outputs="float[N,5] y, float[N,5] z", scale=(6,), shift=(6,), w=(72, 5))
 row("group norm of features", "f = Flatten (x)  d = MatMul (f, w)  "
     "y = GroupNormalization <num_groups = 2> (d, scale, shift)",
     opset=21, w=(72, 10), scale=(10,), shift=(10,), outputs="float[N,10] y")
@@ -584,6 +591,12 @@ row("Where on constants", f"g = Greater (x, zero)  m = Where (g, a, b)  {HEAD}",
     zero=0.0, a=(6, 1, 1), b=0.3, w=(72, 5))
 row("Where by a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Where (mask, d, low)",
     w=(72, 5), mask=np.arange(5) % 2 == 0, low=-3.0)
+row("outer product of features", "f = Flatten (x)  d = MatMul (f, w)  a = Unsqueeze (d, i)  b = Unsqueeze (d, j)  "
+    "m = Mul (a, b)  g = Flatten (m)  y = MatMul (g, v)", w=(72, 5), i=[1], j=[2], v=(25, 7))
+row("outer product of positions", "r = Reshape (x, s)  a = Unsqueeze (r, i)  b = Unsqueeze (r, j)  m = Sub (a, b)  "
+    "n = Abs (m)  y = ReduceMax <axes = [2], keepdims = 0> (n)", s=[0, 6, 12], i=[2], j=[3])
+row("sum with its transpose", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "t = Transpose <perm = [0, 2, 1]> (r)  y = Add (r, t)", w=(72, 9), s=[0, 3, 3])
 row("per-image values", "f = Flatten (x)  d = MatMul (f, w)  g = MatMul (e, v)  y = Mul (d, g)",
     image="float[N,6,4,3] x, float[N,2] e", w=(72, 5), v=(2, 5))
 row("per-image values joined", "f = Flatten (x)  d = MatMul (f, w)  c = Concat <axis = 1> (d, e)  y = MatMul (c, v)",
@@ -606,6 +619,8 @@ row("Concat of a new axis", "f = Flatten (x)  a = MatMul (f, w)  b = MatMul (f, 
     "d = Unsqueeze (b, axes)  y = Concat <axis = 2> (c, d)", w=(72, 5), v=(72, 5), axes=[2])
 row("Concat with a constant", "f = Flatten (x)  d = MatMul (f, w)  y = Concat <axis = 1> (d, c)",
     image="float[1,6,4,3] x", w=(72, 5), c=(1, 2))
+row("Concat with its transpose", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "t = Transpose <perm = [0, 2, 1]> (r)  y = Concat <axis = 1> (r, t)", w=(72, 9), s=[0, 3, 3])
 row("Concat of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  n = Neg (r)  "
     "c = Concat <axis = 2> (r, n)  y = Flatten (c)", w=(72, 10), s=[0, 2, 5])
 for form, opset, sizes in (("<split = [2, 4], axis = 1>", (7, 11), ""), ("<axis = 1>", (13, 18), ", sizes")):

@@ -87,19 +87,20 @@ def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Li
     """Per image and channel (or group of channels) over all positions.
 
     Over a live map these statistics are context: they stay global. Where no window is left (a GroupNorm written as
-    Reshape → InstanceNormalization on pooled features), they are statistics of the features of one position.
+    Reshape → InstanceNormalization on pooled features), or in a branch of the head, they are of one position.
     """
     epsilon = float(site.attr("epsilon", 1e-5))
-    if site.op == "GroupNormalization" and x.is_live:
+    if site.op == "GroupNormalization" and x.is_live and not site.is_head:
         x = site.feature_map(x)
         site.undilated(x, "normalises over all positions")
+        site.reduces(x, contextable=True)
         site.note_context(x)
         return x.on(site.emit([x, scale, bias]))
     if site.op == "InstanceNormalization":
         return _instance(site, x, scale, bias, epsilon)
     groups = int(site.attr("num_groups"))
     seen = x.reshaped([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
-    atoms = [a for group in seen.layout[2:] for a in group]
+    seen, atoms = site.as_channels(seen, range(2, seen.rank))
     y = standardised(site, seen, atoms, epsilon)
     y = replace(y, layout=seen.layout).reshaped(x.shape)
     return _affine(site, y, scale, bias)
@@ -107,12 +108,14 @@ def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Li
 
 def _instance(site: Site, x: Lifted, scale: Fact, bias: Fact, epsilon: float) -> Lifted:
     inner = [a for group in x.layout[2:] for a in group]
-    if not any(a not in x.channels for a in inner):
-        return _affine(site, standardised(site, x, inner, epsilon), scale, bias)
+    if site.is_head or all(a in x.channels for a in inner):
+        x, atoms = site.as_channels(x, range(2, x.rank))
+        return _affine(site, standardised(site, x, atoms, epsilon), scale, bias)
     live = [a for axis in x.space for a in axis.atoms]
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
     site.undilated(x, "normalises over all positions")
+    site.reduces(x, contextable=True)
     site.note_context(x)
     x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):
