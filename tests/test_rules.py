@@ -280,6 +280,23 @@ row("conv transposed, padded",
 row("conv transposed, groups", f"m = ConvTranspose <group = 2> (x, k)  {HEAD}",
     cut="m", k=(6, 2, 2, 2), w=(4 * 5 * 4, 7))
 
+# Convolutions that slide along no axis: dense layers
+
+row("convolution of features", "f = Flatten (x)  r = Reshape (f, s)  c = Conv (r, k, b)  y = Flatten (c)",
+    opset=(7, 13), s=[0, 72, 1, 1], k=(5, 72, 1, 1), b=(5,))
+row("convolution of features, padded", "t = Transpose <perm = [0, 2, 3, 1]> (x)  f = Flatten (t)  r = Reshape (f, s)  "
+    "c = Conv <pads = [1, 1, 1, 1]> (r, k, b)  y = Flatten (c)", s=[0, 72, 1, 1], k=(5, 72, 3, 3), b=(5,))
+row("convolution of each position of a sequence", "r = Reshape (x, s)  c = Conv (r, k, b)  f = Flatten (c)  "
+    "y = MatMul (f, w)", s=[0, 6, 12], k=(5, 6, 1), b=(5,), w=(60, 7))
+row("convolution over a sequence", "r = Reshape (x, s)  c = Conv (r, k, b)  y = Flatten (c)",
+    s=[0, 6, 12], k=(5, 6, 12), b=(5,))
+row("convolution over a sequence, grouped", "r = Reshape (x, s)  c = Conv <group = 3> (r, k, b)  y = Flatten (c)",
+    s=[0, 6, 12], k=(9, 2, 12), b=(9,))
+row("convolution that mixes positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
+    "c = Conv (t, k, b)  f = Flatten (c)  y = MatMul (f, w)", s=[0, 6, 12], k=(5, 12, 1), b=(5,), w=(30, 7))
+row("pooling of a sequence", "r = Reshape (x, s)  p = AveragePool <kernel_shape = [12]> (r)  f = Flatten (p)  "
+    "y = MatMul (f, w)", s=[0, 6, 12], w=(6, 5))
+
 # Poolings -------------------------------------------------------------------------------------------------------------
 
 POOLS = {"MaxPool": (7, 8, 10, 13, 22), "AveragePool": (7, 10, 13, 19, 22), "LpPool": (7, 11, 18, 22)}
@@ -695,6 +712,8 @@ U = "q = QuantizeLinear (x, s, z)"
 V = {"s": 0.02, "z": np.uint8(120), "t": 0.01, "zero": np.int8(0), "u": 0.05, "o": np.uint8(131)}
 row("QLinearConv", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o, b)  m = DequantizeLinear (c, u, o)  {HEAD}",
     opset=(10, 13), k=integers("k", 5, 6, 2, 2), b=np.arange(5, dtype=np.int32) * 99, w=(30, 7), **V)
+row("QLinearConv of features", f"{U}  f = Reshape (q, d)  c = QLinearConv (f, s, z, k, t, zero, u, o, b)  "
+    "y = Flatten (c)", d=[0, 72, 1, 1], k=integers("k", 5, 72, 1, 1), b=np.arange(5, dtype=np.int32) * 99, **V)
 row("QLinearConv covers the map", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o)  y = Flatten (c)",
     k=integers("k", 5, 6, 4, 3), **V)
 row("QLinearMatMul", f"{U}  f = Flatten (q)  y = QLinearMatMul (f, s, z, k, t, zero, u, o)",

@@ -6,7 +6,7 @@ dilation `rate`; afterwards the window is one cell, and a dense layer is a 1×1 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -122,6 +122,53 @@ def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[i
         return y if bias is None else site.emit([y, bias], "Add")
 
     return site.last(x.map, 1, 2 + len(x.space), emit)
+
+
+def standing_convolution(
+    site: Site,
+    x: Lifted,
+    weight: Known,
+    taps: Mapping[int, range],
+    operands: Callable[[Lifted, Known | str], list[Any]],
+) -> Lifted:
+    """A convolution that slides along no axis, over features or flattened positions. (N, C, d…) -> (N, M, 1 | d …)
+
+    Args:
+        site: the convolution.
+        x: its input.
+        weight: (M, C/groups, taps…).
+        taps: the taps along the axes that the kernel covers, which are summed over as the channels are; along the
+            others it has one.
+        operands: lists its inputs for a map and a kernel.
+    """
+    outputs, groups = site.weight_shape(weight)[0], int(site.attr("group", 1))
+    still = [k for k in range(2, x.rank) if k not in taps]
+    seen = x.reshaped([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
+    summed = tuple(a for k in (1, *taps) for a in seen.layout[k + 1])
+    # (N, d…, groups, 1, C/groups·taps…) · (groups, C/groups·taps…, M/groups)
+    seen = replace(seen, layout=(seen.layout[0], *(seen.layout[k + 1] for k in still), seen.layout[1], (), summed))
+    parts = any(a not in summed for a in seen.channels)
+    if parts and site.op != "Conv":
+        raise Unsupported(f"has a part for each of several features of {seen}", code="not-channels")
+    cuts: Any = (..., *(slice(taps[k].start, taps[k].stop) if k in taps else slice(None) for k in range(2, x.rank)))
+
+    def view(w: Array) -> Array:
+        cut: Array = w[cuts]
+        return cut.reshape(groups, outputs // groups, -1).swapaxes(1, 2)
+
+    def emit(x: Lifted, kernel: str, **attrs: Any) -> str:
+        given = operands(x, kernel)
+        return site.emit(given[:2] if parts else given, pads=None, auto_pad=None, **attrs)
+
+    y = contract(site, seen, seen.rank - 1, weight, view, emit=emit)
+    left = dict(zip(still, y.layout[1:]))
+    layout = (y.layout[0], y.layout[-3] + y.layout[-1], *(left.get(k, ()) for k in range(2, x.rank)))
+    y = replace(y, layout=layout).canonical()
+    bias = operands(y, "")[2] if parts else None
+    if bias is None:
+        return y
+    value = site.value(bias).reshape(-1, *[1] * (x.rank - 2))
+    return combine(site, [y, site.stated(site.constant(value), value)], op="Add")
 
 
 def _stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:

@@ -20,6 +20,8 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Axis, Lifted, atoms_of
+from onnx_fcn.rules.dense import standing_convolution
+from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.site import RAISE_OPSET, Site
 from onnx_fcn.weights import kernel
 
@@ -226,6 +228,9 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     shape = site.weight_shape(weight)
     if x.channels and not x.layout[1] and shape[:2] == (1, 1):
         return _window_sum(site, x, weight, shape, operands)
+    x = site.rearranged(x)
+    if not is_map(x) and (taps := standing(site, x, shape[2:])) is not None:
+        return standing_convolution(site, x, weight, taps, operands)
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
@@ -233,6 +238,27 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     w = laid(site, weight, len(shape) - 2, axes, plan)
     y = site.emit(operands(x, w), group=site.attr("group", 1), **plan.attrs)
     return result(site, x, plan, axes, y, shape[0])
+
+
+def is_map(x: Lifted) -> bool:
+    """Are the original's axes those of the map: batch, channels, and whole axes of the image or of one cell?"""
+    spatial = all(not g or x.space_of(g) is not None for g in x.layout[2:])
+    return spatial and x.rank >= 2 and set(x.layout[1]) == set(x.channels)
+
+
+def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, range] | None:
+    """The taps of a kernel that covers some axes of the original and is one tap along the others; None if it slides."""
+    if x.rank < 3 or x.rank != 2 + len(kernel_shape):
+        return None
+    covers: dict[int, range] = {}
+    for k, slide in enumerate(parameters(site, x.shape[2:], kernel_shape), 2):
+        if slide.cells(x.shape[k]) == 1:
+            covers[k] = slide.taps(x.shape[k])
+            if len(covers[k]) != x.shape[k]:
+                return None
+        elif replace(slide, ceil=False) != Slide(1):
+            return None
+    return covers
 
 
 def _window_sum(
@@ -321,11 +347,26 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None
     return result(site, x, plan, axes, y, shape[1] * group)
 
 
+#: What a pooling does that covers all of its axes, by the operator and its p.
+REDUCES = {
+    ("MaxPool", 2): "ReduceMax",
+    ("AveragePool", 2): "ReduceMean",
+    ("LpPool", 1): "ReduceL1",
+    ("LpPool", 2): "ReduceL2",
+}
+
+
 @lifts("MaxPool", "AveragePool", "LpPool")
 def pool(site: Site, x: Lifted) -> Fact:
     """(N, C, *space) -> (N, C, *space')."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
+    x = site.rearranged(x)
+    kind = REDUCES.get((site.op, site.attr("p", 2)))
+    if kind and not is_map(x) and not any(site.attr("pads") or []):
+        taps = standing(site, x, site.attr("kernel_shape"))
+        if taps is not None and len(taps) == x.rank - 2:
+            return reduced(site, x, kind, list(taps), keepdims=True)
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
