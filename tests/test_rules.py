@@ -392,6 +392,10 @@ for op in REDUCTIONS:
     row(f"{op} of the window, operand", f"p = {op} <keepdims = 0> (x, axes)  y = MatMul (p, w)",
         opset=after, axes=[2, 3], w=(6, 7), **on)
     row(f"{op} of channels, operand", f"m = {op} (x, axes)  {HEAD}", opset=after, axes=[1], w=(12, 7), **on)
+row("maximum of integers", "i = Cast <to = 6> (x)  p = ReduceMax <axes = [2, 3], keepdims = 0> (i)  y = Cast <to = 1> (p)",
+    opset=(12, 13), between=(-99, 99))
+row("count of positions", "g = Greater (x, zero)  i = Cast <to = 7> (g)  p = ReduceSum <keepdims = 0> (i, axes)  "
+    "y = Cast <to = 1> (p)", opset=(13, 18), zero=0.0, axes=[2, 3])
 row("reduce nothing", f"m = ReduceSum <noop_with_empty_axes = 1> (x)  {HEAD}", w=(72, 7))
 row("ReduceMean channels last", "t = Transpose <perm = [0, 2, 3, 1]> (x)  "
     "p = ReduceMean <axes = [1, 2], keepdims = 0> (t)  y = MatMul (p, w)", w=(6, 5))

@@ -15,7 +15,7 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Unmapped, lifts
 from onnx_fcn.lifted import Atom, Lifted, atoms_of
-from onnx_fcn.site import Site
+from onnx_fcn.site import CONVOLVED, Site
 
 #: Reductions as (what is done to each element, the pooling, what is done to the result).
 FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
@@ -27,6 +27,9 @@ FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
     "ReduceL2": (("Square",), "sum", ("Sqrt",)),
     "ReduceSumSquare": (("Square",), "sum", ()),
 }
+
+#: Types whose windows are pooled; onnxruntime reduces integers, but pools none.
+POOLED = CONVOLVED | {onnx.TensorProto.DOUBLE}
 
 
 @lifts("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -111,7 +114,7 @@ def _axes(x: Lifted) -> list[tuple[Atom, ...]]:
 
 def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Sequence[Atom]) -> Lifted:
     """Reduce over whole windows and over channel atoms; the caller states the layout."""
-    if kind not in FORMS:
+    if kind not in FORMS or x.elem_type not in POOLED:
         channels = [*channels, *(a for k in over for a in x.space[k].atoms)]
         return site.grouped(site.unfold(x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())
     before, pooling, after = FORMS[kind]
