@@ -236,6 +236,12 @@ class Lifted:
         axes = [(self.batch,), self.channels, *(a.atoms for a in self.space)]
         return all(not group or group in axes for group in self.layout)
 
+    @property
+    def is_map(self) -> bool:
+        """Are its axes batch or one, channels, and then whole axes of the image or of one cell?"""
+        spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])
+        return spatial and self.rank >= 2 and set(self.layout[1]) == set(self.channels)
+
     def is_channels(self, axis: int) -> bool:
         """Is this axis of the original tensor exactly the physical channel axis?"""
         return self.layout[axis] == self.channels

@@ -67,11 +67,13 @@ def reduced(
     over = [k for k, a in enumerate(x.space) if a.atoms and set(a.atoms) <= atoms]
     if any(a in atoms for k, axis in enumerate(x.space) if k not in over for a in axis.atoms):
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
+    left = [x.layout[k] for k in range(x.rank) if k not in axes]
     # nothing but the batch and the channels is left: an axis of one cell that is kept has more on a larger image
-    left = x.rank - len(axes) - (not atoms.issuperset(x.channels) or not x.channels)
-    contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and x.is_plain and left <= 1
+    whole = all(not g or g in _axes(x) for g in left) and (atoms.issuperset(x.channels) or atoms.isdisjoint(x.channels))
+    rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
+    contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
     if contextable and site.is_context:
-        return _global(site, x, axes, operand, keepdims=keepdims)
+        return _global(site, x, kind, axes, operand, keepdims=keepdims)
     origins = site.reduces(x, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
         raise site.padded(x)
@@ -83,18 +85,21 @@ def reduced(
     return replace(y, layout=layout, origins=origins)
 
 
-def _global(site: Site, x: Lifted, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool) -> Fact:
+def _global(
+    site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool
+) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
     x = site.sparse(x)
-    if site.op.startswith("Global"):
+    if site.op.startswith("Global") and x.is_map:
         x, _order = site.spatial(site.feature_map(x))
         return Unmapped(site.emit([x]))
-    if list(x.layout) == _axes(x):  # channels first: the node stays as it was
+    if site.op.startswith("Reduce") and list(x.layout) == _axes(x):  # channels first: the node stays as it was
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
-    channels = [1] if any(x.layout[a] and x.is_channels(a) for a in axes) else []
+    reduced_atoms = {a for k in axes for a in x.layout[k]}
+    channels = [1] if x.channels and reduced_atoms.issuperset(x.channels) else []
     physical = [*channels, *range(2, 2 + len(x.space))]
-    name = site.reduce_as(x.map, physical)
+    name = site.reduce_as(x.map, physical) if site.op.startswith("Reduce") else site.reduce(x.map, kind, physical)
     # (N, C | 1, 1 …) has no positions, so its axes are put in order for the price of a vector
     rank = 2 + len(x.space)
     left = [k for k in range(x.rank) if keepdims or k not in axes]

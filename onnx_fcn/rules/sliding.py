@@ -229,7 +229,7 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     if x.channels and not x.layout[1] and shape[:2] == (1, 1):
         return _window_sum(site, x, weight, shape, operands)
     x = site.rearranged(x)
-    if not is_map(x) and (taps := standing(site, x, shape[2:])) is not None:
+    if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
     x = site.feature_map(x)
     x, axes = site.spatial(x)
@@ -238,12 +238,6 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     w = laid(site, weight, len(shape) - 2, axes, plan)
     y = site.emit(operands(x, w), group=site.attr("group", 1), **plan.attrs)
     return result(site, x, plan, axes, y, shape[0])
-
-
-def is_map(x: Lifted) -> bool:
-    """Are the original's axes those of the map: batch, channels, and whole axes of the image or of one cell?"""
-    spatial = all(not g or x.space_of(g) is not None for g in x.layout[2:])
-    return spatial and x.rank >= 2 and set(x.layout[1]) == set(x.channels)
 
 
 def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, range] | None:
@@ -363,7 +357,7 @@ def pool(site: Site, x: Lifted) -> Fact:
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
     x = site.rearranged(x)
     kind = REDUCES.get((site.op, site.attr("p", 2)))
-    if kind and not is_map(x) and not any(site.attr("pads") or []):
+    if kind and not x.is_map and not any(site.attr("pads") or []):
         taps = standing(site, x, site.attr("kernel_shape"))
         if taps is not None and len(taps) == x.rank - 2:
             return reduced(site, x, kind, list(taps), keepdims=True)
