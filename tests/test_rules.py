@@ -223,6 +223,16 @@ row("einsum of channels", 'd = Einsum <equation = "nchw,kc->nhwk"> (x, w)  f = F
     w=(7, 6), v=(84, 5))
 row("einsum of each channel", 'd = Einsum <equation = "nchw,chwo->nco"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
     w=(6, 4, 3, 2), v=(12, 5))
+row("einsum with an ellipsis", 't = Transpose <perm = [0, 2, 3, 1]> (x)  d = Einsum <equation = "kc, ...c -> ...k"> (w, t)  '
+    "f = Flatten (d)  y = MatMul (f, v)", w=(7, 6), v=(84, 5))
+row("einsum with its result implied", 'f = Flatten (x)  y = Einsum <equation = "nk,ko"> (f, w)', w=(72, 5))
+row("einsum that sums over the map", 'y = Einsum <equation = "nchw,ck->nk"> (x, w)', w=(6, 5))
+row("einsum that scales", 'd = Einsum <equation = "nchw,c->nhwc"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
+    w=(6,), v=(72, 5))
+row("einsum that scales positions", 'd = Einsum <equation = "nchw,wh->nchw"> (x, w)  f = Flatten (d)  '
+    "y = MatMul (f, v)", w=(3, 4), v=(72, 5))
+row("einsum, outer product with weights", 'p = GlobalMaxPool (x)  f = Flatten (p)  d = Einsum <equation = "nc,k->nkc"> '
+    "(f, w)  y = Flatten (d)", w=(5,))
 row("einsum that only permutes", 't = Einsum <equation = "nchw->nhwc"> (x)  f = Flatten (t)  y = MatMul (f, w)',
     w=(72, 5))
 
@@ -893,6 +903,14 @@ row("ASPP's image branch", "p = GlobalAveragePool (x)  a = Conv (p, v)  s = Shap
     cut="m", v=(2, 6, 1, 1), zero=[0], two=[2], four=[4], k=(5, 8, 2, 2), w=(30, 7), outputs="float[N,7] y")
 row("context joined to the map", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
     f"c = Concat <axis = 1> (x, e)  m = Conv (c, k)  {HEAD}", cut="m", k=(5, 12, 2, 2), w=(30, 7))
+row("gate of flattened positions", "r = Reshape (x, s)  p = ReduceMean <axes = [2]> (r)  g = Sigmoid (p)  "
+    f"u = Unsqueeze (g, axes)  n = Mul (x, u)  m = Conv (n, k)  {HEAD}",
+    cut="m", s=[0, 0, -1], axes=[3], k=(5, 6, 2, 2), w=(30, 7))
+row("gate of flattened positions, channels last", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
+    "p = ReduceMax <axes = [1], keepdims = 0> (t)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  n = Mul (x, u)  "
+    f"m = Conv (n, k)  {HEAD}", cut="m", s=[0, 0, -1], axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
+row("gate by an einsum", 'p = Einsum <equation = "nchw->nc"> (x)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  '
+    f"n = Mul (x, u)  m = Conv (n, k)  {HEAD}", cut="m", axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
 row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "
     f"l = Sigmoid (j)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
 row("a gate from an earlier map", f"{GATE}  c = Conv (x, k)  m = Mul (c, g)  {HEAD}",
@@ -1026,6 +1044,10 @@ refusal("corners aligned",
     '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
     "f = Flatten (r)  y = MatMul (f, w)",
     ("align-corners", "up", "between corners"), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+refusal("an einsum of three factors", 'f = Flatten (x)  [product] y = Einsum <equation = "nk,kr,ro->no"> (f, w, v)',
+    ("einsum", "product", "more than two factors"), w=(72, 4), v=(4, 5))
+refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] y = Einsum <equation = "nii->ni"> (r)',
+    ("einsum", "diagonal", "takes a diagonal"), w=(72, 9), s=[0, 3, 3])
 refusal("a conv over features", f"{DENSE}  u = Reshape (d, s)  [conv] c = Conv (u, k)  y = Flatten (c)",
     ("not-channels", "conv", "wants the channels on axis 1"), w=(72, 10), s=[-1, 1, 10], k=(2, 1, 3))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",

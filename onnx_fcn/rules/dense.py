@@ -6,6 +6,7 @@ dilation `rate`; afterwards the window is one cell, and a dense layer is a 1×1 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.site import CONVOLVED, Site
 from onnx_fcn.weights import View, kernel, vector
 
@@ -275,26 +277,45 @@ def both_mapped(a: Fact, b: Fact) -> Unsupported:
 
 
 @lifts("Einsum")
-def einsum(site: Site, a: Fact, b: Fact | None = None) -> Lifted:
-    """A sum of products with one mapped operand and at most one constant: a dense layer with its axes in any order."""
-    sides = str(site.attr("equation")).replace(" ", "").split("->")
-    terms = sides[0].split(",")
-    if len(sides) != 2 or "." in sides[0] or any(len(set(t)) != len(t) for t in terms) or len(terms) > 2:
-        raise Unsupported(f"the equation '{site.attr('equation')}' is no dense layer", code="einsum")
-    if b is None and isinstance(a, Lifted):
-        return _ordered(site, a, terms[0], sides[1])
-    if isinstance(a, Lifted) and isinstance(b, Known):
-        x, weight, letters, others = a, b, terms[0], terms[1]
-    elif isinstance(b, Lifted) and isinstance(a, Known):
-        x, weight, letters, others = b, a, terms[1], terms[0]
-    else:
-        raise both_mapped(a, b if b is not None else a)
-    shared = [t for t in letters if t in others and t in sides[1]]
-    summed = [t for t in letters if t in others and t not in sides[1]]
+def einsum(site: Site, *operands: Fact) -> Fact:
+    """A sum of products with one mapped operand and at most one constant: a dense layer with its axes in any order.
+
+    Raises:
+        Unsupported: it multiplies maps, takes a diagonal, or sums over the weight alone.
+    """
+    x, *more = sorted(operands, key=lambda f: not isinstance(f, Lifted))
+    assert isinstance(x, Lifted)
+    weight = next((f for f in more if isinstance(f, Known)), None)
+    if len(more) > 1 or (more and weight is None):
+        raise both_mapped(x, more[0]) if weight is None else _no_dense_layer(site, "multiplies more than two factors")
+    terms, result = _letters(site, [f for f in operands if isinstance(f, Lifted | Known)])
+    if any(len(set(t)) != len(t) for t in (*terms, result)):
+        raise _no_dense_layer(site, "takes a diagonal")
+    letters = terms[operands.index(x)]
+    others = terms[operands.index(weight)] if weight is not None else ""
+    if not set(others) <= set(letters + result):
+        raise _no_dense_layer(site, "sums over its weight alone")
+    alone = [k for k, t in enumerate(letters) if t not in others + result]
+    if alone:
+        reduced_map = reduced(site, x, "ReduceSum", alone, keepdims=False)
+        letters = "".join(t for k, t in enumerate(letters) if k not in alone)
+        if not isinstance(reduced_map, Lifted):  # context
+            equation = ",".join([letters, others][: 1 + len(more)]) + "->" + result
+            return Unmapped(site.emit([reduced_map, *more], equation=equation))
+        x = reduced_map
+    if weight is None:
+        return _ordered(site, x, letters, result)
+    shared = [t for t in letters if t in others and t in result]
+    summed = [t for t in letters if t in others and t not in result]
     new = [t for t in others if t not in letters]
     kept = [t for t in letters if t not in others]
-    if not set(new) <= set(sides[1]):
-        raise Unsupported(f"the equation '{site.attr('equation')}' is no dense layer", code="einsum")
+    if not summed:  # an elementwise product
+        every = [*letters, *new]
+        value = site.value(weight).transpose([others.index(t) for t in every if t in others])
+        value = np.expand_dims(value, tuple(k for k, t in enumerate(every) if t not in others))
+        factor = site.stated(site.constant(value, source=weight.name), value)
+        y = combine(site, [x.unsqueezed(range(len(letters), len(every))), factor], op="Mul")
+        return _ordered(site, y, every, result)
     # (kept…, shared…, 1, summed) · (shared…, summed, new) -> (kept…, shared…, 1, new)
     x = x.transposed([letters.index(t) for t in (*kept, *shared, *summed)])
     cut = len(kept) + len(shared)
@@ -310,12 +331,30 @@ def einsum(site: Site, a: Fact, b: Fact | None = None) -> Lifted:
     y = contract(site, x, x.rank - 1, weight, view)
     sizes = dict(zip(others, site.weight_shape(weight)))
     y = y.reshaped([*y.shape[:cut], *(sizes[t] for t in new)])
-    return _ordered(site, y, [*kept, *shared, *new], sides[1])
+    return _ordered(site, y, [*kept, *shared, *new], result)
+
+
+def _no_dense_layer(site: Site, why: str) -> Unsupported:
+    return Unsupported(f"the equation '{site.attr('equation')}' {why}, so it is no dense layer", code="einsum")
+
+
+def _letters(site: Site, operands: Sequence[Lifted | Known]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with every ellipsis spelled out."""
+    equation = str(site.attr("equation")).replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    ranks = [f.rank if isinstance(f, Lifted) else len(site.weight_shape(f)) for f in operands]
+    dots = [rank - len(t.replace("...", "")) if "..." in t else 0 for rank, t in zip(ranks, left.split(","))]
+    spare = [c for c in string.ascii_letters if c not in equation][: max(dots)]
+    terms = [t.replace("...", "".join(spare[max(dots) - n :])) for t, n in zip(left.split(","), dots)]
+    if not arrow:
+        every = "".join(terms)
+        result = "..." + "".join(sorted(t for t in set(every) - set(spare) if every.count(t) == 1))
+    return terms, result.replace("...", "".join(spare))
 
 
 def _ordered(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lifted:
     if sorted(letters) != sorted(result):
-        raise Unsupported(f"the equation '{site.attr('equation')}' sums over a map", code="einsum")
+        raise _no_dense_layer(site, "repeats an axis")
     return x.transposed([list(letters).index(t) for t in result])
 
 
