@@ -180,6 +180,15 @@ class Lifted:
         return tuple(Atom.product(group) for group in self.layout)
 
     @property
+    def dims(self) -> str:
+        """That shape in words, such as N×256×6×6: the walk's batch is no number that a user knows."""
+        return "×".join(map(self._dim, self.layout)) or "a scalar"
+
+    def _dim(self, group: tuple[Atom, ...]) -> str:
+        rest = Atom.product(a for a in group if a is not self.batch)
+        return str(rest) if self.batch not in group else "N" if rest == 1 else f"{rest}·N"
+
+    @property
     def rank(self) -> int:
         """Number of axes of the original tensor."""
         return len(self.layout)
@@ -285,7 +294,7 @@ class Lifted:
             Unsupported: the shape cuts across factors, so that the result is no product of them, or splits the batch.
         """
         if math.prod(shape) != math.prod(self.shape):
-            raise Unsupported(f"reshapes {self} ({_dims(self.shape)}) to {_dims(shape)}: not the same size")
+            raise Unsupported(f"reshapes {self} ({self.dims}) to {_dims(shape)}: not the same size")
         fact = self._coalesced([a for group in self.layout for a in group])
         fact, groups = fact._cut([a for group in fact.layout for a in group], shape)
         return replace(fact, layout=groups).canonical()

@@ -371,7 +371,7 @@ class Site(Emitter):
             axis = x.space_of(group) if group else None
             if group and axis is None:
                 raise Unsupported(
-                    f"slides along axis {k} of {x} ({'×'.join(map(str, x.shape))}), which is no axis of the image",
+                    f"slides along axis {k} of {x} ({x.dims}), which is no axis of the image",
                     code="not-spatial",
                 )
             found.append(axis)
@@ -448,7 +448,7 @@ class Site(Emitter):
         x = self.rearranged(x)
         if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
             raise Unsupported(
-                f"wants the channels on axis 1, but the layout here is {x} ({'×'.join(map(str, x.shape))})",
+                f"wants the channels on axis 1, but the layout here is {x} ({x.dims})",
                 code="not-channels",
             )
         if x.batch.size == 1 and x.layout[0]:

@@ -1151,6 +1151,7 @@ def test_refusal(case: Refusal) -> None:
     assert [(d.code, d.node) for d in found] == [(code, node) for code, node, _ in case.causes]
     for diagnostic, (*_, reason) in zip(found, case.causes):
         assert reason in diagnostic.reason
+        assert str(interpret.BATCH) not in diagnostic.reason
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)

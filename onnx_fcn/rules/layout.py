@@ -38,21 +38,22 @@ def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
     if not isinstance(x, Lifted):
         raise Unsupported("reshapes a constant by the values of a map", code="not-constant")
     target = site.attr("shape") if shape is None else site.ints(shape)
-    dims = resolved(target or [], x.shape, allowzero=site.flag("allowzero") and shape is not None)
+    dims = resolved(target or [], x, allowzero=site.flag("allowzero") and shape is not None)
     try:
         return x.reshaped(dims)
     except Unsupported:  # it cuts through channels that an earlier Reshape split otherwise: those may become one axis
         return site.settle(x).reshaped(dims)
 
 
-def resolved(target: Sequence[int], shape: Sequence[int], *, allowzero: bool = False) -> list[int]:
+def resolved(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> list[int]:
     """A Reshape target with 0 (copy) and -1 (the rest) filled in."""
+    shape = x.shape
     dims = [shape[k] if d == 0 and not allowzero and k < len(shape) else d for k, d in enumerate(target)]
     if -1 in dims:
         rest = math.prod(d for d in dims if d != -1)
         total = math.prod(shape)
         if rest == 0 or total % rest:
-            raise Unsupported(f"reshapes {list(shape)} to {list(target)}: not divisible", code="reshape-size")
+            raise Unsupported(f"reshapes {x} ({x.dims}) to {list(target)}: not divisible", code="reshape-size")
         dims[dims.index(-1)] = total // rest
     return dims
 
@@ -90,7 +91,7 @@ def expand(site: Site, x: Lifted, shape: Fact) -> Lifted:
 def _pairs(x: Lifted, target: Sequence[int]) -> list[tuple[int, int]]:
     shape = [1] * (len(target) - x.rank) + list(x.shape)
     if any(s != t and 1 not in (s, t) for s, t in zip(shape, target)):
-        raise Unsupported(f"expands {list(x.shape)} to {list(target)}: these do not broadcast", code="expand")
+        raise Unsupported(f"expands {x} ({x.dims}) to {list(target)}: these do not broadcast", code="expand")
     return list(zip(shape, target))
 
 
