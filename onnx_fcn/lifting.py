@@ -43,6 +43,18 @@ SHAPED_BY_VALUES = frozenset(
     {"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
 )
 
+#: Operators of onnxruntime's that onnx infers no shapes for: what has the same, and the places of its operands.
+STAND_INS = {
+    "DequantizeLinear": ("Identity", (0,)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearLeakyRelu": ("Identity", (0,)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearSigmoid": ("Identity", (0,)),
+    "QuantizeLinear": ("Identity", (0,)),
+}
+
 #: Image sizes to try when the file does not say one and the head decides: the usual ones first.
 USUAL_SIZES = (
     224,
@@ -335,6 +347,16 @@ class _Shapes:
                     node.input[k] = f"{name}/value"
                     graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), node.input[k]))
 
+    def _stand_in(self, graph: onnx.GraphProto) -> None:
+        """Put operators that onnx knows in the place of some that it does not."""
+        for node in graph.node:
+            if node.domain == "com.microsoft" and node.op_type in STAND_INS:
+                node.op_type, places = STAND_INS[node.op_type]
+                operands = [node.input[k] for k in places]
+                node.domain = ""
+                del node.input[:]
+                node.input.extend(operands)
+
     def _inferred(self) -> dict[str, tuple[int | None, ...]]:
         model = onnx.ModelProto()
         model.CopyFrom(self._document.proto)
@@ -350,6 +372,7 @@ class _Shapes:
                 elif k == 0 and self._image.batch is not None and (dim.dim_value or None) in stated:
                     dim.dim_value = batch
         self._evaluate(model.graph)
+        self._stand_in(model.graph)
         for declared in model.graph.output:
             declared.type.tensor_type.ClearField("shape")
         try:

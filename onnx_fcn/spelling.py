@@ -24,7 +24,15 @@ __all__ = ["RAISE_OPSET", "Emitter", "Operand"]
 #: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
 Operand = str | Fact | Array | None
 
-_DEFAULTS = {"ceil_mode": 0, "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET"}
+_DEFAULTS = {
+    "ceil_mode": 0,
+    "strides": 1,
+    "dilations": 1,
+    "pads": 0,
+    "group": 1,
+    "count_include_pad": 0,
+    "auto_pad": "NOTSET",
+}
 
 
 def _is_default(name: str, value: Any) -> bool:

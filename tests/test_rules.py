@@ -477,6 +477,10 @@ row("layer norm of pixels", "t = Transpose <perm = [0, 2, 3, 1]> (x)  n = LayerN
 row("layer norm of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
     "y = LayerNormalization <axis = 1> (r, scale, shift)",
     opset=17, w=(72, 10), s=[0, 2, 5], scale=(2, 5), shift=(2, 5))
+row("RMS norm of features", "f = Flatten (x)  d = MatMul (f, w)  y = RMSNormalization (d, scale)",
+    opset=23, w=(72, 5), scale=(5,))
+row("RMS norm of a map", f"m = RMSNormalization <axis = 1, epsilon = 0.1> (x, scale)  {HEAD}",
+    opset=23, w=(72, 5), scale=(6, 4, 3))
 row("instance norm is context", f"m = InstanceNormalization (x, scale, shift)  {HEAD}",
     cut="m", scale=(6,), shift=(6,), w=(72, 5))
 row("instance norm of groups is context", "r = Reshape (x, s)  n = InstanceNormalization (r, scale, shift)  "
@@ -756,6 +760,20 @@ row("QLinear arithmetic", f"{U}  a = com.microsoft.QLinearSigmoid (q, s, z, v, n
 row("QLinearGlobalAveragePool", "q = com.microsoft.QuantizeLinear (x, s, z)  "
     "p = com.microsoft.QLinearGlobalAveragePool (q, s, z, u, o)  y = Flatten (p)",
     outputs="uint8[N,6] y", s=0.02, z=np.uint8(120), u=0.01, o=np.uint8(131))
+W = {k: v for k, v in V.items() if k in "szo"} | {"u": 0.0137}  # no mean of whole numbers lies halfway between two
+row("QLinearAveragePool", f"{U}  p = com.microsoft.QLinearAveragePool <kernel_shape = [2, 2]> (q, s, z, u, o)  "
+    f"m = DequantizeLinear (p, u, o)  {HEAD}", w=(36, 5), outputs="float[N,5] y", **W)
+row("QLinearAveragePool of a sequence", f"{U}  r = Reshape (q, d)  "
+    "p = com.microsoft.QLinearAveragePool <kernel_shape = [12]> (r, s, z, u, o)  y = Flatten (p)",
+    d=[0, 6, 12], outputs="uint8[N,6] y", **W)
+row("QLinearConcat", f"{U}  r = com.microsoft.QLinearConcat <axis = 1> (u, o, q, s, z, q, s, z)  "
+    f"m = DequantizeLinear (r, u, o)  {HEAD}", w=(144, 5), outputs="float[N,5] y", **W)
+row("QLinearSoftmax", f"{U}  f = Flatten (q)  r = com.microsoft.QLinearSoftmax <axis = 1, opset = 13> (f, s, z, u, o)  "
+    "y = DequantizeLinear (r, u, o)", outputs="float[N,72] y", **W | {"u": 1 / 256, "o": np.uint8(0)})
+row("quantised gate", f"{U}  p = com.microsoft.QLinearGlobalAveragePool (q, s, z, s, z)  "
+    "g = com.microsoft.QLinearSigmoid (p, s, z, v, n)  h = com.microsoft.QLinearMul (q, s, z, g, v, n, s, z)  "
+    f"c = QLinearConv (h, s, z, k, t, zero, u, o)  m = DequantizeLinear (c, u, o)  {HEAD}",
+    cut="c", v=1 / 256, n=np.uint8(0), k=integers("k", 5, 6, 2, 2), w=(30, 7), outputs="float[N,7] y", **V)
 NBITS = "K = 72, N = 5, bits = 4, block_size = 16"
 row("MatMulNBits", f"f = Flatten (x)  y = com.microsoft.MatMulNBits <{NBITS}> (f, k, s)",
     outputs="float[N,5] y", k=integers("k", 5, 5, 8).view(np.uint8), s=positive("s", 25))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,11 @@ LAST = np.iinfo(np.int64).max
 @lifts("Concat")
 def concat(site: Site, *operands: Fact) -> Lifted:
     """Along channels at every position; the other axes agree."""
+    return concatenated(site, operands, lambda parts: site.emit(parts, axis=1))
+
+
+def concatenated(site: Site, operands: Sequence[Fact], emit: Callable[[list[Lifted]], str]) -> Lifted:
+    """Operands joined along the node's axis; `emit` joins maps along their channels."""
     first = next(f for f in operands if isinstance(f, Lifted))
     axis = first.axis(int(site.attr("axis")))
     maps = aligned(site, operands, axis)
@@ -28,7 +33,7 @@ def concat(site: Site, *operands: Fact) -> Lifted:
     joined = atoms_of(total, "c")
     others = [a for a in maps[0].channels if a not in maps[0].layout[axis]]
     parts = [site.arrange(f, [*f.layout[axis], *others]) for f in maps]
-    y = site.emit(parts, axis=1)
+    y = emit(parts)
     layout = tuple(joined if k == axis else g for k, g in enumerate(maps[0].layout))
     return replace(
         maps[0],

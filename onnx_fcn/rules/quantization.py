@@ -17,8 +17,12 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
+from onnx_fcn.rules.channels import concatenated
 from onnx_fcn.rules.dense import contract
 from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.rules.normalization import softmaxed
+from onnx_fcn.rules.reduction import reduced
+from onnx_fcn.rules.sliding import pooling
 from onnx_fcn.site import Operand, Site
 
 MICROSOFT = "com.microsoft"
@@ -146,19 +150,49 @@ def quantized_unary(site: Site, x: Lifted, *operands: Fact) -> Lifted:
 @lifts("QLinearGlobalAveragePool", domain=MICROSOFT)
 def quantized_global_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
     """The mean over the window, on integers: between DequantizeLinear and QuantizeLinear."""
-    x_scale, x_zero, y_scale, y_zero = operands
     first = 1 if site.attr("channels_last", 0) else 2
-    return _in_floats(site, x, (x_scale, x_zero), (y_scale, y_zero), lambda f: _mean(site, f, first))
+    if site.is_context and first == 2 and x.is_map:  # the node stays as it was
+        site.note_context(x)
+        x, _order = site.spatial(site.feature_map(site.sparse(x)))
+        return Unmapped(site.emit([x, *operands]))
+    return _in_floats(site, x, operands[:2], operands[2:], lambda f: _mean(site, f, first))
+
+
+@lifts("QLinearAveragePool", domain=MICROSOFT)
+def quantized_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
+    """A mean of integers; between DequantizeLinear and QuantizeLinear where it is a reduction."""
+    if site.attr("channels_last", 0):
+        raise Unsupported("pools integers channels-last", code="not-channels")
+    if x.is_map and not site.is_context:
+        return pooling(site, x, "AveragePool", *operands)
+    return _in_floats(site, x, operands[:2], operands[2:], lambda f: pooling(site, f, "AveragePool"))
+
+
+@lifts("QLinearSoftmax", domain=MICROSOFT)
+def quantized_softmax(site: Site, x: Lifted, *operands: Fact) -> Fact:
+    """A softmax of integers: between DequantizeLinear and QuantizeLinear."""
+    coerces = int(site.attr("opset")) < 13
+    return _in_floats(site, x, operands[:2], operands[2:], lambda f: softmaxed(site, f, "Softmax", coerces=coerces))
+
+
+@lifts("QLinearConcat", domain=MICROSOFT)
+def quantized_concat(site: Site, y_scale: Fact, y_zero: Fact, *operands: Fact) -> Lifted:
+    """(y's scale and zero point, then for each operand itself, its scale and zero point)."""
+    values, scales, zeros = operands[::3], operands[1::3], operands[2::3]
+
+    def emit(parts: list[Lifted]) -> str:
+        triples = [f for triple in zip(parts, scales, zeros) for f in triple]
+        return site.emit([y_scale, y_zero, *triples], axis=1)
+
+    return replace(concatenated(site, values, emit), elem_type=site.elem_type_of(y_zero))
 
 
 def _mean(site: Site, x: Lifted, first: int) -> Fact:
-    from onnx_fcn.rules.reduction import reduced
-
     return reduced(site, x, "ReduceMean", range(first, first + x.rank - 2), keepdims=True)
 
 
 def _in_floats(
-    site: Site, x: Lifted, given: tuple[Fact, Fact], made: tuple[Fact, Fact], rule: Callable[[Lifted], Fact]
+    site: Site, x: Lifted, given: Sequence[Fact], made: Sequence[Fact], rule: Callable[[Lifted], Fact]
 ) -> Fact:
     """Apply a rule for floats between DequantizeLinear and QuantizeLinear."""
     operands: list[Operand] = [x, *given]

@@ -353,10 +353,15 @@ REDUCES = {
 @lifts("MaxPool", "AveragePool", "LpPool")
 def pool(site: Site, x: Lifted) -> Fact:
     """(N, C, *space) -> (N, C, *space')."""
+    return pooling(site, x, site.op)
+
+
+def pooling(site: Site, x: Lifted, op: str, *rest: Fact) -> Fact:
+    """A pooling with the node's parameters, which may be the same on another type; `rest` are its other operands."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
     x = site.rearranged(x)
-    kind = REDUCES.get((site.op, site.attr("p", 2)))
+    kind = REDUCES.get((op, site.attr("p", 2)))
     if kind and not x.is_map and not any(site.attr("pads") or []):
         taps = standing(site, x, site.attr("kernel_shape"))
         if taps is not None and len(taps) == x.rank - 2:
@@ -368,33 +373,37 @@ def pool(site: Site, x: Lifted) -> Fact:
     covers = all(not s.begin and not s.end and s.kernel >= x.space[k].window for s, k in zip(slides, axes))
     contextable = whole and covers and any(x.space[k].window > 1 for k in axes)
     if contextable and site.is_context:
-        return site.keep_global(x, "Global" + site.op)
+        return site.keep_global(x, "Global" + op)
     x, plan = place(site, x, axes, slides)
-    y = pooled(site, x, plan)
+    y = pooled(site, x, plan, op, *rest)
     origins = site.reduces(x, contextable=contextable) if plan.contracts else x.origins
     return replace(result(site, x, plan, axes, y, None), origins=origins)
 
 
-def pooled(site: Site, x: Lifted, plan: Physical) -> str:
+def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Fact) -> str:
     """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
     rounds = bool(site.attr("ceil_mode", 0)) and not plan.ceil and not plan.contracts
     if rounds and site.attr("count_include_pad", 0) and (any(plan.begins) or any(plan.ends)):
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
-    if site.op == "AveragePool" and dilated and (site.opset < 19 or _wide(plan)):
+    if rest and (dilated or plan.counted != 1.0):
+        raise Unsupported("an average of integers is neither dilated nor cut to the window", code="rate")
+    if op == "AveragePool" and dilated and (site.opset < 19 or _wide(plan)):
         return average(site, x, plan)
-    oldest = {"MaxPool": 10, "LpPool": 18}.get(site.op, 0)
+    oldest = {"MaxPool": 10, "LpPool": 18}.get(op, 0)
     if dilated and site.opset < oldest:
-        raise Unsupported(f"{site.op} cannot be dilated before opset {oldest}", code="rate", hint=RAISE_OPSET)
+        raise Unsupported(f"{op} cannot be dilated before opset {oldest}", code="rate", hint=RAISE_OPSET)
     attrs = {**plan.attrs, "ceil_mode": int(plan.ceil)}
-    if not dilated and not (site.op == "MaxPool" and site.attr("dilations")):
+    if op == "AveragePool":
+        attrs["count_include_pad"] = int(site.flag("count_include_pad"))
+    if not dilated and not (op == "MaxPool" and site.attr("dilations")):
         attrs["dilations"] = None
     if dilated and _wide(plan):
-        lowest = 0 if site.op == "LpPool" else site.lowest(x.elem_type)
+        lowest = 0 if op == "LpPool" else site.lowest(x.elem_type)
         x = x.on(site.pad(x.map, [0, 0, *plan.begins], [0, 0, *plan.ends], site.scalar(x, lowest)))
         attrs["pads"] = None
-    y = site.emit([x], **attrs)
-    if site.op == "AveragePool" and site.flag("count_include_pad") and plan.counted != 1.0:
+    y = site.emit([x, *rest], None if rest or op == site.op else op, **attrs)
+    if op == "AveragePool" and site.flag("count_include_pad") and plan.counted != 1.0:
         y = site.emit([y, site.scalar(x, plan.counted)], "Mul")
     return y
 
