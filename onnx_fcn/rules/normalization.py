@@ -44,11 +44,15 @@ def local_response(site: Site, x: Lifted) -> Lifted:
 @lifts("Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site, x: Lifted) -> Lifted:
     """Along one axis; before opset 13 along all axes from there on, seen as one."""
-    coerces = site.opset < 13
+    return softmaxed(site, x, site.op, coerces=site.opset < 13)
+
+
+def softmaxed(site: Site, x: Lifted, op: str, *, coerces: bool) -> Lifted:
+    """A softmax along the node's axis; `coerces`: along all axes from there on, seen as one."""
     axis = x.axis(int(site.attr("axis", 1 if coerces else -1)))
     x, atoms = site.as_channels(x, range(axis, x.rank) if coerces else [axis])
     rank = 2 + len(x.space)
-    return site.grouped(x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, site.op))
+    return site.grouped(x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, op))
 
 
 @lifts("LpNormalization")
@@ -68,6 +72,19 @@ def layer_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact | None = 
     y = standardised(site, x, atoms, float(site.attr("epsilon", 1e-5)))
     y = combine(site, [y, scale], op="Mul")
     return y if bias is None else combine(site, [y, bias], op="Add")
+
+
+@lifts("RMSNormalization")
+def rms_normalization(site: Site, x: Lifted, scale: Fact) -> Lifted:
+    """x/√(mean of x² + ε) over all axes from `axis` on, at every position, then scaled per element."""
+    x, atoms = site.as_channels(x, range(x.axis(int(site.attr("axis", -1))), x.rank))
+    epsilon = site.scalar(x, float(site.attr("epsilon", 1e-5)))
+
+    def emit(name: str, axis: int) -> str:
+        square = site.reduce(site.emit([name, name], "Mul"), "ReduceMean", [axis])
+        return site.emit([name, site.emit([site.emit([square, epsilon], "Add")], "Sqrt")], "Div")
+
+    return combine(site, [site.grouped(x, atoms, emit), scale], op="Mul")
 
 
 def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
