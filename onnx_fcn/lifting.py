@@ -40,7 +40,11 @@ CONVERTED = f"{PREFIX}format"
 
 #: Operators whose later operands say what shape the result has.
 SHAPED_BY_VALUES = frozenset(
-    {"Expand", "Pad", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
+    {
+        *("Expand", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "TopK", "Unsqueeze", "Upsample"),
+        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+        *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    }
 )
 
 #: Operators of onnxruntime's that onnx infers no shapes for: what has the same, and the places of its operands.
@@ -336,10 +340,11 @@ class _Shapes:
 
     def _evaluate(self, graph: onnx.GraphProto) -> None:
         """Put in, as initializers, the values that shapes are computed from."""
+        stored = {t.name for t in graph.initializer}
         for node in graph.node:
             for k, name in enumerate(node.input[1:], 1):
-                fact = self._facts.get(name)
-                if node.op_type in SHAPED_BY_VALUES and isinstance(fact, Known) and fact.sized:
+                shapes = node.op_type in SHAPED_BY_VALUES and name not in stored
+                if shapes and isinstance(self._facts.get(name), Known):
                     try:
                         value = self._values[name]
                     except Unsupported:

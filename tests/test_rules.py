@@ -153,6 +153,8 @@ row("cast like", "h = Cast <to = 11> (x)  f = Flatten (h)  g = CastLike (f, w)  
 row("channels-last image", "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  "
     "b = Transpose <perm = [0, 2, 3, 1]> (c)  f = Reshape (b, s)  d = MatMul (f, w)  y = Softmax (d)",
     image="float[N,6,5,2] x", space=(1, 2), trunk=False, k=(6, 2, 3, 3), s=[-1, 72], w=(72, 5))
+row("channels-last image, seen by pixels first", "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv (t, k)  "
+    "p = GlobalMaxPool (c)  y = Flatten (p)", image="float[N,6,5,3] x", space=(1, 2), trunk=False, k=(7, 3, 1, 1))
 row("grey image without channels", "u = Unsqueeze (x, axes)  c = Conv (u, k)  f = Flatten (c)  y = MatMul (f, w)",
     image="float[N,6,5] x", space=(1, 2), trunk=False, axes=[1], k=(6, 1, 3, 3), w=(72, 5))
 row("image without a batch", "u = Unsqueeze (x, axes)  c = Conv (u, k)  f = Flatten (c)  y = MatMul (f, w)",
@@ -223,8 +225,8 @@ row("einsum of channels", 'd = Einsum <equation = "nchw,kc->nhwk"> (x, w)  f = F
     w=(7, 6), v=(84, 5))
 row("einsum of each channel", 'd = Einsum <equation = "nchw,chwo->nco"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
     w=(6, 4, 3, 2), v=(12, 5))
-row("einsum with an ellipsis", 't = Transpose <perm = [0, 2, 3, 1]> (x)  d = Einsum <equation = "kc, ...c -> ...k"> (w, t)  '
-    "f = Flatten (d)  y = MatMul (f, v)", w=(7, 6), v=(84, 5))
+row("einsum with an ellipsis", "t = Transpose <perm = [0, 2, 3, 1]> (x)  "
+    'd = Einsum <equation = "kc, ...c -> ...k"> (w, t)  f = Flatten (d)  y = MatMul (f, v)', w=(7, 6), v=(84, 5))
 row("einsum with its result implied", 'f = Flatten (x)  y = Einsum <equation = "nk,ko"> (f, w)', w=(72, 5))
 row("einsum that sums over the map", 'y = Einsum <equation = "nchw,ck->nk"> (x, w)', w=(6, 5))
 row("einsum that scales", 'd = Einsum <equation = "nchw,c->nhwc"> (x, w)  f = Flatten (d)  y = MatMul (f, v)',
@@ -302,8 +304,6 @@ row("convolution over a sequence", "r = Reshape (x, s)  c = Conv (r, k, b)  y = 
     s=[0, 6, 12], k=(5, 6, 12), b=(5,))
 row("convolution over a sequence, grouped", "r = Reshape (x, s)  c = Conv <group = 3> (r, k, b)  y = Flatten (c)",
     s=[0, 6, 12], k=(9, 2, 12), b=(9,))
-row("convolution that mixes positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
-    "c = Conv (t, k, b)  f = Flatten (c)  y = MatMul (f, w)", s=[0, 6, 12], k=(5, 12, 1), b=(5,), w=(30, 7))
 row("pooling of a sequence", "r = Reshape (x, s)  p = AveragePool <kernel_shape = [12]> (r)  f = Flatten (p)  "
     "y = MatMul (f, w)", s=[0, 6, 12], w=(6, 5))
 
@@ -402,8 +402,8 @@ for op in REDUCTIONS:
     row(f"{op} of the window, operand", f"p = {op} <keepdims = 0> (x, axes)  y = MatMul (p, w)",
         opset=after, axes=[2, 3], w=(6, 7), **on)
     row(f"{op} of channels, operand", f"m = {op} (x, axes)  {HEAD}", opset=after, axes=[1], w=(12, 7), **on)
-row("maximum of integers", "i = Cast <to = 6> (x)  p = ReduceMax <axes = [2, 3], keepdims = 0> (i)  y = Cast <to = 1> (p)",
-    opset=(12, 13), between=(-99, 99))
+row("maximum of integers", "i = Cast <to = 6> (x)  p = ReduceMax <axes = [2, 3], keepdims = 0> (i)  "
+    "y = Cast <to = 1> (p)", opset=(12, 13), between=(-99, 99))
 row("count of positions", "g = Greater (x, zero)  i = Cast <to = 7> (g)  p = ReduceSum <keepdims = 0> (i, axes)  "
     "y = Cast <to = 1> (p)", opset=(13, 18), zero=0.0, axes=[2, 3])
 row("reduce nothing", f"m = ReduceSum <noop_with_empty_axes = 1> (x)  {HEAD}", w=(72, 7))
@@ -927,6 +927,9 @@ row("gate of flattened positions", "r = Reshape (x, s)  p = ReduceMean <axes = [
 row("gate of flattened positions, channels last", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
     "p = ReduceMax <axes = [1], keepdims = 0> (t)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  n = Mul (x, u)  "
     f"m = Conv (n, k)  {HEAD}", cut="m", s=[0, 0, -1], axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
+row("gate over axes that are computed", "a = Reshape (axes, s)  p = ReduceMean (x, a)  g = Sigmoid (p)  "
+    f"n = Mul (x, g)  m = Conv (n, k)  {HEAD}", opset=18, cut="m", axes=[2, 3], s=[-1], k=(5, 6, 2, 2), w=(30, 7),
+    outputs="float[N,7] y")
 row("gate by an einsum", 'p = Einsum <equation = "nchw->nc"> (x)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  '
     f"n = Mul (x, u)  m = Conv (n, k)  {HEAD}", cut="m", axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
 row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "

@@ -69,7 +69,7 @@ def reduced(
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
     left = [x.layout[k] for k in range(x.rank) if k not in axes]
     # nothing but the batch and the channels is left: an axis of one cell that is kept has more on a larger image
-    whole = all(not g or g in _axes(x) for g in left) and (atoms.issuperset(x.channels) or atoms.isdisjoint(x.channels))
+    whole = x.is_plain or (all(not g or g in _axes(x) for g in left) and atoms.isdisjoint(x.channels))
     rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
     contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
     if contextable and site.is_context:

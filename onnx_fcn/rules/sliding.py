@@ -241,8 +241,12 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
 
 
 def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, range] | None:
-    """The taps of a kernel that covers some axes of the original and is one tap along the others; None if it slides."""
-    if x.rank < 3 or x.rank != 2 + len(kernel_shape):
+    """The taps of a kernel that covers some axes of the original and is one tap along the others; None if it slides.
+
+    None as well where the channels of a live map lie elsewhere than on axis 1: so a wrong guess at the axes of the
+    image is found out.
+    """
+    if x.rank < 3 or x.rank != 2 + len(kernel_shape) or (x.is_live and not set(x.channels) <= set(x.layout[1])):
         return None
     covers: dict[int, range] = {}
     for k, slide in enumerate(parameters(site, x.shape[2:], kernel_shape), 2):
