@@ -246,6 +246,12 @@ class Lifted:
         return all(not group or group in axes for group in self.layout)
 
     @property
+    def is_apart(self) -> bool:
+        """Is it about features of one position, not a window that became channels, with the batch in front?"""
+        batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
+        return batch and not self.is_live and self.unfolded is None and self.folded is None
+
+    @property
     def is_map(self) -> bool:
         """Are its axes batch or one, channels, and then whole axes of the image or of one cell?"""
         spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])

@@ -4,6 +4,7 @@
     arrange    channels in a given order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
     settle     channels in the logical order of the original tensor
     unfold     window positions become channels: exact for whatever wants all positions of a window at once
+    apart      an operator on what is at each position by itself: positions join the batch
     spatial    which physical axis each spatial axis of the original lies on
     grouped    an operator along some of the channels only
 
@@ -34,7 +35,10 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.spelling import RAISE_OPSET, Emitter, Operand
 
-__all__ = ["RAISE_OPSET", "Operand", "Site"]
+__all__ = ["RAISE_OPSET", "RUN_THE_REST", "Operand", "Site"]
+
+#: What to do where a head cannot slide.
+RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
@@ -373,6 +377,7 @@ class Site(Emitter):
                 raise Unsupported(
                     f"slides along axis {k} of {x} ({x.dims}), which is no axis of the image",
                     code="not-spatial",
+                    hint=RUN_THE_REST,
                 )
             found.append(axis)
         free = [k for k, a in enumerate(x.space) if not a.atoms]
@@ -450,6 +455,7 @@ class Site(Emitter):
             raise Unsupported(
                 f"wants the channels on axis 1, but the layout here is {x} ({x.dims})",
                 code="not-channels",
+                hint=RUN_THE_REST,
             )
         if x.batch.size == 1 and x.layout[0]:
             raise Unsupported(f"wants the batch on axis 0, but the layout here is {x}", code="not-channels")
@@ -490,6 +496,21 @@ class Site(Emitter):
         seen = self.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
         names = [self.emit([made, target], "Reshape") for made in emit(seen, 2)]
         return [replace(x, map=name, channels=(*others, *result)) for name in names]
+
+    def apart(self, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], str]) -> Lifted:
+        """An operator on what is at each position by itself: (N, d…) -> (N, *shape).
+
+        `emit` gets the original tensor, with the positions of all images as its batch.
+        """
+        x = self.settle(x)
+        rank = 2 + len(x.space)
+        last = self.emit([x], "Transpose", perm=[0, *range(2, rank), 1])
+        rows = self.emit([last, np.array([-1, *x.shape[1:]], np.int64)], "Reshape")
+        grid: list[Operand] = [self.slice(self.emit([last], "Shape"), [0], [-1], [0]), np.array([math.prod(shape)])]
+        made = self.emit([emit(x.on(rows)), self.emit(grid, "Concat", axis=0)], "Reshape")
+        name = self.emit([made], "Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
+        atoms = [atoms_of(size, "p") for size in shape]
+        return replace(x, map=name, channels=tuple(a for g in atoms for a in g), layout=(x.layout[0], *atoms))
 
     def as_channels(self, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
         """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.

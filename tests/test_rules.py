@@ -304,6 +304,13 @@ row("convolution over a sequence", "r = Reshape (x, s)  c = Conv (r, k, b)  y = 
     s=[0, 6, 12], k=(5, 6, 12), b=(5,))
 row("convolution over a sequence, grouped", "r = Reshape (x, s)  c = Conv <group = 3> (r, k, b)  y = Flatten (c)",
     s=[0, 6, 12], k=(9, 2, 12), b=(9,))
+row("convolution along features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "c = Conv <pads = [1, 1], strides = [2]> (r, k, b)  y = Flatten (c)", w=(72, 30), s=[0, 3, 10], k=(4, 3, 3), b=(4,))
+row("pooling along features", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "p = MaxPool <kernel_shape = [2], strides = [2]> (r)  y = Flatten (p)", w=(72, 10), s=[0, 1, 10])
+row("channel attention of features", "p = GlobalAveragePool (x)  q = Squeeze (p, last)  "
+    "t = Transpose <perm = [0, 2, 1]> (q)  c = Conv <pads = [1, 1]> (t, k)  g = Sigmoid (c)  m = Mul (t, g)  "
+    "f = Flatten (m)  y = MatMul (f, w)", last=[3], k=(1, 1, 3), w=(6, 5))
 row("pooling of a sequence", "r = Reshape (x, s)  p = AveragePool <kernel_shape = [12]> (r)  f = Flatten (p)  "
     "y = MatMul (f, w)", s=[0, 6, 12], w=(6, 5))
 
@@ -688,6 +695,9 @@ row("Gather of one feature", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <ax
     w=(72, 9), index=-2)
 row("Gather of a table", "f = Flatten (x)  d = MatMul (f, w)  y = Gather <axis = 1> (d, index)",
     w=(72, 9), index=np.array([[7, 0, 3], [-1, 2, 8]]))
+row("CumSum", "f = Flatten (x)  d = MatMul (f, w)  y = CumSum (d, axis)", opset=(11, 14), w=(72, 5), axis=1)
+row("CumSum of groups", "f = Flatten (x)  d = MatMul (f, w)  r = Reshape (d, s)  "
+    "y = CumSum <exclusive = 1, reverse = 1> (r, axis)", w=(72, 10), s=[0, 5, 2], axis=np.int32(-2))
 row("Gather of channels", f"m = Gather <axis = 1> (x, index)  {HEAD}", index=[5, 0, 3, 1], w=(48, 5))
 row("GatherND of features", "f = Flatten (x)  d = MatMul (f, w)  t = Transpose (d)  g = GatherND (t, index)  "
     "y = Transpose (g)", opset=(11, 13), w=(72, 9), index=[[7], [0], [3]])
@@ -1005,13 +1015,14 @@ def refusal(name: str, body: str, *causes: tuple[str, str, str], **given: Any) -
     REFUSALS.append(Refusal(name, body, causes, given))
 
 
-refusal("an operator without a rule", f"{DENSE}  [sum] y = CumSum (d, axis)",
-    ("no-rule", "sum", "no rule for CumSum"), w=(72, 5), axis=1)
+refusal("an operator without a rule", f"{DENSE}  [some] y = Compress <axis = 1> (d, mask)",
+    ("no-rule", "some", "no rule for Compress"), w=(72, 5), mask=np.arange(5) % 2 == 0)
 refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
     ("no-rule", "y", "no rule for com.microsoft.Inverse"), w=(72, 5), outputs="float[N,5] y")
-refusal("two root causes, and what follows from them", f"{DENSE}  [one] a = CumSum (d, axis)  b = Relu (a)  "
-    "e = MatMul (f, v)  [two] c = CumSum (e, axis)  y = Add (b, c)",
-    ("no-rule", "one", "CumSum"), ("no-rule", "two", "CumSum"), w=(72, 5), v=(72, 5), axis=1)
+refusal("two root causes, and what follows from them", f"{DENSE}  [one] a = GatherElements (d, i)  b = Relu (a)  "
+    "e = MatMul (f, v)  [two] c = GatherElements (e, i)  y = Add (b, c)",
+    ("no-rule", "one", "GatherElements"), ("no-rule", "two", "GatherElements"), w=(72, 5), v=(72, 5),
+    i=np.zeros((2, 5), np.int64))
 refusal("recurrence over rows", "t = Transpose <perm = [2, 0, 1, 3]> (x)  r = Reshape (t, s)  "
     "[rnn] a, h = LSTM <hidden_size = 2> (r, w, v)  y = Transpose (h)",
     ("no-rule", "rnn", "LSTM"), s=[4, -1, 18], w=(1, 8, 18), v=(1, 8, 2))
@@ -1069,8 +1080,10 @@ refusal("an einsum of three factors", 'f = Flatten (x)  [product] y = Einsum <eq
     ("einsum", "product", "more than two factors"), w=(72, 4), v=(4, 5))
 refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] y = Einsum <equation = "nii->ni"> (r)',
     ("einsum", "diagonal", "takes a diagonal"), w=(72, 9), s=[0, 3, 3])
-refusal("a conv over features", f"{DENSE}  u = Reshape (d, s)  [conv] c = Conv (u, k)  y = Flatten (c)",
-    ("not-channels", "conv", "wants the channels on axis 1"), w=(72, 10), s=[-1, 1, 10], k=(2, 1, 3))
+refusal("a conv along flattened positions", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
+    ("not-spatial", "conv", "slides along axis 2 of n c6 (h4 w3) (N×6×12)"), s=[0, 6, 12], k=(2, 6, 3))
+refusal("a conv over features and positions", "u = Unsqueeze (x, axes)  [conv] c = Conv (u, k)  y = Flatten (c)",
+    ("not-channels", "conv", "wants the channels on axis 1"), axes=[1], k=(2, 1, 3, 2, 2))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
     ("reduce-partial-window", "half", "a part of an axis of the image"), s=[0, 6, 2, 2, 3])
 refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul (r, w)  y = Flatten (m)",
@@ -1078,8 +1091,8 @@ refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul 
 refusal("another weight for each row", "r = Reshape (x, s)  [rows] m = MatMul (r, w)  y = Flatten (m)",
     ("weight-per-position", "rows", "another weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
 refusal("a table beside an image that cannot slide",
-    f"{DENSE}  [sum] a = CumSum (d, axis)  g = Flatten (e)  h = MatMul (g, v)  y = Add (a, h)",
-    ("no-rule", "sum", "CumSum"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 5), v=(24, 5), axis=1)
+    f"{DENSE}  r = Reshape (d, s)  [det] a = Det (r)  g = Flatten (e)  h = MatMul (g, v)  y = Add (a, h)",
+    ("no-rule", "det", "Det"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 4), v=(24, 1), s=[0, 1, 2, 2])
 refusal("a window of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
 refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "

@@ -144,6 +144,13 @@ def _end(end: int, size: int, step: int) -> int | None:
     return None if step < 0 and end < -size else end
 
 
+@lifts("CumSum")
+def cumulated(site: Site, x: Lifted, axis: Fact) -> Lifted:
+    """Sums of the elements of one axis up to each."""
+    x, atoms = site.as_channels(x, [x.axis((site.ints(axis) or [0])[0])])
+    return site.grouped(x, atoms, lambda t, k: site.emit([t, np.array(k, np.int64)]))
+
+
 @lifts("Split")
 def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
     """Consecutive parts of one axis."""

@@ -19,7 +19,7 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
-from onnx_fcn.site import CONVOLVED, Site
+from onnx_fcn.site import CONVOLVED, RUN_THE_REST, Site
 from onnx_fcn.weights import View, kernel, vector
 
 
@@ -272,7 +272,7 @@ def both_mapped(a: Fact, b: Fact) -> Unsupported:
     return Unsupported(
         f"multiplies {what}: only a constant weight can become a convolution",
         code="product-of-maps",
-        hint="take the map before it as an output, and run the rest on windows of that",
+        hint=RUN_THE_REST,
     )
 
 

@@ -226,11 +226,14 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     if not isinstance(x, Lifted) or not isinstance(weight, Known):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
-    if x.channels and not x.layout[1] and shape[:2] == (1, 1):
+    if x.is_live and x.channels and not x.layout[1] and shape[:2] == (1, 1):
         return _window_sum(site, x, weight, shape, operands)
     x = site.rearranged(x)
     if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
+    if not x.is_map and x.is_apart and x.rank == len(shape):
+        cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
+        return site.apart(x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
@@ -370,6 +373,9 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Fact) -> Fact:
         taps = standing(site, x, site.attr("kernel_shape"))
         if taps is not None and len(taps) == x.rank - 2:
             return reduced(site, x, kind, list(taps), keepdims=True)
+    if not x.is_map and x.is_apart and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
+        cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
+        return site.apart(x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
