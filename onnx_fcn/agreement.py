@@ -22,6 +22,7 @@ __all__ = [
     "as_physical",
     "batch_axis",
     "difference",
+    "is_rounded",
     "original_at",
     "shaped_difference",
     "tolerance_of",
@@ -65,14 +66,18 @@ class Scale:
         return np.maximum(np.minimum(np.where(np.isfinite(each), each, largest), largest), self.least)
 
 
+def is_rounded(document: Document) -> bool:
+    """Does a model round activations to integers?"""
+    operators = {n.op_type for n in document.proto.graph.node}
+    return any("Quantize" in o or "Integer" in o or o.startswith("QLinear") or o == "QGemm" for o in operators)
+
+
 def tolerance_of(document: Document) -> float:
     """The tolerance of the coarsest arithmetic in a model."""
     graph = document.proto.graph
-    operators = {n.op_type for n in graph.node}
-    rounded = any("Quantize" in o or "Integer" in o or o.startswith("QLinear") or o == "QGemm" for o in operators)
     types = {t.data_type for t in graph.initializer} | {i.type.tensor_type.elem_type for i in graph.input}
     casts = {a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
-    if rounded or (types | casts) & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
+    if is_rounded(document) or (types | casts) & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
         return ROUNDED_TOLERANCE
     return TOLERANCE[np.dtype(np.float32)]
 

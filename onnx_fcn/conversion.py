@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import onnx
 
+from onnx_fcn.agreement import is_rounded
 from onnx_fcn.assemble import assemble
 from onnx_fcn.cost import Sizes, native_cost
 from onnx_fcn.description import describe
@@ -35,6 +36,13 @@ Source = str | os.PathLike[str] | onnx.ModelProto
 
 #: Called with a few words before each step that may take seconds.
 Progress = Callable[[str], None]
+
+#: What may be behind a difference of quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
+#: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+SATURATION = (
+    "; if this processor has no VNNI, onnxruntime's sums of 8-bit products saturate, differently in each operator: "
+    "quantise with reduce_range=True or unsigned weights, or convert before quantising"
+)
 
 
 @dataclass
@@ -259,7 +267,8 @@ def _compare(
 ) -> Validation:
     validation = run_checks(Comparison(original, state, lifted, judged, seed, progress, macs), data)
     if not validation.passed:
-        raise ValidationError(f"the converted model is not the same network: {validation.failure()}", validation)
+        hint = SATURATION if is_rounded(original) else ""
+        raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
     return validation
 
 
