@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from onnx_fcn.tiles.converted import open_converted
 
 import onnx_fcn
-from onnx_fcn.tiles.converted import open_converted
 
 CHILD = """
 import sys, time

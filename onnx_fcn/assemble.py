@@ -260,12 +260,12 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
                 dim.dim_param = size
         return made
     if result.is_live:  # fully convolutional already: the axes stay where they were
-        for group in result.layout:
+        for k in result.order:
             dim = shape.dim.add()
-            if group == result.channels and group:
+            if k == 1:
                 dim.dim_value = result.width
-            elif (k := result.space_of(group)) is not None:
-                dim.dim_param = _formula(result.space[k], state)
+            elif k > 1:
+                dim.dim_param = _formula(result.space[k - 2], state)
         return made
     shape.dim.add().CopyFrom(_batch(document, state, dynamic_batch))
     shape.dim.add().dim_value = result.width

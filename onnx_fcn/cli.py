@@ -24,6 +24,7 @@ from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
+from onnx_fcn.arguments import count, names
 from onnx_fcn.report import FORMAT, tables_of, validation_dict
 from onnx_fcn.tables import Table, plain
 
@@ -162,12 +163,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output-stride",
-        type=_count,
+        type=count,
         metavar="S",
         help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
     )
     parser.add_argument(
-        "--outputs", type=_names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
+        "--outputs", type=names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
     )
     parser.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
     parser.add_argument(
@@ -229,20 +230,6 @@ def _size(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 224x224")
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
-    return int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """scores,boxes → ("scores", "boxes")."""
-    names = tuple(filter(None, (name.strip() for name in text.split(","))))
-    if not names:
-        raise argparse.ArgumentTypeError("there is no name of an output in it")
-    return names
 
 
 def _seed(text: str) -> int:

@@ -165,7 +165,7 @@ def convert(
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
         report = describe(original, document, state, source=name, sizes=sizes)
-    document.commit(Edit(metadata=metadata_of(report.geometry, state.image.name, whole, document.proto.graph, asked)))
+    document.commit(Edit(metadata=metadata_of(report.geometry, whole, document.proto.graph, asked)))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn.converted import CPU
 from onnx_fcn.errors import OptionError
-from onnx_fcn.tiles.application import TILE, numbers
-from onnx_fcn.tiles.converted import Converted, Pixels, Runner, open_converted
+from onnx_fcn.preprocess import Preprocessing
+from onnx_fcn.tiles.application import TILE
 from onnx_fcn.tiles.images import missing, order_of
+from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 
 __all__ = ["apply"]
 
@@ -39,9 +41,12 @@ def apply(
     *,
     name: str | None = None,
     tile: int = TILE,
-    scale: float = 1.0,
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
+    preprocess: str | Preprocessing | None = None,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    channel_order: str | None = None,
+    providers: Sequence[str] | None = None,
     approximate: bool = False,
 ) -> Any:
     """The map of a dask array, as a dask array: (channels, *cells), or (*cells,) of best classes, a tile a chunk.
@@ -49,7 +54,8 @@ def apply(
     Args:
         model: a file that `convert` wrote, at a path that all workers can read.
         array: (*space), (*space, channels) or (channels, *space).
-        name, tile, scale, mean, std, approximate: as in `onnx_fcn.apply`.
+        name, preprocess, scale, mean, std, channel_order, providers, approximate: as in `onnx_fcn.apply`.
+        tile: pixels from tile to tile.
 
     Raises:
         ModelError: the model cannot be used; where it does not run, when the result is computed.
@@ -65,38 +71,41 @@ def apply(
         raise OptionError(f"onnx_fcn.dask.apply takes a dask array, not {type(array).__name__}")
     if tile < 1:
         raise OptionError(f"a tile is a whole number of pixels from 1 on, not {tile}")
-    converted = open_converted(os.path.abspath(model), name)
-    if converted.batch not in (None, 1):
-        raise OptionError(f"the model takes {converted.batch} images at a time: convert it with --dynamic-batch")
-    pixels = Pixels(scale, numbers(mean), numbers(std))
-    order = order_of(array.shape, converted.rank, converted.channels, "the array")
-    converted.check(pixels, array.dtype, "the array")
+    tiled = open_tiled(os.path.abspath(model), name)
+    network = tiled.network
+    if network.batch not in (None, 1):
+        raise OptionError(f"the model takes {network.batch} images at a time: convert it with --dynamic-batch")
+    order = order_of(array.shape, network.rank, network.channels, "the array")
+    numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
+    formula = tiled.preprocessing(preprocess, array.dtype, "the array", **numbers)
     index = tuple(slice(None) if k in order else 0 for k in range(array.ndim))
     kept = sorted(order)
     image = array[index].transpose([kept.index(k) for k in order])
-    if len(order) == converted.rank:
+    if len(order) == network.rank:
         image = image[None]
-    tiling = converted.tiling(image.shape[1:], tile, approximate=approximate)
+    tiling = tiled.tiling(image.shape[1:], tile, approximate=approximate)
     answer = delayed(_answer, pure=True)
     blocks = np.empty([len(cuts) for cuts in tiling.axes], object)
     for part in tiling:
         crop = image[(slice(None), *part.pixels)]
-        values = answer(converted, pixels, crop, part.kept)
-        shape = converted.map_shape(part.shape)
-        block = dask.array.from_delayed(values, shape, converted.output_type)  # type: ignore[no-untyped-call]
+        values = answer(tiled, formula, tuple(providers or CPU), crop, part.kept)
+        shape = network.map_shape(part.shape)
+        block = dask.array.from_delayed(values, shape, network.output_type)  # type: ignore[no-untyped-call]
         blocks[np.unravel_index(part.number, blocks.shape)] = block
     return dask.array.block(blocks.tolist())  # type: ignore[no-untyped-call]
 
 
-def _answer(converted: Converted, pixels: Pixels, crop: Array, kept: tuple[slice, ...]) -> Array:
+def _answer(
+    tiled: Tiled, preprocess: Preprocessing, providers: tuple[str, ...], crop: Array, kept: tuple[slice, ...]
+) -> Array:
     """The answers of one tile, on a worker."""
     with OPENING:
-        run = _runner(converted)
-    (answers,) = run([crop], pixels)
+        run = _runner(tiled, preprocess, providers)
+    (answers,) = run([crop])
     return np.ascontiguousarray(answers[(..., *kept)])
 
 
 @functools.lru_cache(maxsize=2)
-def _runner(converted: Converted) -> Runner:
+def _runner(tiled: Tiled, preprocess: Preprocessing, providers: tuple[str, ...]) -> Run:
     """The session of this process."""
-    return converted.runner()
+    return tiled.runner(preprocess, providers)

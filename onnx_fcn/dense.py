@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_fcn.errors import ModelError, OptionError, in_one_line, reason_of
-from onnx_fcn.geometry import SIZE_NAMES, Grid, interpolated
-from onnx_fcn.metadata import PREFIX, read_geometry
-from onnx_fcn.preprocess import Picture, Preprocessing, pixels_of, resized, with_channels
+from onnx_fcn.converted import open_converted
+from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.geometry import Grid, interpolated
+from onnx_fcn.metadata import read_geometry
+from onnx_fcn.preprocess import Picture, Preprocessing, chosen, pixels_of, resized, with_channels
 
 __all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
@@ -275,7 +276,7 @@ class DenseModel:
             labels: the names of the classes, or a text file with one on each line.
             activation: ``softmax``, ``sigmoid`` or ``none``; ``auto`` leaves scores that are all from 0 to 1 as they
                 are, and takes others for logits: a softmax, or a sigmoid of a single class.
-            providers: of onnxruntime; the CPU by default.
+            providers: of onnxruntime, as it takes them; the CPU by default.
             session_options: an `onnxruntime.SessionOptions`.
 
         Raises:
@@ -284,30 +285,15 @@ class DenseModel:
         """
         if activation not in ACTIVATIONS:
             raise OptionError(f"an activation is {', '.join(ACTIVATIONS)}, not '{activation}'")
-        self.geometry = read_geometry(source)
-        self.answers = self.geometry.of(output)
-        self.output = next(iter(self.geometry.outputs)) if output is None else output
-        if self.answers.form not in ("map", "argmax"):
-            form = self.answers.form.replace(" ", " --")
-            raise OptionError(f"output '{self.output}' was made with --{form}, which is no map: convert without that")
         self._activation = activation
-        self._session = _session(source, providers, session_options)
-        inputs = {i.name: i for i in self._session.get_inputs()}
-        self._image = self._session.get_modelmeta().custom_metadata_map.get(f"{PREFIX}image", "")
-        if self._image not in inputs:
-            raise ModelError("the metadata does not say which input is the image: convert the original again")
-        self._others = sorted(inputs.keys() - {self._image})
-        self._shape, self._dtype = inputs[self._image].shape, _dtype(inputs[self._image].type)
-        self._batch, self._channels, self._space = _axes(self._shape, SIZE_NAMES[len(self.geometry.window)])
-        batch = None if self._batch is None else self._shape[self._batch]
-        if isinstance(batch, int) and batch != 1:
-            raise OptionError(f"the model takes {batch} images at once: convert the original with --dynamic-batch")
-        self.channels = 1 if self._channels is None else int(self._shape[self._channels])
-        default = "unit" if self._dtype.kind == "f" else "raw"
-        self.preprocess = (
-            preprocess if isinstance(preprocess, Preprocessing) else Preprocessing.named(preprocess or default)
-        )
-        self._declared = next(o.shape for o in self._session.get_outputs() if o.name == self.output)
+        self.geometry = read_geometry(source)
+        self._converted = converted = open_converted(source, output)
+        self.answers, self.output, self.channels = converted.answers, converted.output, converted.channels
+        if converted.batch not in (None, 1):
+            images = f"{converted.batch} images"
+            raise OptionError(f"the model takes {images} at once: convert the original with --dynamic-batch")
+        self._session = converted.session(providers, session_options)
+        self.preprocess = chosen(preprocess, "unit" if converted.image_type.kind == "f" else "raw")
         self.labels = _labels(labels)
 
     @property
@@ -328,21 +314,17 @@ class DenseModel:
             OptionError: it is no picture, or does not fit the network.
             ModelError: onnxruntime does not run the model.
         """
-        if len(self._space) != 2:
+        if self._converted.rank != 2:
             raise OptionError(
-                f"the network reads images with {len(self._space)} axes, and pictures have two: see run_tensor"
+                f"the network reads images with {self._converted.rank} axes, and pictures have two: see run_tensor"
             )
         pixels = with_channels(pixels_of(picture), self.channels)
         size = pixels.shape[:2]
         if not 0 < scale < float("inf"):
             raise OptionError(f"a scale is a positive number, not {scale:g}")
         scale = max(scale, *(w / n for w, n in zip(self.window, size)))
-        read = [round(n * scale) for n in size]
-        image = self.preprocess(resized(pixels, read))
-        if self._dtype.kind != "f":
-            limits = np.iinfo(self._dtype)
-            image = np.rint(image).clip(limits.min, limits.max)
-        return self._run(self._arranged(image.astype(self._dtype)), size, feeds)
+        image = np.moveaxis(resized(pixels, [round(n * scale) for n in size]), -1, 0)
+        return self._run(self._converted.arranged(self.preprocess(image)[None]), size, feeds)
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.
@@ -351,39 +333,21 @@ class DenseModel:
             OptionError: it has another shape than the network reads.
             ModelError: onnxruntime does not run the model.
         """
-        fits = tensor.ndim == len(self._shape) and all(
-            n == stated for n, stated in zip(tensor.shape, self._shape) if isinstance(stated, int)
-        )
-        if not fits or (self._batch is not None and tensor.shape[self._batch] != 1):
-            shape = ", ".join(str(n) for n in self._shape)
+        layout, known = self._converted.layout, {"N": 1, "C": self.channels}
+        if tensor.ndim != len(layout) or any(known.get(letter, n) != n for letter, n in zip(layout, tensor.shape)):
+            shape = ", ".join(str(known.get(letter, letter)) for letter in layout)
             raise OptionError(f"an array {tensor.shape} is not one image as the network reads it: ({shape})")
-        return self._run(tensor.astype(self._dtype), tuple(tensor.shape[a] for a in self._space), feeds)
-
-    def _arranged(self, image: Array) -> Array:
-        """(H, W, C) → the axes of the network's input."""
-        if self._channels is None:
-            image = image[..., 0]
-        elif self._channels < min(self._space):
-            image = np.moveaxis(image, -1, 0)
-        return image if self._batch is None else image[None]
+        return self._run(tensor.astype(self._converted.image_type), self._converted.size_of(tensor), feeds)
 
     def _run(self, tensor: Array, size: tuple[int, ...], feeds: Mapping[str, Array] | None) -> DenseResult:
-        grid = self.answers.grid(*(tensor.shape[a] for a in self._space))
-        feeds = dict(feeds or {})
-        if missing := [name for name in self._others if name not in feeds]:
+        grid = self.answers.grid(*self._converted.size_of(tensor))
+        if missing := [name for name in self._converted.others if name not in (feeds or {})]:
             raise OptionError(
                 f"the network reads also '{missing[0]}', whose values only DenseModel.run(feeds=…) can give"
             )
-        try:
-            (scores,) = self._session.run([self.output], {**feeds, self._image: np.ascontiguousarray(tensor)})
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"onnxruntime does not run the model: {in_one_line(error)}") from error
-        scores = scores[0]
+        (scores,) = self._session.run_tensor(np.ascontiguousarray(tensor), feeds)
         if self.answers.form == "map":
-            channels = next((k for k, n in enumerate(self._declared[1:]) if isinstance(n, int)), 0)
-            scores = np.moveaxis(scores, channels, 0).astype(np.float32)
-        if scores.shape[-len(size) :] != grid.shape:
-            raise ModelError(f"output '{self.output}' is {scores.shape}, and its geometry says {grid.shape}")
+            scores = scores.astype(np.float32)
         classes = len(scores) if self.answers.form == "map" else max(int(scores.max()) + 1, len(self.labels))
         if self.labels and len(self.labels) != classes:
             raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
@@ -398,53 +362,6 @@ class DenseModel:
         if scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
             return "none"  # probabilities: shares of one, or each on its own
         return "softmax" if len(scores) > 1 else "sigmoid"
-
-
-def _session(source: str | os.PathLike[str] | onnx.ModelProto, providers: Sequence[Any] | None, options: Any) -> Any:
-    """A session of onnxruntime, which is imported here because a geometry is read without it."""
-    import onnxruntime
-
-    if options is None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-    model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else os.fspath(source)
-    wanted, available = list(providers or ["CPUExecutionProvider"]), onnxruntime.get_available_providers()
-    for provider in wanted:
-        if (name := provider if isinstance(provider, str) else provider[0]) not in available:
-            raise OptionError(f"this onnxruntime has no provider '{name}': it has {', '.join(available)}")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    """tensor(float) → float32."""
-    inner = name.removeprefix("tensor(").removesuffix(")")
-    plain = {"float": "float32", "double": "float64"}.get(inner, inner)
-    try:
-        dtype = np.dtype(plain)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype.kind not in "fiu":
-        raise OptionError(f"the network reads {inner} values, which are no pixels")
-    return dtype
-
-
-def _axes(shape: Sequence[int | str | None], names: Sequence[str]) -> tuple[int | None, int | None, tuple[int, ...]]:
-    """The axes of the batch, of the channels, and of the image, which conversion gave these names.
-
-    Raises:
-        ModelError: they have other names.
-    """
-    if not set(names) <= {n for n in shape if isinstance(n, str)}:
-        raise ModelError("the axes of the image have lost their names: convert the original again")
-    space = tuple(shape.index(name) for name in names)
-    rest = [k for k in range(len(shape)) if k not in space]
-    if len(rest) == 1:  # one of the two: a batch comes first, and its size is free
-        is_batch = rest == [0] and not isinstance(shape[0], int)
-        return (0, None, space) if is_batch else (None, rest[0], space)
-    return (rest[0], rest[1], space) if rest else (None, None, space)
 
 
 def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...]:

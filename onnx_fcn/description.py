@@ -12,7 +12,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_fcn.cost import KEEP_SIZE, Sizes, costs_of
 from onnx_fcn.document import Document
 from onnx_fcn.geometry import Geometry
-from onnx_fcn.interpret import Change, Emission, Image, Seat, Walk
+from onnx_fcn.interpret import Change, Emission, Seat, Walk
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut
 from onnx_fcn.placement import fields_of, geometry_of, meetings, sliding
@@ -26,9 +26,6 @@ EXAMPLE = 10
 
 #: Pixels between answers from which on their grid is called coarse.
 COARSE = 32
-
-#: Names of the axes of an image, by their number.
-LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
@@ -56,7 +53,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         source=source,
         source_bytes=original.size,
         image=Tensor(image.name, _dims(before.input, image.name), _dims(after.input, image.name)),
-        axes=_axes(image),
+        axes=geometry.layout,
         window=image.size,
         outputs=tuple(
             Tensor(name, _dims(before.output, name), _dims(after.output, name), _stride(state.results.get(name)))
@@ -73,11 +70,6 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         geometry=geometry,
         fields=fields_of(state),
     )
-
-
-def _axes(image: Image) -> str:
-    names = dict(zip(image.space, LETTERS[len(image.space)])) | {image.batch: "N", image.channels: "C"}
-    return "".join(names[k] for k in range(len(image.shape)))
 
 
 def _dims(declared: Iterable[ValueInfoProto], name: str) -> tuple[Dim, ...] | None:

@@ -32,13 +32,16 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number", "interpolated"]
+__all__ = ["AXES", "SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number", "interpolated"]
 
 Number = int | float | Fraction
 Array = np.ndarray[Any, Any]
 
 #: Names of the sizes of images of 1, 2 and 3 spatial axes.
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+#: The letters of these axes in a layout, where N is the batch and C the channels.
+AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,7 @@ class Answers:
         context: names of the nodes that see the whole image.
         form: what the output is: ``map`` for the grid of answers, or what was made of it, such as ``mean`` or
             ``full-size argmax``.
+        layout: the axes of the output, such as ``NCHW``; empty where they are not batch, channels and cells.
     """
 
     window: tuple[Number, ...]
@@ -215,6 +219,7 @@ class Answers:
     reason: str
     context: tuple[str, ...] = ()
     form: str = "map"
+    layout: str = ""
 
     @property
     def padding(self) -> tuple[Number, ...]:
@@ -347,10 +352,14 @@ class Geometry:
     Attributes:
         window: the native size: pixels that one answer is about.
         outputs: the geometry of each output, by its name.
+        image: the input that is the image.
+        layout: its axes, such as ``NCHW``.
     """
 
     window: tuple[int, ...]
     outputs: Mapping[str, Answers]
+    image: str = ""
+    layout: str = ""
 
     def of(self, output: str | None = None) -> Answers:
         """The geometry of one output, or of the first.

@@ -240,6 +240,18 @@ class Lifted:
         return 1 if atom in self.channels else 2 + next(k for k, a in enumerate(self.space) if atom in a.atoms)
 
     @property
+    def order(self) -> list[int]:
+        """The physical axis (0 the batch, 1 the channels, 2 … space) that each axis of a plain tensor is.
+
+        Axes of size 1, which have no atoms, are taken for one another in order.
+        """
+        axes = [(self.batch,) if self.batch.size > 1 else (), self.channels, *(a.atoms for a in self.space)]
+        order: list[int] = []
+        for group in self.layout:
+            order.append(next(k for k, a in enumerate(axes) if a == group and k not in order))
+        return order
+
+    @property
     def is_plain(self) -> bool:
         """Is every axis of the original tensor one physical axis, whole (in any order)?"""
         axes = [(self.batch,), self.channels, *(a.atoms for a in self.space)]

@@ -23,9 +23,9 @@ from onnx import AttributeProto, GraphProto, ModelProto
 from onnx_fcn import storage
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import SIZE_NAMES, Answers, Count, Field, Geometry, Number
+from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Number
 
-__all__ = ["asked_of", "fingerprint", "metadata_of", "read_geometry", "written"]
+__all__ = ["asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
 
 #: Version of the keys and what they mean.
 FORMAT = "1"
@@ -37,7 +37,7 @@ MOST_PIXELS = 1 << 40
 
 
 def metadata_of(
-    geometry: Geometry, image: str, source: str, converted: GraphProto, asked: Mapping[str, Any] | None = None
+    geometry: Geometry, source: str, converted: GraphProto, asked: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """The entries of `metadata_props` that say where the answers of a converted model are.
 
@@ -48,7 +48,8 @@ def metadata_of(
         "format": FORMAT,
         "source": source,
         "graph": fingerprint(converted),
-        "image": image,
+        "image": geometry.image,
+        "layout": geometry.layout,
         "window": json.dumps(geometry.window),
     }
     if wanted := {key: value for key, value in (asked or {}).items() if value}:
@@ -71,6 +72,7 @@ def written(answers: Answers) -> dict[str, Any]:
         "reason": answers.reason,
         "context": answers.context,
         "form": answers.form,
+        "layout": answers.layout or None,
     }
 
 
@@ -81,7 +83,7 @@ def _read(entry: dict[str, Any]) -> Answers:
         KeyError, TypeError, ValueError: that is no JSON of answers.
     """
     rank = len(entry["window"])
-    if rank not in SIZE_NAMES or entry["exactness"] not in ("exact", "padded", "context"):
+    if rank not in AXES or entry["exactness"] not in ("exact", "padded", "context"):
         raise ValueError(f"exactness {entry['exactness']!r} of {rank} axes")
     sizes = (_number(size, above=0) if size is not None else None for size in entry["field"])
     strides = tuple(_number(s, above=0) for s in entry["stride"])
@@ -99,10 +101,22 @@ def _read(entry: dict[str, Any]) -> Answers:
         str(entry["reason"]),
         tuple(map(str, entry["context"])),
         str(entry["form"]),
+        "" if entry["layout"] is None else _layout(entry["layout"], rank),
     )
     if len({rank, len(strides), len(answers.offset), len(fields), len(answers.count)}) > 1:
         raise ValueError("the axes differ in number")
     return answers
+
+
+def _layout(text: Any, rank: int) -> str:
+    """Axes of the image in any order, and perhaps a batch and channels."""
+    if (
+        not isinstance(text, str)
+        or len(set(text)) < len(text)
+        or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
+    ):
+        raise ValueError(f"{text!r} is no layout of {rank} axes")
+    return text
 
 
 def _step(multiply: Any, add: Any, divide: Any) -> tuple[int, int, int]:
@@ -124,7 +138,15 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
     Raises:
         ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
     """
-    model, _ = storage.read(source)
+    return geometry_in(storage.read(source)[0])
+
+
+def geometry_in(model: ModelProto) -> Geometry:
+    """The same from a model, or its skeleton, that was read already.
+
+    Raises:
+        ModelError: likewise.
+    """
     props = [(e.key, e.value) for e in model.metadata_props]
     # Protobuf gives a string that is not UTF-8 as bytes.
     text = [(key, value) for key, value in props if isinstance(key, str) and isinstance(value, str)]
@@ -140,10 +162,22 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
             raise ModelError(f"the geometry in the metadata is that of another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
         outputs = {name: _read(json.loads(entries[f"output.{name}"])) for name in names}
-        window = tuple(_number(w, above=0) for w in json.loads(entries["window"]))
-        return Geometry(tuple(map(int, window)), outputs)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        window = tuple(int(_number(w, above=0)) for w in json.loads(entries["window"]))
+        if len(window) not in AXES or any(len(answers.window) != len(window) for answers in outputs.values()):
+            raise ValueError("the axes differ in number")
+        geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
+    except KeyError as error:
+        raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(f"the geometry in the metadata cannot be read ({error}): {again}") from None
+    declared = next((i for i in graph.input if i.name == geometry.image), None)
+    if declared is None:
+        raise ModelError(f"the model has no input '{geometry.image}', which its metadata calls the image: {again}")
+    if (axes := len(declared.type.tensor_type.shape.dim)) != len(geometry.layout):
+        raise ModelError(
+            f"the metadata says that the axes of '{geometry.image}' are {geometry.layout}, and it has {axes}: {again}"
+        )
+    return geometry
 
 
 def asked_of(model: ModelProto) -> dict[str, Any]:

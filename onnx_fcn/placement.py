@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from onnx_fcn.geometry import Answers, Field, Geometry, Number
-from onnx_fcn.interpret import Walk
+from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
+from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.lifted import Axis, Lifted
 from onnx_fcn.lifting import upstream
 
-__all__ = ["fields_of", "geometry_of", "meetings", "sliding"]
+__all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
 
 def fields_of(state: Walk) -> dict[str, tuple[Field, ...]]:
@@ -29,7 +29,14 @@ def sliding(fact: Lifted) -> list[Axis]:
 
 def geometry_of(state: Walk) -> Geometry:
     """Where the answers of all outputs are that lie on a grid."""
-    return Geometry(state.image.size, {name: _answers(state, name, fact) for name, fact in state.results.items()})
+    outputs = {name: _answers(state, name, fact) for name, fact in state.results.items()}
+    return Geometry(state.image.size, outputs, state.image.name, layout_of(state.image))
+
+
+def layout_of(image: Image) -> str:
+    """The axes of an image, such as ``NCHW``."""
+    letters = dict(zip(image.space, AXES[len(image.space)])) | {image.batch: "N", image.channels: "C"}
+    return "".join(letters[k] for k in range(len(image.shape)))
 
 
 def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
@@ -52,7 +59,19 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
         exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
     stride = tuple(f.stride for f in field)
     form = state.finals[name].form if name in state.finals else "map"
-    return Answers(window, stride, offset, field, tuple(a.count for a in axes), exactness, reason, context, form)
+    count, layout = tuple(a.count for a in axes), _output_layout(fact, form)
+    return Answers(window, stride, offset, field, count, exactness, reason, context, form, layout)
+
+
+def _output_layout(fact: Lifted, form: str) -> str:
+    """The axes of an output, such as ``NCHW``; empty where they are no batch, channels and cells."""
+    if form not in ("map", "argmax") or any(a.image is None for a in fact.space):
+        return ""
+    names = AXES[len(sliding(fact))]
+    letters = ["N", "C", *(names[a.image or 0] for a in fact.space)]
+    if form == "argmax":
+        letters.remove("C")
+    return "".join(letters[k] for k in fact.order) if fact.is_live else "".join(letters)
 
 
 def _verb(nodes: Sequence[str], verb: str) -> str:

@@ -1,16 +1,19 @@
-"""From a picture to what a network reads: files and arrays to pixels, and pixels to a scaled, centred tensor.
+"""From pixels to what a network reads: the formula, its usual choices, and pictures in files and arrays.
 
-Pixels are (height, width, channels), RGB or grey, from 0 to 255. What a network was trained on is
+What a network was trained on is
 
     x = (pixel · scale - mean) / std
 
-for each channel, and no ONNX file says it; the usual choices have names:
+for each channel, and no ONNX file says it; the usual choices have names, and are about pixels from 0 to 255:
 
     unit       pixel/255: 0 to 1
     imagenet   (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225): torchvision, timm
     tf         pixel/127.5 - 1: -1 to 1, as Keras calls it
     caffe      BGR, pixel - (103.939, 116.779, 123.68): Caffe's and Keras's older networks
     raw        the pixels as they are: 0 to 255
+
+A picture is (height, width, channels), RGB or grey. What is no picture, such as sound or a scientific image, is read as
+its numbers are stored.
 
 Only numpy is needed here for arrays; pictures in files and resizing take Pillow, the extra `view`.
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError, reason_of
 
-__all__ = ["PRESETS", "Picture", "Preprocessing", "pixels_of", "resized", "with_channels"]
+__all__ = ["PRESETS", "Picture", "Preprocessing", "chosen", "for_stored", "pixels_of", "resized", "with_channels"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +43,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of pixels from 0 to 255: x = (pixel · scale - mean) / std.
+    """What becomes of pixels: x = (pixel · scale - mean) / std.
 
     Attributes:
         scale: what pixels are multiplied by.
@@ -73,20 +76,45 @@ class Preprocessing:
         return PRESETS[name]
 
     def __call__(self, pixels: Array) -> Array:
-        """(H, W, C) from 0 to 255 → the same in float32, as the network reads it.
+        """(C, *space) → the same in float32, as the network reads it; of the same type where nothing is to be done.
 
         Raises:
             OptionError: `mean` or `std` are for another number of channels.
         """
-        channels = pixels.shape[-1]
+        channels = len(pixels)
+        self.check(channels)
+        if self.order == "BGR" and channels == 3:
+            pixels = pixels[::-1]
+        if self.keeps_values:
+            return pixels
+        column = (-1,) + (1,) * (pixels.ndim - 1)
+        values = _scaled(pixels, self.scale)
+        values -= np.array(self.mean, np.float32).reshape(column)
+        values /= np.array(self.std, np.float32).reshape(column)
+        return values
+
+    def check(self, channels: int) -> None:
+        """Raises OptionError: `mean` or `std` are for another number of channels."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
-                raise OptionError(f"{name} has {len(values)} values, and the network reads {channels} channels")
-        if self.order == "BGR" and channels == 3:
-            pixels = pixels[..., ::-1]
-        centred = pixels * np.float32(self.scale) - np.array(self.mean, np.float32)
-        scaled: Array = centred / np.array(self.std, np.float32)
-        return scaled
+                raise OptionError(
+                    f"{name} has {len(values)} values, and the network reads {channels} channel{'s' * (channels > 1)}"
+                )
+
+    @property
+    def keeps_values(self) -> bool:
+        """Do the numbers stay as they are?"""
+        return self.scale == 1 and not any(self.mean) and all(s == 1 for s in self.std)
+
+    def __str__(self) -> str:
+        """The formula, such as ``(pixel/255 - 0.5) / 0.25``."""
+        whole = self.scale != 1 and abs(1 / self.scale - round(1 / self.scale, 3)) < 1e-9
+        text = "pixel" if self.scale == 1 else f"pixel/{1 / self.scale:.6g}" if whole else f"pixel·{self.scale:.6g}"
+        if any(self.mean):
+            text = f"{text} - {_listed(self.mean)}"
+        if any(s != 1 for s in self.std):
+            text = f"({text}) / {_listed(self.std)}" if " " in text else f"{text} / {_listed(self.std)}"
+        return f"{text}, in the order BGR" if self.order == "BGR" else text
 
 
 PRESETS = {
@@ -96,6 +124,86 @@ PRESETS = {
     "caffe": Preprocessing(1.0, mean=(103.939, 116.779, 123.68), order="BGR"),
     "raw": Preprocessing(1.0),
 }
+
+
+def chosen(
+    preset: str | Preprocessing | None,
+    default: str,
+    *,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    order: str | None = None,
+) -> Preprocessing:
+    """A preset with some of its numbers changed; with a scale and no preset, the formula begins with that.
+
+    Args:
+        preset: its name, or the numbers.
+        default: the name of the preset where none is asked for.
+        scale, mean, std, order: as in `Preprocessing`.
+
+    Raises:
+        OptionError: there is no such preset; the numbers make no sense.
+    """
+    if not isinstance(preset, Preprocessing):
+        preset = Preprocessing.named(preset or (default if scale is None else "raw"))
+    given = {"scale": scale, "mean": _tuple(mean), "std": _tuple(std), "order": order}
+    changed: Any = {key: value for key, value in given.items() if value is not None}
+    return replace(preset, **changed)
+
+
+def for_stored(
+    preset: str | Preprocessing | None, dtype: np.dtype[Any], rank: int, reads_integers: bool, **numbers: Any
+) -> Preprocessing:
+    """What becomes of numbers as a file holds them: the same as with `pixels_of` for pictures, of whatever range.
+
+    A preset by its name is about pictures, and unsigned integers then count from 0 to 255, as everywhere. Without one,
+    bytes in an image of two axes are a picture, and become what they do by default (``unit``); everything else, such
+    as sound or a scientific image, goes in as it is stored.
+
+    Args:
+        preset: its name, or the numbers, which are for what is stored.
+        dtype: of what is stored.
+        rank: axes of the image.
+        reads_integers: does the network? Then there is no default but ``raw``.
+        numbers: as in `chosen`.
+
+    Raises:
+        OptionError: as `chosen` does; a preset was asked for, and those are no pixels of a picture.
+    """
+    is_picture = dtype == np.uint8 and rank == 2 and not reads_integers
+    formula = chosen(preset, "unit" if is_picture else "raw", **numbers)
+    if not isinstance(preset, str):
+        return formula
+    if dtype.kind not in "ub":
+        raise OptionError(
+            f"preset '{preset}' is about pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
+            "scale, mean and std of the numbers that are stored"
+        )
+    return replace(formula, scale=formula.scale * _range(dtype))
+
+
+def _tuple(values: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    """One number, or one for each channel."""
+    if values is None:
+        return None
+    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
+
+
+def _scaled(pixels: Array, scale: float) -> Array:
+    values: Array = pixels.astype(np.float32)
+    values *= np.float32(scale)
+    return values
+
+
+def _listed(values: Sequence[float]) -> str:
+    text = ", ".join(f"{v:.6g}" for v in values)
+    return text if len(values) == 1 else f"({text})"
+
+
+def _range(dtype: np.dtype[Any]) -> float:
+    """What makes pixels from 0 to 255 of unsigned integers."""
+    return 255.0 if dtype.kind == "b" else 255 / np.iinfo(dtype).max
 
 
 def pixels_of(picture: Picture) -> Array:
@@ -117,10 +225,8 @@ def pixels_of(picture: Picture) -> Array:
         )
     if picture.ndim == 2:
         picture = picture[..., None]
-    if picture.dtype == bool:
-        return picture.astype(np.float32) * 255
-    if picture.dtype.kind == "u":
-        return picture.astype(np.float32) * np.float32(255 / np.iinfo(picture.dtype).max)
+    if picture.dtype.kind in "ub":
+        return _scaled(picture, _range(picture.dtype))
     if picture.dtype.kind != "f":
         raise OptionError(
             f"an array of {picture.dtype} is no picture: pixels are unsigned integers, or floats from 0 to 1"

@@ -542,12 +542,9 @@ class Site(Emitter):
         """
         order = [a for group in x.layout for a in group if a in x.channels]
         x = self.arrange(x, order)
-        axes = [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
-        if not x.is_plain or len(x.layout) != len(axes):
+        if not x.is_plain or x.rank != 2 + len(x.space):
             raise Unsupported(f"needs the tensor as it was, but the layout here is {x}", code="not-plain")
-        perm: list[int] = []
-        for group in x.layout:
-            perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
+        perm = x.order
         return x.map if perm == sorted(perm) else self.emit([x], "Transpose", perm=perm)
 
     def source_of(self, fact: Unmapped) -> tuple[str, tuple[int, ...]]:

@@ -398,7 +398,7 @@ def test_a_run_that_was_killed_goes_on(suffix: str, tmp_path: Path, digits: Path
     journal = tmp_path / f"map{suffix}.journal"
     with journal.open("a") as file:
         file.write("1")  # of a line that was never finished
-    for how, what in (({"tile": 48}, "tile"), ({"scale": 1.0}, "scaling"), ({"approximate": True}, None)):
+    for how, what in (({"tile": 48}, "tile"), ({"scale": 1.0}, "preprocessing"), ({"approximate": True}, None)):
         wanted: Any = {"tile": 50, "scale": 1 / 255, **how}
         if what is not None:
             with pytest.raises(OptionError, match=f"an unfinished map with another {what}: "):
@@ -472,7 +472,7 @@ def test_a_disk_that_is_full(tmp_path: Path, digits: Path, page: Path, monkeypat
             onnx_fcn.apply(digits, page, target, tile=50)
     applied = onnx_fcn.apply(digits, page, target, tile=50)
     assert applied.resumed == 2
-    assert_same(np.load(target), once(digits, np.load(page)[None].astype(np.float32)))
+    assert_same(np.load(target), once(digits, np.load(page)[None] / np.float32(255)))
 
 
 def test_the_documentation_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,7 +553,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "none.onnx page.npy map.npy": (1, "'{none.onnx}' does not exist"),
     "page.npy page.npy map.npy": (1, "'{page.npy}' is not an ONNX model"),
     "plain.onnx page.npy map.npy": (1, "onnx_fcn did not convert it"),
-    "full.onnx page.npy map.npy": (2, "is 'full-size', which is not made of answers side by side"),
+    "full.onnx page.npy map.npy": (2, "was made with --full-size, which is no map"),
     "out.onnx none.npy map.npy": (2, "'{none.npy}' does not exist"),
     "out.onnx text.png map.npy": (2, "'{text.png}' is not an image: TIFF, PNG, JPEG"),
     "out.onnx torn.png map.npy": (2, "'{torn.png}' cannot be read as an image: "),
@@ -570,8 +570,8 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx page.npy map.npy --tile 0": (2, "--tile is a whole number from 1 on, not 0"),
     "out.onnx page.npy map.npy --memory lots": (2, "'lots' is no amount of memory, such as 2G"),
     "out.onnx page.npy map.npy --memory 1M": (2, "the smallest tile takes "),
-    "out.onnx page.npy map.npy --mean 1,2,3": (2, "--mean has 3 values, and the model takes 1 channel"),
-    "out.onnx page.npy map.npy --std 0": (2, "--std divides pixels, so it cannot be 0"),
+    "out.onnx page.npy map.npy --mean 1,2,3": (2, "mean has 3 values, and the network reads 1 channel"),
+    "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask colours.png": (2, "has the shape (30, 30, 3), and the model takes"),
     "out.onnx page.npy map.npy --output logits": (2, "no answers lie on a grid in an output 'logits'"),
     "out.onnx page.npy map.npy --tile 9 --memory 2G": (2, "not allowed with argument"),

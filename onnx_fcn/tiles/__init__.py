@@ -1,7 +1,7 @@
 """Images larger than memory: exact tiles, read and written by region, in runs that can be stopped.
 
 tiling       which pixels give which cells: geometry alone
-converted    a converted file that is to be run
+tiled        a converted file that is run tile by tile
 images       what is read by region
 maps         what is written by region, and the journal of it
 memory       how large tiles may be

@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn._version import __version__
+from onnx_fcn.converted import CPU, Converted
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
+from onnx_fcn.preprocess import Preprocessing
 from onnx_fcn.tiles import memory as ram
-from onnx_fcn.tiles.converted import Converted, Pixels, Runner, open_converted
 from onnx_fcn.tiles.images import Image, open_image
 from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
+from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 from onnx_fcn.tiles.tiling import Tile, Tiling
 
-__all__ = ["TILE", "Applied", "Progress", "apply", "numbers"]
+__all__ = ["TILE", "Applied", "Progress", "apply"]
 
 Array = np.ndarray[Any, Any]
 PathLike = str | os.PathLike[str]
@@ -51,6 +53,7 @@ class Applied:
         shape: (channels, *cells), or (*cells,) of best classes.
         dtype: of its values.
         size: of the image, in pixels.
+        preprocess: what became of its pixels.
         tile: pixels from tile to tile.
         tiles: how many there are.
         resumed: how many of them were there already.
@@ -63,6 +66,7 @@ class Applied:
     shape: tuple[int, ...]
     dtype: str
     size: tuple[int, ...]
+    preprocess: Preprocessing
     tile: int
     tiles: int
     resumed: int
@@ -82,9 +86,12 @@ def apply(
     memory: int | str | None = None,
     mask: PathLike | None = None,
     level: int = 0,
-    scale: float = 1.0,
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
+    preprocess: str | Preprocessing | None = None,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    channel_order: str | None = None,
+    providers: Sequence[str] | None = None,
     approximate: bool = False,
     progress: Progress | None = None,
 ) -> Applied:
@@ -103,7 +110,12 @@ def apply(
         mask: an image of the same scene at any resolution: answers whose window it covers altogether, with values
             other than 0, are left out. They are NaN, or the largest number where the map is of unsigned integers.
         level: of an image pyramid; 0 is the finest.
-        scale, mean, std: the network gets (pixel·scale - mean)/std, mean and std for each channel or for all.
+        preprocess: what the network was trained on: a preset's name, or the numbers. By default bytes of a picture
+            become pixel/255 (``unit``), and all else goes in as it is stored.
+        scale, mean, std: change one number of that each: the network gets (pixel·scale - mean)/std, mean and std for
+            each channel or for all. With a scale alone the formula is about what is stored.
+        channel_order: ``RGB`` or ``BGR``, as the network reads them.
+        providers: of onnxruntime; the CPU by default.
         approximate: tiles even where an answer depends on the whole image: it will depend on its tile.
         progress: called with the number of tiles that are done and of all tiles.
 
@@ -119,21 +131,22 @@ def apply(
             raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
     limit = None if memory is None else bytes_of(memory)
     target = MapFile(output)
-    converted = open_converted(model, name)
-    pixels = Pixels(scale, numbers(mean), numbers(std))
+    tiled = open_tiled(model, name)
+    network = tiled.network
     with contextlib.ExitStack() as opened:
-        source = opened.enter_context(contextlib.closing(open_image(image, converted.rank, converted.channels, level)))
-        converted.check(pixels, source.dtype, f"'{source.name}'")
-        converted.tiling(source.size, TILE, approximate=approximate)  # refused before anything is written
-        if converted.batch not in (None, batch):
+        source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
+        numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
+        formula = tiled.preprocessing(preprocess, source.dtype, f"'{source.name}'", **numbers)
+        tiled.tiling(source.size, TILE, approximate=approximate)  # refused before anything is written
+        if network.batch not in (None, batch):
             raise OptionError(
-                f"the model takes {converted.batch} images at a time, not {batch}: give --batch {converted.batch}"
+                f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
             )
         left_out = None
         if mask is not None:
-            covering = opened.enter_context(contextlib.closing(open_image(mask, converted.rank, 1)))
-            left_out = Mask(covering, converted.answers, source.size)
-        job = Job(converted, pixels, source, left_out, batch, approximate)
+            covering = opened.enter_context(contextlib.closing(open_image(mask, network.rank, 1)))
+            left_out = Mask(covering, network.answers, source.size)
+        job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         resumes = journal.header is not None and target.partial.exists()
         if limit is not None:
@@ -144,21 +157,22 @@ def apply(
         if resumes:
             journal.agree(header)
         else:
-            target.create(converted.map_shape(tiling.shape), converted.output_type, converted.map_shape(tiling.chunk))
+            target.create(network.map_shape(tiling.shape), network.output_type, network.map_shape(tiling.chunk))
             journal.begin(header)
         resumed = len(journal.done)
         skipped = _carry_out(job, tiling, target, journal, progress)
     target.finish()
     return Applied(
         path=str(output),
-        shape=converted.map_shape(tiling.shape),
-        dtype=str(converted.output_type),
+        shape=network.map_shape(tiling.shape),
+        dtype=str(network.output_type),
         size=source.size,
+        preprocess=formula,
         tile=tile,
         tiles=len(tiling),
         resumed=resumed,
         skipped=skipped,
-        exact=not converted.obstacle,
+        exact=not tiled.obstacle,
         seconds=time.perf_counter() - begun,
     )
 
@@ -166,7 +180,7 @@ def apply(
 def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, progress: Progress | None) -> int:
     """Run what is not done yet; returns how many tiles were left out."""
     left_out = 0
-    grown = target.open(job.converted.map_shape(tiling.shape), job.converted.output_type)
+    grown = target.open(job.network.map_shape(tiling.shape), job.network.output_type)
     with contextlib.closing(grown):
         if progress is not None:
             progress(len(journal.done), len(tiling))
@@ -185,32 +199,39 @@ def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, prog
 class Job:
     """A network, an image, and how the one is run on the other."""
 
-    converted: Converted
-    pixels: Pixels
+    tiled: Tiled
+    preprocess: Preprocessing
     image: Image
     mask: Mask | None
     batch: int
     approximate: bool
+    providers: tuple[str, ...]
+
+    @property
+    def network(self) -> Converted:
+        """What the file says of itself."""
+        return self.tiled.network
 
     def tiling(self, tile: int) -> Tiling:
         """The tiles of the image."""
-        return self.converted.tiling(self.image.size, tile, approximate=self.approximate)
+        return self.tiled.tiling(self.image.size, tile, approximate=self.approximate)
 
     def identity(self) -> dict[str, Any]:
         """What makes the map what it is, as a journal says it."""
         return {
             "onnx_fcn": __version__,
-            "model": self.converted.digest(),
-            "output": self.converted.output,
+            "model": self.tiled.digest(),
+            "output": self.network.output,
             "image": self.image.identity(),
             "mask": None if self.mask is None else self.mask.image.identity(),
-            "scaling": asdict(self.pixels),
+            "preprocessing": asdict(self.preprocess),
+            "provider": self.providers,
         }
 
     @functools.cached_property
-    def run(self) -> Runner:
+    def run(self) -> Run:
         """The session, which is opened when it is needed."""
-        return self.converted.runner()
+        return self.tiled.runner(self.preprocess, self.providers)
 
     def results(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Array | None]]:
         """Each tile with its answers, (C, *cells); None where all of them are left out.
@@ -232,29 +253,29 @@ class Job:
 
     def _together(self, waiting: Sequence[tuple[Tile, Array | None]]) -> Iterator[tuple[Tile, Array]]:
         crops = [self.image.read(tile.pixels) for tile, _ in waiting]
-        if self.converted.batch is not None:
-            crops += crops[-1:] * (self.converted.batch - len(crops))
-        for (tile, wanted), answers in zip(waiting, self.run(crops, self.pixels)):
+        if self.network.batch is not None:
+            crops += crops[-1:] * (self.network.batch - len(crops))
+        for (tile, wanted), answers in zip(waiting, self.run(crops)):
             kept = answers[(..., *tile.kept)]
             yield tile, kept if wanted is None else np.where(wanted, kept, fill_of(kept.dtype)).astype(kept.dtype)
 
     def nothing(self, tile: Tile) -> Array:
         """The answers of a tile that is left out."""
-        dtype = self.converted.output_type
-        return np.full(self.converted.map_shape(tile.shape), fill_of(dtype), dtype)
+        dtype = self.network.output_type
+        return np.full(self.network.map_shape(tile.shape), fill_of(dtype), dtype)
 
     def box(self, tile: Tile) -> tuple[slice, ...]:
         """Where the answers of a tile are in the map."""
-        return tile.cells if self.converted.width is None else (slice(0, self.converted.width), *tile.cells)
+        return tile.cells if self.network.width is None else (slice(0, self.network.width), *tile.cells)
 
     def largest_tile(self, limit: int) -> int:
         """The largest tile whose run stays below a limit of memory, and that still gains something."""
-        halo = max(math.ceil(f.size - f.stride) if f.is_local else 0 for f in self.converted.answers.field)
+        halo = max(math.ceil(f.size - f.stride) if f.is_local else 0 for f in self.network.answers.field)
         most = min(max(self.image.size), max(TILE, HALOS * halo))
 
         def run(tile: int) -> None:
             crop = self.image.read(self.tiling(tile).largest_crop.pixels)
-            self.run([crop] * self.batch, self.pixels)
+            self.run([crop] * self.batch)
 
         self.run  # noqa: B018  (weights are no cost of a tile)
         return ram.fitting(run, lambda tile: math.prod(self.tiling(tile).largest_crop.crop), limit, most)
@@ -296,8 +317,3 @@ def bytes_of(memory: int | str) -> int:
         return memory if isinstance(memory, int) else ram.parsed(memory)
     except ValueError as error:
         raise OptionError(str(error)) from None
-
-
-def numbers(values: float | Sequence[float]) -> tuple[float, ...]:
-    """One number, or one for each channel."""
-    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)

@@ -7,17 +7,21 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from onnx_fcn.tables import Table
+from onnx_fcn.arguments import PREPROCESSING, add_network, add_preprocessing
+from onnx_fcn.tables import Table, times
 from onnx_fcn.tiles.application import TILE, Applied, Progress, apply
 
 __all__ = ["run"]
 
-EPILOG = """\
+EPILOG = f"""\
 The map is what one pass over the whole image gives. When the command is stopped, the same command goes on where it
 was; until the map is complete it grows as MAP.partial, with a journal beside it. Exit codes are those of onnx-fcn.
 
+{PREPROCESSING}
+Without a preset, bytes of a picture become pixel/255, and everything else goes in as it is stored.
+
 example:
-  onnx-fcn apply out.onnx slide.tif map.zarr --memory 4G --scale 1/255
+  onnx-fcn apply out.onnx slide.tif map.zarr --preprocess imagenet
 """
 
 
@@ -39,9 +43,12 @@ def run(words: Sequence[str]) -> list[Table]:
             memory=given.memory,
             mask=given.mask,
             level=given.level,
+            preprocess=given.preprocess,
             scale=given.scale,
             mean=given.mean,
             std=given.std,
+            channel_order=given.channel_order,
+            providers=given.providers,
             approximate=given.approximate,
             progress=progress,
         )
@@ -52,17 +59,14 @@ def _table(image: str, applied: Applied) -> Table:
     kinds = [(applied.resumed, "done before"), (applied.skipped, "left out by the mask")]
     notes = "".join(f", {count} {what}" for count, what in kinds if count)
     rows = (
-        ("image", f"{image}, {_times(applied.size)} pixels"),
-        ("map", f"{applied.path}, {_times(applied.shape)} of {applied.dtype}"),
+        ("image", f"{image}, {times(applied.size)} pixels"),
+        ("network", f"gets {applied.preprocess}"),
+        ("map", f"{applied.path}, {times(applied.shape)} of {applied.dtype}"),
         ("tiles", f"{applied.tiles} of {applied.tile} pixels{notes}"),
         ("exact", "yes: as in one pass" if applied.exact else "no: answers depend on the tile that they are in"),
         ("time", f"{applied.seconds:.2f} s"),
     )
     return Table("", (), rows)
-
-
-def _times(numbers: Sequence[int]) -> str:
-    return "×".join(map(str, numbers))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -76,16 +80,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("model", help="a converted model")
     parser.add_argument("image", help="TIFF, PNG, .npy, .wav, or a zarr store")
     parser.add_argument("map", help="what is written: .zarr, .npy or .tif")
-    parser.add_argument("--output", metavar="NAME", help="the output of the model, where there are several")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tile", type=int, metavar="N", help=f"pixels from tile to tile, by default {TILE}")
     size.add_argument("--memory", metavar="2G", help="tiles as large as fits into this much memory")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="tiles to run at a time")
     parser.add_argument("--mask", metavar="FILE", help="an image, at any resolution, that is not 0 where to skip")
     parser.add_argument("--level", type=int, default=0, metavar="N", help="of a pyramid; 0 is the finest")
-    parser.add_argument("--scale", type=_number, default=1.0, metavar="1/255", help="the network gets")
-    parser.add_argument("--mean", type=_numbers, default=(0.0,), metavar="M,…", help="(pixel·scale - mean)/std,")
-    parser.add_argument("--std", type=_numbers, default=(1.0,), metavar="S,…", help="one number or one a channel")
+    add_preprocessing(parser, "scale")
+    add_network(parser)
     parser.add_argument(
         "--approximate",
         action="store_true",
@@ -93,19 +95,6 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_args(words[1:])
-
-
-def _number(text: str) -> float:
-    """0.5 or 1/255."""
-    numerator, _, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(_number, text.split(",")))
 
 
 @contextlib.contextmanager

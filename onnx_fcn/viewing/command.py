@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers
 from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
 from onnx_fcn.errors import OptionError, reason_of
-from onnx_fcn.preprocess import PRESETS, Preprocessing, pixels_of
+from onnx_fcn.preprocess import Preprocessing, chosen, pixels_of
 from onnx_fcn.tables import Table, pixels, times
 
 __all__ = ["run"]
@@ -38,16 +38,12 @@ ABOUT = {
     "page": "A page to explore the answers on: one HTML file that needs no network.",
 }
 
-EPILOG = """\
+EPILOG = f"""\
 A heat map and a class map are written as .png, .jpg, .webp, .pdf or .svg, the numbers in them as .npy, what was found
 as .json; several files may be given. Without --class a heat map is of the class with the highest score anywhere.
 
-preprocessing, with pixels from 0 to 255 (docs/viewing.md):
-  unit      pixel/255, the default
-  imagenet  (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-  tf        pixel/127.5 - 1
-  caffe     BGR, pixel - (103.939, 116.779, 123.68)
-  raw       pixels as they are, the default of networks that read integers
+{PREPROCESSING}
+The default is unit, and raw for networks that read integers.
 """
 
 
@@ -116,15 +112,17 @@ def run(arguments: Sequence[str]) -> Sequence[Table]:
 
 
 def _view(given: argparse.Namespace) -> View:
-    preset = given.preprocess
-    numbers = {k: v for k in ("mean", "std", "order") if (v := getattr(given, k)) is not None}
-    if given.pixel_scale is not None:
-        numbers["scale"] = given.pixel_scale
-    preprocess: str | Preprocessing | None = preset
-    if numbers:
-        preprocess = replace(PRESETS[preset or ("raw" if given.pixel_scale else "unit")], **numbers)
+    changed = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
+    preprocess: str | Preprocessing | None = given.preprocess
+    if any(value is not None for value in changed.values()):
+        preprocess = chosen(preprocess, "unit", **changed)
     model = DenseModel(
-        given.model, output=given.output_name, preprocess=preprocess, labels=given.labels, activation=given.activation
+        given.model,
+        output=given.output,
+        preprocess=preprocess,
+        labels=given.labels,
+        activation=given.activation,
+        providers=given.providers,
     )
     if len(model.window) != 2:
         raise OptionError(f"the network reads images with {len(model.window)} axes, and pictures have two")
@@ -322,52 +320,21 @@ def _parser(command: str) -> argparse.ArgumentParser:
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--class", dest="classes", action="append", metavar="CLASS", help=f"name or number{several}")
     if command == "heatmap":
-        which.add_argument("--top", type=_count, metavar="N", help="the N classes with the highest scores")
+        which.add_argument("--top", type=count, metavar="N", help="the N classes with the highest scores")
         parser.add_argument(
-            "--threshold", type=_number, default=0.5, metavar="P", help="draw windows from this probability on (0.5)"
+            "--threshold", type=number, default=0.5, metavar="P", help="draw windows from this probability on (0.5)"
         )
         parser.add_argument(
-            "--boxes", type=_count, default=BOXES, metavar="N", help=f"at most so many windows of a class ({BOXES})"
+            "--boxes", type=count, default=BOXES, metavar="N", help=f"at most so many windows of a class ({BOXES})"
         )
     if command == "segment":
         parser.add_argument("--background", metavar="CLASS", help="a class to leave bare")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one on each line")
-    parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, as below")
-    for name, metavar, what in (
-        ("mean", "M[,M,M]", "to subtract, after scaling"),
-        ("std", "S[,S,S]", "to divide by, after that"),
-    ):
-        parser.add_argument(f"--{name}", type=_numbers, metavar=metavar, help=what)
-    parser.add_argument("--pixel-scale", type=_number, metavar="F", help="what pixels are multiplied by before that")
-    parser.add_argument("--channel-order", dest="order", choices=("RGB", "BGR"), help="that the network reads")
+    add_preprocessing(parser, "pixel-scale")
     parser.add_argument("--activation", choices=ACTIVATIONS, default="auto", help="what makes probabilities of scores")
     parser.add_argument(
-        "--scale", type=_numbers, default=(1.0,), metavar="F[,F…]", help="how much larger the network sees the picture"
+        "--scale", type=numbers, default=(1.0,), metavar="F[,F…]", help="how much larger the network sees the picture"
     )
-    parser.add_argument(
-        "--output", dest="output_name", metavar="NAME", help="the output to look at, instead of the first"
-    )
+    add_network(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    """Also 1/128."""
-    found = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?)(?:/([\d.]+))?", text, re.IGNORECASE)
-    try:
-        if found is None:
-            raise ValueError
-        return float(found[1]) / float(found[2] or 1)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """1,1.5,2 → (1.0, 1.5, 2.0)."""
-    return tuple(_number(part.strip()) for part in text.split(","))

@@ -1,0 +1,138 @@
+"""A converted file that is run tile by tile: whether its tiles can be exact, and what they are run with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto
+
+from onnx_fcn import storage
+from onnx_fcn.converted import Converted, open_converted
+from onnx_fcn.errors import OptionError
+from onnx_fcn.geometry import Answers
+from onnx_fcn.preprocess import Preprocessing, for_stored
+from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
+
+__all__ = ["Run", "Tiled", "open_tiled"]
+
+Array = np.ndarray[Any, Any]
+
+#: Paddings that make up what they pad with of what lies inside.
+MIRRORS = ("reflect", "edge")
+
+#: Crops (C, *space) of one size -> their maps (N, K, *cells).
+Run = Callable[[Sequence[Array]], Array]
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A converted file, and what its tiles depend on.
+
+    Attributes:
+        path: the file.
+        network: what it says of itself.
+        obstacle: why tiles cannot be exact; empty where they can.
+        mirrors: does the network pad with what it finds inside?
+    """
+
+    path: str
+    network: Converted
+    obstacle: str
+    mirrors: bool
+
+    def tiling(self, size: Sequence[int], tile: int, *, approximate: bool = False) -> Tiling:
+        """The tiles of an image of that size.
+
+        Raises:
+            OptionError: they cannot be exact, and approximate ones were not asked for; the image is too small.
+        """
+        if self.obstacle and not approximate:
+            raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate takes tiles nevertheless")
+        answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
+        return tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors)
+
+    def preprocessing(
+        self, preset: str | Preprocessing | None, dtype: np.dtype[Any], name: str, **numbers: Any
+    ) -> Preprocessing:
+        """What becomes of pixels of that type, in an image of that name.
+
+        Raises:
+            OptionError: they cannot become what the network reads.
+        """
+        network = self.network
+        if dtype.kind not in "uifb":
+            raise OptionError(f"{name} holds values of type {dtype}, which are no pixels")
+        reads_integers = network.image_type.kind != "f"
+        preprocess = for_stored(preset, dtype, network.rank, reads_integers, **numbers)
+        preprocess.check(network.channels)
+        if reads_integers and not preprocess.keeps_values:
+            raise OptionError(f"the model takes pixels of type {network.image_type}, so they cannot be scaled")
+        if reads_integers and not np.can_cast(dtype, network.image_type):
+            raise OptionError(f"{name} has pixels of type {dtype}, and the model takes {network.image_type}")
+        return preprocess
+
+    def runner(self, preprocess: Preprocessing, providers: Sequence[Any] | None = None) -> Run:
+        """A session.
+
+        Nothing is kept between runs but the weights: no arena, which would keep the largest size that it ever had.
+
+        Raises:
+            ModelError: onnxruntime does not load it, and later: does not run it.
+            OptionError: onnxruntime has no such provider.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        session = self.network.session(providers, options)
+        return lambda crops: session.run(np.stack([preprocess(crop) for crop in crops]))
+
+    def digest(self) -> str:
+        """SHA-256 of the file and its external data: what tells this model from every other one."""
+        _, store = storage.read(self.path)
+        digest = hashlib.sha256()
+        for location in sorted(store.sources):
+            digest.update(store.sources[location].data)
+        return digest.hexdigest()
+
+
+def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled:
+    """Read what a converted file says of itself. Weights are not read.
+
+    Raises:
+        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
+        OptionError: there is no such output, or it is no map; the model reads more than an image.
+    """
+    network = open_converted(os.fspath(path), output)
+    if network.others:
+        raise OptionError(f"the model takes more than an image: {', '.join(map(repr, network.others))}")
+    graph = storage.read(path)[0].graph
+    mirrors = any(_padding(node) in MIRRORS for node in graph.node)
+    return Tiled(os.fspath(path), network, _obstacle(graph, network.answers), mirrors)
+
+
+def _obstacle(graph: GraphProto, answers: Answers) -> str:
+    """Why tiles cannot be exact."""
+    if answers.exactness == "context":
+        return answers.reason
+    for node in graph.node:
+        name = node.name or next(filter(None, node.output), node.op_type)
+        if node.op_type in ("Resize", "Upsample") and len(node.input) > 3 and node.input[3]:
+            return f"'{name}' resizes a map by as much as the size of the image says"
+        if _padding(node) == "wrap":
+            return f"'{name}' pads with what lies at the other end of the image"
+    return ""
+
+
+def _padding(node: onnx.NodeProto) -> str:
+    """The mode of a Pad; empty for other operators."""
+    if node.op_type != "Pad":
+        return ""
+    return next((a.s.decode() for a in node.attribute if a.name == "mode"), "constant")
