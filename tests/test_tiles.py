@@ -247,6 +247,25 @@ def test_an_upsampling_steps_with_its_coarsest_stride(tmp_path: Path) -> None:
     assert_same(np.load(tmp_path / "map.npy"), once(path, noise(2, 64, 40)))
 
 
+@pytest.mark.parametrize("tile", [1, 6, 13])
+def test_a_cell_of_a_coarser_map_is_there_only_with_the_rest_of_its_stride(tile: int, tmp_path: Path) -> None:
+    """⌊n/2⌋ cells: in a crop that ends with what the last one sees it would be missing, and padded instead."""
+    model = law.model(
+        "a = Conv <strides = [3, 3], pads = [1, 1, 0, 0]> (x, k)  "
+        'b = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (a, , s)  '
+        "y = Conv <pads = [1, 1, 1, 1]> (b, m)",
+        image="float[N,2,14,15] x",
+        opset=18,
+        k=(2, 2, 1, 1),
+        s=np.array([1, 1, 0.5, 0.5], np.float32),
+        m=(2, 2, 2, 2),
+    )
+    path = converted(tmp_path, model)
+    np.save(tmp_path / "image.npy", noise(2, 50, 47))
+    onnx_fcn.apply(path, tmp_path / "image.npy", tmp_path / "map.npy", tile=tile)
+    assert_same(np.load(tmp_path / "map.npy"), once(path, noise(2, 50, 47)))
+
+
 # What is read ---------------------------------------------------------------------------------------------------------
 
 COLOURS = law.model(

@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 #: Paddings that make up what they pad with of what lies inside.
 MIRRORS = ("reflect", "edge")
 
+RESIZES = ("Resize", "Upsample")
+
 #: Crops (C, *space) of one size -> their maps (N, K, *cells).
 Run = Callable[[Sequence[Array]], Array]
 
@@ -39,12 +41,14 @@ class Tiled:
         network: what it says of itself.
         obstacle: why tiles cannot be exact; empty where they can.
         mirrors: does the network pad with what it finds inside?
+        resizes: maps that it makes finer or coarser.
     """
 
     path: str
     network: Converted
     obstacle: str
     mirrors: bool
+    resizes: int
 
     def tiling(self, size: Sequence[int], tile: int, *, approximate: bool = False) -> Tiling:
         """The tiles of an image of that size.
@@ -55,7 +59,7 @@ class Tiled:
         if self.obstacle and not approximate:
             raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate takes tiles nevertheless")
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
-        return tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors)
+        return tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors, resizes=self.resizes)
 
     def preprocessing(
         self, preset: str | Preprocessing | None, dtype: np.dtype[Any], name: str, **numbers: Any
@@ -115,7 +119,8 @@ def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled
         raise OptionError(f"the model takes more than an image: {', '.join(map(repr, network.others))}")
     graph = storage.read(path)[0].graph
     mirrors = any(_padding(node) in MIRRORS for node in graph.node)
-    return Tiled(os.fspath(path), network, _obstacle(graph, network.answers), mirrors)
+    resizes = sum(node.op_type in RESIZES for node in graph.node)
+    return Tiled(os.fspath(path), network, _obstacle(graph, network.answers), mirrors, resizes)
 
 
 def _obstacle(graph: GraphProto, answers: Answers) -> str:
@@ -124,7 +129,7 @@ def _obstacle(graph: GraphProto, answers: Answers) -> str:
         return answers.reason
     for node in graph.node:
         name = node.name or next(filter(None, node.output), node.op_type)
-        if node.op_type in ("Resize", "Upsample") and len(node.input) > 3 and node.input[3]:
+        if node.op_type in RESIZES and len(node.input) > 3 and node.input[3]:
             return f"'{name}' resizes a map by as much as the size of the image says"
         if _padding(node) == "wrap":
             return f"'{name}' pads with what lies at the other end of the image"

@@ -97,7 +97,7 @@ class Tiling:
 
 
 def tiling_of(
-    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False
+    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False, resizes: int = 0
 ) -> Tiling:
     """Exact tiles of an image.
 
@@ -108,6 +108,8 @@ def tiling_of(
         tile: pixels from tile to tile along each axis, rounded down to whole strides, and at least one.
         mirrors: does the network pad with what it finds inside (`reflect`, `edge`)? Then border cells see as far inside
             as the padding reaches out.
+        resizes: how many maps are made finer or coarser on the way. One that is made coarser has ⌊n·scale⌋ cells: the
+            last one is there only if the map goes on for the rest of a stride, which no field says.
 
     Raises:
         OptionError: the image is too small, or an answer depends on all of it.
@@ -116,11 +118,13 @@ def tiling_of(
     grid = answers.grid(*size)
     if not all(f.is_local for f in answers.field):
         raise OptionError(f"tiles cannot be exact: {answers.reason}")
-    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors) for k, n in enumerate(size))
+    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors, resizes) for k, n in enumerate(size))
     return Tiling(grid.size, grid.shape, axes)
 
 
-def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool) -> tuple[Cut, ...]:
+def _cuts(
+    answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool, resizes: int
+) -> tuple[Cut, ...]:
     """The cuts of an axis of that many pixels."""
     field, count, stride = answers.field[axis], answers.count[axis], int(answers.stride[axis])
     if stride != answers.stride[axis]:
@@ -135,8 +139,8 @@ def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int, mirr
         begin = math.floor(field.start + first * stride) - margin
         end = math.ceil(field.start + (behind - 1) * stride + field.size) + margin
         begin = max(min(begin, pixels - native) // stride, 0) * stride
-        end = max(end, begin + native)
-        end = min(begin + -(-(end - begin) // stride) * stride, pixels)  # Resize rounds down: no cell of half a stride
+        end = max(end + resizes * stride, begin + native)
+        end = min(begin + -(-(end - begin) // stride) * stride, pixels)
         shift = begin // stride
         kept = slice(first - shift, behind - shift)
         if count(end - begin) < kept.stop or count(pixels - begin) != cells - shift:
