@@ -13,19 +13,18 @@ import io
 import json
 import os
 import re
-import secrets
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
 from onnx_fcn.arguments import count, names
 from onnx_fcn.report import FORMAT, tables_of, validation_dict
+from onnx_fcn.staging import drafted
 from onnx_fcn.tables import Table, plain
 
 __all__ = ["main"]
@@ -294,28 +293,15 @@ def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]],
     if given.json == "-":
         yield lambda values: print(_encoded(values), end="")
         return
-    target = Path(os.path.realpath(given.json))
-    if target in {Path(os.path.realpath(p)) for p in (given.model, given.output) if p is not None}:
+    if os.path.realpath(given.json) in {os.path.realpath(p) for p in (given.model, given.output) if p is not None}:
         raise OptionError(f"'{given.json}' is a model: write the report to another file")
-    if target.exists() and not target.is_file():
-        raise OptionError(f"cannot write '{given.json}': it is not a regular file")
-    temporary = target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
+    with drafted(given.json) as draft:
 
-    def write(text: str) -> None:
-        try:
-            temporary.write_text(text, "utf-8")
-        except OSError as error:
-            raise OptionError(f"cannot write '{given.json}': {error.strerror}") from None
+        def finish(values: dict[str, Any]) -> None:
+            draft.write(_encoded(values).encode())
+            draft.commit()
 
-    def finish(values: dict[str, Any]) -> None:
-        write(_encoded(values))
-        temporary.replace(target)
-
-    try:
-        write("")
         yield finish
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encoded(values: dict[str, Any]) -> str:

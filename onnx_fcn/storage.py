@@ -23,7 +23,6 @@ import io
 import mmap
 import os
 import re
-import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +36,7 @@ from onnx import ModelProto, TensorProto
 
 from onnx_fcn import wire
 from onnx_fcn.errors import ModelError, OptionError, reason_of
+from onnx_fcn.staging import created, resolved, sync_folder, target_of, temporary, writing
 
 try:
     import fcntl
@@ -265,7 +265,7 @@ class Source:
         """Map a file; references to it have this location, or its name."""
         name = os.fspath(file)
         try:
-            path = _resolved(file)
+            path = resolved(file)
             # Without O_NONBLOCK, opening a named pipe waits for a writer.
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:
@@ -355,7 +355,7 @@ def _open_external(folder: Path, location: str, tensor: str) -> Source:
     where = f"the external data of tensor '{tensor}', '{location}',"
     if not location or "\0" in location or os.path.isabs(location):
         raise ModelError(f"{where} is not a relative path")
-    if not _resolved(path).is_relative_to(folder):
+    if not resolved(path).is_relative_to(folder):
         raise ModelError(f"{where} lies outside of the model's folder '{folder}'")
     if not os.path.exists(path):
         raise ModelError(f"{where} is missing: it belongs into '{folder}', beside the model")
@@ -488,7 +488,7 @@ def staged(
         OptionError: `path` cannot be written.
         ModelError: the source has changed since it was opened.
     """
-    stage = Staged(_target(path), store)
+    stage = Staged(target_of(path), store)
     try:
         stage._write(skeleton, edited, external_data, link_data)
         yield stage
@@ -508,7 +508,7 @@ class Staged:
 
     def __init__(self, target: Path, store: Store) -> None:
         self.target = target
-        self.path = _temporary(target)
+        self.path = temporary(target)
         self.data: Path | None = None
         self.size = 0
         self._store = store
@@ -525,7 +525,7 @@ class Staged:
         """
         self._store.check_unchanged()
         stale = self._stale_data()
-        with _writing(self.target):
+        with writing(self.target):
             for sync in self._syncs:
                 sync.wait()
             if self.data is not None and not self.data.exists():
@@ -533,7 +533,7 @@ class Staged:
             ours = self.path.stat().st_ino
             os.replace(self.path, self.target)
             self._made.clear()
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
         for path in stale:
             with contextlib.suppress(OSError):
                 if self.target.stat().st_ino == ours:  # and not, since then, a model of another run that needs it
@@ -541,7 +541,7 @@ class Staged:
 
     def _write(self, skeleton: ModelProto, edited: bool, external_data: bool | None, link_data: bool) -> None:
         self._store.check_unchanged()
-        with _writing(self.target):
+        with writing(self.target):
             if not external_data and (external_data is False or not self._store.external):
                 pieces = self._store.inlined(skeleton, edited=edited)
                 if sum(piece.nbytes for piece in pieces) <= LARGEST_FILE:
@@ -596,16 +596,16 @@ class Staged:
         """Write the data file; it is named after its contents, so no model ever finds another one's data in it."""
         if not _is_text(self.target.name):
             raise OptionError(f"the data file of '{self.target}' needs a name in UTF-8, since ONNX stores it as text")
-        temporary = _temporary(self.target)
-        digest = self._write_file(temporary, pieces, digest=True)
+        beside = temporary(self.target)
+        digest = self._write_file(beside, pieces, digest=True)
         self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
         present = self.data.exists()
-        self._held.callback(os.close, _held(temporary))
-        os.replace(temporary, self.data)
-        inode = self._made.pop(temporary)
+        self._held.callback(os.close, _held(beside))
+        os.replace(beside, self.data)
+        inode = self._made.pop(beside)
         if not present:
             self._made[self.data] = inode
-        _sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
         return self.data.name
 
     def _write_file(self, path: Path, pieces: Sequence[Piece], *, digest: bool = False) -> str:
@@ -614,10 +614,8 @@ class Staged:
         Returns:
             the SHA-256 of the file in hexadecimals if asked for.
         """
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb", buffering=LARGE) as file:
+        with open(created(path, self.target), "wb", buffering=LARGE) as file:
             self._made[path] = os.fstat(file.fileno()).st_ino
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(self.target.stat().st_mode))
             _reserve(file.fileno(), sum(piece.nbytes for piece in pieces))
             sync = _Sync(os.dup(file.fileno()))
             self._syncs.append(sync)
@@ -780,53 +778,6 @@ def _sha256(fd: int) -> str:
         digest.update(block)
         at += len(block)
     return digest.hexdigest()
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
-    """The file to write for `path`: links are followed, so that they stay links."""
-    with _writing(path):
-        target = _resolved(path)
-        if not target.parent.is_dir():
-            raise OptionError(f"cannot write '{target}': there is no directory '{target.parent}'")
-        if target.is_dir():
-            raise OptionError(f"cannot write '{target}': it is a directory")
-        if target.exists() and not target.is_file():
-            raise OptionError(f"cannot write '{target}': it is not a regular file")
-        if target.exists() and not os.access(target, os.W_OK):
-            raise OptionError(f"cannot write '{target}': it is write-protected")
-    return target
-
-
-def _resolved(path: str | os.PathLike[str]) -> Path:
-    """The path with all symbolic links followed."""
-    try:
-        return Path(os.path.realpath(path))
-    except ValueError as error:  # a null byte
-        raise OSError(errno.EINVAL, str(error)) from None
-
-
-def _temporary(target: Path) -> Path:
-    """A new name beside the target, which says whose it is if it is ever left behind."""
-    return target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
-
-
-@contextlib.contextmanager
-def _writing(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Say what the system's refusals mean."""
-    try:
-        yield
-    except OSError as error:
-        raise OptionError(f"cannot write '{os.fspath(target)}': {reason_of(error)}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder last; a system that cannot open a folder does so by itself."""
-    with contextlib.suppress(PermissionError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _is_text(name: str) -> bool:

@@ -33,8 +33,9 @@ def main() -> None:
     while code != 0:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        for name in ("model.onnx", "old.onnx"):
-            shutil.copy(f"{folder}/{name}", work / name)
+        for given in Path(folder).iterdir():
+            if given.is_file():
+                shutil.copy(given, work / given.name)
         (work / "model.onnx").chmod(0o444)
         os.chdir(work)
         pid = os.fork()

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 import onnx_fcn
 from onnx_fcn import OptionError
+from onnx_fcn.cli import main
 from onnx_fcn.document import Document
 
 ROOT = Path(__file__).parent.parent
@@ -51,8 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runs(folder: Path, event: str, way: str) -> list[dict[str, Any]]:
+    """How a conversion ended, interrupted at one stage after the other."""
+    return ended(folder, event, "model.onnx", "old.onnx", "--no-validate", "-q", *WAYS[way])
+
+
+def ended(folder: Path, event: str, *arguments: str) -> list[dict[str, Any]]:
     """How the command ended, interrupted at one stage after the other."""
-    arguments = ["model.onnx", "old.onnx", "--no-validate", "-q", *WAYS[way]]
     script = Path(__file__).with_name("interrupted.py")
     done = subprocess.run(
         [sys.executable, script, folder, event, *arguments],
@@ -80,10 +85,10 @@ def runs(folder: Path, event: str, way: str) -> list[dict[str, Any]]:
     ],
 )
 def test_ended_by_a_signal_at_every_stage(folder: Path, event: str, code: int, way: str) -> None:
-    *ended, undisturbed = runs(folder, event, way)
+    *others, undisturbed = runs(folder, event, way)
     model, new = (folder / "model.onnx").read_bytes(), undisturbed["files"]["old.onnx"]
     outcomes = set()
-    for run in ended:
+    for run in others:
         files = run["files"]
         assert run["code"] == code
         assert files.pop("model.onnx") == model
@@ -103,12 +108,81 @@ def test_ended_by_a_signal_at_every_stage(folder: Path, event: str, code: int, w
     assert outcomes == {False, True}  # the last stages come after the new file is in place
 
 
+#: Commands that write small files, and the files.
+WRITERS = {
+    "report": (["model.onnx", "--no-validate", "--json", "old.json", "-q"], {"old.json"}),
+    "classes": (["segment", "out.onnx", "page.npy", "old.json", "old.npy", "-q"], {"old.json", "old.npy"}),
+}
+
+
+def shelve(folder: Path) -> None:
+    """What these commands read."""
+    shutil.copy(ROOT / "fixtures/digits_unpadded.onnx", folder / "model.onnx")
+    onnx_fcn.convert(folder / "model.onnx", folder / "out.onnx", validate=False)
+    np.save(folder / "page.npy", np.load(ROOT / "fixtures/digits_page.npy")[:60, :80])
+
+
+@pytest.mark.parametrize(("event", "code"), [("SIGTERM", 143), ("SIGKILL", -9)])
+@pytest.mark.parametrize("what", WRITERS)
+def test_small_files_are_whole_at_every_stage(what: str, event: str, code: int, tmp_path: Path) -> None:
+    """Each is the old one or the new one, with its permissions; what is left over is called temporary."""
+    words, outputs = WRITERS[what]
+    shelve(tmp_path)
+    for name in outputs:
+        (tmp_path / name).write_bytes(b"old")
+    given = {p.name for p in tmp_path.iterdir()}
+    *others, undisturbed = ended(tmp_path, event, *words)
+    assert set(undisturbed["files"]) == given
+    outcomes = set()
+    for run in others:
+        assert run["code"] == code
+        left = set(run["files"]) - given
+        assert all(TEMPORARY.fullmatch(name) for name in left) if code == -9 else not left
+        for name in outputs:
+            content = run["files"][name]
+            if name.endswith(".json") and content != b"old":
+                json.loads(content)  # seconds and the like differ from run to run
+            else:
+                assert content in (b"old", undisturbed["files"][name])
+            outcomes.add((name, content == b"old"))
+    assert outcomes == {(name, old) for name in outputs for old in (True, False)}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_small_files_keep_their_permissions(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shelve(tmp_path)
+    words, outputs = WRITERS[what]
+    for name in outputs:
+        Path(f"real.{name}").touch(mode=0o640)
+        Path(name).symlink_to(f"real.{name}")
+    assert main(words) == 0
+    for name in outputs:
+        assert Path(name).is_symlink()
+        assert Path(name).stat().st_mode & 0o777 == 0o640
+        assert Path(name).stat().st_size > 100
+
+
+def test_a_report_on_a_full_disk(tmp_path: Path) -> None:
+    """In a process that may write files of 1 kB only: the old report stays, and nothing is left behind."""
+    shutil.copy(ROOT / "fixtures/digits_unpadded.onnx", tmp_path / "model.onnx")
+    (tmp_path / "report.json").write_bytes(b"old")
+    limited = "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+    limited += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from onnx_fcn.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", limited, "model.onnx", "--json", "report.json", "--no-validate"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: cannot write 'report.json': file too large\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "report.json"}
+    assert (tmp_path / "report.json").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_source_cut_short_at_every_stage(folder: Path, tmp_path: Path, way: str) -> None:
     """Pages of a map that the file lost are a signal to whoever reads them; what was there before stays even then."""
-    *ended, done = runs(folder, "truncate", way)
+    *others, done = runs(folder, "truncate", way)
     codes = set()
-    for run in ended:
+    for run in others:
         files = run["files"]
         codes.add(run["code"])
         assert run["code"] in (1, -signal.SIGBUS)

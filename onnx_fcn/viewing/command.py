@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,9 @@ import numpy as np
 
 from onnx_fcn.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers
 from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
-from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.errors import OptionError
 from onnx_fcn.preprocess import Preprocessing, chosen, pixels_of
+from onnx_fcn.staging import drafted, target_of
 from onnx_fcn.tables import Table, pixels, times
 
 __all__ = ["run"]
@@ -234,29 +234,18 @@ def _outputs(given: argparse.Namespace) -> list[Path]:
             raise OptionError(f"cannot write '{path}': its suffix says what it is, one of {', '.join(allowed)}")
         if os.path.realpath(path) in read:
             raise OptionError(f"cannot write '{path}': it is what is read")
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            why = "it is a directory" if path.is_dir() else f"there is no directory '{path.parent}'"
-            raise OptionError(f"cannot write '{path}': {why}")
+        target_of(path)
     return outputs
 
 
 def _write(files: Mapping[Path, bytes]) -> None:
     """All files, or none: each is written beside its target before the first takes its place."""
-    written: dict[Path, Path] = {}
-    try:
-        for path, content in files.items():
-            target = Path(os.path.realpath(path))
-            temporary = target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
-            written[temporary] = target
-            temporary.write_bytes(content)
-        for temporary, target in written.items():
-            temporary.replace(target)
-    except OSError as error:
-        raise OptionError(f"cannot write '{path}': {reason_of(error)}") from None
-    finally:
-        for temporary in written:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        drafts = [(stack.enter_context(drafted(path)), content) for path, content in files.items()]
+        for draft, content in drafts:
+            draft.write(content)
+        for draft, _ in drafts:
+            draft.commit()
 
 
 def _kind(path: Path) -> str:
