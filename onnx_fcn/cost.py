@@ -43,6 +43,7 @@ __all__ = [
     "Program",
     "Sizes",
     "Tensor",
+    "activations_at",
     "costs_of",
     "macs_of",
     "native_cost",
@@ -168,6 +169,25 @@ def costs_of(
     return native, tuple(rows)
 
 
+def activations_at(model: ModelProto, image: str, shape: Sequence[int]) -> int | None:
+    """Bytes of the tensors that are live at the worst node, counted on any model alone; None where a size is not known.
+
+    Args:
+        model: it, or its skeleton; no other input may depend on the size of the image.
+        image: the input that is the image.
+        shape: of the image, with its batch.
+    """
+    program, known = Program(model.graph), ModelProto()
+    known.CopyFrom(model)
+    graph = known.graph
+    declared = next(i for i in graph.input if i.name == image)
+    declared.CopyFrom(onnx.helper.make_tensor_value_info(image, declared.type.tensor_type.elem_type, shape))
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+    return program.peak(_inferred(known))
+
+
 def native_cost(original: Document, state: Walk) -> NativeCost:
     """What the original costs at its native size."""
     program, cut = Program(original.proto.graph), find_cut(state)
@@ -278,10 +298,14 @@ def tensors_at(document: Document, state: Walk, program: Program, size: Dims | N
     model = ModelProto()
     model.CopyFrom(document.proto)
     _declare(model.graph, known, state, batch)
-    with contextlib.suppress(Exception):  # it refuses some valid models; then only what the walk knows is known
+    return _inferred(model) | stored
+
+
+def _inferred(model: ModelProto) -> dict[str, Tensor]:
+    """Types and shapes as far as they follow from those that are declared."""
+    with contextlib.suppress(Exception):  # it refuses some valid models; then only what is declared is known
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    inferred = {v.name: _tensor(v) for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
-    return inferred | stored
+    return {v.name: _tensor(v) for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
 
 
 def _maps(state: Walk) -> list[tuple[str, Lifted]]:

@@ -23,7 +23,7 @@ import numpy as np
 from onnx_fcn.converted import CPU
 from onnx_fcn.errors import OptionError
 from onnx_fcn.preprocess import Preprocessing
-from onnx_fcn.tiles.application import TILE
+from onnx_fcn.tiles.choice import LEAST
 from onnx_fcn.tiles.images import missing, order_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 
@@ -40,7 +40,7 @@ def apply(
     array: Any,
     *,
     name: str | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
     preprocess: str | Preprocessing | None = None,
     scale: float | None = None,
     mean: float | Sequence[float] | None = None,
@@ -55,7 +55,8 @@ def apply(
         model: a file that `convert` wrote, at a path that all workers can read.
         array: (*space), (*space, channels) or (channels, *space).
         name, preprocess, scale, mean, std, channel_order, providers, approximate: as in `onnx_fcn.apply`.
-        tile: pixels from tile to tile.
+        tile: pixels from tile to tile along each axis; by default 2048 for pictures, 160 for volumes, and 2²² for
+            signals, since what memory the workers have is not known here.
 
     Raises:
         ModelError: the model cannot be used; where it does not run, when the result is computed.
@@ -69,7 +70,7 @@ def apply(
 
     if not isinstance(array, dask.array.Array):
         raise OptionError(f"onnx_fcn.dask.apply takes a dask array, not {type(array).__name__}")
-    if tile < 1:
+    if tile is not None and tile < 1:
         raise OptionError(f"a tile is a whole number of pixels from 1 on, not {tile}")
     tiled = open_tiled(os.path.abspath(model), name)
     network = tiled.network
@@ -83,7 +84,7 @@ def apply(
     image = array[index].transpose([kept.index(k) for k in order])
     if len(order) == network.rank:
         image = image[None]
-    tiling = tiled.tiling(image.shape[1:], tile, approximate=approximate)
+    tiling = tiled.tiling(image.shape[1:], tile or LEAST[network.rank], approximate=approximate)
     answer = delayed(_answer, pure=True)
     blocks = np.empty([len(cuts) for cuts in tiling.axes], object)
     for part in tiling:

@@ -24,18 +24,16 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
 from onnx_fcn.preprocess import Preprocessing
 from onnx_fcn.tiles import memory as ram
+from onnx_fcn.tiles.choice import LEAST, chosen_tile
 from onnx_fcn.tiles.images import Image, open_image
 from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 from onnx_fcn.tiles.tiling import Tile, Tiling
 
-__all__ = ["TILE", "Applied", "Progress", "apply"]
+__all__ = ["Applied", "Progress", "apply"]
 
 Array = np.ndarray[Any, Any]
 PathLike = str | os.PathLike[str]
-
-#: Pixels from tile to tile, where nothing else is asked for.
-TILE = 2048
 
 #: With a limit of memory, tiles become larger, up to this many times the halo; beyond it costs next to nothing.
 HALOS = 32
@@ -56,6 +54,7 @@ class Applied:
         preprocess: what became of its pixels.
         tile: pixels from tile to tile.
         tiles: how many there are.
+        overhead: what they cost more than one pass, as a share of its pixels: crops overlap.
         resumed: how many of them were there already.
         skipped: how many lie in the mask altogether.
         exact: is it what one pass gives?
@@ -69,6 +68,7 @@ class Applied:
     preprocess: Preprocessing
     tile: int
     tiles: int
+    overhead: float
     resumed: int
     skipped: int
     exact: bool
@@ -104,7 +104,8 @@ def apply(
         image: TIFF, PNG, .npy, .wav, a zarr store: (*space), (*space, channels) or (channels, *space).
         output: the map (channels, *cells), a new file: .npy or .tif, or a zarr store of that name.
         name: of the output of the model, where there are several; otherwise the first.
-        tile: pixels from tile to tile along each axis; 2048 unless `memory` says otherwise.
+        tile: pixels from tile to tile along each axis. By default it follows from the network, the image and the
+            memory that is free: at least 2048 for pictures, and so many that tiles cost little more than one pass.
         batch: tiles to run at a time.
         memory: the resident memory that the process may have, in bytes or as "2G": tiles become as large as fits.
         mask: an image of the same scene at any resolution: answers whose window it covers altogether, with values
@@ -137,7 +138,7 @@ def apply(
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
         formula = tiled.preprocessing(preprocess, source.dtype, f"'{source.name}'", **numbers)
-        tiled.tiling(source.size, TILE, approximate=approximate)  # refused before anything is written
+        tiled.tiling(source.size, LEAST[network.rank], approximate=approximate)  # refused before anything is written
         if network.batch not in (None, batch):
             raise OptionError(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
@@ -149,9 +150,10 @@ def apply(
         job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         resumes = journal.header is not None and target.partial.exists()
-        if limit is not None:
-            tile = journal.header.get("tile") if resumes and journal.header else job.largest_tile(limit)
-        tile = tile or TILE
+        if tile is None and resumes and journal.header:
+            tile = journal.header.get("tile")
+        if tile is None:
+            tile = job.chosen_tile() if limit is None else job.largest_tile(limit)
         tiling = job.tiling(tile)
         header = {**job.identity(), "level": level, "tile": tile}
         if resumes:
@@ -170,6 +172,7 @@ def apply(
         preprocess=formula,
         tile=tile,
         tiles=len(tiling),
+        overhead=tiling.overhead,
         resumed=resumed,
         skipped=skipped,
         exact=not tiled.obstacle,
@@ -268,10 +271,15 @@ class Job:
         """Where the answers of a tile are in the map."""
         return tile.cells if self.network.width is None else (slice(0, self.network.width), *tile.cells)
 
+    def chosen_tile(self) -> int:
+        """The tile where neither it nor a limit of memory is asked for."""
+        size, free = self.image.size, ram.available()
+        return chosen_tile(self.tiled, size, self.batch, free, approximate=self.approximate)
+
     def largest_tile(self, limit: int) -> int:
         """The largest tile whose run stays below a limit of memory, and that still gains something."""
         halo = max(math.ceil(f.size - f.stride) if f.is_local else 0 for f in self.network.answers.field)
-        most = min(max(self.image.size), max(TILE, HALOS * halo))
+        most = min(max(self.image.size), max(LEAST[self.network.rank], HALOS * halo))
 
         def run(tile: int) -> None:
             crop = self.image.read(self.tiling(tile).largest_crop.pixels)

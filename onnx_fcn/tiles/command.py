@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx_fcn.arguments import PREPROCESSING, add_network, add_preprocessing
 from onnx_fcn.tables import Table, times
-from onnx_fcn.tiles.application import TILE, Applied, Progress, apply
+from onnx_fcn.tiles.application import Applied, Progress, apply
 
 __all__ = ["run"]
 
@@ -58,11 +58,15 @@ def run(words: Sequence[str]) -> list[Table]:
 def _table(image: str, applied: Applied) -> Table:
     kinds = [(applied.resumed, "done before"), (applied.skipped, "left out by the mask")]
     notes = "".join(f", {count} {what}" for count, what in kinds if count)
+    cost = f"{max(applied.overhead, 0):.0%} more pixels than in one pass"
     rows = (
         ("image", f"{image}, {times(applied.size)} pixels"),
         ("network", f"gets {applied.preprocess}"),
         ("map", f"{applied.path}, {times(applied.shape)} of {applied.dtype}"),
-        ("tiles", f"{applied.tiles} of {applied.tile} pixels{notes}"),
+        (
+            "tiles",
+            f"{applied.tiles} of {applied.tile} pixels, {cost}{notes}",
+        ),
         ("exact", "yes: as in one pass" if applied.exact else "no: answers depend on the tile that they are in"),
         ("time", f"{applied.seconds:.2f} s"),
     )
@@ -81,7 +85,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("image", help="TIFF, PNG, .npy, .wav, or a zarr store")
     parser.add_argument("map", help="what is written: .zarr, .npy or .tif")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--tile", type=int, metavar="N", help=f"pixels from tile to tile, by default {TILE}")
+    size.add_argument("--tile", type=int, metavar="N", help="pixels from tile to tile, else what suits the network")
     size.add_argument("--memory", metavar="2G", help="tiles as large as fits into this much memory")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="tiles to run at a time")
     parser.add_argument("--mask", metavar="FILE", help="an image, at any resolution, that is not 0 where to skip")

@@ -1,4 +1,4 @@
-"""How large tiles may be: measured, since what a network takes is for nobody to know beforehand.
+"""How much memory there is, and how large tiles may be below a limit: measured, since nobody knows that beforehand.
 
 A tile is run, and the peak of resident memory tells what its pixels cost. From the cost of small tiles that of larger
 ones is foretold; none is run that would not fit.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["fitting", "parsed", "release", "resident"]
+__all__ = ["available", "fitting", "parsed", "release", "resident"]
 
 #: What may be used of the limit: allocators fragment, and libraries keep something here and there.
 SHARE = 0.9
@@ -25,6 +26,11 @@ FIRST = 256
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
+#: Bytes that are taken to be free where the system does not tell.
+ASSUMED = 4 << 30
+
+MEMORY = Path("/proc/meminfo")
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -54,6 +60,23 @@ def resident(*, reset: bool = False) -> tuple[int, int]:
         raise OptionError("this system does not tell how much memory is used: give --tile instead") from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
     return peak, peak
+
+
+def available() -> int:
+    """Bytes that are free for this process: what the system says, and no more than its group may have.
+
+    `ASSUMED` where neither tells.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable:"))
+        found.append(int(line.split()[1]) << 10)
+    if not found and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in LIMITS:  # of a container
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+            found.append(max(int(limit.read_text()) - resident()[0], 0))
+    return min(found, default=ASSUMED)
 
 
 def release() -> None:

@@ -15,7 +15,7 @@ from onnx import GraphProto
 from onnx_fcn import storage
 from onnx_fcn.converted import Converted, open_converted
 from onnx_fcn.errors import OptionError
-from onnx_fcn.geometry import Answers
+from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.preprocess import Preprocessing, for_stored
 from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
 
@@ -97,6 +97,14 @@ class Tiled:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         session = self.network.session(providers, options)
         return lambda crops: session.run(np.stack([preprocess(crop) for crop in crops]))
+
+    def activations(self, crop: Sequence[int], batch: int) -> int | None:
+        """Bytes of the tensors that a run on crops of that size has at the worst node; None where that is not known."""
+        from onnx_fcn.cost import activations_at  # with the converter, which runs need for nothing else
+
+        sizes = dict(zip(AXES[self.network.rank], crop)) | {"N": batch, "C": self.network.channels}
+        shape = [sizes[letter] for letter in self.network.layout]
+        return activations_at(storage.read(self.path)[0], self.network.image, shape)
 
     def digest(self) -> str:
         """SHA-256 of the file and its external data: what tells this model from every other one."""

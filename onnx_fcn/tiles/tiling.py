@@ -83,17 +83,28 @@ class Tiling:
         return tuple(cuts[0].cells.stop for cuts in self.axes)
 
     @property
+    def overhead(self) -> float:
+        """How many pixels more the crops have than the image, as a share of those."""
+        crops = (sum(c.pixels.stop - c.pixels.start for c in cuts) for cuts in self.axes)
+        return int(math.prod(crops)) / math.prod(self.size) - 1
+
+    @property
     def largest_crop(self) -> Tile:
         """A tile that takes as much memory as any."""
-        return max(self, key=lambda t: math.prod(t.crop))
+        cuts = [max(axis, key=lambda c: c.pixels.stop - c.pixels.start) for axis in self.axes]
+        return _tile(0, cuts)
 
     def __len__(self) -> int:
         return math.prod(map(len, self.axes))
 
     def __iter__(self) -> Iterator[Tile]:
         for number, cuts in enumerate(itertools.product(*self.axes)):
-            cells, pixels, kept = zip(*((c.cells, c.pixels, c.kept) for c in cuts))
-            yield Tile(number, cells, pixels, kept)
+            yield _tile(number, cuts)
+
+
+def _tile(number: int, cuts: Sequence[Cut]) -> Tile:
+    cells, pixels, kept = zip(*((c.cells, c.pixels, c.kept) for c in cuts))
+    return Tile(number, cells, pixels, kept)
 
 
 def tiling_of(
