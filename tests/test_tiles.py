@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +28,9 @@ import onnx_fcn
 from onnx_fcn import OptionError
 from onnx_fcn.cli import main
 from onnx_fcn.tiles import memory
+from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, chosen_tile
 from onnx_fcn.tiles.maps import Journal
+from onnx_fcn.tiles.tiled import Tiled, open_tiled
 from onnx_fcn.tiles.tiling import tiling_of
 
 ROOT = Path(__file__).parent.parent
@@ -539,6 +543,95 @@ def test_a_limit_of_memory(tmp_path: Path, digits: Path, page: Path) -> None:
     target.unlink()
     stopped(digits, page, target, tile=50)
     assert onnx_fcn.apply(digits, page, target, memory="16G").tile == 50
+
+
+WIDE = law.model(
+    "a = Conv <pads = [1, 1, 1, 1]> (x, k)  b = Conv <dilations = [40, 40], pads = [80, 80, 80, 80]> (a, m)  "
+    "c = MaxPool <kernel_shape = [4, 4], strides = [4, 4]> (b)  " + HEAD.format("c"),
+    image="float[N,1,16,16] x",
+    k=(8, 1, 3, 3),
+    m=(2, 8, 5, 5),
+)
+
+
+@pytest.mark.parametrize("size", [(500, 700), (3000, 2500), (20000, 30000), (2100, 90000)])
+@pytest.mark.parametrize("free", [1 << 20, 100 << 20, 1 << 30, 1 << 50])
+def test_the_default_tile(size: tuple[int, int], free: int, tmp_path: Path) -> None:
+    """The smallest one that costs little more than one pass, or the largest one that there is memory for."""
+    tiled = open_tiled(converted(tmp_path, WIDE))
+    tile = chosen_tile(tiled, size, 2, free)
+
+    def taken(tile: int) -> int:
+        count = tiled.activations(tiled.tiling(size, tile).largest_crop.crop, 2)
+        assert count is not None
+        return count
+
+    if taken(tile) <= SHARE * free:
+        if tile < min(LEAST[2], max(size)):  # which was too much
+            assert taken(2 * tile) > SHARE * free
+        elif tiled.tiling(size, tile).overhead > OVERHEAD:
+            assert taken(tile + tile // 2) > SHARE * free
+        elif tile > LEAST[2]:
+            assert tiled.tiling(size, tile * 2 // 3).overhead > OVERHEAD
+    else:
+        assert (free, tile) == (1 << 20, 4)
+    assert tile <= max(size)
+
+
+def test_activations_are_counted_on_the_converted_file_alone(tmp_path: Path) -> None:
+    """As the report counts them on its walk; with shapes that another tool left out of the file."""
+    report = onnx_fcn.convert(WIDE, tmp_path / "out.onnx", sizes=[(300, 400)], validate=False).report
+    tiled = open_tiled(tmp_path / "out.onnx")
+    assert tiled.activations((300, 400), 1) == report.costs[-1].activations
+    assert tiled.activations((300, 400), 3) == 3 * (tiled.activations((300, 400), 1) or 0)
+
+
+def test_where_activations_are_not_known_tiles_are_of_the_usual_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tiled, "activations", lambda *_: None)
+    assert chosen_tile(open_tiled(converted(tmp_path, WIDE)), (20000, 20000), 1, 1 << 50) == LEAST[2]
+
+
+def test_a_run_that_goes_on_keeps_the_default_tile(
+    tmp_path: Path, digits: Path, page: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However much memory is free by then."""
+    target = tmp_path / "map.npy"
+    monkeypatch.setitem(LEAST, 2, 40)
+    monkeypatch.setattr(memory, "available", lambda: 2_000_000)
+    stopped(digits, page, target)
+    tile = json.loads((tmp_path / "map.npy.journal").read_text().splitlines()[0])["tile"]
+    monkeypatch.setattr(memory, "available", lambda: 1 << 40)
+    code, out, err = command(capfd, "apply", digits, page, target)
+    assert (code, err) == (0, "")
+    assert re.search(rf"^tiles +\d+ of {tile} pixels, \d+% more pixels than in one pass, 3 done before$", out, re.M)
+    assert "network  gets pixel/255" in out
+    assert_same(np.load(target), once(digits, np.load(page)[None] / np.float32(255)))
+    target.unlink()
+    applied = onnx_fcn.apply(digits, page, target)
+    assert applied.tile > tile
+    assert applied.overhead <= OVERHEAD
+
+
+def test_memory_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says, or the limit of a container; else what the documentation says is assumed."""
+    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    monkeypatch.setattr(memory, "resident", lambda: (1 << 30, 2 << 30))
+    monkeypatch.setattr(os, "sysconf_names", {})
+    assert memory.available() == memory.ASSUMED
+    (tmp_path / "meminfo").write_text("MemTotal:       24000000 kB\nMemAvailable:    8388608 kB\n")
+    assert memory.available() == 8 << 30
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available() == 8 << 30
+    (tmp_path / "memory.max").write_text(f"{3 << 30}\n")
+    assert memory.available() == 2 << 30
+    (tmp_path / "memory.max").unlink()
+    (tmp_path / "meminfo").write_text("MemTotal: 24000000 kB\n")  # of an old kernel
+    monkeypatch.setattr(os, "sysconf_names", {"SC_AVPHYS_PAGES": 86})
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert memory.available() == 4 << 30
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -65,11 +65,11 @@ class _Flat:
         starts = np.meshgrid(*(np.arange(b.start, b.stop) for b in box[:-1]), [box[-1].start], indexing="ij")
         cells = np.ravel_multi_index(tuple(starts), tuple(self._shape)).ravel()
         offsets = self._offset + cells * self._dtype.itemsize
+        fd = self._file.fileno()
         for offset, row in zip(offsets.tolist(), values.reshape(len(offsets), -1)):
-            self._file.seek(offset)
-            if self._file.write(row.data) != row.nbytes:
+            if os.pwrite(fd, row.data, offset) != row.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is full takes a part
-        os.fsync(self._file.fileno())
+        os.fsync(fd)
 
     def close(self) -> None:
         self._file.close()
