@@ -108,7 +108,7 @@ class Preprocessing:
 
     def __str__(self) -> str:
         """The formula, such as ``(pixel/255 - 0.5) / 0.25``."""
-        whole = self.scale != 1 and abs(1 / self.scale - round(1 / self.scale, 3)) < 1e-9
+        whole = 0 < self.scale < 1 and abs(1 / self.scale - round(1 / self.scale, 3)) < 1e-9
         text = "pixel" if self.scale == 1 else f"pixel/{1 / self.scale:.6g}" if whole else f"pixel·{self.scale:.6g}"
         if any(self.mean):
             text = f"{text} - {_listed(self.mean)}"

@@ -148,6 +148,7 @@ def apply(
             covering = opened.enter_context(contextlib.closing(open_image(mask, network.rank, 1)))
             left_out = Mask(covering, network.answers, source.size)
         job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
+        job.run  # noqa: B018  (what onnxruntime cannot load is known before anything is written)
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         resumes = journal.header is not None and target.partial.exists()
         if tile is None and resumes and journal.header:
@@ -233,7 +234,7 @@ class Job:
 
     @functools.cached_property
     def run(self) -> Run:
-        """The session, which is opened when it is needed."""
+        """The session; opened before tiles are measured, since weights are no cost of a tile."""
         return self.tiled.runner(self.preprocess, self.providers)
 
     def results(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Array | None]]:
@@ -285,7 +286,6 @@ class Job:
             crop = self.image.read(self.tiling(tile).largest_crop.pixels)
             self.run([crop] * self.batch)
 
-        self.run  # noqa: B018  (weights are no cost of a tile)
         return ram.fitting(run, lambda tile: math.prod(self.tiling(tile).largest_crop.crop), limit, most)
 
 
