@@ -488,7 +488,8 @@ def staged(
         OptionError: `path` cannot be written.
         ModelError: the source has changed since it was opened.
     """
-    stage = Staged(target_of(path), store)
+    with writing(path):
+        stage = Staged(target_of(resolved(path)), store)
     try:
         stage._write(skeleton, edited, external_data, link_data)
         yield stage
