@@ -231,6 +231,8 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
             state = _walked(document, _with_batch(image, batch), folds=request.folds)
             if state.succeeded and _is_image(state, likeliest=rank == 0):
                 return state, []
+            if _answers_per_pixel(state):
+                return state, _causes(state)  # understood: another reading would be a wrong one
             failures.append(state)
     if not failures:
         return None, [Diagnostic("no-image", "", "", "no input looks like an image")]
@@ -533,6 +535,11 @@ def _is_image(state: Walk, *, likeliest: bool) -> bool:
     """
     slides = any(s.slides is not None for s in state.seats) or (likeliest and len(state.image.space) > 1)
     return slides and any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+
+
+def _answers_per_pixel(state: Walk) -> bool:
+    """Is a network refused only because of what it answers?"""
+    return {d.code for d in state.diagnostics.values()} == {"decoder-output"}
 
 
 def _causes(failure: Walk) -> list[Diagnostic]:

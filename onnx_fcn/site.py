@@ -43,6 +43,9 @@ RUN_THE_REST = "take the map before it as an output, and run the rest on windows
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
 
+#: Values of the kernel that unfolds a window: one for each channel that it makes, and each of its positions.
+UNFOLD_KERNEL = 1 << 24
+
 #: Image sizes from the native one on at which branches are compared: more than any stride.
 LEVELLED = 128
 
@@ -336,10 +339,19 @@ class Site(Emitter):
             raise Unsupported(
                 f"wants all positions of the window at once, which takes {channels} channels (at most {UNFOLD_LIMIT})",
                 code="unfold-too-large",
+                hint=RUN_THE_REST,
             )
         if x.elem_type in CONVOLVED:
             window, strides, rates = x.kernel(axes)
             taps = math.prod(window)
+            if channels * taps > UNFOLD_KERNEL:
+                size = "×".join(map(str, window))
+                raise Unsupported(
+                    f"wants all positions of the window at once, {size} of {x.width} channels, and the kernel that "
+                    f"copies them has {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
+                    code="unfold-too-large",
+                    hint=RUN_THE_REST,
+                )
             kernel = np.tile(np.eye(taps, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
             name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=strides, dilations=rates, group=x.width)
             order = (*x.channels, *moved)

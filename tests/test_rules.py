@@ -1095,6 +1095,11 @@ refusal("a table beside an image that cannot slide",
     ("no-rule", "det", "Det"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 4), v=(24, 1), s=[0, 1, 2, 2])
 refusal("a window of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
+refusal("a map that is made finer again", 'a = Relu (x)  b = Resize (a, "", s)  y = Conv (b, k)',
+    ("decoder-output", "y", "this is no classifier"), s=np.float32([1, 1, 2, 2]), k=(6, 6, 1, 1))
+refusal("a kernel of too many values", "y = Flatten (x)",
+    ("unfold-too-large", "y", "65×65 of 1 channels, and the kernel that copies them has 17,850,625 values"),
+    image="float[N,1,65,65] x")
 refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
     "[if] y = If (c) <then_branch = t () => (float[N,5] a) { a = Relu (d) },  "
     "else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
@@ -1186,6 +1191,13 @@ def test_refusal(case: Refusal) -> None:
     for diagnostic, (*_, reason) in zip(found, case.causes):
         assert reason in diagnostic.reason
         assert str(interpret.BATCH) not in diagnostic.reason
+
+
+def test_a_refused_image_is_not_taken_for_a_volume() -> None:
+    """Nothing before the finer map tells channels from a depth; the first reading is understood, and refused."""
+    model = law.model('a = Relu (x)  y = Resize (a, "", s)', s=np.float32([1, 1, 2, 2]), image="float[N,2,6,8] x")
+    with pytest.raises(UnsupportedModel, match="this is no classifier"):
+        onnx_fcn.convert(model, validate=False)
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
