@@ -27,8 +27,6 @@ from onnx_fcn.sessions import extract
 __all__ = [
     "BATCHES",
     "DEVIATIONS",
-    "MARGIN",
-    "SHAKE",
     "Answers",
     "Case",
     "Comparison",
@@ -39,6 +37,7 @@ __all__ = [
     "louder",
     "native_cases",
     "offsets_of",
+    "own_scale",
     "periods_of",
     "positions_of",
     "random_feeds",
@@ -97,6 +96,7 @@ class Comparison:
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made of it.
         scales: what differences of each tensor are relative to, where that is not the largest answer.
+        rounds: whether its arithmetic is coarser than single floats: no slope or size tells how it rounds.
         affine: tensors whose answers are sums of products, each with a rounding of its own.
         exact: whether the cells of a map have to equal crops.
         macs: multiply-accumulates of the original on one image, where they are known.
@@ -119,6 +119,7 @@ class Comparison:
         self.inputs = {i.name: i for i in data_inputs(self.original)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
         self.tolerance = tolerance_of(self.original)
+        self.rounds = self.tolerance >= ROUNDED_TOLERANCE
         self.answers = geometry_of(self.state).outputs
         self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
         self.scales: dict[str, Scale] = {}
@@ -128,7 +129,7 @@ class Comparison:
         every = all(a.exactness == "exact" for a in self.answers.values())
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
         self.names = [*self.outputs, *self.hidden]
-        self.affine = {n for n in self.facts if self.tolerance < ROUNDED_TOLERANCE and self._is_affine(n, producer)}
+        self.affine = {n for n in self.facts if not self.rounds and self._is_affine(n, producer)}
         renamed = self.state.renamed
         maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
         if self.keeps_size:
@@ -260,15 +261,14 @@ def native_cases(
 ) -> list[Case]:
     """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions."""
     size = c.state.image.size
-    loud = c.tolerance < ROUNDED_TOLERANCE
-    cases = [
-        Case(size, batch, random_feeds(c, size, batch, loud=loud and batch > 1), loud=loud and batch > 1)
-        for batch in batches
-    ]
+    cases = []
+    for batch in batches:
+        loud = batch > 1 and not c.rounds
+        cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
     if wide is not None:
         cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
     others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
-    if others and loud:  # what comes of them may hardly count
+    if others and not c.rounds:  # what comes of them may hardly count
         feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
         cases.append(Case(size, cases[0].batch, feeds, "the other inputs louder", loud=True))
     if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
@@ -403,6 +403,14 @@ def shaken(c: Comparison, feature_map: Array) -> Array:
         mean_square = np.mean(np.square(feature_map, dtype=np.float64))
         changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
     return changed
+
+
+def own_scale(windows: Sequence[Array], changed: Sequence[Array]) -> Scale:
+    """How large each answer counts as, by its values on some windows, and on the same windows of a `shaken` map."""
+    largest = np.max(np.abs(windows), axis=0)
+    with np.errstate(invalid="ignore"):  # infinity stays infinity
+        change = np.max(np.abs(np.subtract(changed, windows)), axis=0)
+    return Scale(own=np.maximum(largest, MARGIN / SHAKE * change))
 
 
 def _same_graph(a: Document, b: Document) -> bool:

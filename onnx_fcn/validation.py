@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn.agreement import (
-    ROUNDED_TOLERANCE,
-    Scale,
     as_physical,
     batch_axis,
     difference,
@@ -39,8 +37,6 @@ from onnx_fcn.agreement import (
 from onnx_fcn.cases import (
     BATCHES,
     DEVIATIONS,
-    MARGIN,
-    SHAKE,
     Answers,
     Case,
     Comparison,
@@ -50,6 +46,7 @@ from onnx_fcn.cases import (
     has_crop,
     louder,
     native_cases,
+    own_scale,
     periods_of,
     positions_of,
     random_feeds,
@@ -348,10 +345,7 @@ def _ask_head(c: Comparison, wide: Wide) -> None:
     answers = _head_on(c, wide, windows)
     wide.windows, others = answers[: len(wide.positions)], answers[len(wide.positions) :]
     for name in c.affine if others else ():
-        largest = np.max([np.abs(window[name]) for window in wide.windows], axis=0)
-        with np.errstate(invalid="ignore"):  # infinity stays infinity
-            change = np.max([np.abs(b[name] - a[name]) for a, b in zip(wide.windows, others)], axis=0)
-        c.scales[name] = Scale(own=np.maximum(largest, MARGIN / SHAKE * change))
+        c.scales[name] = own_scale([w[name] for w in wide.windows], [w[name] for w in others])
 
 
 def _head_on(c: Comparison, wide: Wide, windows: Sequence[Array]) -> list[Answers]:
@@ -375,7 +369,7 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
     case = Case(size, BATCHES, {}, "the head alone, behind the same trunk")
     stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
-    if c.tolerance < ROUNDED_TOLERANCE:
+    if not c.rounds:
         stack, case.loud = louder(stack, 0), True
     first = [0] * len(positions[0])
     windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]

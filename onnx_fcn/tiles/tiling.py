@@ -154,11 +154,10 @@ def _cuts(
         end = min(begin + -(-(end - begin) // stride) * stride, pixels)
         shift = begin // stride
         kept = slice(first - shift, behind - shift)
-        while (
-            count(end - begin) < kept.stop and end < pixels
-        ):  # a cell may need pixels to be there that it does not see
+        # A cell may need pixels to be there that it does not see; there are enough at the latest where the image ends.
+        while count(end - begin) < kept.stop and end < pixels:
             end = min(end + stride, pixels)
-        if count(end - begin) < kept.stop or count(pixels - begin) != cells - shift:
+        if count(pixels - begin) != cells - shift:
             raise ModelError("the geometry in the metadata contradicts itself: convert the original again")
         cuts.append(Cut(slice(first, behind), slice(begin, end), kept))
     return tuple(cuts)
