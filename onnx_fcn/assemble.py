@@ -20,6 +20,7 @@ from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.interpret import BATCH, Emission, Seat, Walk
 from onnx_fcn.lifted import Axis, Lifted
+from onnx_fcn.storage import stored_names
 
 __all__ = ["assemble"]
 
@@ -176,7 +177,7 @@ def _check_complete(
 ) -> None:
     """Does every node that stays find what it reads?"""
     graph = document.proto.graph
-    have = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    have = stored_names(graph)
     have |= {i.name for i in graph.input} | set(weights)
     have |= {o for nodes in kept.values() for node in nodes for o in node.output}
     missing = used - have

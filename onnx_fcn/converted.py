@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto
 
 from onnx_fcn import storage
 from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.metadata import geometry_in
 
-__all__ = ["CPU", "Converted", "Session", "open_converted"]
+__all__ = ["CPU", "Converted", "Session", "converted_in", "open_converted"]
 
 Array = np.ndarray[Any, Any]
 Source = str | os.PathLike[str] | ModelProto
@@ -174,7 +174,16 @@ def open_converted(source: Source, output: str | None = None) -> Converted:
         ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
         OptionError: there is no such output, or it is no map.
     """
-    model, _ = storage.read(source)
+    return converted_in(storage.read(source)[0], source, output)
+
+
+def converted_in(model: ModelProto, source: Source, output: str | None = None) -> Converted:
+    """The same of a model, or its skeleton, that was read from there already.
+
+    Raises:
+        ModelError: likewise.
+        OptionError: likewise.
+    """
     geometry, graph = geometry_in(model), model.graph
     answers = geometry.of(output)
     name = next(iter(geometry.outputs)) if output is None else output
@@ -184,7 +193,7 @@ def open_converted(source: Source, output: str | None = None) -> Converted:
     if not answers.layout:
         raise OptionError(f"output '{name}' has other axes than a batch, channels and cells, so it is no map")
     image = next(i for i in graph.input if i.name == geometry.image)
-    stored = _stored(graph)
+    stored = storage.stored_names(graph)
     layout, declared = geometry.layout, next(o for o in graph.output if o.name == name)
     channels = _size(image, layout, "C") if "C" in layout else 1
     return Converted(
@@ -201,10 +210,6 @@ def open_converted(source: Source, output: str | None = None) -> Converted:
         None if answers.form == "argmax" else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
         _dtype(declared, "answers with"),
     )
-
-
-def _stored(graph: GraphProto) -> set[str]:
-    return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
 
 
 def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:

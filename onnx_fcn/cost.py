@@ -34,6 +34,7 @@ from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut, static_dims, upstream
+from onnx_fcn.storage import stored_names
 from onnx_fcn.wire import BITS, payload_bytes
 
 __all__ = [
@@ -231,7 +232,7 @@ class Program:
     """
 
     def __init__(self, graph: GraphProto) -> None:
-        stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+        stored = stored_names(graph)
         self._inputs = [i.name for i in graph.input if i.name not in stored]
         self._nodes: list[NodeProto] = []
         self._reads: list[list[str]] = []

@@ -26,6 +26,7 @@ from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmappe
 from onnx_fcn.known import Values
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.metadata import PREFIX
+from onnx_fcn.storage import stored_names
 
 __all__ = ["Cut", "Request", "cuts_of", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
 
@@ -486,9 +487,7 @@ def _lifts(document: Document, image: Image) -> bool:
 
 def data_inputs(document: Document) -> list[ValueInfoProto]:
     """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
-    stored = {t.name for t in document.proto.graph.initializer} | {
-        t.values.name for t in document.proto.graph.sparse_initializer
-    }
+    stored = stored_names(document.proto.graph)
     return [i for i in document.proto.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
 
 

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from onnx_fcn import wire
 from onnx_fcn.errors import ModelError, OptionError, reason_of
@@ -43,7 +43,7 @@ try:
 except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Array", "Staged", "Store", "blocks", "joined", "read", "staged"]
+__all__ = ["Array", "Staged", "Store", "blocks", "joined", "read", "staged", "stored_names"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -127,6 +127,11 @@ def _lookalike(data: Any) -> str:
     if len(text) > 1 and all((c.isprintable() and c != "\ufffd") or c.isspace() for c in text):
         kinds.append(f"text, which begins with {text.splitlines()[0][:40]!r}: pass the model file itself")
     return f"it looks like {kinds[0]}" if kinds else ""
+
+
+def stored_names(graph: GraphProto) -> set[str]:
+    """Names of the tensors whose values are in the model: they may be listed as inputs too."""
+    return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
 
 
 class Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto
+from onnx import GraphProto, ModelProto
 
 from onnx_fcn import storage
-from onnx_fcn.converted import Converted, open_converted
+from onnx_fcn.converted import Converted, converted_in
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.preprocess import Preprocessing, for_stored
@@ -104,7 +105,12 @@ class Tiled:
 
         sizes = dict(zip(AXES[self.network.rank], crop)) | {"N": batch, "C": self.network.channels}
         shape = [sizes[letter] for letter in self.network.layout]
-        return activations_at(storage.read(self.path)[0], self.network.image, shape)
+        return activations_at(self._skeleton, self.network.image, shape)
+
+    @functools.cached_property
+    def _skeleton(self) -> ModelProto:
+        """The model without its weights; not a field, since workers that only run tiles have no use for it."""
+        return storage.read(self.path)[0]
 
     def digest(self) -> str:
         """SHA-256 of the file and its external data: what tells this model from every other one."""
@@ -122,13 +128,13 @@ def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled
         ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
         OptionError: there is no such output, or it is no map; the model reads more than an image.
     """
-    network = open_converted(os.fspath(path), output)
+    model, _ = storage.read(path)
+    network = converted_in(model, os.fspath(path), output)
     if network.others:
         raise OptionError(f"the model takes more than an image: {', '.join(map(repr, network.others))}")
-    graph = storage.read(path)[0].graph
-    mirrors = any(_padding(node) in MIRRORS for node in graph.node)
-    resizes = sum(node.op_type in RESIZES for node in graph.node)
-    return Tiled(os.fspath(path), network, _obstacle(graph, network.answers), mirrors, resizes)
+    mirrors = any(_padding(node) in MIRRORS for node in model.graph.node)
+    resizes = sum(node.op_type in RESIZES for node in model.graph.node)
+    return Tiled(os.fspath(path), network, _obstacle(model.graph, network.answers), mirrors, resizes)
 
 
 def _obstacle(graph: GraphProto, answers: Answers) -> str:
