@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH",
+    "EVALUATION",
+    "RANDOM",
     "Blocked",
     "Fact",
     "Final",
@@ -54,6 +56,15 @@ __all__ = [
 #: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
 #: whatever it divides comes from the batch.
 BATCH = 7919
+
+
+#: Operators that answer something else every time.
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+#: What to do about a network that was exported as it is trained.
+EVALUATION = "export it in evaluation mode, with model.eval() before torch.onnx.export"
 
 
 @dataclass(frozen=True)
@@ -392,6 +403,10 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         if origins and any(isinstance(f, Lifted) and f.is_live for f in everything):
             raise Rewind(origins)
         outputs = [Blocked(origins)] * len(node.outputs)
+    elif node.op in RANDOM and node.domain in (None, "", "ai.onnx"):
+        reason = "answers something else every time, so that no answer can be compared with the original's"
+        state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
+        outputs = [Blocked()] * len(node.outputs)
     elif node.op == "If" and isinstance(operands[0], Known) and any(isinstance(f, Lifted) for f in everything):
         outputs = _unfold_branch(state, position, seat, operands[0])
     elif not any(isinstance(f, Lifted) for f in everything):
@@ -477,8 +492,7 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     names = [o.name for o in seat.node.outputs]
     unmapped = [f for f in operands if isinstance(f, Unmapped)]
     sized = any(isinstance(f, Known) and f.sized for f in operands)
-    random = seat.node.op.startswith("Random") or seat.node.op in ("Multinomial", "Bernoulli")
-    if not unmapped and not random:
+    if not unmapped:
         return [Known(n, sized) for n in names]
     if seat.node.op == "Shape" and (shape := _static_shape(state, seat, unmapped[0].name)) is not None:
         for values in (state.values, state.doubled):

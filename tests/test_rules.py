@@ -141,6 +141,8 @@ row("tile", "f = Flatten (x)  d = MatMul (f, w)  t = Tile (d, n)  y = MatMul (t,
 row("tile of a map", "t = Tile (x, n)  f = Flatten (t)  y = MatMul (f, w)", n=[1, 2, 1, 1], w=(144, 5))
 row("identity", "i = Identity (x)  f = Flatten (i)  y = Identity (f)")
 row("dropout", "a = Dropout (x)  f = Flatten (a)  b = Dropout (f)  y = MatMul (b, w)", opset=(7, 10, 13), w=(72, 5))
+row("dropout that is off", "f = Flatten (x)  d = Dropout (f, ratio, off)  y = MatMul (d, w)", opset=(12, 13), w=(72, 5),
+    ratio=0.5, off=np.array(False))
 row("dropout with a ratio", "f = Flatten (x)  d = Dropout (f, ratio)  y = MatMul (d, w)",
     opset=(12, 22), ratio=0.5, w=(72, 5))
 row("cast", "h = Cast <to = 10> (x)  f = Flatten (h)  g = Cast <to = 1> (f)  y = MatMul (g, w)",
@@ -1061,6 +1063,16 @@ refusal("indices of a pooling", "[pool] p, i = MaxPool <kernel_shape = [2, 2]> (
     "y = MatMul (f, w)  z = Flatten (i)", ("indices", "pool", "indices"), outputs="y, z", w=(36, 5))
 refusal("mask of a dropout", "[drop] p, i = Dropout (x)  f = Flatten (p)  y = MatMul (f, w)  z = Flatten (i)",
     ("dropout-mask", "drop", "mask"), outputs="y, z", w=(72, 5))
+refusal("dropout in training", "[drop] d = Dropout (x, ratio, on)  f = Flatten (d)  y = MatMul (f, w)",
+    ("training", "drop", "at random, as in training"), w=(72, 5), ratio=0.5, on=np.array(True))
+refusal("batch normalisation in training", "[norm] c, m, v = BatchNormalization <training_mode = 1> (x, g, b, q, s)  "
+    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the batch at hand"), opset=15,
+    g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
+refusal("batch normalisation that gives its statistics", "[norm] c, m, v, d, e = BatchNormalization (x, g, b, q, s)  "
+    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the batch at hand"), opset=13,
+    g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
+refusal("noise", "[noise] n = RandomNormal <shape = [1, 6, 4, 3]> ()  a = Add (x, n)  f = Flatten (a)  "
+    "y = MatMul (f, w)", ("random", "noise", "something else every time"), w=(72, 5))
 refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  "
     "f = Flatten (c)  y = MatMul (f, w)",
     ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[1, 6, 1, 1], w=(12, 5))

@@ -8,20 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.interpret import EVALUATION, Fact, Known, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.site import Site
 
 
 @lifts("Identity", "Dropout")
-def identity(site: Site, x: Lifted, *_: Fact) -> Sequence[Fact]:
+def identity(site: Site, x: Lifted, *operands: Fact | None) -> Sequence[Fact]:
     """Identity at inference. A Dropout stays in the graph, since it was there."""
     if site.op == "Identity":
         return [x]
     if site.has_output(1):
         raise Unsupported("the mask of a Dropout is used", code="dropout-mask")
-    return [x.on(site.emit([x, *_]))]
+    training = operands[1] if len(operands) > 1 else None
+    if training is not None and not (isinstance(training, Known) and not site.value(training).any()):
+        raise Unsupported("drops values at random, as in training", code="training", hint=EVALUATION)
+    return [x.on(site.emit([x, *operands]))]
 
 
 @lifts("Flatten")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.interpret import EVALUATION, Fact, Known, lifts
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.site import Site
@@ -17,6 +17,8 @@ from onnx_fcn.site import Site
 @lifts("BatchNormalization")
 def batch_normalization(site: Site, x: Lifted, *parameters: Fact) -> Lifted:
     """Per channel at every position, with the statistics of training; the channels are axis 1. (N, C, …) -> same."""
+    if site.attr("training_mode", 0) or len(site.outputs) > 1:
+        raise Unsupported("takes the statistics of the batch at hand, as in training", code="training", hint=EVALUATION)
     if any(not isinstance(p, Known) for p in parameters):
         raise Unsupported("its statistics depend on the image", code="not-constant")
     if x.rank < 2 or x.batch in x.layout[1]:
