@@ -7,6 +7,7 @@ batch of images, and what both models answered; a `Wide` one is larger than nati
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,36 +17,41 @@ import onnx
 
 from onnx_fcn.agreement import ROUNDED_TOLERANCE, Scale, batch_axis, tolerance_of
 from onnx_fcn.document import Document
+from onnx_fcn.given import Given
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.selection import THROUGH
-from onnx_fcn.sessions import extract
+from onnx_fcn.sizes import largest_factor, long_size, uneven_size, wide_size
 
 __all__ = [
     "BATCHES",
     "DEVIATIONS",
+    "LEAST_BOUNDED",
     "Answers",
     "Case",
     "Comparison",
     "Wide",
     "batches_of",
     "cropped",
+    "fed_cut",
     "has_crop",
+    "long_case",
     "louder",
     "native_cases",
     "offsets_of",
     "own_scale",
+    "period_of",
     "periods_of",
     "positions_of",
     "random_feeds",
     "ratios_of",
-    "same_trunk",
     "sampled",
     "shaken",
     "takes_batches",
+    "uneven_case",
     "wide_case",
 ]
 
@@ -53,8 +59,15 @@ __all__ = [
 #: noise of deviation 1, is asked again with more.
 DEVIATIONS = (1.0, 16.0, 255.0)
 
-#: Windows that the law is checked on: the corners, and some between.
-WINDOWS = 9
+#: Windows that the law is checked on: the corners, and some between. Of a long image both ends are, and some between.
+WINDOWS, FAR_WINDOWS = 9, 5
+
+#: Multiply-accumulates that a long image may take, and how many times the native ones where a network computes with
+#: places: its arithmetic is not the same everywhere, so that far out is worth more there.
+LONG_BUDGET, PLACES_FACTOR = 2e9, 4
+
+#: Operators that compute with places: the place of a cell, or the size of a map.
+PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Shape", "Size", "Upsample"})
 
 #: Images at once, where the batch is free.
 BATCHES = 3
@@ -91,7 +104,8 @@ class Comparison:
     """The two models at hand, with what is known of them.
 
     Attributes:
-        original: the model as it was.
+        given: the model as it was given; the answers of its file are those to be reproduced.
+        original: the network in it that was lifted.
         state: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made of it.
@@ -105,7 +119,7 @@ class Comparison:
             operator, the tensor of the converted model that is the map.
     """
 
-    original: Document
+    given: Given
     state: Walk
     lifted: Document
     converted: Document
@@ -114,6 +128,7 @@ class Comparison:
     macs: int | None = None
 
     def __post_init__(self) -> None:
+        self.original = self.given.selected
         self.deviation = DEVIATIONS[0]
         self.random = np.random.default_rng(self.seed)
         self.inputs = {i.name: i for i in data_inputs(self.original)}
@@ -197,6 +212,9 @@ class Case:
         expected: the answers of the original.
         got: those of the converted model, by the names of the original's tensors.
         finals: what it makes of them, where that is asked for.
+        probabilities: the original's answers behind a closing Softmax, where that was left out.
+        logits: what enters it.
+        within: the original's values of `Wide.trunk`.
     """
 
     size: tuple[int, ...]
@@ -207,6 +225,9 @@ class Case:
     expected: Answers = field(default_factory=dict)
     got: Answers = field(default_factory=dict)
     finals: Answers = field(default_factory=dict)
+    probabilities: Answers = field(default_factory=dict)
+    logits: Answers = field(default_factory=dict)
+    within: Array | None = None
 
 
 @dataclass
@@ -215,19 +236,28 @@ class Wide(Case):
 
     Attributes:
         cut: the map that the law is about.
-        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size.
-        map: that map of this image, (N, C, *space).
+        trunk: a map of the trunk, up to the cut, that sees no padding in places on an image of the native size.
+        most: windows that are compared.
+        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size; None
+            of an image that has no part in that.
+        map: the cut's map of this image, (N, C, *space).
+        has_map: whether that is known before the converted model has run, by the original's trunk.
+        found: what the converted model makes of `trunk`.
         positions: the windows that are compared, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
-        crops: the original's answers for the crops of the last of them.
+        crops: the original on the crops of the last of them.
     """
 
     cut: Cut = field(kw_only=True)
-    inner: list[int] = field(default_factory=list)
+    trunk: Cut | None = None
+    most: int = WINDOWS
+    inner: list[int] | None = None
     map: Array = field(default_factory=lambda: np.zeros(0))
+    has_map: bool = False
+    found: Array | None = None
     positions: list[list[int]] = field(default_factory=list)
     windows: list[Answers] = field(default_factory=list)
-    crops: list[Answers] = field(default_factory=list)
+    crops: list[Case] = field(default_factory=list)
 
     @property
     def grid(self) -> list[int]:
@@ -235,14 +265,16 @@ class Wide(Case):
         return [(n - a.extent) // a.step + 1 for n, a in zip(self.map.shape[2:], self.cut.fact.space)]
 
 
-def wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
-    """A larger image: a given one, or a random one. None where nothing slides."""
+def fed_cut(c: Comparison) -> Cut | None:
+    """The last map that the original can be fed with: no tensor inside a branch can be. None where nothing slides."""
     named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
-    cut = next((k for k in cuts_of(c.state) if k.name in named), None)  # no tensor inside a branch can be fed
-    if cut is None or c.keeps_size:
-        return None
+    return None if c.keeps_size else next((k for k in cuts_of(c.state) if k.name in named), None)
+
+
+def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> Wide:
+    """A given larger image, or a random one with some windows more and these pixels left over."""
     image, batch = c.state.image, batches_of(c)[0]
-    size = larger_size(cut, image.size)
+    size = wide_size(image.size, period_of(c, cut), remainder, _most(c))
     feeds = random_feeds(c, size, batch)
     given = (data or {}).get(image.name)
     if given is not None and given.ndim == len(image.shape):
@@ -252,8 +284,36 @@ def wide_case(c: Comparison, data: Mapping[str, Array] | None) -> Wide | None:
     more = [
         (size[a.image] - image.size[a.image]) // a.grid if a.image is not None else 0 for a in cut.fact.space
     ]  # windows beyond the first
-    steps = steps_of(c, cut)
-    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps, more)])
+    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps_of(c, cut), more)])
+
+
+def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
+    """A random image that is long along one axis; None where it would have to be too short to tell anything."""
+    image, batch, period = c.state.image, batches_of(c)[0], period_of(c, cut)
+    axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
+    places = any(n.op_type in PLACES for n in c.original.proto.graph.node)
+    affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
+    size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
+    return None if size is None else Wide(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
+
+
+def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
+    """A random image of hardly more than the native size, with these pixels left over."""
+    size, batch = uneven_size(c.state.image.size, remainder, _most(c)), batches_of(c)[0]
+    return Case(size, batch, random_feeds(c, size, batch))
+
+
+def period_of(c: Comparison, cut: Cut | None) -> tuple[int, ...]:
+    """Whole pixels from one window to the next, of the cut and of every output, along each axis of the image."""
+    periods = {} if cut is None else periods_of(cut)
+    strides = [[math.ceil(a.stride[k]) for a in c.answers.values()] for k in range(len(c.state.image.size))]
+    return tuple(max(1, math.ceil(periods.get(k, 1)), *given) for k, given in enumerate(strides))
+
+
+def _most(c: Comparison) -> float:
+    """How many times larger than the native image an image may be."""
+    image = c.state.image
+    return largest_factor(math.prod(n for k, n in enumerate(image.shape) if k != image.batch))
 
 
 def native_cases(
@@ -265,7 +325,7 @@ def native_cases(
     for batch in batches:
         loud = batch > 1 and not c.rounds
         cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
-    if wide is not None:
+    if wide is not None and wide.inner is not None:
         cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
     others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
     if others and not c.rounds:  # what comes of them may hardly count
@@ -283,14 +343,17 @@ def steps_of(c: Comparison, cut: Cut) -> list[int]:
 
 
 def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
-    """The windows to compare: corners, some between, those with a whole crop last, and `inner` at the very end.
+    """The windows to compare: corners, some between, those with a whole crop last, and any `inner` at the very end.
 
     The last windows of a dilated map, or of one that is rounded up, may reach beyond the image: they have no crop.
     """
     steps = steps_of(c, wide.cut)
-    cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random)
+    cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random, wide.most)
     found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
-    return [*sorted((p for p in found if p != wide.inner), key=lambda p: has_crop(c, wide, p)), wide.inner]
+    ordered = sorted((p for p in found if p != wide.inner), key=lambda p: has_crop(c, wide, p))
+    if wide.inner is None:  # the farthest last
+        return sorted(ordered, key=lambda p: (has_crop(c, wide, p), sum(p)))
+    return [*ordered, wide.inner]
 
 
 def cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
@@ -319,23 +382,16 @@ def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
     return [max(1, int(stride.get(a.image, a.grid) / a.grid)) for a in cut.fact.space]
 
 
-def larger_size(cut: Cut, native: Sequence[int]) -> tuple[int, ...]:
-    """An image with some more windows along each axis, a different number along each; of a dilated map, every phase."""
-    periods = periods_of(cut)
-    more = itertools.cycle((2, 1, 1) if len(native) > 1 else (3,))
-    return tuple(n + int(m * max(1, periods.get(k, 1))) for k, (n, m) in enumerate(zip(native, more)))
-
-
 def periods_of(cut: Cut) -> dict[int | None, Fraction]:
     """Pixels from one window to the next without dilation, along each axis of the image."""
     return {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
 
 
-def sampled(grid: Sequence[int], random: np.random.Generator) -> list[tuple[int, ...]]:
-    """Positions on a grid: the corners, and some between."""
+def sampled(grid: Sequence[int], random: np.random.Generator, most: int = WINDOWS) -> list[tuple[int, ...]]:
+    """Positions on a grid: the corners, and some between, so many in all."""
     corners = list(dict.fromkeys(itertools.product(*((0, n - 1) for n in grid))))
     others = [p for p in np.ndindex(*grid) if p not in set(corners)]
-    chosen = random.permutation(len(others))[: max(0, WINDOWS - len(corners))]
+    chosen = random.permutation(len(others))[: max(0, most - len(corners))]
     return corners + [others[k] for k in sorted(chosen)]
 
 
@@ -363,13 +419,17 @@ def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[i
 
 
 def louder(images: Array, axis: int | None) -> Array:
-    """A batch whose images have larger and larger values, so that what hides in front of a large bias shows."""
+    """A batch whose images have larger and larger values, so that what hides in front of a large bias shows.
+
+    None of them is next to nothing, so that whatever reads a single one shows too.
+    """
     if axis is None or images.dtype.kind != "f":
         return images
     shape = [1] * images.ndim
     shape[axis] = images.shape[axis]
     factors = np.resize(np.array(DEVIATIONS), images.shape[axis]).reshape(shape)
-    larger: Array = (images * factors).astype(images.dtype)
+    least = np.sign(images) * np.std(images, dtype=np.float64)
+    larger: Array = ((images + least) * factors).astype(images.dtype)
     return larger
 
 
@@ -415,34 +475,6 @@ def own_scale(windows: Sequence[Array], changed: Sequence[Array]) -> Scale:
 
 def _same_graph(a: Document, b: Document) -> bool:
     return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
-
-
-def same_trunk(c: Comparison, cut: Cut) -> bool:
-    """Is all that computes the cut in the converted model, nodes and weights, what it was in the original?"""
-    name, image = cut.fact.map, c.state.image.name
-    if name == image or c.state.renamed.get(name, name) != name:
-        return False
-    before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
-    if not before.graph.node or list(before.graph.node) != list(after.graph.node):
-        return False
-    if list(before.opset_import) != list(after.opset_import) or list(before.functions) != list(after.functions):
-        return False
-    weights = [{t.name: t for t in m.graph.initializer} for m in (before, after)]
-    same = weights[0].keys() == weights[1].keys() and all(
-        _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
-    )
-    c.original.release()
-    c.converted.release()
-    return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
-
-
-def _same_bytes(a: Array, b: Array) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_as_bytes(a), _as_bytes(b))
-
-
-def _as_bytes(array: Array) -> Array:
-    """The bytes of an array: NaN equals itself, and -0 is not 0."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def takes_batches(c: Comparison, cut: Cut) -> bool:

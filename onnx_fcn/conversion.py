@@ -17,22 +17,21 @@ from onnx_fcn.agreement import is_rounded
 from onnx_fcn.assemble import assemble
 from onnx_fcn.cost import Sizes, native_cost
 from onnx_fcn.description import describe
-from onnx_fcn.document import Document, Edit, names_used
+from onnx_fcn.document import Document, Edit
 from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError
 from onnx_fcn.forms import Form, finish
 from onnx_fcn.geometry import Grid
+from onnx_fcn.given import Given, Source, ordered
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
 from onnx_fcn.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.report import Report
-from onnx_fcn.selection import Selection, select
+from onnx_fcn.selection import Selection
 from onnx_fcn.sessions import session
 from onnx_fcn.validation import Comparison, Validation, run_checks
 
-__all__ = ["Conversion", "Source", "convert", "inspect", "opened", "validate"]
-
-Source = str | os.PathLike[str] | onnx.ModelProto
+__all__ = ["Conversion", "Source", "convert", "inspect", "validate"]
 
 #: Called with a few words before each step that may take seconds.
 Progress = Callable[[str], None]
@@ -152,32 +151,32 @@ def convert(
         raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
     _check_paths(source, output)
     with clock("open"):
-        original = opened(source)
-        whole = fingerprint(original.proto.graph)
-        select(original, selection)
+        given = Given.open(source, selection)
+        original = given.selected
         document = original.copy()
-    with clock("lift"), _blamed(original):
+    with clock("lift"), _blamed(given):
         state = lift(document, request)
         finish(state, form)
     images = load_data(data, original, state.image)
-    with clock("assemble"), _blamed(original):
+    with clock("assemble"), _blamed(given):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
         report = describe(original, document, state, source=name, sizes=sizes)
-    document.commit(Edit(metadata=metadata_of(report.geometry, whole, document.proto.graph, asked)))
+    source_graph = fingerprint(given.whole.proto.graph)
+    document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked)))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:
             with clock("validate"):
-                report.validation = _compare(original, state, document, document, seed, images, clock.say, macs)
+                report.validation = _compare(given, state, document, document, seed, images, clock.say, macs)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)
-                    report.validation = _compare(original, state, document, written, seed, images, clock.say, macs)
+                    report.validation = _compare(given, state, document, written, seed, images, clock.say, macs)
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size
@@ -218,25 +217,28 @@ def validate(
 ) -> Validation:
     """Compare any converted model with its original, also after another tool has optimised it.
 
-    What the conversion was asked for (an output stride, a form of the answers) is read from the model's metadata.
+    What the conversion was asked for (an output stride, a form of the answers) is read from the model's metadata, and
+    what these say of the answers has to be so.
 
     Raises:
         ModelError: one of them is not a usable model.
         UnsupportedModel: the original cannot become fully convolutional.
         ValidationError: the numbers disagree.
     """
-    source, judged = opened(original), opened(converted)
+    judged = Document.open(converted)
+    ordered(judged)
     selection, form, folds, output_stride = _asked(judged)
-    select(source, selection)
+    given = Given.open(original, selection)
+    source = given.selected
     document = source.copy()
     size = None if input_size is None else tuple(input_size)
-    with _blamed(source):
+    with _blamed(given):
         state = lift(document, Request(input, size, folds, output_stride, form.keeps_shape))
         finish(state, form)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
     macs = native_cost(source, state).macs
-    return _compare(source, state, document, judged, seed, images, progress or _silent, macs)
+    return _compare(given, state, document, judged, seed, images, progress or _silent, macs)
 
 
 def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
@@ -256,7 +258,7 @@ def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
 
 
 def _compare(
-    original: Document,
+    given: Given,
     state: Walk,
     lifted: Document,
     judged: Document,
@@ -265,30 +267,15 @@ def _compare(
     progress: Progress,
     macs: int | None,
 ) -> Validation:
-    validation = run_checks(Comparison(original, state, lifted, judged, seed, progress, macs), data)
+    validation = run_checks(Comparison(given, state, lifted, judged, seed, progress, macs), data)
     if not validation.passed:
-        hint = SATURATION if is_rounded(original) else ""
+        hint = SATURATION if is_rounded(given.selected) else ""
         raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
     return validation
 
 
-def opened(source: Source) -> Document:
-    """A document that is ready to be lifted: nodes in order, and local functions that the image passes inlined.
-
-    Raises:
-        ModelError: it is not a usable model.
-    """
-    document = Document.open(source)
-    if (order := document.sorted_order()) is not None:
-        document.commit(Edit(order=order))
-    document.check()
-    if functions := _functions_on_the_way(document):
-        document.inline(functions)
-    return document
-
-
 @contextmanager
-def _blamed(original: Document) -> Iterator[None]:
+def _blamed(given: Given) -> Iterator[None]:
     """Where something fails, ask onnxruntime whether the model is to blame: the checker lets many faults pass.
 
     Raises:
@@ -299,28 +286,8 @@ def _blamed(original: Document) -> Iterator[None]:
     except FcnError:
         raise
     except Exception:
-        session(original)
+        session(given.file)
         raise
-
-
-def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
-    """Local functions that something of the image passes through, and those that they call."""
-    known = {(f.domain, f.name): f for f in document.proto.functions}
-    if not known:
-        return []
-    reached = {i.name for i in data_inputs(document)}
-    wanted: list[tuple[str, str]] = []
-    for node in document.proto.graph.node:
-        if any(n in reached for n in names_used(node)):
-            reached |= set(node.output)
-            wanted.append((node.domain, node.op_type))
-    found: dict[tuple[str, str], None] = {}
-    while wanted:
-        key = wanted.pop()
-        if key in known and key not in found:
-            found[key] = None
-            wanted += [(n.domain, n.op_type) for n in known[key].node]
-    return list(found)
 
 
 def load_data(

@@ -15,10 +15,10 @@ from typing import Any
 
 from onnx_fcn._version import __version__
 from onnx_fcn.assemble import assemble
-from onnx_fcn.conversion import Source, opened
 from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.given import Source, opened
 from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Unmapped, Walk
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import Cut, Request, explored, find_cut, lift, upstream

@@ -19,7 +19,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Field, Geometry
 from onnx_fcn.metadata import written
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
-from onnx_fcn.validation import Check, Validation
+from onnx_fcn.checks import Check, Validation
 
 __all__ = ["FORMAT", "Report", "tables_of", "validation_dict"]
 
@@ -221,9 +221,9 @@ def _field_dict(value: Field) -> dict[str, Any]:
 
 
 def validation_dict(validation: Validation) -> dict[str, Any]:
-    """A validation as JSON has it: `passed`, and the attributes of its `Check`s."""
+    """A validation as JSON has it: `passed`, the attributes of its `Check`s, and what was not compared."""
     checks = [asdict(c) | {"error": c.error if math.isfinite(c.error) else None} for c in validation.checks]
-    return {"passed": validation.passed, "checks": checks}
+    return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
 
 
 # What people read -----------------------------------------------------------------------------------------------------
@@ -413,9 +413,11 @@ QUESTIONS = {
     "native": "the original at its native size",
     "law": "the original head on its window of the feature map",
     "crops": "the original on the crop of its window",
+    "trunk": "the original's feature map of a crop, where no padding is seen",
     "phases": "the original's feature map of the shifted image",
     "grid": "the number of answers that was said",
     "form": "what was to become of the map",
+    "metadata": "what the metadata say of the answers",
 }
 
 
@@ -436,6 +438,7 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
         count = f"{worst.compared} window{'' if worst.compared == 1 else 's'}"
         what = f"{question}, {count}" if kind in ("law", "crops") else question
         rows.append((what, times(worst.size), f"{worst.error:.1e}", _verdict(worst)))
+    rows += [(f"not compared: {words}", "", "", "") for words in validation.uncovered]
     yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
 
 

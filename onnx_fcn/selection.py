@@ -36,16 +36,17 @@ class Selection:
     logits: bool = False
 
 
-def select(document: Document, selection: Selection) -> None:
+def select(document: Document, selection: Selection) -> dict[str, str]:
     """Make a model the network of the answers that are wanted.
+
+    Returns the outputs that do not close with probabilities any more, and for each the tensor in front of them.
 
     Raises:
         OptionError: it has no such output, or none that closes with probabilities.
     """
     if selection.outputs:
         _keep(document, selection.outputs)
-    if selection.logits:
-        _drop_probabilities(document)
+    return _drop_probabilities(document) if selection.logits else {}
 
 
 def _keep(document: Document, wanted: Sequence[str]) -> None:
@@ -62,7 +63,7 @@ def _keep(document: Document, wanted: Sequence[str]) -> None:
     document.commit(Edit(nodes={k: [] for k in gone}, removed_initializers=weights))
 
 
-def _drop_probabilities(document: Document) -> None:
+def _drop_probabilities(document: Document) -> dict[str, str]:
     graph = document.proto.graph
     producers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     readers: dict[str, list[int]] = {}
@@ -70,6 +71,7 @@ def _drop_probabilities(document: Document) -> None:
         for name in names_used(node):
             readers.setdefault(name, []).append(reading)
     edited: dict[int, list[NodeProto]] = {}
+    logits: dict[str, str] = {}
     for output in graph.output:
         closing: set[int] = set()
         k = producers.get(output.name)
@@ -85,6 +87,7 @@ def _drop_probabilities(document: Document) -> None:
                 f"the {node.op_type} before '{output.name}' is read by '{reader.name or reader.output[0]}' too, "
                 "which wants probabilities: leave --logits out, or choose other outputs with --outputs"
             )
+        logits[output.name] = node.input[0]
         edited[k] = [helper.make_node("Identity", [node.input[0]], [node.output[0]], node.name)]
     if not edited:
         raise OptionError(
@@ -92,3 +95,4 @@ def _drop_probabilities(document: Document) -> None:
             "else: leave --logits out"
         )
     document.commit(Edit(nodes=edited))
+    return logits

@@ -6,8 +6,10 @@ onnxruntime is imported when the first session is made: nothing else in the pack
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
@@ -15,7 +17,7 @@ from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import ModelError
 from onnx_fcn.known import Array
 
-__all__ = ["Run", "element_types", "extract", "session", "with_outputs"]
+__all__ = ["Run", "element_types", "extract", "is_builtin", "session", "with_outputs"]
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
 
@@ -70,8 +72,17 @@ def with_outputs(document: Document, names: Iterable[str]) -> ModelProto | None:
     return model
 
 
-def extract(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
-    """The part of a model between some tensors, of any shapes."""
+def extract(
+    model: ModelProto,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    types: Mapping[str, np.dtype[np.generic]] | None = None,
+) -> ModelProto:
+    """The part of a model between some tensors, of any shapes.
+
+    `types` are those of inputs that lie within the model, where values are at hand: onnx infers none behind operators
+    that it does not know. All others are those declared, or inferred.
+    """
     graph = model.graph
     producer = {o: k for k, n in enumerate(graph.node) for o in n.output if o}
     wanted, kept = [o for o in outputs if o not in inputs], set()
@@ -92,10 +103,13 @@ def extract(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) ->
     made.graph.initializer.extend(t for t in graph.initializer if t.name in used)
     made.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in used)
     stored = {t.name for t in made.graph.initializer}
-    types = element_types(model)
-    for name in dict.fromkeys((*inputs, *(i.name for i in graph.input if i.name in stored))):
-        if name in used:
-            made.graph.input.append(onnx.helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None))
+    needed = [n for n in dict.fromkeys((*inputs, *(i.name for i in graph.input if i.name in stored))) if n in used]
+    known = {i.name: i.type.tensor_type.elem_type for i in graph.input}
+    known |= {n: onnx.helper.np_dtype_to_tensor_dtype(kind) for n, kind in (types or {}).items()}
+    if any(name not in known for name in needed):
+        known = element_types(model) | known
+    for name in needed:
+        made.graph.input.append(onnx.helper.make_tensor_value_info(name, known.get(name, TensorProto.FLOAT), None))
     made.graph.output.extend(ValueInfoProto(name=o) for o in outputs)
     return made
 
@@ -109,3 +123,26 @@ def element_types(model: ModelProto) -> dict[str, int]:
         stripped = onnx.shape_inference.infer_shapes(stripped)
     graph = stripped.graph
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+
+
+def is_builtin(domain: str, operator: str, opsets: Mapping[str, int]) -> bool:
+    """Does onnxruntime run an operator of its own under this name, even where a local function has the same?
+
+    So it does wherever it knows one, whatever the overload; and in ONNX's own domain it calls no local function.
+    """
+    if domain in ("", "ai.onnx"):
+        return True
+    since = _builtins().get((domain, operator))
+    return since is not None and since <= opsets.get(domain, since)
+
+
+@functools.cache
+def _builtins() -> dict[tuple[str, str], int]:
+    """The operators that onnxruntime knows, with the first version that has each."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], int] = {}
+    for schema in state.get_all_operator_schema():
+        key = schema.domain, schema.name
+        found[key] = min(schema.since_version, found.get(key, schema.since_version))
+    return found

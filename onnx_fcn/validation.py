@@ -1,16 +1,18 @@
 """onnxruntime against the original: is it the same network?
 
-Questions, of which all but the third decide:
+Questions, of which all decide but the third, where something pads:
 
-    native   at the native size, is the answer the same?
-    law      on a larger image, is every cell the original head on its window of the feature map?
-    crops    on a larger image, is every cell the original network on its crop of the image?
-    phases   where operators dilate instead of striding, is each phase of the map that of the original's trunk?
-    grid     on an image with pixels left over, are there as many answers as was said?
-    form     where the answers are more than the map, is that what they were to be?
+    native    at the native size, is the answer that of the file as it was given?
+    law       on larger images, is every cell the original head on its window of the feature map?
+    crops     on larger images, is every cell the original network on its crop of the image?
+    trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
+    phases    where operators dilate instead of striding, is each phase of the map that of the original's trunk?
+    grid      on images with pixels left over, are there as many answers as was said?
+    form      where the answers are more than the map, is that what they were to be?
+    metadata  does the file say of its answers what the walk of the original does?
 
-The law holds for every network. The last holds only where nothing pads and nothing sees the whole image: a crop sees
-zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
+The law holds for every network. That cells are crops holds only where nothing pads and nothing sees the whole image: a
+crop sees zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
 
 Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, so what enters them is compared too.
 """
@@ -18,14 +20,15 @@ Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, s
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from onnx_fcn.agreement import (
+    Scale,
     as_physical,
     batch_axis,
     difference,
@@ -37,184 +40,194 @@ from onnx_fcn.agreement import (
 from onnx_fcn.cases import (
     BATCHES,
     DEVIATIONS,
+    LEAST_BOUNDED,
     Answers,
     Case,
     Comparison,
     Wide,
     batches_of,
     cropped,
+    fed_cut,
     has_crop,
+    long_case,
     louder,
     native_cases,
+    offsets_of,
     own_scale,
-    periods_of,
+    period_of,
     positions_of,
     random_feeds,
     ratios_of,
-    same_trunk,
     sampled,
     shaken,
     takes_batches,
+    uneven_case,
     wide_case,
 )
+from onnx_fcn.checks import Check, Validation
+from onnx_fcn.claims import claims_of, false_claims
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.geometry import interpolated
+from onnx_fcn.interpret import EVALUATION, RANDOM
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
-from onnx_fcn.lifting import Cut, upstream
+from onnx_fcn.lifting import Cut
+from onnx_fcn.placement import geometry_of, sliding
+from onnx_fcn.reference import fits, interior, interior_map, reference_map, same_trunk, trunk_of
 from onnx_fcn.sessions import extract, session, with_outputs
+from onnx_fcn.sizes import remainders
 
 __all__ = ["Check", "Comparison", "Validation", "run_checks"]
 
 #: Multiply-accumulates that crops may take which need not agree: enough to see by how much they do not.
-CROPS_BUDGET = 20e9
+CROPS_BUDGET = 12e9
 
+#: Multiply-accumulates of a native image up to which another one is run that only counts the answers.
+UNEVEN_BUDGET = 2e9
 
-@dataclass(frozen=True)
-class Check:
-    """One comparison.
-
-    Attributes:
-        kind: ``native``, ``law``, ``crops``, ``phases``, ``form`` or ``grid``.
-        subject: what was compared, such as an output's name.
-        size: the size of the image, in pixels.
-        batch: images at once.
-        compared: windows, or elements.
-        error: largest difference relative to the largest answer; NaN where it could not be measured.
-        tolerance: the largest error allowed; None for what is only information.
-        note: a sentence.
-        median: of crops, the error of the median window; None for other checks.
-        top1: of crops, the share of windows whose largest answer is the same one; None where that means nothing.
-    """
-
-    kind: str
-    subject: str
-    size: tuple[int, ...]
-    batch: int
-    compared: int
-    error: float
-    tolerance: float | None
-    note: str = ""
-    median: float | None = None
-    top1: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Within its tolerance, or only information."""
-        return self.tolerance is None or self.error <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Validation:
-    """All comparisons of two models."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Did everything that decides hold?"""
-        return all(c.passed for c in self.checks)
-
-    def worst(self, kind: str) -> float | None:
-        """The largest error of one kind of check; None where there was none."""
-        errors = [c.error for c in self.checks if c.kind == kind]
-        return max(errors) if errors else None
-
-    def failure(self) -> str:
-        """One sentence about the worst failure."""
-        worst = max((c for c in self.checks if not c.passed), key=lambda c: np.nan_to_num(c.error, nan=np.inf))
-        size = "×".join(map(str, worst.size))
-        what = {
-            "native": "the answer at the native size",
-            "law": "a cell of the map and the original head on its window",
-            "crops": "a cell of the map and the original network on its crop",
-            "phases": "a phase of the map and the original trunk on the shifted image",
-            "grid": "the number of answers",
-            "form": "the answers and what they were to become of the map",
-        }[worst.kind]
-        reason = f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
-        if not math.isfinite(worst.error):
-            reason = worst.note or "NaN or infinities stand at other places, or numbers where there were some"
-        elif worst.note:
-            reason += f"; {worst.note}"
-        return f"{what} of '{worst.subject}' at {size}: {reason}"
+#: Crops of a long image whose maps are compared where those of the answers need not agree.
+FAR_CROPS = 2
 
 
 def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) -> Validation:
     """Compare two models on random images, and on the user's own.
 
     One model is open at a time, so that the weights of one only are mapped. What both share needs no second run: where
-    the trunk is node for node and byte for byte the original's, its map of the larger image is taken from the
+    the trunk is node for node and byte for byte the original's, its map of a larger image is taken from the
     converted model, and only the head is run in batches.
 
     Raises:
-        ModelError: onnxruntime cannot run the original.
-        ValidationError: it cannot run the converted model.
+        ModelError: onnxruntime cannot run the original, or it answers something else every time.
+        ValidationError: onnxruntime cannot run the converted model.
     """
     for deviation in DEVIATIONS:
         comparison.deviation = deviation
-        cases, wide, checks = _compared(comparison, data)
-        if not all(check.passed for check in checks) or _tell_apart(comparison, cases, wide):
+        run = _compared(comparison, data)
+        if not all(check.passed for check in run.checks):
+            _check_repeatable(comparison, run.cases[0])
             break
-    return Validation(tuple(checks))
+        if _tell_apart(comparison, run):
+            break
+    return Validation(tuple(run.checks), tuple(run.uncovered))
 
 
-def _compared(c: Comparison, data: Mapping[str, Array] | None) -> tuple[list[Case], Wide | None, list[Check]]:
-    """All that was compared on random images of one deviation."""
-    wide = wide_case(c, data)
-    shared = wide is not None and c.is_ours and same_trunk(c, wide.cut)
-    batched = wide is not None and shared and takes_batches(c, wide.cut)
-    cases = native_cases(c, data, wide, batches_of(c)[:1] if batched else batches_of(c))
-    if wide is not None and not shared:
-        c.progress(f"feature map at {_spelled(wide.size)}")
-        wide.map = _feature_map(c, wide.cut, wide.feeds)
-    try:
-        _ask_converted(c, cases, wide, with_map=shared)
-    except ModelError as error:
-        _ask_original(c, cases[:1])  # which may be the one that does not run
-        raise ValidationError(f"the converted model fails: {error}") from None
-    if wide is not None and c.state.has_head:
-        wide.positions = positions_of(c, wide)
-    _ask_original(c, cases)
-    if wide is not None and c.state.has_head:
-        _ask_crops(c, wide, cases[0])
-        _ask_head(c, wide)
-        if batched:
-            cases += _head_in_batches(c, wide)
-    checks = [check for case in cases for check in _native_checks(c, case)]
-    for case in [*cases, *([wide] if wide is not None else [])]:
-        checks += _form_checks(c, case)
-    if wide is not None and c.state.has_head:
-        checks += _wide_checks(c, wide)
-    if wide is not None:
-        checks += _phase_checks(c, wide)
-        if not shared and wide.cut.name != c.state.image.name:
-            checks += _grid_checks(c)
-    return cases, wide, checks
+@dataclass
+class Run:
+    """Images of one deviation, what was compared on them, and what was not, in sentences."""
+
+    cases: list[Case] = field(default_factory=list)
+    wides: list[Wide] = field(default_factory=list)
+    others: list[Case] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
 
 
-def _tell_apart(c: Comparison, cases: Sequence[Case], wide: Wide | None) -> bool:
+def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
+    """All that is compared on random images of one deviation."""
+    cut = fed_cut(c)
+    shared = cut is not None and c.is_ours and same_trunk(c, cut)
+    batched = cut is not None and shared and takes_batches(c, cut)
+    run = Run()
+    _enlarge(c, cut, data, run, shared=shared)
+    wide = run.wides[0] if run.wides else None
+    run.cases = native_cases(c, data, wide, batches_of(c)[:1] if batched else batches_of(c))
+    _ask_converted(c, run)
+    if c.state.has_head:
+        for each in run.wides:
+            each.positions = positions_of(c, each)
+    _ask_original(c, run.cases, None if wide is None else wide.trunk)
+    if c.state.has_head:
+        for each in run.wides:
+            _ask_crops(c, each, run.cases[0])
+            _ask_head(c, each)
+    if batched and wide is not None and c.state.has_head:
+        run.cases += _head_in_batches(c, wide)
+    run.checks = list(_all_checks(c, run))
+    return run
+
+
+def _all_checks(c: Comparison, run: Run) -> Iterator[Check]:
+    for case in run.cases:
+        yield from _native_checks(c, case)
+    for case in (*run.cases, *run.wides, *run.others):
+        yield from _form_checks(c, case)
+    for wide in run.wides:
+        if c.state.has_head:
+            yield from _wide_checks(c, wide)
+            yield from _trunk_checks(c, wide)
+    for wide in run.wides[:1]:
+        yield from _phase_checks(c, wide)
+    for case in (*run.wides, *run.others):
+        yield from _grid_checks(c, case)
+    yield from _metadata_checks(c)
+
+
+def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, run: Run, *, shared: bool) -> None:
+    """Larger images: a wide one, a long one, one that is hardly larger; with the original's map where that is known.
+
+    Where the original's trunk means something else on an image with pixels left over, the wide one has none.
+    """
+    if c.keeps_size:
+        return
+    for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
+    costly = c.macs is not None and c.macs > UNEVEN_BUDGET
+    if cut is not None:
+        wide = wide_case(c, cut, for_wide, data)
+        if not shared and not _find_map(c, wide):
+            even = wide_case(c, cut, [0] * len(for_wide), data)
+            if even.size != wide.size and _find_map(c, even):
+                wide, costly = even, False
+        long = long_case(c, cut, for_long)
+        if long is not None and not shared:
+            _find_map(c, long)
+        run.wides = [w for w in (wide, long) if w is not None]
+        trunk = interior_map(c.state, cut) if c.is_ours and not all(c.exact.values()) else None
+        for each in run.wides:
+            each.trunk = trunk
+        if all(n < m + p for n, m, p in zip(wide.size, c.state.image.size, period_of(c, cut))):
+            pixels = "×".join(map(str, period_of(c, cut)))
+            run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")
+        if long is None:
+            run.uncovered.append("images much longer than the native size, which would take too long")
+    if not costly:
+        run.others = [uneven_case(c, for_uneven)]
+
+
+def _find_map(c: Comparison, wide: Wide) -> bool:
+    """Take the feature map of a larger image from the original's trunk, if that means the same there."""
+    c.progress(f"feature map at {_spelled(wide.size)}")
+    found = reference_map(c, wide.cut, wide.feeds)
+    if found is not None:
+        wide.map, wide.has_map = found, True
+    return wide.has_map
+
+
+def _check_repeatable(c: Comparison, case: Case) -> None:
+    """Raises: ModelError, if the original itself answers something else when it is asked again."""
+    run = session(c.given.file)
+    apart = max(difference(a, b) for a, b in zip(run(case.feeds), run(case.feeds)))
+    if apart > c.tolerance:
+        nodes = [f"{n.op_type} '{n.name or n.output[0]}'" for n in _random_nodes(c.given.file.proto.graph.node)]
+        whose = f" ({', '.join(nodes[:3])})" if nodes else ""
+        raise ModelError(f"the model is random{whose}: on one image two runs differ by {apart:.2g}; {EVALUATION}")
+
+
+def _random_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes that may answer something else every time, in subgraphs too."""
+    for node in nodes:
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) == 3 and node.input[2]):
+            yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _random_nodes(graph.node)
+
+
+def _tell_apart(c: Comparison, run: Run) -> bool:
     """Do answers differ between windows, or images, by more than is allowed? Else a fault might not show."""
-    found = wide.windows if wide is not None and wide.windows else [case.expected for case in cases]
+    found = run.wides[0].windows if run.wides and run.wides[0].windows else [case.expected for case in run.cases]
     pairs = [(each[name], found[0][name]) for each in found[1:] for name in found[0] if name in each]
     pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
     return not pairs or any(difference(a, b) > c.tolerance for a, b in pairs)
-
-
-def _feature_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array:
-    """The cut's map of an image (N, C, *space): of the original trunk, or of the lifted one where sizes are baked."""
-    image = c.state.image.name
-    name = c.state.renamed.get(cut.fact.map, cut.fact.map)
-    lifted = extract(c.lifted.proto, [image], [name])
-    size = [feeds[image].shape[k] for k in c.state.image.space]
-    if cut.name != image and _pads_alike(c, cut, size):
-        with contextlib.suppress(ModelError):
-            seen = session(c.original, extract(c.original.proto, [image], [cut.name]))(feeds)[0]
-            physical = as_physical(cut.fact, seen)
-            cells = tuple(a.extent if a.image is None else a.count(size[a.image]) for a in cut.fact.space)
-            if physical is not None and physical.shape[2:] == cells:  # at other sizes the original may pad otherwise
-                return physical
-    return feeds[image] if name == image else session(c.lifted, lifted)(feeds)[0]
 
 
 def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
@@ -224,10 +237,10 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
     """
     cut, image = wide.cut, c.state.image
     rates = [axis.rate for axis in cut.fact.space]
-    if max(rates, default=1) == 1 or cut.name == image.name or not _pads_alike(c, cut, wide.size):
+    if max(rates, default=1) == 1 or cut.name == image.name or not fits(c.state, cut, wide.size):
         return
     try:
-        trunk = session(c.original, extract(c.original.proto, [image.name], [cut.name]))
+        trunk = session(c.original, trunk_of(c, cut))
     except ModelError:
         return  # it has another input
     for phase in sampled(rates, c.random):
@@ -250,7 +263,7 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         both: list[Any] = [slice(min(m, n)) for m, n in zip(have.shape[2:], want.shape[2:])]
         have, want = have[(..., *both)], want[(..., *both)]
         if any(phase):
-            inside = _inside(cut.fact, ends, phase, have.shape[2:])
+            inside = interior(cut.fact, ends, phase, have.shape[2:])
             have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
         if want.size:
             cells = want.size // (want.shape[1] * want.shape[0]) if not any(phase) else len(want)
@@ -260,86 +273,96 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def _grid_checks(c: Comparison) -> Iterator[Check]:
+def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """On an image with pixels behind the last window, is the number of answers what it is said to be?
 
     Padding at the far end, and sizes that are rounded up, show there alone.
     """
-    if not c.state.has_head:
+    for name, said in c.answers.items():
+        fact, shape = c.state.results[name], case.got[name].shape
+        counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
+        cells: list[int | None] = [None, None, *(counts.get(a.image, 1) for a in fact.space)]
+        if fact.is_live:
+            cells = [cells[k] for k in fact.order]
+        have = tuple(n for n, cell in zip(shape, cells) if cell is not None)
+        want = tuple(cell for cell in cells if cell is not None)
+        fits = have == want and len(shape) == len(cells)
+        note = "" if fits else f"is a grid of {have} where {want} was said"
+        yield Check("grid", name, case.size, case.batch, 1, 0.0 if fits else np.inf, c.tolerance, note)
+
+
+def _metadata_checks(c: Comparison) -> Iterator[Check]:
+    """Is all that the judged file's metadata say of its answers so? Nothing where they say nothing."""
+    claims, geometry = claims_of(c.converted.proto), geometry_of(c.state)
+    if not claims:
         return
-    native = c.state.image.size
-    strides = [max([math.ceil(a.stride[k]) for a in c.answers.values()], default=1) for k in range(len(native))]
-    size = tuple(n + s - 1 for n, s in zip(native, strides))
-    batch = batches_of(c)[0]
-    tensors = [c.maps.get(name, name) for name in c.answers]
-    extra = [t for t in tensors if t not in c.outputs]
-    if extra and not c.is_ours:
-        return
-    c.progress(f"converted model at {_spelled(size)}")
-    try:
-        answers = session(c.converted, with_outputs(c.converted, extra))(random_feeds(c, size, batch))
-    except ModelError as error:
-        raise ValidationError(f"the converted model fails at {_spelled(size)}: {error}") from None
-    found = dict(zip([*c.outputs, *extra], answers))
-    for (name, said), tensor in zip(c.answers.items(), tensors):
-        have, want = found[tensor].shape[2:], tuple(count(n) for count, n in zip(said.count, size))
-        note = "" if have == want else f"is a grid of {have} where {want} was said"
-        yield Check("grid", name, size, batch, 1, 0.0 if have == want else np.inf, c.tolerance, note)
+    wrong = list(false_claims(claims, geometry))
+    for subject, sentence in wrong:
+        yield Check("metadata", subject, (), 1, 1, np.inf, c.tolerance, sentence)
+    if not wrong:
+        yield Check("metadata", geometry.image, (), 1, len(geometry.outputs), 0.0, c.tolerance)
 
 
-def _inside(fact: Lifted, ends: Sequence[int], phase: Sequence[int], cells: Sequence[int]) -> Array:
-    """Which cells of one phase see neither padding of the image nor of the shifted one, which has these ends."""
-    inside = np.ones(tuple(cells), bool)
-    for k, (axis, p, count) in enumerate(zip(fact.space, phase, cells)):
-        if not axis.field.is_local:
-            return np.zeros_like(inside)
-        if axis.image is None:
-            continue
-        first = float(axis.field.start) + (p + axis.rate * np.arange(count)) * float(axis.stride)
-        seen = (first >= float(p * axis.stride)) & (first + float(axis.field.size) <= ends[axis.image])
-        inside &= seen.reshape([-1 if j == k else 1 for j in range(len(cells))])
-    return inside
-
-
-def _pads_alike(c: Comparison, cut: Cut, size: Sequence[int]) -> bool:
-    """Does the original's trunk pad an image of this size as one of the native size? `auto_pad` reads the size."""
-    attributes = (a for k in upstream(c.state, cut.name) for a in c.state.seats[k].proto.attribute)
-    if not any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in attributes):
-        return True
-    periods = periods_of(cut)
-    return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, c.state.image.size)))
-
-
-def _ask_original(c: Comparison, cases: list[Case]) -> None:
+def _ask_original(c: Comparison, cases: list[Case], trunk: Cut | None = None) -> None:
     """The original's answers at the native size; batches that it does not run are dropped."""
-    run = session(c.original, with_outputs(c.original, c.hidden))
+    ask = _original(c, trunk)
     for case in list(cases):
         c.progress(f"original at the native size, batch {case.batch}")
         try:
-            case.expected = dict(zip(c.names, run(case.feeds)))
+            ask(case)
         except ModelError:
             if case is cases[0] or case.note:
                 raise
             cases.remove(case)  # the graph bakes another batch
 
 
+def _original(c: Comparison, trunk: Cut | None) -> Callable[[Case], None]:
+    """What asks the file as it was given; for what is not among its outputs, the network in it that was lifted."""
+    file, closed = c.given.file, c.given.logits
+    inner = list(dict.fromkeys([*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]))
+    untouched = file is c.original
+    names = [o.name for o in file.proto.graph.output] + (inner if untouched else [])
+    run = session(file, with_outputs(file, inner) if untouched else None)
+    within = None
+    if inner and not untouched:
+        within = session(c.original, extract(c.original.proto, list(c.inputs), inner))
+
+    def ask(case: Case) -> None:
+        answers = dict(zip(names, run(case.feeds)))
+        case.probabilities = {name: answers[name] for name in closed}
+        if within is not None:
+            answers |= zip(inner, within(case.feeds))
+        case.expected = {name: answers[name] for name in c.names}
+        case.logits = {name: answers[tensor] for name, tensor in closed.items()}
+        case.within = None if trunk is None else answers[trunk.name]
+
+    return ask
+
+
 def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
-    """The original's answers for crops of the larger image: all where they decide; the last of them is known."""
+    """The original on crops of a larger image: on all where they decide; the last of a wide one's is known."""
     affordable = 1 if c.macs is None else max(1, int(CROPS_BUDGET / max(c.macs, 1)))
-    crops = len(wide.positions) if any(c.exact.values()) else affordable
-    others = [p for p in wide.positions[-crops:-1] if has_crop(c, wide, p)]
+    known = wide.inner is not None
+    if not any(c.exact.values()):
+        crops = affordable if known else min(affordable, FAR_CROPS) if wide.trunk is not None else 0
+    else:
+        crops = len(wide.positions)
+    others = wide.positions[max(0, len(wide.positions) - crops) : len(wide.positions) - known]
+    others = [p for p in others if has_crop(c, wide, p)]
     if others:
-        run = session(c.original, with_outputs(c.original, c.hidden))
+        ask = _original(c, wide.trunk)
     for k, position in enumerate(others):
         c.progress(f"crops at {_spelled(wide.size)}: {k + 1} of {len(others)}")
-        wide.crops.append(dict(zip(c.names, run(cropped(c, wide, position)))))
-    wide.crops.append(inner.expected)
+        wide.crops.append(Case(c.state.image.size, wide.batch, cropped(c, wide, position)))
+        ask(wide.crops[-1])
+    wide.crops += [inner] if known else []
 
 
 def _ask_head(c: Comparison, wide: Wide) -> None:
     """The original head's answers for windows of the feature map, and what a change of the map makes of them."""
     cut = wide.cut
-    maps = [wide.map, *([shaken(c, wide.map)] if c.affine and wide.map.dtype == np.float32 else [])]
+    shakes = wide.inner is not None and c.affine and wide.map.dtype == np.float32
+    maps = [wide.map, *([shaken(c, wide.map)] if shakes else [])]
     windows = [original_at(cut.fact, m, p).astype(m.dtype) for m in maps for p in wide.positions]
     c.progress(f"head on {len(wide.positions)} windows at {_spelled(wide.size)}")
     answers = _head_on(c, wide, windows)
@@ -351,7 +374,8 @@ def _ask_head(c: Comparison, wide: Wide) -> None:
 def _head_on(c: Comparison, wide: Wide, windows: Sequence[Array]) -> list[Answers]:
     """The original head's answers for some windows, all at once where the batch is free."""
     cut, image = wide.cut, c.state.image
-    head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names))
+    types = {cut.name: windows[0].dtype}
+    head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
         images = random_feeds(c, image.size, len(windows))  # a head may read its batch off the image
@@ -375,37 +399,55 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]
     c.progress(f"heads, batch {BATCHES}")
     try:
-        head = session(c.original, extract(c.original.proto, [cut.name], c.names))
+        head = session(c.original, extract(c.original.proto, [cut.name], c.names, {cut.name: stack.dtype}))
         case.expected = dict(zip(c.names, head({cut.name: np.concatenate(windows, batch_axis(cut.fact) or 0)})))
     except ModelError:  # the graph bakes another batch
         return
     outputs = [c.maps.get(n, n) for n in c.names]
     try:
-        head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs))
+        head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs, {cut.fact.map: stack.dtype}))
         case.got = _unfolded(c, dict(zip(c.names, head({cut.fact.map: stack}))))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
     yield case
 
 
-def _ask_converted(c: Comparison, cases: Sequence[Case], wide: Wide | None, *, with_map: bool) -> None:
-    """The converted model's answers, and its feature map of the larger image if that is asked for."""
-    extra = dict.fromkeys(c.maps.values())
-    if wide is not None and with_map:
-        extra[wide.cut.fact.map] = None
-    extras = [n for n in extra if n not in c.outputs]
-    run = session(c.converted, with_outputs(c.converted, extras if c.is_ours else []))
-    # the maps behind another tool's outputs may be gone: they are ours then, and its outputs have to be made of these
-    maps = run if c.is_ours or not extras else session(c.lifted, with_outputs(c.lifted, extras))
-    for case in [*cases, *([wide] if wide is not None else [])]:
-        c.progress(f"converted model at {_spelled(case.size)}, batch {case.batch}")
-        judged = run(case.feeds)
-        answers = dict(zip([*c.outputs, *extras], judged if maps is run else maps(case.feeds)))
-        answers |= zip(c.outputs, judged)
-        if isinstance(case, Wide) and with_map:
-            case.map = answers[case.cut.fact.map]
-        case.finals = {name: answers[name] for name in c.state.finals}
-        case.got = _unfolded(c, {name: answers[c.maps.get(name, name)] for name in c.names})
+def _ask_converted(c: Comparison, run: Run) -> None:
+    """The converted model's answers, and its maps of larger images where these are asked for.
+
+    Raises:
+        ValidationError: it does not load or run.
+        ModelError: the original does not run either.
+    """
+    cases = [*run.cases, *run.wides, *run.others]
+    asked = [name for wide in run.wides for name in _maps_of(c, wide)]
+    extras = [n for n in dict.fromkeys([*c.maps.values(), *asked]) if n not in c.outputs]
+    where = ""
+    try:
+        judge = session(c.converted, with_outputs(c.converted, extras if c.is_ours else []))
+        # the maps behind another tool's outputs may be gone: they are ours then, and its outputs are made of these
+        maps = judge if c.is_ours or not extras else session(c.lifted, with_outputs(c.lifted, extras))
+        for case in cases:
+            where = f" at {_spelled(case.size)}"
+            c.progress(f"converted model{where}, batch {case.batch}")
+            judged = judge(case.feeds)
+            answers = dict(zip([*c.outputs, *extras], judged if maps is judge else maps(case.feeds)))
+            answers |= zip(c.outputs, judged)
+            if isinstance(case, Wide):
+                named = _maps_of(c, case)
+                case.map = case.map if case.has_map else answers[named[0]]
+                case.found = None if case.trunk is None else answers[named[-1]]
+            case.finals = {name: answers[name] for name in c.state.finals}
+            case.got = _unfolded(c, {name: answers[c.maps.get(name, name)] for name in c.names})
+    except ModelError as error:
+        _ask_original(c, run.cases[:1])  # which may be the one that does not run
+        raise ValidationError(f"the converted model fails{where}: {error}") from None
+
+
+def _maps_of(c: Comparison, wide: Wide) -> list[str]:
+    """Tensors of the converted model that are wanted of a larger image: the cut, and that of the trunk."""
+    facts = [*([] if wide.has_map else [wide.cut.fact]), *([wide.trunk.fact] if wide.trunk is not None else [])]
+    return [c.state.renamed.get(f.map, f.map) for f in facts]
 
 
 def _unfolded(c: Comparison, answers: Answers) -> Answers:
@@ -432,6 +474,13 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
         else:
             error = difference(have.reshape(want.shape), want, c.scale_of(name, case))
             note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
+        yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
+    for name, want in case.probabilities.items():
+        logits = case.logits[name]
+        tensor = c.given.logits[name]
+        closing = extract(c.given.whole.proto, [tensor], [name], {tensor: logits.dtype})
+        (have,) = session(c.given.whole, closing)({tensor: logits})
+        error, note = difference(have, want, Scale(LEAST_BOUNDED)), "what was left out behind it"
         yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
 
 
@@ -489,7 +538,37 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
             shaped_difference(cell, want[name], c.scale_of(name, wide)) for cell, want in zip(cells, wide.windows)
         )
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
-        yield _crops_check(c, name, wide, cells[-len(wide.crops) :])
+        if wide.crops:
+            yield _crops_check(c, name, wide, _of_crops(wide, cells))
+
+
+def _of_crops(wide: Wide, of_positions: Sequence[Any]) -> Sequence[Any]:
+    """Of what there is for each position, that of those with a crop."""
+    return of_positions[len(of_positions) - len(wide.crops) :]
+
+
+def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+    """Are cells of a map of the trunk that see no padding the original's on a crop, which knows no other size?"""
+    if wide.trunk is None or wide.found is None or not wide.crops:
+        return
+    fact, size = wide.trunk.fact, c.state.image.size
+    inside, errors, cells = interior(fact, size), [], 0
+    for position, crop in zip(_of_crops(wide, wide.positions), wide.crops):
+        want = None if crop.within is None else as_physical(fact, crop.within)
+        if want is None:
+            continue
+        offsets = offsets_of(wide, position)
+        starts = [int(offsets.get(a.image, 0) / a.stride) for a in fact.space]
+        slices: list[Any] = [slice(s, s + a.extent, a.rate) for s, a in zip(starts, fact.space)]
+        have = wide.found[(..., *slices)]
+        if have.shape != want.shape:
+            errors.append(float("inf"))
+            continue
+        have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
+        errors.append(difference(have, want))
+        cells += len(want)
+    if errors:
+        yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
 
 
 def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -> Check:
@@ -497,7 +576,7 @@ def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -
     tolerance, why = c.tolerance if c.exact[name] else None, ""
     if tolerance is None and name in c.answers:
         why = c.answers[name].reason
-    wanted = [crop[name] for crop in wide.crops]
+    wanted = [crop.expected[name] for crop in wide.crops]
     errors = [shaped_difference(cell, want, c.scale_of(name, wide)) for cell, want in zip(cells, wanted)]
     scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
     same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []

@@ -262,7 +262,7 @@ def test_json(report: Report) -> None:
     assert list(again["difference"]) == [
         "kept", "changed", "removed", "added", "reshaped", "rewritten", "removed_initializers", "added_initializers",
     ]  # fmt: skip
-    assert list(again["validation"]) == ["passed", "checks"]
+    assert list(again["validation"]) == ["passed", "checks", "uncovered"]
     assert list(again["validation"]["checks"][0]) == [
         "kind", "subject", "size", "batch", "compared", "error", "tolerance", "note", "median", "top1",
     ]  # fmt: skip

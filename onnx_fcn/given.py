@@ -1,0 +1,127 @@
+"""A model as it was given, and the network in it that is lifted.
+
+What is lifted has its nodes in order, its local functions inlined, and only the answers that are wanted. What has to be
+reproduced is the file, untouched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_fcn.document import Document, Edit, names_used
+from onnx_fcn.lifting import data_inputs
+from onnx_fcn.selection import Selection, select
+from onnx_fcn.sessions import is_builtin
+
+__all__ = ["Given", "Source", "opened", "ordered"]
+
+Source = str | os.PathLike[str] | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user gave, and the network in it that is lifted.
+
+    Attributes:
+        file: the model as it is: whatever is made of it has to give its answers.
+        whole: ready to be lifted; the same object where the file was.
+        selected: of that the answers that are wanted; the same object where these are all.
+        logits: outputs of which a closing Softmax was left out, and for each the tensor in front of it.
+    """
+
+    file: Document
+    whole: Document
+    selected: Document
+    logits: dict[str, str]
+
+    @classmethod
+    def open(cls, source: Source, selection: Selection) -> Given:
+        """Open a model.
+
+        Raises:
+            ModelError: it is not a usable model.
+            OptionError: the selection does not fit it.
+        """
+        file = Document.open(source)
+        whole = _ready(file)
+        if selection == Selection():
+            return cls(file, whole, whole, {})
+        selected = whole.copy()
+        return cls(file, whole, selected, select(selected, selection))
+
+
+def opened(source: Source) -> Document:
+    """A document that is ready to be lifted.
+
+    Raises:
+        ModelError: it is not a usable model.
+    """
+    return _ready(Document.open(source))
+
+
+def ordered(file: Document) -> Document:
+    """The same model with its nodes in order, which is what onnx calls valid; itself where they are.
+
+    Raises:
+        ModelError: it is not valid even so.
+    """
+    order = file.sorted_order()
+    if order is not None:
+        file = file.copy()
+        file.commit(Edit(order=order))
+    file.check()
+    return file
+
+
+def _ready(file: Document) -> Document:
+    """The same model with its nodes in order, and local functions that the image passes inlined.
+
+    Raises:
+        ModelError: it is not a usable model.
+    """
+    document = ordered(file)
+    if functions := _functions_on_the_way(document):
+        document = document.copy()
+        document.inline(functions)
+    return document
+
+
+def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
+    """Local functions that something of the image passes through, and those that they call.
+
+    A function that is called like an operator of onnxruntime's is not what runs there.
+    """
+    opsets = {o.domain: o.version for o in document.proto.opset_import}
+    functions = document.proto.functions
+    known: dict[tuple[str, str], list[onnx.NodeProto]] = {}  # bodies; those of all overloads together
+    for function in functions:
+        if not is_builtin(function.domain, function.name, opsets):
+            known.setdefault((function.domain, function.name), []).extend(function.node)
+    if not known:
+        return []
+    reached = {i.name for i in data_inputs(document)}
+    wanted: list[tuple[str, str]] = []
+    for node in document.proto.graph.node:
+        if any(n in reached for n in names_used(node)):
+            reached |= set(node.output)
+            wanted += _operators(node)
+    found: dict[tuple[str, str], None] = {}
+    while wanted:
+        key = wanted.pop()
+        if key in known and key not in found:
+            found[key] = None
+            wanted += [operator for node in known[key] for operator in _operators(node)]
+    return list(found)
+
+
+def _operators(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
+    """The operators of a node and of its subgraphs, as (domain, name)."""
+    yield node.domain, node.op_type
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _operators(inner)
