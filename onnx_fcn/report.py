@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnx_fcn._version import __version__
+from onnx_fcn.checks import Check, Validation
 from onnx_fcn.cost import ImageCost, NativeCost
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Field, Geometry
 from onnx_fcn.metadata import written
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
-from onnx_fcn.checks import Check, Validation
 
 __all__ = ["FORMAT", "Report", "tables_of", "validation_dict"]
 

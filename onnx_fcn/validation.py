@@ -132,16 +132,17 @@ def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     wide = run.wides[0] if run.wides else None
     run.cases = native_cases(c, data, wide, batches_of(c)[:1] if batched else batches_of(c))
     _ask_converted(c, run)
-    if c.state.has_head:
-        for each in run.wides:
-            each.positions = positions_of(c, each)
-    _ask_original(c, run.cases, None if wide is None else wide.trunk)
-    if c.state.has_head:
-        for each in run.wides:
-            _ask_crops(c, each, run.cases[0])
-            _ask_head(c, each)
-    if batched and wide is not None and c.state.has_head:
-        run.cases += _head_in_batches(c, wide)
+    heads = run.wides if c.state.has_head else []
+    for each in heads:
+        each.positions = positions_of(c, each)
+    ask = _original(c, None if wide is None else wide.trunk)
+    _ask_original(c, run.cases, ask)
+    for each in heads:
+        _ask_crops(c, each, run.cases[0], ask)
+    if heads:
+        _ask_head(c, heads)
+    if heads and batched:
+        run.cases += _head_in_batches(c, heads[0])
     run.checks = list(_all_checks(c, run))
     return run
 
@@ -303,9 +304,8 @@ def _metadata_checks(c: Comparison) -> Iterator[Check]:
         yield Check("metadata", geometry.image, (), 1, len(geometry.outputs), 0.0, c.tolerance)
 
 
-def _ask_original(c: Comparison, cases: list[Case], trunk: Cut | None = None) -> None:
+def _ask_original(c: Comparison, cases: list[Case], ask: Callable[[Case], None]) -> None:
     """The original's answers at the native size; batches that it does not run are dropped."""
-    ask = _original(c, trunk)
     for case in list(cases):
         c.progress(f"original at the native size, batch {case.batch}")
         try:
@@ -316,7 +316,7 @@ def _ask_original(c: Comparison, cases: list[Case], trunk: Cut | None = None) ->
             cases.remove(case)  # the graph bakes another batch
 
 
-def _original(c: Comparison, trunk: Cut | None) -> Callable[[Case], None]:
+def _original(c: Comparison, trunk: Cut | None = None) -> Callable[[Case], None]:
     """What asks the file as it was given; for what is not among its outputs, the network in it that was lifted."""
     file, closed = c.given.file, c.given.logits
     inner = list(dict.fromkeys([*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]))
@@ -339,7 +339,7 @@ def _original(c: Comparison, trunk: Cut | None) -> Callable[[Case], None]:
     return ask
 
 
-def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
+def _ask_crops(c: Comparison, wide: Wide, inner: Case, ask: Callable[[Case], None]) -> None:
     """The original on crops of a larger image: on all where they decide; the last of a wide one's is known."""
     affordable = 1 if c.macs is None else max(1, int(CROPS_BUDGET / max(c.macs, 1)))
     known = wide.inner is not None
@@ -349,8 +349,6 @@ def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
         crops = len(wide.positions)
     others = wide.positions[max(0, len(wide.positions) - crops) : len(wide.positions) - known]
     others = [p for p in others if has_crop(c, wide, p)]
-    if others:
-        ask = _original(c, wide.trunk)
     for k, position in enumerate(others):
         c.progress(f"crops at {_spelled(wide.size)}: {k + 1} of {len(others)}")
         wide.crops.append(Case(c.state.image.size, wide.batch, cropped(c, wide, position)))
@@ -358,33 +356,35 @@ def _ask_crops(c: Comparison, wide: Wide, inner: Case) -> None:
     wide.crops += [inner] if known else []
 
 
-def _ask_head(c: Comparison, wide: Wide) -> None:
-    """The original head's answers for windows of the feature map, and what a change of the map makes of them."""
-    cut = wide.cut
-    shakes = wide.inner is not None and c.affine and wide.map.dtype == np.float32
-    maps = [wide.map, *([shaken(c, wide.map)] if shakes else [])]
-    windows = [original_at(cut.fact, m, p).astype(m.dtype) for m in maps for p in wide.positions]
-    c.progress(f"head on {len(wide.positions)} windows at {_spelled(wide.size)}")
-    answers = _head_on(c, wide, windows)
-    wide.windows, others = answers[: len(wide.positions)], answers[len(wide.positions) :]
-    for name in c.affine if others else ():
-        c.scales[name] = own_scale([w[name] for w in wide.windows], [w[name] for w in others])
+def _ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
+    """The original head's answers for windows of feature maps, and what a change of the first map makes of them."""
+    fact, first = wides[0].cut.fact, wides[0]
+    shakes = c.affine and first.map.dtype == np.float32
+    asked = [(w.map, w) for w in wides] + ([(shaken(c, first.map), first)] if shakes else [])
+    windows = [(original_at(fact, m, p).astype(m.dtype), w.feeds) for m, w in asked for p in w.positions]
+    c.progress(f"head on {len(windows)} windows")
+    answers = iter(_head_on(c, first.cut, windows))
+    for wide in wides:
+        wide.windows = [next(answers) for _ in wide.positions]
+    others = list(answers)
+    for name in c.affine if shakes else ():
+        c.scales[name] = own_scale([w[name] for w in first.windows], [w[name] for w in others])
 
 
-def _head_on(c: Comparison, wide: Wide, windows: Sequence[Array]) -> list[Answers]:
-    """The original head's answers for some windows, all at once where the batch is free."""
-    cut, image = wide.cut, c.state.image
-    types = {cut.name: windows[0].dtype}
+def _head_on(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
+    """The original head's answers for windows, each with its other inputs; all at once where the batch is free."""
+    image, types = c.state.image, {cut.name: windows[0][0].dtype}
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
         images = random_feeds(c, image.size, len(windows))  # a head may read its batch off the image
         with contextlib.suppress(ModelError):
-            answers = dict(zip(c.names, head({**images, cut.name: np.concatenate(windows, axis)})))
+            stack = np.concatenate([window for window, _ in windows], axis)
+            answers = dict(zip(c.names, head({**images, cut.name: stack})))
             split = {n: np.split(answers[n], len(windows), batch_axis(f) or 0) for n, f in c.facts.items()}
             return [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
-    feeds = {**wide.feeds, image.name: random_feeds(c, image.size, wide.batch)[image.name]}
-    return [dict(zip(c.names, head({**feeds, cut.name: window}))) for window in windows]
+    native = {image.name: random_feeds(c, image.size, batches_of(c)[0])[image.name]}
+    return [dict(zip(c.names, head({**feeds, **native, cut.name: window}))) for window, feeds in windows]
 
 
 def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
@@ -440,7 +440,7 @@ def _ask_converted(c: Comparison, run: Run) -> None:
             case.finals = {name: answers[name] for name in c.state.finals}
             case.got = _unfolded(c, {name: answers[c.maps.get(name, name)] for name in c.names})
     except ModelError as error:
-        _ask_original(c, run.cases[:1])  # which may be the one that does not run
+        _original(c)(run.cases[0])  # which may be the one that does not run
         raise ValidationError(f"the converted model fails{where}: {error}") from None
 
 
