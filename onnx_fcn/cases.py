@@ -21,7 +21,7 @@ from onnx_fcn.given import Given
 from onnx_fcn.interpret import BATCH, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
-from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims
+from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims, upstream
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.selection import THROUGH
 from onnx_fcn.sizes import largest_factor, long_size, uneven_size, wide_size
@@ -62,12 +62,12 @@ DEVIATIONS = (1.0, 16.0, 255.0)
 #: Windows that the law is checked on: the corners, and some between. Of a long image both ends are, and some between.
 WINDOWS, FAR_WINDOWS = 9, 5
 
-#: Multiply-accumulates that a long image may take, and how many times the native ones where a network computes with
-#: places: its arithmetic is not the same everywhere, so that far out is worth more there.
-LONG_BUDGET, PLACES_FACTOR = 2e9, 4
+#: Multiply-accumulates that a long image may take; and how many times the native ones in any case where a trunk
+#: computes with the places of cells: its arithmetic is not the same everywhere, so that far out is worth more there.
+LONG_BUDGET, PLACES_FACTOR = 7e8, 3
 
-#: Operators that compute with places: the place of a cell, or the size of a map.
-PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Shape", "Size", "Upsample"})
+#: Operators that compute with places.
+PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Upsample"})
 
 #: Images at once, where the batch is free.
 BATCHES = 3
@@ -291,7 +291,7 @@ def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
     """A random image that is long along one axis; None where it would have to be too short to tell anything."""
     image, batch, period = c.state.image, batches_of(c)[0], period_of(c, cut)
     axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
-    places = any(n.op_type in PLACES for n in c.original.proto.graph.node)
+    places = any(c.state.seats[k].node.op in PLACES for k in upstream(c.state, cut.name))
     affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
     size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
     return None if size is None else Wide(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)

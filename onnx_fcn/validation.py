@@ -83,7 +83,7 @@ __all__ = ["Check", "Comparison", "Validation", "run_checks"]
 CROPS_BUDGET = 12e9
 
 #: Multiply-accumulates of a native image up to which another one is run that only counts the answers.
-UNEVEN_BUDGET = 2e9
+UNEVEN_BUDGET = 1e9
 
 #: Crops of a long image whose maps are compared where those of the answers need not agree.
 FAR_CROPS = 2
