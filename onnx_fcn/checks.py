@@ -14,7 +14,7 @@ COMPARED = {
     "native": "the answer at the native size",
     "law": "a cell of the map and the original head on its window",
     "crops": "a cell of the map and the original network on its crop",
-    "trunk": "a cell of the feature map that no padding reaches and that of the original on a crop,",
+    "trunk": "a cell of the feature map, away from padding, and the original's for a crop",
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
     "form": "the answers and what they were to become of the map",
@@ -72,6 +72,11 @@ class Validation:
     def passed(self) -> bool:
         """Did everything that decides hold?"""
         return all(c.passed for c in self.checks)
+
+    @property
+    def is_same_network(self) -> bool:
+        """Are the answers right, whatever the metadata say of them?"""
+        return all(c.passed for c in self.checks if c.kind != "metadata")
 
     def worst(self, kind: str) -> float | None:
         """The largest error of one kind of check; None where there was none."""

@@ -20,17 +20,17 @@ __all__ = ["claims_of", "false_claims"]
 
 #: Values of an output's entry, as a sentence names them. What is not here is prose, which versions may word otherwise.
 VALUES = {
-    "window": "the window",
-    "stride": "the stride",
-    "offset": "the offset",
-    "field": "the receptive field",
-    "padding": "the padding",
-    "cells": "the number of cells",
-    "formula": "the formula of the number of cells",
-    "exactness": "the exactness",
-    "context": "the nodes that see the whole image, for the answers",
-    "form": "the form",
-    "layout": "the layout",
+    "window": "window",
+    "stride": "stride",
+    "offset": "offset",
+    "field": "receptive field",
+    "padding": "padding",
+    "cells": "number of cells",
+    "formula": "formula of the number of cells",
+    "exactness": "exactness",
+    "context": "context",
+    "form": "form",
+    "layout": "layout",
 }
 
 
@@ -43,25 +43,29 @@ def claims_of(model: ModelProto) -> dict[str, str]:
 
 def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tuple[str, str]]:
     """(an output, or the image; a sentence) for each value that is not that of this geometry."""
-    for key, right in (("image", geometry.image), ("layout", geometry.layout)):
-        if claims.get(key) != right:
-            yield geometry.image, f"the metadata say that the {key} is {_short(claims.get(key))}, and it is {right!r}"
-    window = _parsed(claims.get("window"))
-    if window != list(geometry.window):
-        yield geometry.image, f"the metadata say that the window is {_short(window)}, and it is {list(geometry.window)}"
+    whole = {"image": claims.get("image"), "layout": claims.get("layout"), "window": _parsed(claims.get("window"))}
+    right = {"image": geometry.image, "layout": geometry.layout, "window": list(geometry.window)}
+    for key in right:
+        if whole[key] != right[key]:
+            yield geometry.image, _sentence(key, whole[key], right[key])
     named = {key.removeprefix("output."): _parsed(text) for key, text in claims.items() if key.startswith("output.")}
     for name, answers in geometry.outputs.items():
         right = json.loads(json.dumps(written(answers)))
         claimed = named.pop(name, None)
         if not isinstance(claimed, dict):
-            yield name, f"the metadata do not say where the answers '{name}' are"
+            yield name, "they do not say where these answers are"
             continue
         for key, words in VALUES.items():
             if claimed.get(key) != right[key]:
-                said = _short(claimed.get(key))
-                yield name, f"the metadata say that {words} of '{name}' is {said}, and it is {right[key]}"
+                yield name, _sentence(words, claimed.get(key), right[key])
     for name in named:
-        yield name, f"the metadata say where the answers '{name}' are, and there are none on a grid"
+        yield name, "they say where these answers are, and there are none on a grid"
+
+
+def _sentence(words: str, claimed: Any, right: Any) -> str:
+    text = repr(claimed)
+    given = "is not given" if claimed is None else f"is given as {text if len(text) <= 80 else text[:80] + '…'}"
+    return f"the {words} {given}, and it is {right!r}"
 
 
 def _parsed(text: str | None) -> Any:
@@ -70,8 +74,3 @@ def _parsed(text: str | None) -> Any:
         return None if text is None else json.loads(text)
     except (RecursionError, ValueError):
         return None
-
-
-def _short(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

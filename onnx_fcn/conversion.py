@@ -269,6 +269,8 @@ def _compare(
 ) -> Validation:
     validation = run_checks(Comparison(given, state, lifted, judged, seed, progress, macs), data)
     if not validation.passed:
+        if validation.is_same_network:
+            raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
         hint = SATURATION if is_rounded(given.selected) else ""
         raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
     return validation

@@ -195,3 +195,44 @@ def output_faults(model: ModelProto) -> Iterator[Mutant]:
             k, j = produced[name]
             made.graph.node[k].output[j] = other
         yield f"outputs {a} and {b} exchanged", made
+
+
+# Faults of larger images ----------------------------------------------------------------------------------------------
+
+
+def with_attribute(model: ModelProto, operator: str, name: str, value: object) -> ModelProto:
+    """The first node of this operator with another attribute."""
+    made = copied(model)
+    node = next(n for n in made.graph.node if n.op_type == operator)
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+    return made
+
+
+def with_weight(model: ModelProto, change: Callable[[Array], Array], *shape: int) -> ModelProto:
+    """The first weight of this shape, changed."""
+    made = copied(model)
+    tensor = next(t for t in made.graph.initializer if tuple(t.dims) == shape)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), tensor.name))
+    return made
+
+
+def with_size_factor(model: ModelProto, tensor: str, native: int) -> ModelProto:
+    """A tensor times its width, in units of the native one: what a size that was not frozen does."""
+    made = copied(model)
+    k = next(k for k, n in enumerate(made.graph.node) if tensor in n.output)
+    made.graph.node[k].output[list(made.graph.node[k].output).index(tensor)] = "unscaled"
+    made.graph.initializer.append(numpy_helper.from_array(np.array(3), "of_width"))
+    made.graph.initializer.append(numpy_helper.from_array(np.float32(native), "native_width"))
+    scaled = [
+        helper.make_node("Shape", ["unscaled"], ["its_shape"]),
+        helper.make_node("Gather", ["its_shape", "of_width"], ["its_width"]),
+        helper.make_node("Cast", ["its_width"], ["as_float"], to=1),
+        helper.make_node("Div", ["as_float", "native_width"], ["ratio"]),
+        helper.make_node("Mul", ["unscaled", "ratio"], [tensor]),
+    ]
+    nodes = [*made.graph.node[: k + 1], *scaled, *made.graph.node[k + 1 :]]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
