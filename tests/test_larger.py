@@ -24,6 +24,7 @@ from onnx_fcn.cases import Comparison
 from onnx_fcn.checks import Validation
 from onnx_fcn.claims import VALUES
 from onnx_fcn.document import Document, Edit
+from onnx_fcn.geometry import Count
 from onnx_fcn.given import Given
 from onnx_fcn.lifting import Request, lift
 from onnx_fcn.selection import Selection
@@ -118,6 +119,24 @@ def test_a_fault_of_larger_images_is_rejected(what: str) -> None:
     for seed in SEEDS:
         with pytest.raises(ValidationError, match=fault.says):
             onnx_fcn.validate(fault.original, wrong, seed=seed)
+
+
+def test_a_wrong_count_is_found_where_the_trunk_is_the_original_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooling that rounds up stays as it is; what is said of its cells has to be so at every size."""
+    original = law.model(
+        f"c = Conv (x, k)  m = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (c)  {HEAD}",
+        image="float[N,3,10,10] x", k=(4, 3, 3, 3), w=(64, 5),
+    )  # fmt: skip
+    assert onnx_fcn.convert(original).report.validation.passed
+    slid = Count.slid
+
+    def rounding_down(count: Count, *sizes: int, ceil: bool = False, **more: int) -> Count:
+        return slid(count, *sizes, **more)
+
+    monkeypatch.setattr(Count, "slid", rounding_down)
+    for seed in SEEDS:
+        with pytest.raises(ValidationError, match=r"(is a grid of \(\d+, \d+\) where|has shape)"):
+            onnx_fcn.convert(original, seed=seed)
 
 
 # The reference --------------------------------------------------------------------------------------------------------
@@ -297,7 +316,8 @@ def test_a_random_model_is_not_blamed_on_its_conversion(monkeypatch: pytest.Monk
 # What the metadata say ------------------------------------------------------------------------------------------------
 
 FALSE = {
-    "window": [12, 12], "stride": [2, 2], "offset": [1, 0], "field": [7, 6], "padding": [0, 1], "cells": [[[1, -4, 1]], []],
+    "window": [12, 12], "stride": [2, 2], "offset": [1, 0], "field": [7, 6], "padding": [0, 1],
+    "cells": [[[1, -4, 1]], []],
     "formula": ["height", "width"], "exactness": "padded", "context": ["c"], "form": "mean", "layout": "NCWH",
 }  # fmt: skip
 
