@@ -1,7 +1,19 @@
-"""python -m onnx_fcn."""
+"""python -m onnx_fcn, and the command onnx-fcn."""
 
-import sys
+from onnx_fcn.process import ends_at_once, repair_streams
 
-from onnx_fcn.cli import main
+ends_at_once()  # while all else is imported
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command; returns its exit code."""
+    repair_streams()
+    from onnx_fcn import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main())

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +22,15 @@ from typing import Any
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
 from onnx_fcn.arguments import count, names
+from onnx_fcn.errors import reason_of
+from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
 from onnx_fcn.report import FORMAT, tables_of, validation_dict
 from onnx_fcn.staging import drafted
 from onnx_fcn.tables import Table, plain
 
 __all__ = ["main"]
 
-DONE, MODEL, USAGE, VALIDATION, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 
 #: Commands of their own, by the first argument; the module's `run` takes all of them and returns the tables to show.
 #: A model of that name is ./heatmap.
@@ -61,35 +62,88 @@ examples:
 """
 
 
+class _UnsaidError(Exception):
+    """What was to be said found no room."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    if arguments is None:  # a process of its own, which ends with this: a collection over a large graph finds nothing
-        gc.disable()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # which removes temporary files
+    if arguments is not None:
+        return _guarded(list(arguments))
+    gc.disable()  # a process of its own, which ends with this: a collection over a large graph finds nothing
+    repair_streams()
+    signals = Signals()
+    try:
+        code = _guarded(sys.argv[1:])
+    except BaseException:
+        if signals.code is None:
+            raise
+        code = signals.code
+    finally:
+        signals.done()
+    return code if signals.code is None else signals.code
+
+
+def _guarded(words: Sequence[str]) -> int:
+    """Run the command; whatever keeps it from what it should do becomes a sentence and an exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
-    words = sys.argv[1:] if arguments is None else list(arguments)
     command = COMMANDS.get(words[0]) if words else None
-    given = argparse.Namespace(verbose=False) if command else _parse(words)
+    given = argparse.Namespace(verbose=False)
+    wrote = command is not None
     try:
-        if command:
-            _show(import_module(command).run(words) or ())
-        else:
-            _run(given)
-        sys.stdout.flush()
+        try:
+            if command:
+                _show(import_module(command).run(words) or ())
+            else:
+                given = _parse(words)
+                wrote = given.output is not None and not given.verify
+                _run(given)
+        except SystemExit as leaving:  # argparse's way, after help or an error
+            wrote = False
+            _said(lambda: None)
+            return int(leaving.code or 0)
     except FcnError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         if given.verbose and isinstance(error, ValidationError) and isinstance(error.report, Validation):
-            print(plain(tables_of(error.report, verbose=True)), file=sys.stderr)
+            _complain(plain(tables_of(error.report, verbose=True)))
         return USAGE if isinstance(error, OptionError) else VALIDATION if isinstance(error, ValidationError) else MODEL
+    except _UnsaidError as error:  # files that were to be written are in their places by then
+        _complain(f"{'warning' if wrote else 'error'}: the report cannot be written: {error}")
+        return DONE if wrote else USAGE
+    except MemoryError:
+        _complain("error: there is not enough memory for that: give it smaller images, or more memory")
+        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the report has read enough, as `head` does; the work is done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return DONE
+
+
+def _said(say: Callable[[], object]) -> None:
+    """Say something on stdout, to its end.
+
+    Raises:
+        _UnsaidError: it cannot be written. A reader that went away, as `head` does, has read enough.
+    """
+    try:
+        say()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise _UnsaidError(reason_of(error)) from None
+
+
+def _complain(text: str) -> None:
+    """Say something on stderr, if that can be."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -241,10 +295,8 @@ def _seed(text: str) -> int:
 
 
 def _show(tables: Sequence[Table]) -> None:
-    if tables and sys.stdout.isatty():
-        _draw(tables)
-    elif tables:
-        print(plain(tables))
+    if tables:
+        _said(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
 
 
 def _draw(tables: Sequence[Table]) -> None:
@@ -291,7 +343,7 @@ def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]],
         yield lambda _: None
         return
     if given.json == "-":
-        yield lambda values: print(_encoded(values), end="")
+        yield lambda values: _said(lambda: print(_encoded(values), end=""))
         return
     if os.path.realpath(given.json) in {os.path.realpath(p) for p in (given.model, given.output) if p is not None}:
         raise OptionError(f"'{given.json}' is a model: write the report to another file")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from onnx_fcn import storage
 from onnx_fcn.errors import ModelError, OptionError, in_one_line
@@ -37,6 +37,18 @@ CPU = ("CPUExecutionProvider",)
 #: What may be made of a map, and is still one answer for each cell.
 FORMS = ("map", "argmax")
 
+#: How onnxruntime says that there is not enough memory.
+OUT_OF_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "CUDA out of memory")
+
+#: Operators that give numbers of classes: their outputs of that kind.
+CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
+
+#: Operators whose results are values of their operands, elsewhere or of another type.
+CARRYING = frozenset(
+    {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
+    | {"Transpose", "Unsqueeze"}
+)
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -50,11 +62,13 @@ class Converted:
         layout: its axes, such as ``NCHW``.
         channels: of the image; 1 where the input has no axis for them.
         batch: images that a run takes; None for any number.
+        fixed: for each axis the only size that the file takes, where another tool fixed it; None where any.
         image_type: of the pixels.
         others: the other inputs.
         output: its name.
         width: channels of the map; None where the best one of them was chosen.
         output_type: of the answers.
+        tells_classes: are these numbers of classes, rather than scores?
     """
 
     source: str | ModelProto
@@ -64,11 +78,13 @@ class Converted:
     layout: str
     channels: int
     batch: int | None
+    fixed: tuple[int | None, ...]
     image_type: np.dtype[Any]
     others: tuple[str, ...]
     output: str
     width: int | None
     output_type: np.dtype[Any]
+    tells_classes: bool
 
     @property
     def rank(self) -> int:
@@ -82,6 +98,15 @@ class Converted:
     def size_of(self, tensor: Array) -> tuple[int, ...]:
         """The size of an image, in pixels, of what the network reads."""
         return tuple(tensor.shape[self.layout.index(letter)] for letter in AXES[self.rank])
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raises OptionError: the file takes images of another size only."""
+        if any(only not in (None, n) for only, n in zip(self.fixed, size)):
+            only = "×".join("any" if n is None else str(n) for n in self.fixed)
+            raise OptionError(
+                f"the file takes images of {only} pixels, to which another tool fixed it, and not of "
+                f"{'×'.join(map(str, size))}: run the file as it was converted, or convert the original again"
+            )
 
     def arranged(self, images: Array) -> Array:
         """(N, C, *space) → the axes and the type of the input; numbers are rounded where it reads integers.
@@ -138,6 +163,7 @@ class Session:
 
         Raises:
             ModelError: onnxruntime does not run the model, or it gives other cells than its metadata says.
+            OptionError: the file takes images of another size only; there is not enough memory.
         """
         return self.run_tensor(self.converted.arranged(images), feeds)
 
@@ -146,13 +172,20 @@ class Session:
 
         Raises:
             ModelError: likewise.
+            OptionError: likewise.
         """
         converted = self.converted
         size = converted.size_of(tensor)
+        converted.check_size(size)
         try:
             (values,) = self.inference.run([converted.output], {**(feeds or {}), converted.image: tensor})
         except Exception as error:
             pixels = "×".join(map(str, size))
+            if any(words in str(error) for words in OUT_OF_MEMORY):
+                raise OptionError(
+                    f"there is not enough memory to run the model on {pixels} pixels at once: apply takes it tile by "
+                    "tile, and --tile makes tiles smaller"
+                ) from None
             raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
         wanted = AXES[converted.rank] if converted.width is None else "C" + AXES[converted.rank]
         maps = _transposed(np.asarray(values), converted.answers.layout, "N" + wanted)
@@ -196,6 +229,7 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
     stored = storage.stored_names(graph)
     layout, declared = geometry.layout, next(o for o in graph.output if o.name == name)
     channels = _size(image, layout, "C") if "C" in layout else 1
+    output_type = _dtype(declared, "answers with")
     return Converted(
         source if isinstance(source, ModelProto) else os.fspath(source),
         geometry.window,
@@ -204,12 +238,31 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         layout,
         channels,
         _declared(image, layout, "N") if "N" in layout else 1,
+        tuple(_declared(image, layout, letter) for letter in AXES[len(geometry.window)]),
         _dtype(image, "reads"),
         tuple(i.name for i in graph.input if i.name not in {*stored, image.name}),
         name,
         None if answers.form == "argmax" else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
-        _dtype(declared, "answers with"),
+        output_type,
+        answers.form == "argmax" or (output_type.kind in "iu" and output_type.itemsize > 1) or _chosen(graph, name),
     )
+
+
+def _chosen(graph: GraphProto, name: str) -> bool:
+    """Does an output hold numbers of classes, whatever their type? Scores in integers are of 8 bits, and computed."""
+    makers = {output: node for node in graph.node for output in node.output if output}
+    waiting, seen = [name], set()
+    while waiting:
+        tensor = waiting.pop()
+        node = makers.get(tensor)
+        if node is None or tensor in seen:
+            continue
+        seen.add(tensor)
+        if list(node.output).index(tensor) in CHOOSING.get(node.op_type, ()):
+            return True
+        if node.op_type in CARRYING:
+            waiting += node.input if node.op_type == "Concat" else node.input[:1]
+    return False
 
 
 def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:

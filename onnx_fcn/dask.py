@@ -13,6 +13,7 @@ a slice of the array that begins where the network's own strides do, and ends wi
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ import numpy as np
 
 from onnx_fcn.converted import CPU
 from onnx_fcn.errors import OptionError
+from onnx_fcn.images.channels import Reading, reading_of
+from onnx_fcn.images.stored import missing, white_of
 from onnx_fcn.preprocess import Preprocessing
 from onnx_fcn.tiles.choice import LEAST
-from onnx_fcn.tiles.images import missing, order_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 
 __all__ = ["apply"]
@@ -76,20 +78,25 @@ def apply(
     network = tiled.network
     if network.batch not in (None, 1):
         raise OptionError(f"the model takes {network.batch} images at a time: convert it with --dynamic-batch")
-    order = order_of(array.shape, network.rank, network.channels, "the array")
+    if any(math.isnan(n) for n in array.shape):
+        raise OptionError(
+            f"the array has the shape {array.shape}, since the sizes of its chunks are not known: "
+            "array.compute_chunk_sizes() finds them out"
+        )
+    if 0 in array.shape:
+        raise OptionError(f"the array has no pixels: its shape is {array.shape}")
+    if array.dtype.kind == "b":  # black and white, as in files
+        array = dask.array.where(array, np.uint8(255), np.uint8(0))
+    reading = reading_of(array.shape, network.rank, network.channels, "the array")
     numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
-    formula = tiled.preprocessing(preprocess, array.dtype, "the array", **numbers)
-    index = tuple(slice(None) if k in order else 0 for k in range(array.ndim))
-    kept = sorted(order)
-    image = array[index].transpose([kept.index(k) for k in order])
-    if len(order) == network.rank:
-        image = image[None]
+    formula = tiled.preprocessing(preprocess, array.dtype, white_of(array.dtype), "the array", **numbers)
+    image = reading.arranged(array)
     tiling = tiled.tiling(image.shape[1:], tile or LEAST[network.rank], approximate=approximate)
     answer = delayed(_answer, pure=True)
     blocks = np.empty([len(cuts) for cuts in tiling.axes], object)
     for part in tiling:
         crop = image[(slice(None), *part.pixels)]
-        values = answer(tiled, formula, tuple(providers or CPU), crop, part.kept)
+        values = answer(tiled, formula, tuple(providers or CPU), reading, crop, part.kept)
         shape = network.map_shape(part.shape)
         block = dask.array.from_delayed(values, shape, network.output_type)  # type: ignore[no-untyped-call]
         blocks[np.unravel_index(part.number, blocks.shape)] = block
@@ -97,12 +104,17 @@ def apply(
 
 
 def _answer(
-    tiled: Tiled, preprocess: Preprocessing, providers: tuple[str, ...], crop: Array, kept: tuple[slice, ...]
+    tiled: Tiled,
+    preprocess: Preprocessing,
+    providers: tuple[str, ...],
+    reading: Reading,
+    crop: Array,
+    kept: tuple[slice, ...],
 ) -> Array:
     """The answers of one tile, on a worker."""
     with OPENING:
         run = _runner(tiled, preprocess, providers)
-    (answers,) = run([crop])
+    (answers,) = run([reading.mixed(crop)])
     return np.ascontiguousarray(answers[(..., *kept)])
 
 

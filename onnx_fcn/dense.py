@@ -11,10 +11,12 @@ each cell's window is. A picture may be run at several sizes; `detect` looks for
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ import onnx
 from onnx_fcn.converted import open_converted
 from onnx_fcn.errors import OptionError, reason_of
 from onnx_fcn.geometry import Grid, interpolated
+from onnx_fcn.images.image import Image, check_picture, open_image, resized
+from onnx_fcn.images.stored import Picture
 from onnx_fcn.metadata import read_geometry
-from onnx_fcn.preprocess import Picture, Preprocessing, chosen, pixels_of, resized, with_channels
+from onnx_fcn.preprocess import Preprocessing, chosen, is_picture
 
 __all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
@@ -37,6 +41,15 @@ ACTIVATIONS = ("auto", "softmax", "sigmoid", "none")
 
 #: How far above 1 rounding in float16 may take a probability.
 ROUNDING = 1e-3
+
+#: Numbers of classes beyond this are none.
+MOST_CLASSES = 1 << 20
+
+#: Pixels along an axis that Pillow makes at most.
+LARGEST = (1 << 31) - 1
+
+#: From which probability on a single class is there.
+HALF = 0.5
 
 #: Windows of one class that share more of their union than this are one finding.
 OVERLAP = 0.3
@@ -66,8 +79,8 @@ class DenseResult:
     """The answers for one picture.
 
     Attributes:
-        map: the scores as the network gave them, (classes, rows, columns); (rows, columns) with the best class of each
-            cell, where the model was converted to tell no more.
+        map: the scores as the network gave them, (classes, rows, columns); (rows, columns) with the class of each
+            cell, where the model tells no more.
         grid: where the cells are, in pixels of what the network read: the picture, perhaps resized.
         size: of the picture, (height, width).
         activation: what makes probabilities of the scores: ``softmax``, ``sigmoid`` or ``none``.
@@ -100,7 +113,8 @@ class DenseResult:
         """
         if self.map.ndim == len(self.size):
             raise OptionError(
-                "the model tells the best class only, without scores: convert the original without --argmax"
+                "the model tells the best class only, without scores: convert the original without --argmax, or with "
+                "--outputs to take the scores that the class is chosen from"
             )
         if self.activation == "softmax":
             powers = np.exp(self.map - self.map.max(axis=0))
@@ -111,11 +125,35 @@ class DenseResult:
             return rising
         return self.map
 
+    @property
+    def is_single(self) -> bool:
+        """Is there a single score, which says whether one thing is there?"""
+        return self.map.ndim > len(self.size) and len(self.map) == 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the numbers in `classes` are called: the labels, or below and from one half on for a single score."""
+        label = self.labels[0]
+        return ("below 0.5", "from 0.5 on" if label == "0" else label) if self.is_single else self.labels
+
     @cached_property
     def classes(self) -> Array:
-        """The best class of each cell: (rows, columns)."""
+        """The best class of each cell: (rows, columns); for a single score, whether it is at least one half, as 0 or 1.
+
+        Raises:
+            OptionError: a single score is no probability.
+        """
         if self.map.ndim == len(self.size):
             return self.map
+        if self.is_single:
+            (shares,) = self.probabilities
+            if shares.min() < 0 or shares.max() > 1 + ROUNDING:
+                raise OptionError(
+                    "the single score is no probability, so nothing says from where on it means yes: --activation "
+                    "sigmoid makes one of it"
+                )
+            there: Array = (shares >= HALF).astype(np.int64)
+            return there
         best: Array = self.map.argmax(axis=0)
         return best
 
@@ -147,7 +185,7 @@ class DenseResult:
         raise OptionError(f"there is no class '{name}' among the {len(self.labels)}, from 0 on{hint}")
 
     def best(
-        self, name: int | str, count: int = 1, *, threshold: float = 0.0, overlap: float = OVERLAP
+        self, name: int | str, count: int = 1, *, threshold: float = -math.inf, overlap: float = OVERLAP
     ) -> list[Detection]:
         """The windows in which a class is most probable, as `detect` finds them."""
         return detect([self], name, count, threshold=threshold, overlap=overlap)
@@ -175,7 +213,7 @@ def detect(
     name: int | str,
     count: int = 1,
     *,
-    threshold: float = 0.0,
+    threshold: float = -math.inf,
     overlap: float = OVERLAP,
 ) -> list[Detection]:
     """The windows in which a class is most probable, over all results for one picture, the best first.
@@ -186,7 +224,7 @@ def detect(
         results: of one picture at several sizes, say.
         name: the class, or its number.
         count: how many at most.
-        threshold: the least probability.
+        threshold: the least probability; by default whatever there is.
         overlap: intersection over union, from 0 to 1.
 
     Raises:
@@ -292,7 +330,13 @@ class DenseModel:
         if converted.batch not in (None, 1):
             images = f"{converted.batch} images"
             raise OptionError(f"the model takes {images} at once: convert the original with --dynamic-batch")
+        if converted.tells_classes and converted.width not in (None, 1):
+            raise OptionError(
+                f"output '{self.output}' tells the numbers of {converted.width} classes for each window, and no "
+                "scores: look at another output, or convert the original with --outputs to take its scores"
+            )
         self._session = converted.session(providers, session_options)
+        self._has_default = preprocess is None
         self.preprocess = chosen(preprocess, "unit" if converted.image_type.kind == "f" else "raw")
         self.labels = _labels(labels)
 
@@ -305,8 +349,8 @@ class DenseModel:
         """The answers for a picture.
 
         Args:
-            picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, or an
-                image of Pillow. Grey and colours become each other as the network needs it.
+            picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, an
+                image of Pillow, or an `Image`. Grey and colours become each other as the network needs it.
             scale: how much larger than it is the network sees it; more where it is smaller than a window then.
             feeds: values of the other inputs, by name.
 
@@ -318,13 +362,29 @@ class DenseModel:
             raise OptionError(
                 f"the network reads images with {self._converted.rank} axes, and pictures have two: see run_tensor"
             )
-        pixels = with_channels(pixels_of(picture), self.channels)
-        size = pixels.shape[:2]
-        if not 0 < scale < float("inf"):
+        image = picture if isinstance(picture, Image) else open_image(picture, 2, self.channels)
+        with contextlib.nullcontext() if image is picture else contextlib.closing(image):
+            pixels = image.whole()
+        check_picture(image, pixels)
+        if not 0 < scale < math.inf:
             raise OptionError(f"a scale is a positive number, not {scale:g}")
-        scale = max(scale, *(w / n for w, n in zip(self.window, size)))
-        image = np.moveaxis(resized(pixels, [round(n * scale) for n in size]), -1, 0)
-        return self._run(self._converted.arranged(self.preprocess(image)[None]), size, feeds)
+        scale = max(scale, *(w / n for w, n in zip(self.window, image.size)))
+        if max(image.size) * scale > LARGEST:
+            raise OptionError(
+                f"{image.name} would have more than {LARGEST} pixels along an axis at a scale of {scale:g}"
+            )
+        seen = resized(np.moveaxis(pixels, 0, -1), [round(n * scale) for n in image.size], image.name)
+        values = self.formula(image)(np.moveaxis(seen, -1, 0))
+        return self._run(self._converted.arranged(values[None]), image.size, feeds)
+
+    def formula(self, image: Image) -> Preprocessing:
+        """What becomes of the numbers of an image, which are brightnesses from 0 to `Image.white`.
+
+        Bands of a scene in 16 bits and more, which are none, go in as they are unless something was asked for.
+        """
+        if self._has_default and image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels):
+            return chosen("raw", "raw")
+        return replace(self.preprocess, scale=self.preprocess.scale * 255 / image.white)
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.
@@ -346,22 +406,38 @@ class DenseModel:
                 f"the network reads also '{missing[0]}', whose values only DenseModel.run(feeds=…) can give"
             )
         (scores,) = self._session.run_tensor(np.ascontiguousarray(tensor), feeds)
-        if self.answers.form == "map":
+        if self._converted.tells_classes:
+            scores = _class_numbers(scores, self._converted.rank, self.output)
+        else:
             scores = scores.astype(np.float32)
-        classes = len(scores) if self.answers.form == "map" else max(int(scores.max()) + 1, len(self.labels))
+        classes = max(int(scores.max()) + 1, len(self.labels)) if self._converted.tells_classes else len(scores)
         if self.labels and len(self.labels) != classes:
             raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
         labels = self.labels or tuple(map(str, range(classes)))
         return DenseResult(scores, grid, size, self._activation_of(scores), labels)
 
     def _activation_of(self, scores: Array) -> str:
-        if self.answers.form == "argmax":
+        if self._converted.tells_classes:
             return "none"
         if self._activation != "auto":
             return self._activation
         if scores.min() >= 0 and scores.max() <= 1 + ROUNDING:
             return "none"  # probabilities: shares of one, or each on its own
         return "softmax" if len(scores) > 1 else "sigmoid"
+
+
+def _class_numbers(values: Array, rank: int, output: str) -> Array:
+    """Numbers of classes, of whatever type, as integers (*cells).
+
+    Raises:
+        OptionError: they are none.
+    """
+    numbers = values if values.ndim == rank else values[0]
+    if not (numbers.min() >= 0 and numbers.max() < MOST_CLASSES):
+        raise OptionError(
+            f"output '{output}' tells numbers of classes, and {numbers.min():g} to {numbers.max():g} are none"
+        )
+    return np.rint(numbers).astype(np.int64) if numbers.dtype.kind == "f" else numbers
 
 
 def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...]:
@@ -375,9 +451,11 @@ def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, 
     if not isinstance(given, (str, os.PathLike)):
         return tuple(given)
     try:
-        lines = Path(given).read_text("utf-8-sig").rstrip().splitlines()
+        lines = Path(given).read_text("utf-8-sig").split("\n")  # also for \r\n; str.splitlines takes more for ends
     except OSError as error:
         raise OptionError(f"cannot read '{os.fspath(given)}': {reason_of(error)}") from None
     except ValueError:
         raise OptionError(f"cannot read '{os.fspath(given)}': it is no text in UTF-8") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
     return tuple(line.strip() for line in lines)

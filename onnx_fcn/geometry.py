@@ -18,10 +18,15 @@ A map has ⌊(n + add)/divide⌋ cells for an image of n pixels, whatever slides
     ⌊(⌊(n + a)/b⌋ + c)/d⌋ = ⌊(n + a + b·c)/(b·d)⌋
 
 so a whole network is one such **count**, and its formula can be written down: `(height - 224) // 32 + 1`.
+
+What lies beyond a stretch of the image (padding, or more of the image) reaches some cells at either end of a map; the
+others, the **inner** ones, are the same however the image goes on. Counting them composes as counts do, operator by
+operator, and that is what makes tiles exact.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +37,19 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["AXES", "SIZE_NAMES", "Answers", "Count", "Field", "Geometry", "Grid", "Number", "interpolated"]
+__all__ = [
+    "AXES",
+    "SIZE_NAMES",
+    "Answers",
+    "Count",
+    "Field",
+    "Geometry",
+    "Grid",
+    "Inner",
+    "Number",
+    "Taps",
+    "interpolated",
+]
 
 Number = int | float | Fraction
 Array = np.ndarray[Any, Any]
@@ -83,14 +100,14 @@ class Field:
         size = self.size + (kernel - 1) * dilation * self.stride
         return Field(size, self.stride * stride, self.start - begin * self.stride)
 
-    def resampled(self, scale: Fraction, shift: Fraction, before: Fraction, after: Fraction) -> Field:
-        """The field behind an operator that makes the map finer or coarser by a scale.
+    def resampled(self, taps: Taps) -> Field:
+        """The field behind an operator that makes the map finer or coarser.
 
-        Cell j lies at j/scale + shift of the map, and is made of cells within [-before, after] of there. It is the
-        smallest field that holds those of all cells: which cells they are depends on j.
+        It is the smallest one that holds those of all cells: which cells each is made of depends on its place.
         """
-        start = self.start + self.stride * (shift - before)
-        return Field(self.size + self.stride * (before + after), self.stride / scale, start)
+        before, after = taps.reach
+        start = self.start - self.stride * before
+        return Field(self.size + self.stride * (before + after), self.stride / taps.scale, start)
 
     def joined(self, other: Field) -> Field:
         """The union of two fields of one stride."""
@@ -112,6 +129,36 @@ def _plain(value: Number) -> Number:
 
 
 @dataclass(frozen=True)
+class Taps:
+    """Which cells of a map each cell of a finer or coarser one is made of.
+
+    With a scale of p/q cell j is made of the cells ⌊(2·q·j + first)/(2·p)⌋ … ⌊(2·q·j + last)/(2·p)⌋: halves suffice,
+    since cells are counted from their corners or from their middles.
+
+    Attributes:
+        scale: cells of the result for one of the map.
+        first: see there.
+        last: see there.
+    """
+
+    scale: Fraction
+    first: int = 0
+    last: int = 0
+
+    def cells(self, j: int) -> tuple[int, int]:
+        """The first and the last cell that cell j is made of; beyond the map where it is clamped or padded."""
+        step, divide = 2 * self.scale.denominator * j, 2 * self.scale.numerator
+        return (step + self.first) // divide, (step + self.last) // divide
+
+    @property
+    def reach(self) -> tuple[Fraction, Fraction]:
+        """How far before j/scale the cells begin, and how far behind it they end, at most."""
+        divide = 2 * self.scale.numerator
+        before = Fraction(divide - 2 + self.first % 2 - self.first, divide)
+        return before, Fraction(self.last - self.last % 2, divide)
+
+
+@dataclass(frozen=True)
 class Count:
     """How many cells a map has along one axis, for an image of n pixels.
 
@@ -124,9 +171,44 @@ class Count:
 
     def __call__(self, pixels: int) -> int:
         """Cells for that many pixels; none where they do not suffice for one."""
+        return max(int(self._unbounded(pixels)), 0)
+
+    def _unbounded(self, pixels: Any) -> Any:
+        """The formula itself, of a number or an array of them; negative where the pixels do not suffice."""
         for multiply, add, divide in self.steps:
             pixels = (pixels * multiply + add) // divide
-        return max(pixels, 0)
+        return pixels
+
+    @property
+    def rate(self) -> Fraction:
+        """Cells a pixel, in the long run."""
+        return math.prod((Fraction(m, d) for m, _, d in self.steps), start=Fraction(1))
+
+    @property
+    def period(self) -> int:
+        """The least number of pixels that always adds the same number of cells, `period * rate`."""
+        period, rate = 1, Fraction(1)
+        for multiply, _, divide in self.steps:
+            rate *= Fraction(multiply, divide)
+            period = math.lcm(period, rate.denominator)
+        return period
+
+    def beyond(self, other: Count) -> tuple[int, int]:
+        """The least and the largest surplus of cells over another count, whatever the number of pixels.
+
+        Both go up at the same rate, so that the surplus repeats.
+        """
+        assert self.rate == other.rate, "maps whose cells lie at different strides are never compared"
+        pixels = np.arange(math.lcm(self.period, other.period))
+        surplus = self._unbounded(pixels) - other._unbounded(pixels)
+        return int(surplus.min()), int(surplus.max())
+
+    def at_most(self, other: Count) -> Count:
+        """A count that is never more than either, and one of them wherever that one is never more than the other."""
+        least, most = self.beyond(other)
+        if most <= 0:
+            return self
+        return other if least >= 0 else self.then(1, -most, 1)
 
     def then(self, multiply: int, add: int, divide: int) -> Count:
         """The count behind one more step."""
@@ -171,15 +253,15 @@ class Count:
                 text = _sum(f"{_factor(text)} // {divide}", whole)
         return text
 
-    def least(self) -> int:
-        """The smallest image with one cell."""
+    def least(self, cells: int = 1) -> int:
+        """The smallest image with so many cells."""
         high = 1
-        while self(high) < 1:
+        while self(high) < cells:
             high *= 2
         low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self(middle) >= 1 else (middle, high)
+            low, high = (low, middle) if self(middle) >= cells else (middle, high)
         return high
 
 
@@ -192,6 +274,41 @@ def _sum(text: str, add: int) -> str:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """The cells of a map that are the same whatever lies before and behind a stretch of the image of n pixels.
+
+    They are cells `front` … `behind(n)` - 1: the others see padding, or would see more of the image if there were more.
+    Each operator is accounted for by itself, so that also those cells are found which do not see the border, but see a
+    map that something was cut off at its end.
+
+    Attributes:
+        front: cells at the beginning that are not.
+        behind: the cell behind the last one that is, for a stretch of n pixels.
+    """
+
+    front: int = 0
+    behind: Count = Count()
+
+    def slid(self, count: Count, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0) -> Inner:
+        """Behind an operator that slides, and leaves `count` cells; `begin` as for `Field.slid`.
+
+        Its cell i is made of the cells i·stride - begin … i·stride - begin + (kernel - 1)·dilation.
+        """
+        front = max(-(-(self.front + begin) // stride), 0)
+        return Inner(front, self.behind.slid(kernel, stride, dilation, begin).at_most(count))
+
+    def resampled(self, count: Count, taps: Taps) -> Inner:
+        """Behind an operator that makes the map finer or coarser, and leaves `count` cells."""
+        finer, coarser = 2 * taps.scale.numerator, 2 * taps.scale.denominator
+        front = max(-((taps.first - self.front * finer) // coarser), 0)
+        return Inner(front, self.behind.then(finer, coarser - 1 - taps.last, coarser).at_most(count))
+
+    def joined(self, other: Inner) -> Inner:
+        """Of a map that is made of several, which lie on the same cells."""
+        return Inner(max(self.front, other.front), self.behind.at_most(other.behind))
+
+
+@dataclass(frozen=True)
 class Answers:
     """The geometry of one output: each attribute has one value per axis of the image.
 
@@ -201,6 +318,7 @@ class Answers:
         offset: the first pixel of the window of answer 0.
         field: the receptive field of an answer.
         count: answers for an image of that many pixels.
+        inner: which of them are the same however the image goes on; it says nothing of those that know all of it.
         exactness: ``exact`` (every answer is the original's for the crop of its window), ``padded`` (a crop sees
             zeros where the larger image goes on) or ``context`` (an answer knows something of the whole image).
         reason: why, in a sentence.
@@ -215,6 +333,7 @@ class Answers:
     offset: tuple[Number, ...]
     field: tuple[Field, ...]
     count: tuple[Count, ...]
+    inner: tuple[Inner, ...]
     exactness: str
     reason: str
     context: tuple[str, ...] = ()
@@ -286,10 +405,12 @@ class Grid:
 
     @property
     def interior(self) -> Array:
-        """Whether the receptive field of each answer lies within the image, so that no padding reaches it."""
-        fields, rank = self.fields, len(self.size)
-        inside: Array = np.all((fields[..., :rank] >= 0) & (fields[..., rank:] <= self.size[::-1]), axis=-1)
-        return inside
+        """Whether each answer is the same however the image goes on: no padding reaches it."""
+        answers, axes = self.answers, list[Array]()
+        for cells, pixels, inner, field in zip(self.shape, self.size, answers.inner, answers.field):
+            at = np.arange(cells)
+            axes.append((at >= inner.front) & (at < inner.behind(pixels)) & field.is_local)
+        return functools.reduce(np.logical_and.outer, axes)
 
     @property
     def remainder(self) -> tuple[Number, ...]:

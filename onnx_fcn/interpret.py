@@ -296,7 +296,6 @@ class Walk:
     options: Options
     opsets: Mapping[str, int]
     values: Values
-    doubled: Values  # the same on an image of twice the size: what differs there is read off the size at run time
     seats: list[Seat]
     outputs: tuple[str, ...]
     shape_of: Callable[[str], tuple[int | None, ...] | None]  # of an unmapped tensor, at the native size
@@ -495,8 +494,7 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     if not unmapped:
         return [Known(n, sized) for n in names]
     if seat.node.op == "Shape" and (shape := _static_shape(state, seat, unmapped[0].name)) is not None:
-        for values in (state.values, state.doubled):
-            values.set(names[0], shape)
+        state.values.set(names[0], shape)
         return [Known(names[0], sized=True)]
     if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
         return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
@@ -520,7 +518,6 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
     graph = next(a.g for a in seat.proto.attribute if a.name == chosen)
     for tensor in graph.initializer:
         array = state.values.add(tensor)
-        state.doubled.add(tensor)
         seat.constants[tensor.name] = Weight(array, array.shape, tensor.data_type)
         state.facts[tensor.name] = Known(tensor.name)
     seat.replaced = True
@@ -531,6 +528,5 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
             alias = gs.Node("Identity", output, inputs=[gs.Variable(result.name)], outputs=[gs.Variable(output)])
             inner.append(Seat(alias, onnx.helper.make_node("Identity", [result.name], [output]), seat.index))
         state.seats[position + 1 : position + 1] = inner
-        for values in (state.values, state.doubled):
-            values.produce(s.proto for s in inner)
+        state.values.produce(s.proto for s in inner)
     return []

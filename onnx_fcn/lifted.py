@@ -29,12 +29,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.geometry import Count, Field
+from onnx_fcn.geometry import Count, Field, Inner, Taps
 
 __all__ = ["Atom", "Axis", "Lifted"]
 
-#: The image itself: each cell sees one pixel, and there is one for every pixel.
-PIXEL, EVERY_PIXEL = Field(), Count()
+#: The image itself: each cell sees one pixel, there is one for every pixel, and nothing is padded.
+PIXEL, EVERY_PIXEL, ALL_INNER = Field(), Count(), Inner()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class Axis:
         image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
             the rank, as in 1-D networks written with 2-D operators.
         count: cells of the map for an image of any size.
+        inner: which of these are the same however the image goes on.
     """
 
     atoms: tuple[Atom, ...]
@@ -74,6 +75,7 @@ class Axis:
     rate: int = 1
     image: int | None = None
     count: Count = EVERY_PIXEL
+    inner: Inner = ALL_INNER
 
     @property
     def stride(self) -> Fraction:
@@ -99,12 +101,14 @@ class Axis:
         """The axis after its window, or cells first … last of it, became one cell: one cell a window."""
         cells = (self.window if last is None else last + 1) - first
         field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
-        return replace(self, atoms=(), field=field, rate=1, count=self.count.slid(self.extent, self.step))
+        count = self.count.slid(self.extent, self.step)
+        inner = self.inner.slid(count, cells, self.step, self.rate, -first * self.rate)
+        return replace(self, atoms=(), field=field, rate=1, count=count, inner=inner)
 
-    def made(self, window: int, name: str, field: Field, count: Count, rate: int = 1) -> Axis:
+    def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
         """The axis of the map that an operator made: its window, and where its cells are."""
-        grid = lcm(self.grid, Fraction(field.stride))
-        return replace(self, atoms=atoms_of(window, name), field=field, grid=grid, rate=rate, count=count)
+        grid, atoms = lcm(self.grid, Fraction(field.stride)), atoms_of(window, name)
+        return replace(self, atoms=atoms, field=field, grid=grid, rate=rate, count=count, inner=inner)
 
     def slid(
         self,
@@ -120,17 +124,28 @@ class Axis:
     ) -> Axis:
         """The axis after an operator slid along the map, with these parameters in cells of the map."""
         field = self.field.slid(kernel, stride, dilation, pads[0])
-        return self.made(window, name, field, self.count.slid(kernel, stride, dilation, *pads, ceil=ceil), rate)
+        count = self.count.slid(kernel, stride, dilation, *pads, ceil=ceil)
+        inner = self.inner.slid(count, kernel, stride, dilation, pads[0])
+        return self._made(window, name, field, count, inner, rate)
+
+    def resampled(self, window: int, name: str, taps: Taps, add: int = 0) -> Axis:
+        """The axis after the map was made finer or coarser, and got so many cells more than the scale gives."""
+        count = self.count.resampled(taps.scale, add)
+        return self._made(window, name, self.field.resampled(taps), count, self.inner.resampled(count, taps))
 
     def finer(self, factor: int, window: int, name: str) -> Axis:
         """The axis after each cell of the map became that many."""
-        field = self.field.resampled(Fraction(factor), Fraction(0), 1 - Fraction(1, factor), Fraction(0))
-        return self.made(window, name, field, self.count.resampled(Fraction(factor)))
+        return self.resampled(window, name, Taps(Fraction(factor)))
+
+    def shortened(self, count: Count) -> Axis:
+        """The axis of the first `count` cells alone, which hold all windows."""
+        return replace(self, count=count, inner=Inner(self.inner.front, self.inner.behind.at_most(count)))
 
     def joined(self, other: Axis) -> Axis:
         """The axis of a map that was made of several, which lie on the same cells."""
-        field, count = self.field.joined(other.field), self.count.joined(other.count)
-        return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count)
+        field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
+        count = self.count.joined(other.count)
+        return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count, inner=inner)
 
 
 def lcm(a: Fraction, b: Fraction) -> Fraction:

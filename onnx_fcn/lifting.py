@@ -294,7 +294,7 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     needed = needed_nodes(document)
     seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
     opsets = {o.domain: o.version for o in document.proto.opset_import}
-    values, doubled = (Values(graph.node, initializers, document.array, opsets) for _ in range(2))
+    values = Values(graph.node, initializers, document.array, opsets)
     facts: dict[str, Fact] = {name: Known(name) for name in (*initializers, *sparse)}
     for declared in graph.input:
         if declared.name not in facts and declared.name != image.name:
@@ -306,9 +306,7 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
     read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
     names |= {image.name} | {node.name for node in graph.node}
-    return Walk(
-        image, options, opsets, values, doubled, seats, outputs, shapes, seat, read=read, facts=facts, names=names
-    )
+    return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
 
 
 def needed_nodes(document: Document) -> set[int]:
@@ -326,18 +324,21 @@ def needed_nodes(document: Document) -> set[int]:
 
 
 class _Shapes:
-    """Shapes of tensors at the native size, inferred when one is asked for first.
+    """Shapes of tensors at the native size, inferred when one is asked for that is not known yet.
 
     What the walk has evaluated by then, such as the target of a Reshape, is put in as a constant: inference alone
-    would not get beyond it.
+    would not get beyond it. So a shape that is still open is inferred again once the walk has come further.
     """
 
     def __init__(self, document: Document, image: Image, facts: dict[str, Fact], values: Values) -> None:
         self._document, self._image, self._facts, self._values = document, image, facts, values
-        self._shapes: dict[str, tuple[int | None, ...]] | None = None
+        self._shapes: dict[str, tuple[int | None, ...]] = {}
+        self._walked = -1  # facts that there were at the last inference
 
     def __call__(self, name: str) -> tuple[int | None, ...] | None:
-        if self._shapes is None or name not in self._shapes:
+        shape = self._shapes.get(name)
+        if (shape is None or None in shape) and self._walked != len(self._facts):
+            self._walked = len(self._facts)
             self._shapes = self._inferred()
         return self._shapes.get(name)
 

@@ -13,8 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -23,17 +22,20 @@ from onnx import AttributeProto, GraphProto, ModelProto
 from onnx_fcn import storage
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Number
+from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
 
 __all__ = ["asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
 
 #: Version of the keys and what they mean.
-FORMAT = "1"
+FORMAT = "2"
 
 PREFIX = "onnx_fcn."
 
-#: Numbers beyond this are no pixels of an image.
-MOST_PIXELS = 1 << 40
+#: Numbers beyond this are no pixels of an image, or of a window.
+MOST_PIXELS, MOST_WINDOW = 1 << 40, 1 << 28
+
+#: An image that is so many pixels larger has a cell more for each stride, but for so many.
+FAR, MARGIN = 1 << 24, 1 << 12
 
 
 def metadata_of(
@@ -67,6 +69,7 @@ def written(answers: Answers) -> dict[str, Any]:
         "field": [f.size if f.is_local else None for f in answers.field],
         "padding": [f.padding if f.is_local else None for f in answers.field],
         "cells": [c.steps for c in answers.count],
+        "inner": [{"front": i.front, "behind": i.behind.steps} for i in answers.inner],
         "formula": answers.formulas(),
         "exactness": answers.exactness,
         "reason": answers.reason,
@@ -76,36 +79,152 @@ def written(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _read(entry: dict[str, Any]) -> Answers:
-    """Answers from JSON.
+# What is read is input: whoever has the file may have written anything -----------------------------------------------
+
+#: Letters of one entry, steps of one count, and nodes of context: more than any network has.
+MOST_LETTERS, MOST_STEPS, MOST_NODES = 1 << 24, 256, 1 << 16
+
+Check = Callable[[Any], Any]
+
+
+def _number(value: Any, above: float = -math.inf, most: float = MOST_PIXELS) -> Number:
+    """A number of pixels."""
+    if type(value) not in (int, float) or not above < value or not abs(value) <= most:
+        raise ValueError(f"{_shortly(value)} is no number of pixels")
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _whole(value: Any, above: float = -math.inf) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{_shortly(value)} is no whole number")
+    return int(_number(value, above))
+
+
+def _positive(value: Any) -> Number:
+    return _number(value, above=0)
+
+
+def _window(value: Any) -> Number:
+    return _number(value, above=0, most=MOST_WINDOW)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{_shortly(value)} is no text")
+    return value
+
+
+def _steps(value: Any) -> Count:
+    """The steps of a count: (multiply, add, divide) each."""
+    steps = _listed(lambda step: step, most=MOST_STEPS)(value)
+    shaped = [_listed(_whole, count=3)(step) for step in steps]
+    if any(multiply < 1 or divide < 1 for multiply, _, divide in shaped):
+        raise ValueError("a step of a count multiplies or divides by less than 1")
+    return Count(tuple((multiply, add, divide) for multiply, add, divide in shaped))
+
+
+def _exactness(value: Any) -> str:
+    if value not in ("exact", "padded", "context"):
+        raise ValueError(f"{_shortly(value)} is no exactness")
+    return _text(value)
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _listed(check: Check, *, count: int | None = None, most: int = MOST_NODES) -> Check:
+    """A list, of so many."""
+
+    def checked(value: Any) -> list[Any]:
+        if type(value) is not list or len(value) > most or count not in (None, len(value)):
+            raise ValueError(f"{_shortly(value)} is no list of {count or f'at most {most}'}")
+        return [check(one) for one in value]
+
+    return checked
+
+
+def _inner(value: Any) -> Inner:
+    """The cells that are the same however the image goes on."""
+    if type(value) is not dict or type(front := value["front"]) is not int or not 0 <= front <= MOST_WINDOW:
+        raise ValueError(f"{_shortly(value)} does not say which cells see no padding")
+    return Inner(front, _steps(value["behind"]))
+
+
+#: What an output's entry holds: for each axis of the image one value, or else one for all.
+PER_AXIS: dict[str, Check] = {
+    "window": _window,
+    "stride": _positive,
+    "offset": _number,
+    "field": _optional(_positive),
+    "padding": _optional(_number),
+    "cells": _steps,
+    "inner": _inner,
+}
+FOR_ALL: dict[str, Check] = {
+    "exactness": _exactness,
+    "reason": _text,
+    "context": _listed(_text),
+    "form": _text,
+    "layout": _optional(_text),
+}
+
+
+def _read(text: str, rank: int) -> Answers:
+    """The answers of an output from its entry.
 
     Raises:
-        KeyError, TypeError, ValueError: that is no JSON of answers.
+        KeyError, RecursionError, ValueError: that is no entry of answers.
     """
-    rank = len(entry["window"])
-    if rank not in AXES or entry["exactness"] not in ("exact", "padded", "context"):
-        raise ValueError(f"exactness {entry['exactness']!r} of {rank} axes")
-    sizes = (_number(size, above=0) if size is not None else None for size in entry["field"])
-    strides = tuple(_number(s, above=0) for s in entry["stride"])
-    fields = [
-        Field().everywhere() if size is None else Field(size, 1, -_number(padding))
-        for size, padding in zip(sizes, entry["padding"], strict=True)
-    ]
-    answers = Answers(
-        tuple(_number(w, above=0) for w in entry["window"]),
-        strides,
-        tuple(_number(o) for o in entry["offset"]),
-        tuple(replace(f, stride=s) for f, s in zip(fields, strides, strict=True)),
-        tuple(Count(tuple(_step(*step) for step in steps)) for steps in entry["cells"]),
-        entry["exactness"],
-        str(entry["reason"]),
-        tuple(map(str, entry["context"])),
-        str(entry["form"]),
-        "" if entry["layout"] is None else _layout(entry["layout"], rank),
+    entry = _parsed(text)
+    if type(entry) is not dict:
+        raise ValueError("an output's entry is no object")
+    axes: dict[str, Any] = {key: _listed(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
+    values: dict[str, Any] = {key: check(entry[key]) for key, check in FOR_ALL.items()}
+    fields = []
+    for size, padding, stride in zip(axes["field"], axes["padding"], axes["stride"]):
+        if (size is None) != (padding is None):
+            raise ValueError("a field has a size or a padding, and not both")
+        fields.append(Field(1, stride).everywhere() if size is None else Field(size, stride, -padding))
+    for window, stride, count, inner in zip(axes["window"], axes["stride"], axes["cells"], axes["inner"]):
+        _check_count(count, math.ceil(window))
+        for steps in (count, inner.behind):
+            _check_rate(steps, math.ceil(window), stride)
+    return Answers(
+        tuple(axes["window"]),
+        tuple(axes["stride"]),
+        tuple(axes["offset"]),
+        tuple(fields),
+        tuple(axes["cells"]),
+        tuple(axes["inner"]),
+        values["exactness"],
+        values["reason"],
+        tuple(values["context"]),
+        values["form"],
+        "" if values["layout"] is None else _layout(values["layout"], rank),
     )
-    if len({rank, len(strides), len(answers.offset), len(fields), len(answers.count)}) > 1:
-        raise ValueError("the axes differ in number")
-    return answers
+
+
+def _check_count(count: Count, native: int) -> None:
+    """A window gives a cell, or none where it is a field that padding makes larger than the image, and not many more.
+
+    Raises:
+        ValueError: not so.
+    """
+    cells = count(native)
+    if cells > 2 * native + MARGIN:
+        raise ValueError(f"a window of {native} pixels would have {_shortly(cells)} cells")
+
+
+def _check_rate(count: Count, native: int, stride: Number) -> None:
+    """Cells lie a stride apart: nothing that is asked of their number takes long, or much room.
+
+    Raises:
+        ValueError: not so.
+    """
+    further = count(native + FAR) - count(native)
+    if abs(further * stride - FAR) > (MARGIN + len(count.steps)) * max(stride, 1):
+        raise ValueError(f"its cells would not lie {float(stride):g} pixels apart")
 
 
 def _layout(text: Any, rank: int) -> str:
@@ -115,21 +234,27 @@ def _layout(text: Any, rank: int) -> str:
         or len(set(text)) < len(text)
         or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
     ):
-        raise ValueError(f"{text!r} is no layout of {rank} axes")
+        raise ValueError(f"{_shortly(text)} is no layout of {rank} axes")
     return text
 
 
-def _step(multiply: Any, add: Any, divide: Any) -> tuple[int, int, int]:
-    step = _number(multiply, above=0), _number(add), _number(divide, above=0)
-    if not all(isinstance(n, int) for n in step):
-        raise ValueError(f"{step} is no step of integers")
-    return int(step[0]), int(step[1]), int(step[2])
+def _parsed(text: str) -> Any:
+    """JSON.
+
+    Raises:
+        RecursionError, ValueError: it is none, or endless.
+    """
+    if len(text) > MOST_LETTERS:
+        raise ValueError(f"an entry has {len(text)} letters")
+    return json.loads(text)
 
 
-def _number(value: Any, above: float = -math.inf) -> Number:
-    if type(value) not in (int, float) or not above < value or not abs(value) <= MOST_PIXELS:
-        raise ValueError(f"{value!r} is no number of pixels")
-    return int(value) if isinstance(value, int) else float(value)
+def _shortly(value: Any) -> str:
+    """A value for a sentence, however large it is."""
+    if isinstance(value, int) and abs(value) > 1 << 64:
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
@@ -161,14 +286,16 @@ def geometry_in(model: ModelProto) -> Geometry:
         if entries.get("graph") != fingerprint(graph):
             raise ModelError(f"the geometry in the metadata is that of another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
-        outputs = {name: _read(json.loads(entries[f"output.{name}"])) for name in names}
-        window = tuple(int(_number(w, above=0)) for w in json.loads(entries["window"]))
-        if len(window) not in AXES or any(len(answers.window) != len(window) for answers in outputs.values()):
-            raise ValueError("the axes differ in number")
+        window = tuple(_listed(_whole)(_parsed(entries["window"])))
+        if len(window) not in AXES:
+            raise ValueError(f"an image has no {len(window)} axes")
+        if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
+            raise ValueError(f"no network has a window of {'×'.join(map(_shortly, window))} pixels")
+        outputs = {name: _read(entries[f"output.{name}"], len(window)) for name in names}
         geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
     except KeyError as error:
         raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None
-    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise ModelError(f"the geometry in the metadata cannot be read ({error}): {again}") from None
     declared = next((i for i in graph.input if i.name == geometry.image), None)
     if declared is None:
@@ -188,9 +315,9 @@ def asked_of(model: ModelProto) -> dict[str, Any]:
     """
     entry = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}asked"), "{}")
     try:
-        asked = json.loads(entry)
+        asked = _parsed(entry)
         if not isinstance(asked, dict):
-            raise ValueError(f"'{entry}' is no object")
+            raise ValueError(f"{_shortly(asked)} is no object")
     except (RecursionError, ValueError) as error:
         raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
     return asked
@@ -215,7 +342,7 @@ def _parts(graph: GraphProto) -> Iterator[str]:
     for node in graph.node:
         yield f"node {node.domain} {node.op_type} {list(node.input)} {list(node.output)}"
         for attribute in sorted(node.attribute, key=lambda a: a.name):
-            yield attribute.name
+            yield str(attribute.name)  # bytes, where it is no text
             if attribute.HasField("t"):
                 yield f"{attribute.t.data_type} {list(attribute.t.dims)}"
             elif attribute.HasField("g"):

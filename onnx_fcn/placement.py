@@ -48,7 +48,7 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
     pads = [state.seats[k].name for k in sorted(before) if (s := state.seats[k].slides) is not None and s.pads]
     window: tuple[Number, ...] = state.image.size
     offset: tuple[Number, ...] = (0,) * len(axes)
-    within = all(f.start >= 0 and f.end <= pixels for f, pixels in zip(field, state.image.size))
+    within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, state.image.size))
     if fact.is_live:
         window, offset, within = tuple(f.size for f in field), tuple(f.start for f in field), False
     if context:
@@ -59,8 +59,9 @@ def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
         exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
     stride = tuple(f.stride for f in field)
     form = state.finals[name].form if name in state.finals else "map"
-    count, layout = tuple(a.count for a in axes), _output_layout(fact, form)
-    return Answers(window, stride, offset, field, count, exactness, reason, context, form, layout)
+    count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
+    layout = _output_layout(fact, form)
+    return Answers(window, stride, offset, field, count, inner, exactness, reason, context, form, layout)
 
 
 def _output_layout(fact: Lifted, form: str) -> str:

@@ -1,4 +1,4 @@
-"""From pixels to what a network reads: the formula, its usual choices, and pictures in files and arrays.
+"""From pixels to what a network reads: the formula, and its usual choices.
 
 What a network was trained on is
 
@@ -12,33 +12,22 @@ for each channel, and no ONNX file says it; the usual choices have names, and ar
     caffe      BGR, pixel - (103.939, 116.779, 123.68): Caffe's and Keras's older networks
     raw        the pixels as they are: 0 to 255
 
-A picture is (height, width, channels), RGB or grey. What is no picture, such as sound or a scientific image, is read as
-its numbers are stored.
-
-Only numpy is needed here for arrays; pictures in files and resizing take Pillow, the extra `view`.
+What is no picture, such as sound or a scientific image, is read as its numbers are stored.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.errors import OptionError
 
-__all__ = ["PRESETS", "Picture", "Preprocessing", "chosen", "for_stored", "pixels_of", "resized", "with_channels"]
+__all__ = ["PRESETS", "Preprocessing", "chosen", "for_stored", "is_picture"]
 
 Array = np.ndarray[Any, Any]
-
-#: A file, an array (height, width) or (height, width, channels), or a `PIL.Image.Image`.
-Picture = str | os.PathLike[str] | Any
-
-#: ITU-R BT.601, as Pillow makes grey of colours.
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -152,35 +141,48 @@ def chosen(
     return replace(preset, **changed)
 
 
-def for_stored(
-    preset: str | Preprocessing | None, dtype: np.dtype[Any], rank: int, reads_integers: bool, **numbers: Any
-) -> Preprocessing:
-    """What becomes of numbers as a file holds them: the same as with `pixels_of` for pictures, of whatever range.
+def is_picture(dtype: np.dtype[Any], rank: int, channels: int) -> bool:
+    """Are these brightnesses, from 0 to full scale? Unsigned integers in two axes, as bytes or as grey or RGB."""
+    return dtype.kind == "u" and rank == 2 and (dtype.itemsize == 1 or channels in (1, 3))
 
-    A preset by its name is about pictures, and unsigned integers then count from 0 to 255, as everywhere. Without one,
-    bytes in an image of two axes are a picture, and become what they do by default (``unit``); everything else, such
-    as sound or a scientific image, goes in as it is stored.
+
+def for_stored(
+    preset: str | Preprocessing | None,
+    dtype: np.dtype[Any],
+    white: float,
+    rank: int,
+    channels: int,
+    reads_integers: bool,
+    **numbers: Any,
+) -> Preprocessing:
+    """What becomes of numbers as a file holds them.
+
+    A preset by its name is about pixels from 0 to 255, and unsigned integers then count from 0 to full scale, 255.
+    Without one, a picture becomes what it does by default (``unit``); everything else, such as sound, bands of a scene
+    or floats, goes in as it is stored, and so does whatever is given a scale of its own.
 
     Args:
         preset: its name, or the numbers, which are for what is stored.
         dtype: of what is stored.
+        white: the number that stands for full scale.
         rank: axes of the image.
+        channels: that the network takes.
         reads_integers: does the network? Then there is no default but ``raw``.
         numbers: as in `chosen`.
 
     Raises:
         OptionError: as `chosen` does; a preset was asked for, and those are no pixels of a picture.
     """
-    is_picture = dtype == np.uint8 and rank == 2 and not reads_integers
-    formula = chosen(preset, "unit" if is_picture else "raw", **numbers)
-    if not isinstance(preset, str):
+    by_default = is_picture(dtype, rank, channels) and not reads_integers
+    formula = chosen(preset, "unit" if by_default else "raw", **numbers)
+    if isinstance(preset, Preprocessing) or (preset is None and (not by_default or numbers.get("scale") is not None)):
         return formula
-    if dtype.kind not in "ub":
+    if dtype.kind != "u":
         raise OptionError(
             f"preset '{preset}' is about pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
             "scale, mean and std of the numbers that are stored"
         )
-    return replace(formula, scale=formula.scale * _range(dtype))
+    return replace(formula, scale=formula.scale * 255 / white)
 
 
 def _tuple(values: float | Sequence[float] | None) -> tuple[float, ...] | None:
@@ -199,123 +201,3 @@ def _scaled(pixels: Array, scale: float) -> Array:
 def _listed(values: Sequence[float]) -> str:
     text = ", ".join(f"{v:.6g}" for v in values)
     return text if len(values) == 1 else f"({text})"
-
-
-def _range(dtype: np.dtype[Any]) -> float:
-    """What makes pixels from 0 to 255 of unsigned integers."""
-    return 255.0 if dtype.kind == "b" else 255 / np.iinfo(dtype).max
-
-
-def pixels_of(picture: Picture) -> Array:
-    """The pixels of a picture, from 0 to 255: (H, W, C) in float32.
-
-    Integers count from 0 to the largest of their type, floats from 0 to 1. Pictures in files are turned as their EXIF
-    data says, and lose an alpha channel.
-
-    Raises:
-        OptionError: it is no picture, or cannot be read.
-    """
-    if isinstance(picture, (str, os.PathLike)):
-        picture = _read(Path(picture))
-    elif not isinstance(picture, np.ndarray):
-        picture = _decoded(picture)
-    if picture.ndim not in (2, 3) or 0 in picture.shape:
-        raise OptionError(
-            f"an array {picture.shape} is no picture: that is (height, width) or (height, width, channels)"
-        )
-    if picture.ndim == 2:
-        picture = picture[..., None]
-    if picture.dtype.kind in "ub":
-        return _scaled(picture, _range(picture.dtype))
-    if picture.dtype.kind != "f":
-        raise OptionError(
-            f"an array of {picture.dtype} is no picture: pixels are unsigned integers, or floats from 0 to 1"
-        )
-    low, high = picture.min(), picture.max()
-    if not (low >= 0 and high <= 1):  # nor NaN
-        raise OptionError(
-            f"pixels in floats are from 0 to 1, and these are from {low:g} to {high:g}: give them as uint8"
-        )
-    return picture.astype(np.float32) * 255
-
-
-def with_channels(pixels: Array, channels: int) -> Array:
-    """The same picture in as many channels: grey of colours, or colours of grey.
-
-    Raises:
-        OptionError: there is no such picture.
-    """
-    have = pixels.shape[-1]
-    if have == channels:
-        return pixels
-    if (have, channels) == (3, 1):
-        return (pixels @ LUMA)[..., None]
-    if have == 1 and channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    raise OptionError(f"the picture has {have} channels, and the network reads {channels}")
-
-
-def resized(pixels: Array, size: Sequence[int]) -> Array:
-    """(H, W, C) at another size, (height, width): linear, and averaging where it shrinks."""
-    height, width = size
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image = _pillow()
-    planes = [
-        np.asarray(image.fromarray(np.ascontiguousarray(plane)).resize((width, height), image.Resampling.BILINEAR))
-        for plane in np.moveaxis(pixels, -1, 0)
-    ]
-    return np.stack(planes, axis=-1)
-
-
-def _pillow() -> Any:
-    try:
-        import PIL.Image
-        import PIL.ImageOps
-    except ImportError:
-        raise OptionError("pictures take Pillow, which is not installed: pip install 'onnx-fcn[view]'") from None
-    return PIL.Image
-
-
-def _read(path: Path) -> Array:
-    """The pixels of a file, as they are stored: an array in .npy, or a picture that Pillow reads."""
-    try:
-        if path.suffix == ".npy":
-            return _array(path)
-        image = _pillow()
-        try:
-            with image.open(path) as picture:
-                return _decoded(picture)
-        except (image.UnidentifiedImageError, image.DecompressionBombError, SyntaxError) as error:
-            large = isinstance(error, image.DecompressionBombError)
-            why = "it is too large to be read at once" if large else "no picture that Pillow knows"
-            raise OptionError(f"cannot read '{path}': {why}") from None
-    except OSError as error:
-        raise OptionError(f"cannot read '{path}': {reason_of(error)}") from None
-    except ValueError as error:
-        raise OptionError(f"cannot read '{path}': {error}") from None
-
-
-def _array(path: Path) -> Array:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        array = None
-    if not isinstance(array, np.ndarray):
-        raise OptionError(f"cannot read '{path}': no array of numbers")
-    return array
-
-
-def _decoded(picture: Any) -> Array:
-    """The pixels of an image of Pillow: grey or RGB."""
-    image = _pillow()
-    if not isinstance(picture, image.Image):
-        raise OptionError(f"a {type(picture).__name__} is no picture: give a file, an array, or an image of Pillow")
-    import PIL.ImageOps
-
-    upright: Any = PIL.ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16"):
-        return np.asarray(upright).astype(np.uint16)
-    if upright.mode in ("I", "F"):
-        raise OptionError("the picture has 32 bits a pixel, whose range nothing says: save it with 8 or 16")
-    return np.asarray(upright.convert("L" if upright.mode in ("1", "L", "LA", "La") else "RGB"))

@@ -185,7 +185,7 @@ def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells
             return np.zeros_like(inside)
         if axis.image is None:
             continue
-        first = float(axis.field.start) + (p + axis.rate * np.arange(count)) * float(axis.stride)
-        seen = (first >= float(p * axis.stride)) & (first + float(axis.field.size) <= size[axis.image])
+        at, behind = axis.rate * np.arange(count), axis.inner.behind(size[axis.image] - int(p * axis.stride))
+        seen = (at >= axis.inner.front) & (at < behind)
         inside &= seen.reshape([-1 if j == k else 1 for j in range(len(cells))])
     return inside

@@ -46,9 +46,6 @@ UNFOLD_LIMIT = 40_000
 #: Values of the kernel that unfolds a window: one for each channel that it makes, and each of its positions.
 UNFOLD_KERNEL = 1 << 24
 
-#: Image sizes from the native one on at which branches are compared: more than any stride.
-LEVELLED = 128
-
 #: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
@@ -114,7 +111,6 @@ class Site(Emitter):
     def stated(self, name: str, value: Array) -> Known:
         """A new constant whose value other rules may ask for."""
         self._walk.values.set(name, value)
-        self._walk.doubled.set(name, value)
         return Known(name)
 
     def elem_type_of(self, fact: Fact | None) -> int:
@@ -136,23 +132,17 @@ class Site(Emitter):
             return self.weight_shape(Known(node.input[0]))
         return tuple(self.value(fact).shape)
 
-    def known(self, value: Array, *, doubled: Array | None = None, at_run_time: str | None = None) -> Known:
+    def known(self, value: Array, *, at_run_time: str | None = None) -> Known:
         """A value that is computed from sizes.
 
         Args:
             value: as it is at the native size.
-            doubled: as it is at twice the size.
             at_run_time: the tensor that has it at any size.
         """
         if at_run_time is not None:
             self._aliases[at_run_time] = self.outputs[0]
         self._walk.values.set(self.outputs[0], value)
-        self._walk.doubled.set(self.outputs[0], value if doubled is None else doubled)
         return Known(self.outputs[0], sized=True)
-
-    def depends_on_size(self, fact: Known) -> Array:
-        """For each element of a value, whether it is another one on an image of another size."""
-        return np.asarray(self.value(fact) != self._walk.doubled[fact.name])
 
     def shape_of(self, fact: Unmapped) -> tuple[int, ...]:
         """Shape of an unmapped tensor at the native size.
@@ -218,32 +208,48 @@ class Site(Emitter):
     def level(self, maps: Sequence[Lifted]) -> list[Lifted]:
         """Maps that meet, cut to the cells that all of them have.
 
-        Branches that stride in different ways, such as a pooling 2/2 beside a convolution 3/2 with padding, end with
-        other numbers of cells once they dilate instead. The surplus is behind the last window, and always the same.
+        Branches that stride or pad in different ways, such as a convolution 3/2 beside a shortcut 1/2, have as many
+        cells at the native size, and at some other sizes one has more. At the native size plus whole strides they have
+        as many again, and counts never fall; so all windows lie within the smallest map, and the surplus goes.
 
         Raises:
-            Unsupported: it depends on the size of the image.
+            Unsupported: now one of them is the smallest and now another; or the opset cannot cut at run time.
         """
-        if self._walk.options.output_stride is None or len(maps) < 2:
-            return list(maps)
-        surplus = [[0] * len(m.space) for m in maps]
-        for k, axes in enumerate(zip(*(m.space for m in maps))):
-            sizes = [self._walk.image.size[a.image] for a in axes if a.image is not None][:1]
-            found = {tuple(a.count(n + more) for a in axes) for n in sizes for more in range(LEVELLED)}
-            extra = {tuple(n - min(counts) for n in counts) for counts in found}
-            if len(extra) > 1:
-                raise Unsupported("joins maps whose sizes differ in another way at every image size", code="rate")
-            for of, more in zip(surplus, next(iter(extra), ())):
-                of[k] = more
-        return [self._shortened(m, more) for m, more in zip(maps, surplus)]
+        apart = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
+        maps = [self.unfurled(m) for m in maps] if apart else list(maps)
+        for k in apart:
+            counts = [m.space[k].count for m in maps]
+            if len({count.rate for count in counts}) > 1:
+                continue  # their cells lie at different strides, which is refused where they are joined
+            least = next((m for m in maps if all(m.space[k].count.beyond(count)[1] <= 0 for count in counts)), None)
+            if least is None:
+                raise Unsupported(
+                    "joins maps of which now one and now the other has more cells, by the size of the image",
+                    code="counts-meet",
+                )
+            maps = [self._shortened(m, k, least) for m in maps]
+        return maps
 
-    def _shortened(self, x: Lifted, surplus: Sequence[int]) -> Lifted:
-        axes = [k for k, more in enumerate(surplus) if more]
-        if not axes:
+    def _shortened(self, x: Lifted, k: int, like: Lifted) -> Lifted:
+        """A map without the cells along one axis that a smaller one does not have."""
+        count = like.space[k].count
+        fewest, most = x.space[k].count.beyond(count)
+        if most == 0:
             return x
-        name = self.slice(x.map, [0] * len(axes), [-surplus[k] for k in axes], [2 + k for k in axes])
-        space = tuple(replace(a, count=a.count.then(1, -more, 1)) for a, more in zip(x.space, surplus))
-        return replace(x, map=name, space=space)
+        if fewest == most:
+            name = self.slice(x.map, [0], [-most], [2 + k])
+        elif self.opset < 10:
+            raise Unsupported(
+                "joins maps that have as many cells at the native size alone, and cutting them at other sizes takes "
+                "opset 10",
+                code="opset",
+                hint=RAISE_OPSET,
+            )
+        else:
+            cells = self.slice(self.emit([like], "Shape"), [2 + k], [3 + k], [0])
+            at: list[Operand] = [x, np.array([0]), cells, np.array([2 + k])]
+            name = self.emit(at, "Slice")
+        return replace(x, map=name, space=tuple(a.shortened(count) if j == k else a for j, a in enumerate(x.space)))
 
     def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
         """The origins of a value that contracts the window here."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError, reason_of
 
-__all__ = ["Draft", "created", "drafted", "resolved", "sync_folder", "target_of", "temporary", "writing"]
+__all__ = ["Draft", "created", "drafted", "put", "resolved", "sync_folder", "target_of", "temporary", "writing"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class Draft:
     Attributes:
         path: the file to write, as the user named it.
         target: the same with links followed.
+        replaces: was there a file before? What appears meanwhile is somebody else's.
     """
 
     path: str | os.PathLike[str]
     target: Path
+    replaces: bool
     _temporary: Path
     _fd: int
 
@@ -55,10 +57,10 @@ class Draft:
         """Put it in its place.
 
         Raises:
-            OptionError: the target cannot be replaced.
+            OptionError: the target cannot be replaced, or appeared meanwhile.
         """
         with writing(self.path):
-            os.replace(self._temporary, self.target)
+            put(self._temporary, self.target, replaces=self.replaces)
             sync_folder(self.target.parent)
 
 
@@ -70,12 +72,12 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Draft]:
         OptionError: the file cannot be written.
     """
     target = target_of(path)
-    beside = temporary(target)
+    beside, replaces = temporary(target), target.exists()
     try:
         with writing(path):
             fd = created(beside, target)
         try:
-            yield Draft(path, target, beside, fd)
+            yield Draft(path, target, replaces, beside, fd)
         finally:
             os.close(fd)
     finally:
@@ -130,11 +132,41 @@ def created(path: Path, target: Path) -> int:
     return fd
 
 
+def put(made: Path, target: Path, *, replaces: bool) -> None:
+    """Give what was made its name: a file, or a folder.
+
+    Raises:
+        FileExistsError: something has that name, and is not to be replaced; it is as it was, and so is what was made.
+        OSError: it cannot be renamed.
+    """
+    if replaces:
+        os.replace(made, target)
+    elif made.is_dir():
+        if os.path.lexists(target):  # and between this and the next line it takes at most the place of an empty folder
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+        os.rename(made, target)
+    else:
+        try:
+            os.link(made, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target)) from None
+            os.rename(made, target)
+        else:
+            os.unlink(made)
+
+
 @contextlib.contextmanager
 def writing(target: str | os.PathLike[str]) -> Iterator[None]:
     """Say what the system's refusals mean."""
     try:
         yield
+    except FileExistsError:
+        raise OptionError(
+            f"'{os.fspath(target)}' appeared meanwhile, and was left as it is: move it away, or give another name"
+        ) from None
     except OSError as error:
         raise OptionError(f"cannot write '{os.fspath(target)}': {reason_of(error)}") from None
 

@@ -36,7 +36,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from onnx_fcn import wire
 from onnx_fcn.errors import ModelError, OptionError, reason_of
-from onnx_fcn.staging import created, resolved, sync_folder, target_of, temporary, writing
+from onnx_fcn.staging import created, put, resolved, sync_folder, target_of, temporary, writing
 
 try:
     import fcntl
@@ -515,6 +515,7 @@ class Staged:
     def __init__(self, target: Path, store: Store) -> None:
         self.target = target
         self.path = temporary(target)
+        self._replaces = target.exists()  # what appears meanwhile is somebody else's
         self.data: Path | None = None
         self.size = 0
         self._store = store
@@ -527,7 +528,7 @@ class Staged:
 
         Raises:
             ModelError: the source has changed since it was opened; nothing is put in place.
-            OptionError: the target cannot be written.
+            OptionError: the target cannot be written, or appeared meanwhile.
         """
         self._store.check_unchanged()
         stale = self._stale_data()
@@ -537,7 +538,7 @@ class Staged:
             if self.data is not None and not self.data.exists():
                 raise OptionError(f"'{self.data}' was removed, perhaps by another run: start again")
             ours = self.path.stat().st_ino
-            os.replace(self.path, self.target)
+            put(self.path, self.target, replaces=self._replaces)
             self._made.clear()
             sync_folder(self.target.parent)
         for path in stale:

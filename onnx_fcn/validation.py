@@ -529,7 +529,8 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         answer = wide.got[name]
         by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, ratios_of(fact, cut))}
         grid = tuple(by_image.get(a.image, 1) for a in fact.space)
-        if answer.shape[1:] != (fact.width, *grid):
+        said = _grid_at(fact, wide.size)  # more than whole windows where an output leaves cells of its window unread
+        if answer.shape[1:] != (fact.width, *said) or any(n < windows for n, windows in zip(said, grid)):
             note = f"has shape {answer.shape} where there are {grid} windows with {fact.width} channels"
             yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
             continue

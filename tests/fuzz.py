@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python tests/fuzz.py 10000        # the cases 0 to 9,999 of damaged.py, with a tally
     PYTHONPATH=. python tests/fuzz.py --case 4711  # one of them, in this process
+    PYTHONPATH=. python tests/fuzz.py 10000 --inputs   # those of reading.py, for the commands that read
 
 Cases run in worker processes, so that a crash of the interpreter, a hang or a memory that is exhausted is seen, and
 known by its number. A case passes when `convert` (with validation), `inspect` or `read_geometry` returns or raises an
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import damaged
 import onnxruntime  # noqa: F401 — before the limit on memory, as its threads are
+import reading
 
 import onnx_fcn
 from onnx_fcn import FcnError, Geometry, OptionError, UnsupportedModel
@@ -58,8 +60,8 @@ class Outcome:
     what: str
 
 
-def campaign(numbers: Sequence[int], workers: int = 1) -> Iterator[Outcome]:
-    """The outcomes of some cases, in any order."""
+def campaign(numbers: Sequence[int], workers: int = 1, *, inputs: bool = False) -> Iterator[Outcome]:
+    """The outcomes of some cases, in any order: of models, or of inputs for the commands that read."""
     waiting = queue.SimpleQueue[Sequence[int]]()
     for k in range(0, len(numbers), 100):
         waiting.put(numbers[k : k + 100])
@@ -70,7 +72,7 @@ def campaign(numbers: Sequence[int], workers: int = 1) -> Iterator[Outcome]:
             while True:
                 left = list(waiting.get_nowait())
                 while left:
-                    left = left[_worker(left, found) :]
+                    left = left[_worker(left, found, inputs) :]
         except queue.Empty:
             found.put(None)
 
@@ -82,9 +84,9 @@ def campaign(numbers: Sequence[int], workers: int = 1) -> Iterator[Outcome]:
             yield outcome
 
 
-def _worker(numbers: Sequence[int], found: queue.SimpleQueue[Outcome | None]) -> int:
+def _worker(numbers: Sequence[int], found: queue.SimpleQueue[Outcome | None], inputs: bool) -> int:
     """Run cases in one process until it is done or dead; how many were dealt with."""
-    command = [sys.executable, __file__, "--worker", *map(str, numbers)]
+    command = [sys.executable, __file__, "--worker", *map(str, numbers), *["--inputs"] * inputs]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -106,18 +108,22 @@ def _worker(numbers: Sequence[int], found: queue.SimpleQueue[Outcome | None]) ->
     return done
 
 
-def serve(numbers: Sequence[int]) -> None:
+def serve(numbers: Sequence[int], *, inputs: bool) -> None:
     """A worker: a line of tab-separated values for each case."""
     faulthandler.enable()
     warnings.simplefilter("ignore")
-    damaged.seeds()
+    judged = reading.judge if inputs else judge
+    if inputs:
+        reading.models(), reading.images()
+    else:
+        damaged.seeds()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
     for number in numbers:
         faulthandler.dump_traceback_later(HANG, exit=True)
         start = time.process_time()
-        kind, what = judge(number)
+        kind, what = judged(number)
         seconds = time.process_time() - start
         faulthandler.cancel_dump_traceback_later()
         if seconds > SECONDS:
@@ -212,18 +218,19 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--case", type=int)
+    parser.add_argument("--inputs", action="store_true")
     parser.add_argument("--worker", nargs="+", type=int)
     given = parser.parse_args()
     if given.worker:
-        serve(given.worker)
+        serve(given.worker, inputs=given.inputs)
         return 0
     if given.case is not None:
-        print(*judge(given.case), sep="\n")
+        print(*(reading.judge if given.inputs else judge)(given.case), sep="\n")
         return 0
     start = time.perf_counter()
     tally = collections.Counter[str]()
     slowest, failed = 0.0, 0
-    for outcome in campaign(range(given.first, given.first + given.count), given.workers):
+    for outcome in campaign(range(given.first, given.first + given.count), given.workers, inputs=given.inputs):
         tally[outcome.kind] += 1
         slowest = max(slowest, outcome.seconds)
         failed += outcome.kind == "FAILED"

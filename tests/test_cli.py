@@ -48,11 +48,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
     def run(*arguments: str) -> Result:
         capfd.readouterr()
-        try:
-            code = main(arguments)
-        except SystemExit as leaving:  # argparse's way
-            code = int(leaving.code or 0)
-        return Result(code, *capfd.readouterr())
+        return Result(main(arguments), *capfd.readouterr())
 
     return run
 

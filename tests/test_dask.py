@@ -90,7 +90,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_dask_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask.array", None)
-    with pytest.raises(OptionError, match=r"onnx_fcn.dask needs dask.array: pip install 'onnx_fcn\[tiles\]'"):
+    with pytest.raises(
+        OptionError, match=r"onnx_fcn.dask needs dask, which is not installed: pip install 'onnx-fcn\[tiles\]'"
+    ):
         onnx_fcn.dask.apply(tmp_path / "out.onnx", None)
 
 

@@ -261,7 +261,7 @@ def test_the_source_is_only_read(folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_onto_one_output(folder: Path, tmp_path: Path) -> None:
-    """Whoever is last wins; both are whole."""
+    """Whoever is last wins, or the first where there was none; both are whole."""
     ways = (["--head", "conv"], ["--head", "folded"])
     command = [sys.executable, "-m", "onnx_fcn", str(folder / "model.onnx")]
     whole = []
@@ -280,7 +280,7 @@ def test_two_processes_onto_one_output(folder: Path, tmp_path: Path) -> None:
         ]
         for process in racing:
             _, said = process.communicate(timeout=60)
-            assert process.returncode == 0 or b"was removed, perhaps by another run" in said
+            assert process.returncode == 0 or b"was removed, perhaps by another run" in said or b"appeared mean" in said
         found = {p.name: p.read_bytes() for p in shared.parent.iterdir()}
         (won,) = [files for files in whole if files["out.onnx"] == found["out.onnx"]]
         assert won.items() <= found.items()

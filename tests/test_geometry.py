@@ -705,3 +705,82 @@ def test_outputs_of_one_formula_share_its_name() -> None:
     assert isinstance(geometry, Geometry)
     assert geometry.exactness == {"y": "exact", "z": "exact"}
     assert list(itertools.chain(*(a.formulas() for a in geometry.outputs.values()))) == dims[0] + dims[1]
+
+
+# Cells that do not know where the image ends --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pads", "strides", "inner"),
+    [
+        ("pads = [1, 1, 1, 1]", [2, 2], (1, 6)),  # cells 1 … 5 of an image of 13
+        ("pads = [0, 0, 2, 2]", [1, 1], (0, 11)),
+        ("pads = [0, 0, 0, 0]", [3, 3], (0, 4)),
+    ],
+)
+def test_inner_cells_see_no_padding(pads: str, strides: list[int], inner: tuple[int, int]) -> None:
+    model = law.model(
+        f"y = Conv <{pads}, strides = {strides}> (x, k)",
+        image="float[N,1,13,13] x",
+        k=(1, 1, 3, 3),
+        outputs="float[N,1,A,B] y",
+    )
+    answers = onnx_fcn.inspect(model).geometry.of()
+    assert [(i.front, i.behind(13)) for i in answers.inner] == [inner, inner]
+    interior = answers.grid(13, 13).interior
+    assert interior.sum() == (inner[1] - inner[0]) ** 2
+
+
+def test_padding_behind_a_crop_is_no_part_of_the_image() -> None:
+    """The field lies within the window, and yet the first answer sees a zero that a larger image would not have."""
+    model = law.model(
+        "a = Slice (x, starts, ends, axes)  b = Conv <pads = [1, 1, 1, 1]> (a, k)  f = Flatten (b)  y = MatMul (f, w)",
+        image="float[N,1,12,12] x",
+        starts=[2, 2],
+        ends=[-2, -2],
+        axes=[2, 3],
+        k=(1, 1, 3, 3),
+        w=(64, 5),
+    )
+    report = onnx_fcn.inspect(model)
+    assert report.geometry.of().exactness == "padded"
+    assert report.geometry.of().field[0].start >= 0
+
+
+MEETING = (
+    "r = Relu (x)  a = Conv <{}, strides = [2, 2]> (r, k)  b = Conv <{}, strides = [2, 2]> (r, v)  c = Add (a, b)  "
+)
+
+
+@pytest.mark.parametrize(
+    "pads",
+    [('auto_pad = "SAME_UPPER"',) * 2, ("pads = [0, 0, 1, 1]", "pads = [0, 0, 0, 0]")],
+    ids=["auto_pad", "explicit"],
+)
+@pytest.mark.parametrize(
+    "head", ["m = GlobalAveragePool (c)  f = Flatten (m)", "f = Flatten (c)"], ids=["pooled", "flat"]
+)
+def test_branches_that_meet_at_some_sizes_alone_run_at_every_size(pads: tuple[str, str], head: str) -> None:
+    """A 3×3/2 convolution beside a 1×1/2 shortcut, as TensorFlow pads them: ⌊n/2⌋ cells beside ⌈n/2⌉."""
+    model = law.model(
+        MEETING.format(*pads) + f"{head}  y = MatMul (f, w)",
+        image="float[N,2,16,16] x",
+        k=(3, 2, 3, 3),
+        v=(3, 2, 1, 1),
+        w=(3 if "m" in head else 192, 5),
+    )
+    conversion = onnx_fcn.convert(model)
+    run = law.session(conversion.to_proto())
+    for more in range(10):
+        size = (16 + more, 25 - more)
+        scores = run({"x": law.random("image", 1, 2, *size).astype(np.float32)})[0]
+        assert scores.shape[2:] == conversion.grid(*size).shape
+
+
+def test_before_opset_10_branches_that_cannot_be_cut_at_run_time_are_refused() -> None:
+    body = MEETING.format('auto_pad = "SAME_UPPER"', 'auto_pad = "SAME_UPPER"') + "f = Flatten (c)  y = Gemm (f, w, d)"
+    model = law.model(body, image="float[N,2,16,16] x", opset=9, k=(3, 2, 3, 3), v=(3, 2, 1, 1), w=(192, 5), d=(5,))
+    with pytest.raises(
+        onnx_fcn.UnsupportedModel, match=r"as many cells at the native size alone.*opset 10.*raise the opset"
+    ):
+        onnx_fcn.convert(model)

@@ -109,7 +109,7 @@ def test_half_precision_that_overflows(scale: float) -> None:
     assert np.isinf(stored).any() == (scale > 1)
     validation = validated(model)
     assert validation.passed
-    assert {c.kind for c in validation.checks} == {"native", "law", "crops", "grid"}
+    assert {c.kind for c in validation.checks} == {"native", "law", "crops", "grid", "metadata"}
 
 
 def test_images_that_are_not_finite() -> None:

@@ -164,8 +164,8 @@ def test_the_rule_and_the_row_are_real() -> None:
 def test_exit_codes_are_those_of_the_help() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", README.read_text("utf-8"), re.MULTILINE)
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
-        main(["--help"])
+    with contextlib.redirect_stdout(out):
+        assert main(["--help"]) == 0
     assert [code for code, _ in rows] == ["0", "1", "2", "3", "130", "143"]
     assert all(f"  {code:<4} {meaning}" in out.getvalue() for code, meaning in rows)
 

@@ -377,6 +377,16 @@ row("Resize twice as coarse",
     image="float[N,6,8,6] x", stride=2, scales=np.float32([1, 1, 0.5, 0.5]), w=(72, 5))
 row("Resize between cells", f'm = Resize <mode = "linear"> (x, "", scales)  {HEAD}',
     cut="m", step=2, scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+row("Resize that copies at the native size", "s = Shape (x)  a = Slice (s, zero, two)  "
+    f't = Concat <axis = 0> (a, sizes)  m = Resize <mode = "linear"> (x, "", "", t)  {HEAD}',
+    zero=[0], two=[2], sizes=[4, 3], w=(72, 5), outputs="float[N,5] y")
+row("Resize symmetric about the middle", 'm = Resize <coordinate_transformation_mode = "half_pixel_symmetric"> '
+    f'(x, "", scales)  {HEAD}', opset=19, image="float[N,6,4,6] x", stride=2, scales=np.float32([1, 1, 0.5, 0.5]),
+    w=(36, 5))
+row("Resize that keeps the aspect ratio", 'm = Resize <keep_aspect_ratio_policy = "not_larger", axes = [2, 3]> '
+    f'(x, "", "", sizes)  {HEAD}', opset=18, image="float[N,6,4,6] x", sizes=[20, 12], w=(576, 5))
+row("Resize by three", f'm = Resize <mode = "nearest"> (x, "", scales)  {HEAD}', scales=np.float32([1, 1, 3, 3]),
+    w=(648, 5))
 row("Resize, then a conv of stride 2", f'r = Resize (x, "", scales)  m = Conv <strides = [2, 2]> (r, k)  {HEAD}',
     scales=np.float32([1, 1, 2, 2]), k=(5, 6, 2, 2), w=(60, 7))
 row("Upsample by attribute", f"m = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x)  {HEAD}", opset=7, w=(432, 5))
@@ -946,6 +956,10 @@ row("gate by an einsum", 'p = Einsum <equation = "nchw->nc"> (x)  g = Sigmoid (p
     f"n = Mul (x, u)  m = Conv (n, k)  {HEAD}", cut="m", axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
 row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "
     f"l = Sigmoid (j)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
+row("gates before and behind pads that are computed", f"{GATE}  n = Mul (x, g)  s = Shape (n)  z = Sub (s, s)  "
+    "e = Add (z, ends)  d = Concat <axis = 0> (z, e)  o = Pad (n, d)  l = Conv (o, k)  q = GlobalAveragePool (l)  "
+    f"i = Conv (q, t)  h = Sigmoid (i)  m = Mul (l, h)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1),
+    ends=[0, 0, 1, 1], k=(5, 6, 2, 2), t=(5, 5, 1, 1), w=(60, 7), outputs="float[N,7] y")
 row("a gate from an earlier map", f"{GATE}  c = Conv (x, k)  m = Mul (c, g)  {HEAD}",
     cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), k=(6, 6, 2, 2), w=(36, 5))
 row("a gate on pooled features", "p = GlobalAveragePool (x)  f = Flatten (p)  d = MatMul (f, w)  g = Sigmoid (d)  "
@@ -1088,6 +1102,22 @@ refusal("corners aligned",
     '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
     "f = Flatten (r)  y = MatMul (f, w)",
     ("align-corners", "up", "between corners"), scales=np.float32([1, 1, 2, 2]), w=(288, 5))
+SCALED = ('[up] r = Resize <coordinate_transformation_mode = "{}", mode = "{}", nearest_mode = "floor"> '
+          '(x, "", scales)  '
+          "f = Flatten (r)  y = MatMul (f, w)")
+refusal("a scale that single floats do not hold", SCALED.format("asymmetric", "nearest"),
+    ("rounding", "up", "resizes by 6/5, which single floats do not hold: in onnxruntime cell 18 is a copy of cell 14"),
+    image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.2, 1.2]), w=(216, 5))
+refusal("a scale that is no fraction", SCALED.format("half_pixel", "linear"),
+    ("irrational-scale", "up", "resizes by 1.4142, which is no fraction with a denominator of at most 64"),
+    image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.4142, 1.4142]), w=(294, 5))
+refusal("a shift by what is cut off", SCALED.format("half_pixel_symmetric", "linear"),
+    ("half-pixel-symmetric", "up", "resizes 5 cells to 2.5"), image="float[N,6,5,4] x", opset=19,
+    scales=np.float32([1, 1, 0.5, 0.5]), w=(24, 5))
+refusal("an aspect ratio that gives no whole size", '[up] r = Resize <keep_aspect_ratio_policy = "not_larger", '
+    'axes = [2, 3]> (x, "", "", sizes)  f = Flatten (r)  y = MatMul (f, w)',
+    ("aspect-ratio", "up", "keeps the aspect ratio of 5 cells"), image="float[N,6,4,5] x", opset=18, sizes=[6, 20],
+    w=(288, 5))
 refusal("an einsum of three factors", 'f = Flatten (x)  [product] y = Einsum <equation = "nk,kr,ro->no"> (f, w, v)',
     ("einsum", "product", "more than two factors"), w=(72, 4), v=(4, 5))
 refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] y = Einsum <equation = "nii->ni"> (r)',
@@ -1219,3 +1249,17 @@ def test_a_fault_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypa
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="is right, at"):
         case.check(case.opsets[-1], trunk=True)
+
+
+@pytest.mark.parametrize("mode", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+def test_a_shape_of_a_transposed_convolution_is_frozen_as_padding(mode: str) -> None:
+    """Of an odd padding the larger half lies in front, unless SAME_UPPER says otherwise: natively it shows."""
+    body = (
+        f'r = ConvTranspose <strides = [2, 2], auto_pad = "{mode}", output_shape = [8, 6]> (x, k)  '
+        "m = Conv (r, v)  f = Flatten (m)  y = MatMul (f, w)"
+    )
+    model = law.model(body, image="float[N,6,4,3] x", k=(6, 5, 3, 3), v=(4, 5, 2, 2), w=(140, 7))
+    image = law.random("image", 2, 6, 4, 3).astype(np.float32)
+    converted = onnx_fcn.convert(model, validate=False).to_proto()
+    got, want = (law.session(m)({"x": image})[0] for m in (converted, model))
+    law.agree(got.reshape(want.shape), want, mode)

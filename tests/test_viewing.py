@@ -59,10 +59,7 @@ def command(
 
     def run(*words: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        try:
-            code = main(words)
-        except SystemExit as leaving:  # argparse's way
-            code = int(leaving.code or 0)
+        code = main(words)
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -418,13 +415,17 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         (1, "heatmap fixtures/digits_padded.onnx page.npy o.png", "onnx_fcn did not convert it"),
         (1, "heatmap none.onnx page.npy o.png", "'none.onnx' does not exist"),
         (1, "page page.npy page.npy o.html", "is not an ONNX model"),
-        (2, "heatmap out.onnx none.jpg o.png", "cannot read 'none.jpg': no such file or directory"),
-        (2, "heatmap out.onnx folder o.png", "cannot read 'folder': is a directory"),
-        (2, "heatmap out.onnx text.png o.png", "cannot read 'text.png': no picture that Pillow knows"),
-        (2, "heatmap out.onnx cut.jpg o.png", "cannot read 'cut.jpg': image file is truncated"),
-        (2, "heatmap out.onnx text.npy o.png", "cannot read 'text.npy': no array of numbers"),
-        (2, "heatmap out.onnx empty.npy o.png", "cannot read 'empty.npy': no array of numbers"),
-        (2, "heatmap out.onnx five.npy o.png", "the picture has 5 channels, and the network reads 1"),
+        (2, "heatmap out.onnx none.jpg o.png", "'none.jpg' does not exist"),
+        (2, "heatmap out.onnx folder o.png", "'folder' is a folder, and no zarr store"),
+        (2, "heatmap out.onnx text.png o.png", "'text.png' is not an image: TIFF, PNG, JPEG"),
+        (2, "heatmap out.onnx cut.jpg o.png", "'cut.jpg' cannot be read as an image: it is damaged or cut short"),
+        (2, "heatmap out.onnx text.npy o.png", "'text.npy' is not an image: TIFF, PNG, JPEG"),
+        (2, "heatmap out.onnx empty.npy o.png", "'empty.npy' is not an image: TIFF, PNG, JPEG"),
+        (
+            2,
+            "heatmap out.onnx five.npy o.png",
+            "'five.npy' has the shape (40, 40, 5), and the model takes images with",
+        ),
         (2, "heatmap out.onnx page.npy o.gif", "cannot write 'o.gif': its suffix says what it is"),
         (2, "page out.onnx page.npy o.png", "one of .html, .htm"),
         (2, "heatmap out.onnx page.npy no/o.png", "cannot write 'no/o.png': there is no directory 'no'"),

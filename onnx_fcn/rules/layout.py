@@ -122,19 +122,17 @@ def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
 def shape(site: Site, x: Lifted) -> Known:
     """A value: the original shape at the native size. At run time, for untouched branches, that of the map."""
     value: Array = np.array(x.shape, np.int64)
-    moving = {a for axis in x.space for a in axis.atoms}
-    doubled = value * [2 ** sum(a in moving for a in group) for group in x.layout]
     if site.op == "Size":
-        return site.known(np.array(value.prod()), doubled=np.array(doubled.prod()))
+        return site.known(np.array(value.prod()))
     kept = list(range(x.rank))[site.attr("start", 0) : site.attr("end")]
     axes = [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
     if not x.is_plain or len(axes) != x.rank:
-        return site.known(value[kept], doubled=doubled[kept])
+        return site.known(value[kept])
     perm: list[int] = []
     for group in x.layout:
         perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
     if perm == kept:
-        return site.known(value, doubled=doubled, at_run_time=site.emit([site.sparse(x)], "Shape"))
+        return site.known(value, at_run_time=site.emit([site.sparse(x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)
     name = site.emit([site.emit([site.sparse(x)], "Shape"), order], "Gather", axis=0)
-    return site.known(value[kept], doubled=doubled[kept], at_run_time=name)
+    return site.known(value[kept], at_run_time=name)

@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, lifts
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.geometry import Taps
+from onnx_fcn.interpret import Fact, lifts
+from onnx_fcn.known import Array
+from onnx_fcn.lifted import Axis, Lifted
 from onnx_fcn.site import Operand, Site
+
+#: The largest denominator of a scale that is written as a float: after so many cells windows lie alike again.
+LARGEST_DENOMINATOR = 64
+
+#: Cells along an axis up to which onnxruntime's single floats are compared with the fraction that they stand for.
+FARTHEST = 1 << 18
+
+#: How coordinates are shifted: cell j of the result lies at (j + a)/scale - b of the map, with these (a, b) in halves.
+SHIFTS = {
+    "half_pixel": (1, 1),
+    "half_pixel_symmetric": (1, 1),
+    "pytorch_half_pixel": (1, 1),
+    "tf_half_pixel_for_nn": (1, 0),
+    "asymmetric": (0, 0),
+}
 
 
 @lifts("Resize", "Upsample")
 def resize(site: Site, x: Lifted, *operands: Fact) -> Lifted:
-    """Sizes become scales, frozen at the native size; sizes that are read off another map at run time stay so."""
+    """Sizes become scales, and whatever depends on the size is what it is at the native size.
+
+    Where no size changes there, onnxruntime copies, whatever the mode and the scales are, and so the operator goes.
+    Along an axis with the scale 1 nothing changes either. Otherwise, by mode and coordinate transformation:
+
+        ==========================================  ================================================================
+        nearest; scale 2ⁿ, or whole and asymmetric  exact at every size
+        nearest; any other scale p/q                exact up to 262,144 cells, or refused: the source of each cell is
+                                                    computed in single floats, as onnxruntime does, and has to repeat
+                                                    every p cells (it does not for 6/5 or 1/7)
+        linear, cubic, antialias                    exact for the scale 2ⁿ; for others the weights of cell j are
+                                                    rounded to about j·2⁻²⁴ of a cell, as in the original
+        half_pixel_symmetric                        half_pixel, which it is wherever the resized size is whole, as it
+                                                    has to be at the native size; refused elsewhere
+        pytorch_half_pixel                          half_pixel; refused where the native result is one cell
+        align_corners, tf_crop_and_resize           refused: the coordinates hang on where the map ends
+        scales                                      fractions up to a denominator of 64; refused beyond
+        sizes, also computed ones                   their scale at the native size
+        keep_aspect_ratio_policy                    one scale for all axes; refused where it does not give whole sizes
+        exclude_outside, clamped coordinates        padding: a cell that reads beyond its window sees more of a larger
+                                                    image
+        ==========================================  ================================================================
+
+    Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
+    """
     x = site.rearranged(x)
     scales, sizes = _targets(site, x, operands)
-    mode = str(site.attr("mode", "nearest"))
-    if str(site.attr("coordinate_transformation_mode", "half_pixel")) in ("align_corners", "tf_crop_and_resize"):
-        raise Unsupported("interpolates between corners, which lie elsewhere at every image size", code="align-corners")
+    if sizes == list(x.shape):
+        return x
     x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
     physical = [Fraction(1)] * (2 + len(x.space))
     space, layout = list(x.space), list(x.layout)
+    pads = False
     for axis, (scale, size) in enumerate(zip(scales, sizes)):
         if scale == 1:
             continue
@@ -33,29 +76,125 @@ def resize(site: Site, x: Lifted, *operands: Fact) -> Lifted:
         cells = x.space[k]
         site.undilated(x, "resizes the map")
         physical[2 + k] = scale
-        field = cells.field.resampled(scale, *_reach(site, scale, mode))
-        space[k] = cells.made(size, cells.atoms[0].name, field, cells.count.resampled(scale))
+        sampling = _sampling(site, scale, cells, size)
+        space[k] = cells.resampled(size, cells.atoms[0].name, sampling.taps)
         layout[axis] = space[k].atoms
-    site.note_sliding(pads=mode != "nearest", strides=any(p < 1 for p in physical))
+        pads |= sampling.reads_beyond(cells.window, size)
+    site.note_sliding(pads=pads, strides=any(p < 1 for p in physical))
     name = _emit(site, x, operands, physical)
     return replace(x, map=name, space=tuple(space), layout=tuple(layout))
 
 
-def _reach(site: Site, scale: Fraction, mode: str) -> tuple[Fraction, Fraction, Fraction]:
-    """(shift, before, after): cell j lies at j/scale + shift, and is made of the cells this far before and after."""
-    zero, half = Fraction(0), Fraction(1, 2)
-    transform = str(site.attr("coordinate_transformation_mode", "half_pixel"))
-    centred = site.op == "Resize" and site.opset >= 11 and transform != "asymmetric"
-    shift = half / scale - half if centred else zero
+@dataclass(frozen=True)
+class Sampling:
+    """How the cells along one axis are computed.
+
+    Attributes:
+        scale: cells of the result for one of the map.
+        shifts: see `SHIFTS`.
+        rounding: of a nearest cell: ``floor``, ``ceil``, ``round_prefer_floor``, ``round_prefer_ceil``; empty for
+            interpolations.
+        support: cells that an interpolation reaches to either side.
+        antialias: whether it reaches further where the map is made coarser.
+    """
+
+    scale: Fraction
+    shifts: tuple[int, int]
+    rounding: str = ""
+    support: int = 1
+    antialias: bool = False
+
+    @property
+    def taps(self) -> Taps:
+        """Which cells each cell is made of. Its coordinate is (2·q·j + c)/(2·p), for a scale of p/q."""
+        p, q = self.scale.numerator, self.scale.denominator
+        c = self.shifts[0] * q - self.shifts[1] * p
+        if self.rounding:
+            nearest = {"floor": c, "ceil": c + 2 * p - 1, "round_prefer_floor": c + p - 1, "round_prefer_ceil": c + p}
+            return Taps(self.scale, nearest[self.rounding], nearest[self.rounding])
+        if self.antialias:
+            support = 2 * self.support * max(p, q)
+            return Taps(self.scale, c + 2 * p - support, c + support)
+        if self.support == 1:  # ⌊x⌋ and ⌈x⌉
+            return Taps(self.scale, c, c + 2 * p - 1)
+        return Taps(self.scale, c - 2 * p * (self.support - 1), c + 2 * p * self.support)
+
+    def reads_beyond(self, window: int, cells: int) -> bool:
+        """Would some of the cells be made of others than those of a window, if there were any?"""
+        return self.taps.cells(0)[0] < 0 or self.taps.cells(cells - 1)[1] >= window
+
+    def check(self) -> None:
+        """Compare onnxruntime's arithmetic, in single floats, with the fraction.
+
+        Scales of 2ⁿ need no comparison: they only change exponents.
+
+        Raises:
+            Unsupported: some cells come from elsewhere, or there are more or fewer of them.
+        """
+        p, q = self.scale.numerator, self.scale.denominator
+        if p & (p - 1) == 0 and q & (q - 1) == 0:
+            return
+        cells, factor = np.arange(FARTHEST), np.float32(float(self.scale))
+        counted = (cells.astype(np.float32) * factor).astype(np.int64)
+        self._compare(counted, cells * p // q, "a map of {0} cells gets {1} cells, and not {2}")
+        if self.rounding:
+            a, b = (np.float32(half / 2) for half in self.shifts)
+            found = _rounded((cells.astype(np.float32) + a) / factor - b, self.rounding)
+            said = (2 * q * cells + self.taps.first) // (2 * p)
+            self._compare(found, said, "cell {0} is a copy of cell {1}, and not of {2}")
+
+    def _compare(self, found: Array, said: Array, words: str) -> None:
+        wrong = np.flatnonzero(found != said)
+        if len(wrong):
+            where = words.format(wrong[0], found[wrong[0]], said[wrong[0]])
+            raise Unsupported(
+                f"resizes by {self.scale}, which single floats do not hold: in onnxruntime {where}, so that windows "
+                "of a larger image would be resized in different ways",
+                code="rounding",
+                hint="a scale such as 2, 3 or 1/2 repeats exactly",
+            )
+
+
+def _rounded(x: Array, mode: str) -> Array:
+    """The nearest cell as onnxruntime finds it; std::round takes halves away from zero."""
+    if mode in ("floor", "ceil"):
+        return np.asarray(np.floor(x) if mode == "floor" else np.ceil(x), np.int64)
+    away = np.trunc(x + np.copysign(np.float64(0.5), x))
+    halves = (x == np.trunc(x) + np.float32(0.5)) if mode == "round_prefer_floor" else np.zeros(x.shape, bool)
+    return np.asarray(np.where(halves, np.floor(x), away), np.int64)
+
+
+def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
+    """How an axis of that many cells is resized.
+
+    Raises:
+        Unsupported: in a way that depends on the size of the image.
+    """
+    mode, early = str(site.attr("mode", "nearest")), site.op == "Upsample" or site.opset < 11
+    transform = "asymmetric" if early else str(site.attr("coordinate_transformation_mode", "half_pixel"))
+    if transform not in SHIFTS:
+        raise Unsupported("interpolates between corners, which lie elsewhere at every image size", code="align-corners")
+    if transform == "half_pixel_symmetric" and (cells.window * scale).denominator > 1:
+        raise Unsupported(
+            f"resizes {cells.window} cells to {float(cells.window * scale):g}, and shifts them by what is cut off "
+            "(half_pixel_symmetric), which is another amount at every image size",
+            code="half-pixel-symmetric",
+        )
+    if transform == "pytorch_half_pixel" and size == 1:
+        raise Unsupported(
+            f"resizes {cells.window} cells to one, which lies elsewhere than the first of several (pytorch_half_pixel)",
+            code="one-cell",
+        )
     if mode == "nearest":
-        part = 1 - Fraction(1, scale.numerator)  # the largest fraction of j/scale
-        floors = not centred and str(site.attr("nearest_mode", "floor")) == "floor"
-        if floors or scale.denominator > 1:
-            return shift, part if floors else Fraction(1), zero if floors else Fraction(1)
-        return shift, part / 2 if centred else part, part / 2 if centred else part
-    taps = Fraction(2 if mode == "cubic" else 1)
-    reach = taps / min(scale, Fraction(1)) if site.attr("antialias", 0) else taps
-    return shift, reach, reach
+        rounding = str(site.attr("nearest_mode", "round_prefer_floor"))
+        if early:  # onnxruntime's reading of operators that do not say how they round
+            rounding = "ceil" if scale < 1 else "floor"
+        sampling = Sampling(scale, SHIFTS[transform], rounding)
+    else:
+        support = 2 if mode == "cubic" else 1
+        sampling = Sampling(scale, SHIFTS[transform], "", support, bool(site.attr("antialias", 0)))
+    sampling.check()
+    return sampling
 
 
 def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fraction], list[int]]:
@@ -69,40 +208,56 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fr
     scales, sizes = [Fraction(1)] * x.rank, list(x.shape)
     if given is not None:
         for axis, scale in zip(places, given):
-            scales[axis] = Fraction(float(scale)).limit_denominator(4096)
-            sizes[axis] = int(np.floor(x.shape[axis] * float(scale)))
-    elif len(operands) > 2 and operands[2] is not None:
-        for axis, size in zip(places, site.ints(operands[2]) or []):
-            scales[axis], sizes[axis] = Fraction(size, x.shape[axis]), size
-    else:
+            sizes[axis] = int(np.float32(scale) * np.float32(x.shape[axis]))
+            scales[axis] = Fraction(float(scale)).limit_denominator(LARGEST_DENOMINATOR)
+        if sizes != list(x.shape):
+            _check_fractions(given, [scales[axis] for axis in places])
+        return scales, sizes
+    if len(operands) <= 2 or operands[2] is None:
         raise Unsupported("neither scales nor sizes are given", code="resize")
+    wanted = dict(zip(places, site.ints(operands[2]) or []))
+    exact = {axis: Fraction(size, x.shape[axis]) for axis, size in wanted.items()}
+    policy = str(site.attr("keep_aspect_ratio_policy", "stretch"))
+    if policy != "stretch":
+        shared = min(exact.values()) if policy == "not_larger" else max(exact.values())
+        exact = dict.fromkeys(exact, shared)
+    for axis, scale in exact.items():
+        scales[axis] = scale
+        if (x.shape[axis] * scale).denominator > 1:
+            raise Unsupported(
+                f"keeps the aspect ratio of {x.shape[axis]} cells by a scale of {scale}, which does not give a whole "
+                "number of them",
+                code="aspect-ratio",
+                hint="resize to sizes that have the ratio of the map",
+            )
+        sizes[axis] = int(x.shape[axis] * scale)
     return scales, sizes
 
 
+def _check_fractions(given: Sequence[float], scales: Sequence[Fraction]) -> None:
+    """Raises: Unsupported, if a scale is not the float of its fraction."""
+    for scale, fraction in zip(given, scales):
+        if np.float32(scale) != np.float32(float(fraction)):
+            raise Unsupported(
+                f"resizes by {scale:g}, which is no fraction with a denominator of at most {LARGEST_DENOMINATOR}: no "
+                "two windows of a larger image would be resized alike",
+                code="irrational-scale",
+                hint="a scale such as 2 or 1/2 repeats",
+            )
+
+
 def _emit(site: Site, x: Lifted, operands: tuple[Fact, ...], scales: list[Fraction]) -> str:
-    """Emit the operator with scales, or as it is where it reads its sizes at run time."""
-    sizes = operands[2] if len(operands) > 2 else None
-    natural = x.is_plain and list(x.layout) == [
-        (x.batch,) if x.batch.size > 1 else (),
-        x.channels,
-        *(a.atoms for a in x.space),
-    ]
-    if isinstance(sizes, Known) and sizes.sized and natural and _is_read(site, sizes, scales):
-        inputs: list[Operand] = [x, *operands[:2], sizes.name]
-        return site.emit(inputs)
+    """Emit the operator with scales."""
     factors = np.array([float(s) for s in scales], np.float32)
     if not operands:
         return site.emit([x], scales=factors.tolist())
     if site.op == "Upsample" or site.opset < 11:
         return site.emit([x, factors])
+    attrs: dict[str, Any] = {"axes": None, "keep_aspect_ratio_policy": None}
+    if site.attr("coordinate_transformation_mode") == "half_pixel_symmetric":
+        attrs["coordinate_transformation_mode"] = "half_pixel"
     empty: Operand = np.zeros(0, np.float32) if site.opset < 13 else None
-    return site.emit([x, empty, factors], axes=None, keep_aspect_ratio_policy=None)
-
-
-def _is_read(site: Site, sizes: Known, scales: list[Fraction]) -> bool:
-    """Are the sizes of all axes that change read off a map, as a U-Net does to meet another one?"""
-    moving = site.depends_on_size(sizes)
-    return len(moving) == len(scales) and all(m for m, scale in zip(moving, scales) if scale != 1)
+    return site.emit([x, empty, factors], **attrs)
 
 
 @lifts("DepthToSpace")

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.geometry import Taps
 from onnx_fcn.interpret import Fact, Known, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Axis, Lifted, atoms_of
@@ -331,16 +332,15 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None
             total = full - (wanted[-rank:][k] if wanted else axis.window * strides[k])
             if total < 0:
                 raise Unsupported(f"asks for {-total} cells more than a window gives", code="size")
-            half = total // 2
-            pads[k], pads[k + rank] = (total - half, half) if mode == "SAME_LOWER" else (half, total - half)
+            half = total // 2  # of an odd total the larger half lies in front, unless SAME_UPPER says otherwise
+            pads[k], pads[k + rank] = (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
         cells = full - pads[k] - pads[k + rank]
         name = axis.atoms[0].name if axis.atoms else "w"
         if axis.window == 1 and cells > 1 and x.origins:
             raise Unsupported("makes a map of one cell of a window", code="decoder")
-        scale, begin = Fraction(strides[k]), Fraction(pads[k])
-        field = axis.field.resampled(scale, Fraction(0), (span - 1 - begin) / scale, begin / scale)
-        beyond = cells - axis.window * strides[k]
-        space.append(axis.made(cells, name, field, axis.count.resampled(scale, beyond)))
+        # cell j is made of the cells ⌈(j + begin - span + 1)/stride⌉ … ⌊(j + begin)/stride⌋
+        taps = Taps(Fraction(strides[k]), 2 * (pads[k] - span + strides[k]), 2 * pads[k])
+        space.append(axis.resampled(cells, name, taps, cells - axis.window * strides[k]))
         local &= span <= strides[k] and not pads[k] and not pads[k + rank]
     site.note_sliding(pads=not local, strides=False)
     y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)

@@ -2,9 +2,7 @@
 
 tiling       which pixels give which cells: geometry alone
 tiled        a converted file that is run tile by tile
-images       what is read by region
 maps         what is written by region, and the journal of it
-memory       how large tiles may be
 choice       which tile is taken where none is asked for
 application  the run
 command      the same on the command line

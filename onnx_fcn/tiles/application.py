@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn import memory as ram
 from onnx_fcn._version import __version__
 from onnx_fcn.converted import CPU, Converted
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
+from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.preprocess import Preprocessing
-from onnx_fcn.tiles import memory as ram
 from onnx_fcn.tiles.choice import LEAST, chosen_tile
-from onnx_fcn.tiles.images import Image, open_image
 from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 from onnx_fcn.tiles.tiling import Tile, Tiling
@@ -111,8 +111,8 @@ def apply(
         mask: an image of the same scene at any resolution: answers whose window it covers altogether, with values
             other than 0, are left out. They are NaN, or the largest number where the map is of unsigned integers.
         level: of an image pyramid; 0 is the finest.
-        preprocess: what the network was trained on: a preset's name, or the numbers. By default bytes of a picture
-            become pixel/255 (``unit``), and all else goes in as it is stored.
+        preprocess: what the network was trained on: a preset's name, or the numbers. By default pixels of a picture
+            count from 0 to full scale, 255, and become pixel/255 (``unit``); all else goes in as it is stored.
         scale, mean, std: change one number of that each: the network gets (pixel·scale - mean)/std, mean and std for
             each channel or for all. With a scale alone the formula is about what is stored.
         channel_order: ``RGB`` or ``BGR``, as the network reads them.
@@ -127,6 +127,8 @@ def apply(
     begun = time.perf_counter()
     if tile is not None and memory is not None:
         raise OptionError("--tile and --memory contradict each other: what fits decides how large tiles are")
+    if level < 0:
+        raise OptionError(f"--level is a whole number from 0 on, not {level}")
     for option, value in (("tile", tile), ("batch", batch)):
         if value is not None and value < 1:
             raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
@@ -137,7 +139,7 @@ def apply(
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
-        formula = tiled.preprocessing(preprocess, source.dtype, f"'{source.name}'", **numbers)
+        formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name, **numbers)
         tiled.tiling(source.size, LEAST[network.rank], approximate=approximate)  # refused before anything is written
         if network.batch not in (None, batch):
             raise OptionError(
@@ -146,25 +148,39 @@ def apply(
         left_out = None
         if mask is not None:
             covering = opened.enter_context(contextlib.closing(open_image(mask, network.rank, 1)))
+            if covering.has_alpha:
+                raise OptionError(f"{covering.name} has an alpha channel, which masks have not: save it in grey")
             left_out = Mask(covering, network.answers, source.size)
         job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
+        identity = job.identity()
         job.run  # noqa: B018  (what onnxruntime cannot load is known before anything is written)
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         resumes = journal.header is not None and target.partial.exists()
-        if tile is None and resumes and journal.header:
-            tile = journal.header.get("tile")
+        if tile is None and resumes:
+            tile = journal.tile
         if tile is None:
             tile = job.chosen_tile() if limit is None else job.largest_tile(limit)
         tiling = job.tiling(tile)
-        header = {**job.identity(), "level": level, "tile": tile}
+        header = {**identity, "level": level, "tile": tile}
         if resumes:
             journal.agree(header)
         else:
             target.create(network.map_shape(tiling.shape), network.output_type, network.map_shape(tiling.chunk))
             journal.begin(header)
         resumed = len(journal.done)
-        skipped = _carry_out(job, tiling, target, journal, progress)
-    target.finish()
+        try:
+            skipped = _carry_out(job, tiling, target, journal, progress)
+        except BaseException:
+            if not journal.done:  # there is nothing to go on with
+                target.discard()
+                journal.discard()
+            raise
+        if changed := [what for what, before in identity.items() if job.identity()[what] != before]:
+            raise OptionError(
+                f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' is of both "
+                f"states: remove '{target.journal}' to start anew"
+            )
+        target.finish()
     return Applied(
         path=str(output),
         shape=network.map_shape(tiling.shape),

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnx_fcn.errors import OptionError
-from onnx_fcn.tiles.images import missing
+from onnx_fcn.images.stored import missing
+from onnx_fcn.staging import put
 
 __all__ = ["Journal", "Map", "MapFile", "fill_of"]
 
@@ -122,9 +123,7 @@ class MapFile:
             )
         kind = self.path.suffix.lower()
         with self.writing():
-            if self.partial.is_dir():
-                shutil.rmtree(self.partial)
-            self.partial.unlink(missing_ok=True)
+            self.discard()
             if kind == ".zarr":
                 self._create_zarr(shape, dtype, chunk)
             elif kind == ".npy":
@@ -159,19 +158,41 @@ class MapFile:
             if kind == ".zarr":
                 return _Zarr(self.partial)
             if kind == ".npy":
-                array: Any = np.load(self.partial, mmap_mode="r")
-                return _Flat(self.partial, shape, dtype, array.offset)
+                with self.partial.open("rb") as header:
+                    np.lib.format.read_magic(header)
+                    np.lib.format.read_array_header_2_0(header)
+                    return self._flat(shape, dtype, header.tell())
             import tifffile
 
             with tifffile.TiffFile(self.partial) as file:
-                offset = file.series[0].dataoffset
-            assert offset is not None, "written without compression"
-            return _Flat(self.partial, shape, dtype, offset)
+                return self._flat(shape, dtype, file.series[0].dataoffset)
+
+    def _flat(self, shape: Sequence[int], dtype: np.dtype[Any], offset: int | None) -> _Flat:
+        if offset is None or self.partial.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
+            raise ValueError("not as it was made")
+        return _Flat(self.partial, shape, dtype, offset)
+
+    def discard(self) -> None:
+        """Remove what was begun."""
+        if self.partial.is_dir() and not self.partial.is_symlink():
+            shutil.rmtree(self.partial)
+        else:
+            self.partial.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the map its name."""
+        """Give the map its name, unless something has that by now.
+
+        Raises:
+            OptionError: so it has; the map stays where it is.
+        """
         with self.writing():
-            self.partial.rename(self.path)
+            try:
+                put(self.partial, self.path, replaces=False)
+            except FileExistsError:
+                raise OptionError(
+                    f"'{self.path}' appeared while the map was made, and was left as it is: move it away, and give the "
+                    f"same command again, which finds all tiles in '{self.partial}'"
+                ) from None
             self.journal.unlink()
 
     @contextlib.contextmanager
@@ -183,6 +204,10 @@ class MapFile:
             raise missing(f"writing '{self.path}'", error) from None
         except OSError as error:
             raise OptionError(f"cannot write '{self.path}': {error.strerror or error}") from None
+        except (IndexError, ValueError):  # of what should be there from before
+            raise OptionError(
+                f"'{self.partial}' is not the map that was begun: remove it and '{self.journal}' to start anew"
+            ) from None
 
 
 class Journal:
@@ -214,12 +239,20 @@ class Journal:
             if lines:
                 self.header = json.loads(lines[0])
                 self.done = {int(line) for line in lines[1:]}
+            if not isinstance(self.header, dict | None):
+                raise ValueError("something else")
             if text[: len(START)] != START[: len(text)]:
                 raise ValueError("something else")
-        except ValueError:
+        except (RecursionError, ValueError):
             self._file.close()
             raise OptionError(f"'{path}' is no journal of an unfinished map: move it away") from None
         self._file.truncate(len(text) - len(torn))
+
+    @property
+    def tile(self) -> int | None:
+        """The tile that it was begun with."""
+        tile = (self.header or {}).get("tile")
+        return tile if isinstance(tile, int) and tile > 0 else None
 
     def agree(self, header: Mapping[str, Any]) -> None:
         """Raises OptionError: what was begun is something else."""
@@ -235,6 +268,11 @@ class Journal:
         self._file.truncate(0)
         self.done = set()
         self._write(json.dumps(header))
+
+    def discard(self) -> None:
+        """Forget what was begun."""
+        self._file.truncate(0)
+        self.done = set()
 
     def add(self, number: int) -> None:
         """A tile is in the map, and on the disk."""

@@ -27,8 +27,6 @@ Array = np.ndarray[Any, Any]
 #: Paddings that make up what they pad with of what lies inside.
 MIRRORS = ("reflect", "edge")
 
-RESIZES = ("Resize", "Upsample")
-
 #: Crops (C, *space) of one size -> their maps (N, K, *cells).
 Run = Callable[[Sequence[Array]], Array]
 
@@ -42,39 +40,42 @@ class Tiled:
         network: what it says of itself.
         obstacle: why tiles cannot be exact; empty where they can.
         mirrors: does the network pad with what it finds inside?
-        resizes: maps that it makes finer or coarser.
     """
 
     path: str
     network: Converted
     obstacle: str
     mirrors: bool
-    resizes: int
 
     def tiling(self, size: Sequence[int], tile: int, *, approximate: bool = False) -> Tiling:
         """The tiles of an image of that size.
 
         Raises:
-            OptionError: they cannot be exact, and approximate ones were not asked for; the image is too small.
+            OptionError: they cannot be exact, and approximate ones were not asked for; the image is too small; the file
+                takes no crops of these sizes.
         """
         if self.obstacle and not approximate:
             raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate takes tiles nevertheless")
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
-        return tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors, resizes=self.resizes)
+        tiling = tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors)
+        lengths = [{cut.pixels.stop - cut.pixels.start for cut in cuts} for cuts in tiling.axes]
+        for extreme in (min, max):
+            self.network.check_size([extreme(several) for several in lengths])
+        return tiling
 
     def preprocessing(
-        self, preset: str | Preprocessing | None, dtype: np.dtype[Any], name: str, **numbers: Any
+        self, preset: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str, **numbers: Any
     ) -> Preprocessing:
-        """What becomes of pixels of that type, in an image of that name.
+        """What becomes of pixels of that type and full scale, in an image of that name.
 
         Raises:
             OptionError: they cannot become what the network reads.
         """
         network = self.network
-        if dtype.kind not in "uifb":
+        if dtype.kind not in "uif":
             raise OptionError(f"{name} holds values of type {dtype}, which are no pixels")
         reads_integers = network.image_type.kind != "f"
-        preprocess = for_stored(preset, dtype, network.rank, reads_integers, **numbers)
+        preprocess = for_stored(preset, dtype, white, network.rank, network.channels, reads_integers, **numbers)
         preprocess.check(network.channels)
         if reads_integers and not preprocess.keeps_values:
             raise OptionError(f"the model takes pixels of type {network.image_type}, so they cannot be scaled")
@@ -133,8 +134,7 @@ def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled
     if network.others:
         raise OptionError(f"the model takes more than an image: {', '.join(map(repr, network.others))}")
     mirrors = any(_padding(node) in MIRRORS for node in model.graph.node)
-    resizes = sum(node.op_type in RESIZES for node in model.graph.node)
-    return Tiled(os.fspath(path), network, _obstacle(model.graph, network.answers), mirrors, resizes)
+    return Tiled(os.fspath(path), network, _obstacle(model.graph, network.answers), mirrors)
 
 
 def _obstacle(graph: GraphProto, answers: Answers) -> str:
@@ -143,7 +143,7 @@ def _obstacle(graph: GraphProto, answers: Answers) -> str:
         return answers.reason
     for node in graph.node:
         name = node.name or next(filter(None, node.output), node.op_type)
-        if node.op_type in RESIZES and len(node.input) > 3 and node.input[3]:
+        if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             return f"'{name}' resizes a map by as much as the size of the image says"
         if _padding(node) == "wrap":
             return f"'{name}' pads with what lies at the other end of the image"

@@ -1,16 +1,14 @@
 """Exact tiles: which pixels of a large image give which cells of its map, as if the whole had been run at once.
 
-Everything is about one axis of the image at a time. Cells a … b - 1 see the pixels
+Everything is about one axis of the image at a time. A crop begins at a multiple of the answers' stride, which is one of
+every stride in the network (`Axis.grid`), so that each of its maps loses whole cells in front: cell i of the image is
+cell i - begin/stride of the crop. The ends of the crop are artificial, where the network pads although the image goes
+on, or cuts cells off although more follow. So a tile keeps only the **inner** cells of its crop (`geometry.Inner`),
+which are the same whatever lies beyond, by an account that was made operator by operator. Where the image itself ends
+the crop ends with it, and the network does there what it does in one pass.
 
-    ⌊start + a·stride⌋  …  ⌈start + (b - 1)·stride + size⌉ - 1
-
-so a crop that holds these gives the same cells. Its own border is artificial, where the network pads although the image
-goes on; no kept cell sees it, since their fields end before. Where the field reaches beyond the image the crop ends
-with it, and the network pads there as it does in one pass. A crop begins at a multiple of the answers' stride, which
-is one of every stride in the network (`Axis.grid`), so that each of its maps loses whole cells in front: cell i of the
-image is cell i - begin/stride of the crop.
-
-A tile costs what its crop costs: for tiles of t pixels about (1 + (size - stride)/t) times as much along each axis.
+A tile costs what its crop costs: for tiles of t pixels about (1 + (size - stride)/t) times as much along each axis,
+with the size of an answer's field.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_fcn.errors import ModelError, OptionError
-from onnx_fcn.geometry import Answers, Field
+from onnx_fcn.geometry import Answers, Field, Inner
 
 __all__ = ["Cut", "Tile", "Tiling", "approximate_answers", "tiling_of"]
 
@@ -108,7 +106,7 @@ def _tile(number: int, cuts: Sequence[Cut]) -> Tile:
 
 
 def tiling_of(
-    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False, resizes: int = 0
+    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False
 ) -> Tiling:
     """Exact tiles of an image.
 
@@ -119,8 +117,6 @@ def tiling_of(
         tile: pixels from tile to tile along each axis, rounded down to whole strides, and at least one.
         mirrors: does the network pad with what it finds inside (`reflect`, `edge`)? Then border cells see as far inside
             as the padding reaches out.
-        resizes: how many maps are made finer or coarser on the way. One that is made coarser has ⌊n·scale⌋ cells: the
-            last one is there only if the map goes on for the rest of a stride, which no field says.
 
     Raises:
         OptionError: the image is too small, or an answer depends on all of it.
@@ -129,34 +125,28 @@ def tiling_of(
     grid = answers.grid(*size)
     if not all(f.is_local for f in answers.field):
         raise OptionError(f"tiles cannot be exact: {answers.reason}")
-    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors, resizes) for k, n in enumerate(size))
+    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors) for k, n in enumerate(size))
     return Tiling(grid.size, grid.shape, axes)
 
 
-def _cuts(
-    answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool, resizes: int
-) -> tuple[Cut, ...]:
+def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool) -> tuple[Cut, ...]:
     """The cuts of an axis of that many pixels."""
-    field, count, stride = answers.field[axis], answers.count[axis], int(answers.stride[axis])
+    field, count, inner = answers.field[axis], answers.count[axis], answers.inner[axis]
+    stride = int(answers.stride[axis])
     if stride != answers.stride[axis]:
         raise OptionError(f"tiles cannot be exact: answers lie {float(answers.stride[axis]):g} pixels apart")
     cells = count(pixels)
     chunk = max(tile // stride, 1)
     overhang = field.start + (cells - 1) * stride + field.size - pixels
-    margin = math.ceil(max(field.padding, overhang, 0)) if mirrors else 0
+    margin = math.ceil(max(field.padding, overhang, 0) / stride) if mirrors else 0
     cuts = []
     for first in range(0, cells, chunk):
         behind = min(first + chunk, cells)
-        begin = math.floor(field.start + first * stride) - margin
-        end = math.ceil(field.start + (behind - 1) * stride + field.size) + margin
-        begin = max(min(begin, pixels - native) // stride, 0) * stride
-        end = max(end + resizes * stride, begin + native)
-        end = min(begin + -(-(end - begin) // stride) * stride, pixels)
-        shift = begin // stride
+        shift = max(min(first - inner.front - margin, (pixels - native) // stride), 0)
         kept = slice(first - shift, behind - shift)
-        # A cell may need pixels to be there that it does not see; there are enough at the latest where the image ends.
-        while count(end - begin) < kept.stop and end < pixels:
-            end = min(end + stride, pixels)
+        least = max(inner.behind.least(kept.stop + margin), native)
+        begin = shift * stride
+        end = min(begin + -(-least // stride) * stride, pixels)
         if count(pixels - begin) != cells - shift:
             raise ModelError("the geometry in the metadata contradicts itself: convert the original again")
         cuts.append(Cut(slice(first, behind), slice(begin, end), kept))
@@ -170,4 +160,6 @@ def approximate_answers(answers: Answers) -> Answers:
     """
     seen = zip(answers.field, answers.window, answers.offset, answers.stride)
     field = tuple(f if f.is_local else Field(3 * w, s, o - w) for f, w, o, s in seen)
-    return replace(answers, field=field)
+    around = [math.ceil(w / s) for w, s in zip(answers.window, answers.stride)]
+    inner = tuple(Inner(n, count.then(1, -n, 1)) for n, count in zip(around, answers.count))
+    return replace(answers, field=field, inner=inner)

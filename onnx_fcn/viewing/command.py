@@ -21,7 +21,8 @@ import numpy as np
 from onnx_fcn.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers
 from onnx_fcn.dense import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
 from onnx_fcn.errors import OptionError
-from onnx_fcn.preprocess import Preprocessing, chosen, pixels_of
+from onnx_fcn.images.image import open_image, pixels_of
+from onnx_fcn.preprocess import Preprocessing, chosen
 from onnx_fcn.staging import drafted, target_of
 from onnx_fcn.tables import Table, pixels, times
 
@@ -76,6 +77,10 @@ class View:
         label = self.first.labels[index]
         return f"class {index}" if label == str(index) else f"{label} (class {index})"
 
+    def there(self, index: int) -> str:
+        """A class of a class map likewise."""
+        return self.first.names[index] if self.first.is_single else self.named(index)
+
     def rows(self) -> list[tuple[str, ...]]:
         """What was read and run, as rows of a table."""
         shape, geometry = self.first.map.shape, self.model.answers
@@ -126,12 +131,14 @@ def _view(given: argparse.Namespace) -> View:
     )
     if len(model.window) != 2:
         raise OptionError(f"the network reads images with {len(model.window)} axes, and pictures have two")
-    picture = pixels_of(given.picture)
-    shares = (picture / 255).clip(0, 1)
     by_size: dict[tuple[int, ...], DenseResult] = {}
-    for scale in given.scale:
-        result = model.run(shares, scale)
-        by_size.setdefault(result.grid.size, result)
+    with contextlib.closing(open_image(given.picture, 2, model.channels)) as image:
+        for scale in given.scale:
+            result = model.run(image, scale)
+            by_size.setdefault(result.grid.size, result)
+    picture = pixels_of(given.picture, model.channels)
+    if model.channels == 1 and (own := pixels_of(given.picture)).shape[:2] == picture.shape[:2]:
+        picture = own  # in its own colours
     results = list(by_size.values())
     if not all(np.isfinite(r.map).all() for r in results):
         raise OptionError(
@@ -187,23 +194,24 @@ def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
         raise OptionError("a class map is of one size: give one --scale")
     first = view.first
     classes = first.classes_at_pixels()
-    background = None if given.background is None else first.class_index(given.background)
+    names = replace(first, labels=first.names)
+    background = None if given.background is None else names.class_index(given.background)
     found, counts = np.unique(classes, return_counts=True)
     shares = [(int(found[k]), float(counts[k] / classes.size)) for k in np.argsort(-counts, kind="stable")]
     files = {}
     for output in outputs:
         if _kind(output) == "npy":
-            files[output] = _npy(classes.astype(np.min_scalar_type(len(first.labels) - 1)))
+            files[output] = _npy(classes.astype(np.min_scalar_type(len(first.names) - 1)))
         elif _kind(output) == "json":
-            values = [{"class": k, "label": first.labels[k], "share": share} for k, share in shares]
+            values = [{"class": k, "label": first.names[k], "share": share} for k, share in shares]
             files[output] = _json(view, classes=values)
         else:
             from onnx_fcn.viewing.drawing import class_map, encoded, shown
 
             title = f"{Path(view.name).name} · the best class of each {times(view.model.window)} window"
-            figure = class_map(shown(view.pixels), classes, first.labels, title, background)
+            figure = class_map(shown(view.pixels), classes, first.names, title, background)
             files[output] = encoded(figure, _kind(output))
-    rows = [(view.named(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
+    rows = [(view.there(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
     return files, [*rows, ("…", f"{len(shares) - 5} more")] if len(shares) > 5 else rows
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnx_fcn.dense import Detection
 from onnx_fcn.errors import OptionError
-from onnx_fcn.preprocess import LUMA
+from onnx_fcn.images.channels import LUMA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn.dense import DenseResult, ranking
-from onnx_fcn.preprocess import resized
+from onnx_fcn.images.image import resized
 from onnx_fcn.viewing.drawing import colours, shown
 
 __all__ = ["page"]

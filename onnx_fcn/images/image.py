@@ -1,0 +1,160 @@
+"""An image as a network takes it, read by region; and pictures as pixels from 0 to 255.
+
+An image is opened for a network, which tells how many axes and channels it takes. What comes out is (channels, *space)
+in the numbers that are stored, whatever the file is, so that all commands see the same; `white` says what stands for
+full scale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.images.channels import Reading, reading_of
+from onnx_fcn.images.identity import stamp
+from onnx_fcn.images.stored import Box, Picture, Stored, check_room, missing, sentence, stored
+
+__all__ = ["Image", "check_picture", "open_image", "pixels_of", "resized"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that is read by region.
+
+    Attributes:
+        name: how sentences call it.
+        size: along each axis, in pixels.
+        channels: that it is read with.
+        dtype: of what is stored.
+        white: the number that stands for full scale.
+        has_alpha: are there samples that are left out?
+    """
+
+    name: str
+    size: tuple[int, ...]
+    channels: int
+    dtype: np.dtype[Any]
+    white: float
+    has_alpha: bool
+    _stored: Stored
+    _reading: Reading
+
+    def read(self, box: Box) -> Array:
+        """The pixels of a box: (channels, *space).
+
+        Raises:
+            OptionError: the file is damaged there.
+        """
+        with sentence(self.name):
+            part = np.asarray(self._stored.fetch(self._reading.box(len(self._stored.shape), box)))
+        pixels: Array = self._reading.arranged(part)
+        return self._reading.mixed(pixels)
+
+    def whole(self) -> Array:
+        """All of it."""
+        check_room(self.name, int(np.prod(self.size, dtype=float)) * self.channels * 4, "all of it at once")
+        return self.read(tuple(slice(0, n) for n in self.size))
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        self._stored.close()
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this image from another one, and from itself before a change, without reading it all.
+
+        Raises:
+            OptionError: it is gone.
+        """
+        with sentence(self.name):
+            return {"size": self.size, "type": self.dtype.str, "files": stamp(self._stored.files)}
+
+
+def open_image(source: Picture, rank: int, channels: int | None, level: int = 0) -> Image:
+    """Open an image for a network with that many axes and channels.
+
+    Args:
+        source: the file, or the folder of a zarr store; an array, or an image of Pillow.
+        rank: axes of the image: 2 for a picture.
+        channels: that come out; None for those that there are.
+        level: of a pyramid; 0 is the finest.
+
+    Raises:
+        OptionError: it cannot be read, is no image, or has other axes or channels; a package is missing.
+    """
+    found = stored(source, level)
+    try:
+        if found.rank not in (None, rank):
+            raise OptionError(f"{found.name} has one axis, as sound has, and the model takes images with {rank}")
+        if 0 in found.shape:
+            raise OptionError(f"{found.name} has no pixels: its shape is {found.shape}")
+        how: Any = {"samples": found.samples, "tone": found.tone, "alpha": found.alpha}
+        reading = reading_of(found.shape, rank, channels, found.name, **how)
+    except OptionError:
+        found.close()
+        raise
+    size = tuple(found.shape[k] for k in reading.order[-rank:])
+    return Image(found.name, size, reading.channels, found.dtype, found.white, found.alpha > 0, found, reading)
+
+
+def check_picture(image: Image, pixels: Array) -> None:
+    """Raises OptionError: nothing says how bright these numbers are."""
+    if image.dtype.kind == "u":
+        return
+    if image.dtype.kind != "f":
+        raise OptionError(
+            f"{image.name} holds {image.dtype}, and is no picture: pixels are unsigned integers, or floats from 0 to 1"
+        )
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 1):  # nor NaN
+        raise OptionError(
+            f"pixels in floats are from 0 to 1, and in {image.name} these are from {low:g} to {high:g}: give them as "
+            "uint8"
+        )
+
+
+def pixels_of(source: Picture, channels: int | None = None) -> Array:
+    """The pixels of a picture, from 0 to 255: (H, W, C) in float32.
+
+    Integers count from 0 to the largest that there can be, floats from 0 to 1.
+
+    Raises:
+        OptionError: it is no picture, or cannot be read.
+    """
+    with contextlib.closing(open_image(source, 2, channels)) as image:
+        pixels = image.whole()
+    check_picture(image, pixels)
+    values: Array = pixels.astype(np.float32)
+    values *= np.float32(255 / image.white)
+    return np.moveaxis(values, 0, -1)
+
+
+def resized(pixels: Array, size: Sequence[int], name: str = "the picture") -> Array:
+    """(H, W, C) at another size, (height, width): linear, and averaging where it shrinks.
+
+    Raises:
+        OptionError: there is not enough memory for that; Pillow is missing.
+    """
+    height, width = size
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    check_room(name, 2 * height * width * pixels.shape[-1] * 4, f"{height}×{width} pixels")
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise missing("resizing a picture", error) from None
+    planes = [
+        np.asarray(
+            PIL.Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize(
+                (width, height), PIL.Image.Resampling.BILINEAR
+            )
+        )
+        for plane in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.stack(planes, axis=-1)

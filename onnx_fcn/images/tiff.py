@@ -1,0 +1,204 @@
+"""TIFF: its first image, or a level of its pyramid, by region, and what its numbers mean.
+
+Pixels that lie in the file as they are are mapped; else the tiles or strips of a region are decoded. Numbers become
+those of the picture that is shown: turned as the orientation says, bright where white is zero, colours where they are
+places in a palette, full scale where there are fewer than 8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.images.channels import GREY, NUMBERS, RGB
+from onnx_fcn.images.stored import Stored, check_room, white_of
+
+__all__ = ["tiff"]
+
+Array = np.ndarray[Any, Any]
+Box = tuple[slice, ...]
+
+#: Photometric interpretations (TIFF 6.0, and the extensions of it).
+WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, PALETTE, MASK, CMYK, YCBCR, LINEAR = 0, 1, 2, 3, 4, 5, 6, 34892
+
+#: Compressions that are decoded to RGB whatever they store: JPEG of all kinds, WebP, JPEG XL.
+TO_RGB = (6, 7, 33007, 34892, 50001, 50002)
+
+#: Extra samples that say how opaque a pixel is, associated or not.
+ALPHA = (1, 2)
+
+#: Orientation → (rows from the bottom, columns from the right, and then rows become columns).
+ORIENTATIONS = {
+    2: (False, True, False),
+    3: (True, True, False),
+    4: (True, False, False),
+    5: (False, False, True),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (False, True, True),
+}
+
+
+def tiff(name: str, level: int) -> Stored:
+    """The first image in a file, at a level of its pyramid.
+
+    Raises:
+        OptionError: there is no such level; its colours are of a kind that is not read; a part of it is missing.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(name) as file:
+        if not file.series:
+            raise OptionError(f"'{name}' holds no image")
+        levels = file.series[0].levels
+        if level >= len(levels):
+            raise OptionError(f"'{name}' has {len(levels)} levels, so there is no level {level}: the finest is 0")
+        chosen = levels[level]
+        shape, dtype, offset, axes = tuple(map(int, chosen.shape)), chosen.dtype, chosen.dataoffset, chosen.axes
+        page: Any = chosen.keyframe
+        if dtype is None:
+            raise OptionError(f"'{name}' has pixels of a type that numpy does not know")
+        files = _checked(name, chosen, offset)
+        kind = dtype.newbyteorder(file.byteorder)
+    if offset is not None:
+
+        def mapped(box: Box) -> Array:
+            return np.array(np.memmap(name, kind, "r", offset, shape)[box], dtype)
+
+        found = Stored(f"'{name}'", shape, dtype, mapped, white_of(dtype), files=files)
+    else:
+        import zarr
+
+        store = tifffile.imread(name, aszarr=True, series=0, level=level)
+        array: Any = zarr.open(store, mode="r")
+        check_room(f"'{name}'", math.prod(array.chunks) * dtype.itemsize, "a tile or strip of it")
+
+        def decoded(box: Box) -> Array:
+            return np.asarray(array[box])
+
+        found = Stored(f"'{name}'", shape, dtype, decoded, white_of(dtype), files=files, close=store.close)
+    try:
+        samples = axes.index("S") if "S" in axes else None
+        shown = _shown(replace(found, samples=samples), page)
+        return _upright(shown, page, axes)
+    except BaseException:
+        found.close()
+        raise
+
+
+def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
+    """The files that the pixels lie in, all of them there to their ends."""
+    pages = [page for page in series.pages if page is not None]
+    files = {page.parent.filehandle.path: page.parent.filehandle.size for page in pages}
+    if offset is not None:
+        ends = [(pages[0], offset + math.prod(series.shape) * series.dtype.itemsize)]
+    else:
+        ends = [(page, at + count) for page in pages for at, count in zip(page.dataoffsets, page.databytecounts)]
+    if any(end > files[page.parent.filehandle.path] for page, end in ends):
+        raise OptionError(f"'{name}' is cut short: not all of its pixels are there")
+    return tuple(sorted(files))
+
+
+def _shown(found: Stored, page: Any) -> Stored:
+    """The numbers of the picture that is shown."""
+    photometric, bits = int(page.photometric), int(page.bitspersample)
+    extras = tuple(map(int, page.extrasamples or ()))
+    count = 1 if found.samples is None else found.shape[found.samples]
+    if found.dtype.kind == "b":
+        found = _changed(found, lambda part: part * np.uint8(255), np.uint8, 255.0)
+    elif found.dtype.kind == "u" and photometric != PALETTE and bits < 8 * found.dtype.itemsize:
+        top = (1 << bits) - 1
+        if bits < 8:
+            full = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
+            found = _changed(found, lambda part: full[part], np.uint8, 255.0)
+        else:
+            found = replace(found, white=float(top))
+    if photometric == WHITE_IS_ZERO:
+        if found.dtype.kind != "u":
+            raise OptionError(f"{found.name} says that white is zero, and {found.dtype} has no black: save it in grey")
+        white = found.dtype.type(found.white)
+        found = _changed(found, lambda part: white - part, found.dtype, found.white)
+    if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, MASK):
+        if count == 1:
+            return replace(found, tone=GREY)
+        if count == 2 and extras[-1:] and extras[-1] in ALPHA:
+            return replace(found, tone=GREY, alpha=1)
+        return replace(found, tone=NUMBERS)
+    if photometric == PALETTE:
+        return _coloured(found, page)
+    if photometric in (COLOURS, LINEAR) or (photometric == YCBCR and int(page.compression) in TO_RGB):
+        return replace(found, tone=RGB if count >= 3 else GREY, alpha=max(count - 3, 0))
+    if photometric == CMYK and count == 4 and found.dtype.kind == "u":
+        return _printed(found)
+    if photometric == CMYK and count > 4:
+        return replace(found, tone=NUMBERS)  # as many inks
+    kind = getattr(page.photometric, "name", str(photometric))
+    raise OptionError(f"{found.name} has colours of the kind {kind}, which are not read: save it in RGB or grey")
+
+
+def _changed(found: Stored, change: Callable[[Array], Array], dtype: Any, white: float) -> Stored:
+    return replace(found, fetch=lambda box: change(found.fetch(box)), dtype=np.dtype(dtype), white=white)
+
+
+def _coloured(found: Stored, page: Any) -> Stored:
+    """Places in a palette → RGB in bytes, in an axis of their own at the end."""
+    if page.colormap is None or found.samples is not None or found.dtype.kind != "u":
+        raise OptionError(f"{found.name} speaks of a palette that it does not have: save it in RGB")
+    palette = np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T)
+
+    def fetch(box: Box) -> Array:
+        return palette[found.fetch(box[:-1]), box[-1]]
+
+    axis = len(found.shape)
+    return replace(
+        found, shape=(*found.shape, 3), dtype=np.dtype(np.uint8), fetch=fetch, white=255.0, samples=axis, tone=RGB
+    )
+
+
+def _printed(found: Stored) -> Stored:
+    """Inks (CMYK) → RGB: what is left of white."""
+    axis = found.samples
+    assert axis is not None, "four samples have an axis"
+
+    def fetch(box: Box) -> Array:
+        whole = tuple(slice(None) if k == axis else part for k, part in enumerate(box))
+        left = found.white - np.moveaxis(found.fetch(whole), axis, -1).astype(np.float64)
+        shown = np.rint(left[..., :3] * left[..., 3:] / found.white).astype(found.dtype)
+        return np.moveaxis(shown[..., box[axis]], -1, axis)
+
+    shape = tuple(3 if k == axis else n for k, n in enumerate(found.shape))
+    return replace(found, shape=shape, fetch=fetch, tone=RGB)
+
+
+def _upright(found: Stored, page: Any, axes: str) -> Stored:
+    """The picture as its orientation says."""
+    tag = page.tags.get(274)
+    known = ORIENTATIONS.get(tag.value) if tag is not None and isinstance(tag.value, int) else None
+    if known is None or "Y" not in axes or "X" not in axes:
+        return found
+    up, left, swapped = known
+    rows, columns = axes.index("Y"), axes.index("X")
+    height, width = found.shape[rows], found.shape[columns]
+
+    def fetch(box: Box) -> Array:
+        part = list(box)
+        if swapped:
+            part[rows], part[columns] = part[columns], part[rows]
+        for axis, mirrored, size in ((rows, up, height), (columns, left, width)):
+            if mirrored:
+                start, stop, _ = part[axis].indices(size)
+                part[axis] = slice(size - stop, size - start)
+        pixels = found.fetch(tuple(part))
+        pixels = np.flip(pixels, tuple(axis for axis, mirrored in ((rows, up), (columns, left)) if mirrored))
+        turned: Array = pixels.swapaxes(rows, columns) if swapped else pixels
+        return turned
+
+    shape = list(found.shape)
+    if swapped:
+        shape[rows], shape[columns] = width, height
+    return replace(found, shape=tuple(shape), fetch=fetch)
