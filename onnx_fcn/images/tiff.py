@@ -99,9 +99,20 @@ def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
         ends = [(pages[0], offset + math.prod(series.shape) * series.dtype.itemsize)]
     else:
         ends = [(page, at + count) for page in pages for at, count in zip(page.dataoffsets, page.databytecounts)]
+        if any(math.prod(page.chunked) > len(page.dataoffsets) for page in pages):
+            raise OptionError(
+                f"'{name}' speaks of more pixels than it has: its tiles or strips are not for {series.shape}"
+            )
+        if any(page.compression == 1 and 8 * sum(page.databytecounts) < _bits(page) for page in pages):
+            raise OptionError(f"'{name}' is cut short: not all of its pixels are there")
     if any(end > files[page.parent.filehandle.path] for page, end in ends):
         raise OptionError(f"'{name}' is cut short: not all of its pixels are there")
     return tuple(sorted(files))
+
+
+def _bits(page: Any) -> int:
+    """Of the pixels of a page that is not compressed; none where parts of it are left out on purpose."""
+    return 0 if 0 in page.databytecounts else math.prod(page.shape) * int(page.bitspersample)
 
 
 def _shown(found: Stored, page: Any) -> Stored:

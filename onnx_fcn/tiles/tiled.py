@@ -27,6 +27,9 @@ Array = np.ndarray[Any, Any]
 #: Paddings that make up what they pad with of what lies inside.
 MIRRORS = ("reflect", "edge")
 
+#: Tiles along an axis, of which a list is made.
+MOST_TILES = 1 << 20
+
 #: Crops (C, *space) of one size -> their maps (N, K, *cells).
 Run = Callable[[Sequence[Array]], Array]
 
@@ -56,6 +59,11 @@ class Tiled:
         """
         if self.obstacle and not approximate:
             raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate takes tiles nevertheless")
+        if max(size) > MOST_TILES * tile:
+            raise OptionError(
+                f"an image of {'×'.join(map(str, size))} pixels has more than {MOST_TILES} tiles of {tile} along "
+                "an axis: give a larger --tile, if it is that large"
+            )
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
         tiling = tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors)
         lengths = [{cut.pixels.stop - cut.pixels.start for cut in cuts} for cuts in tiling.axes]
