@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -170,13 +170,13 @@ FOR_ALL: dict[str, Check] = {
 }
 
 
-def _read(text: str, rank: int) -> Answers:
-    """The answers of an output from its entry.
+def _read(text: str, native: Sequence[int]) -> Answers:
+    """The answers of an output, of a network that was made for images of that size, from its entry.
 
     Raises:
         KeyError, RecursionError, ValueError: that is no entry of answers.
     """
-    entry = _parsed(text)
+    entry, rank = _parsed(text), len(native)
     if type(entry) is not dict:
         raise ValueError("an output's entry is no object")
     axes: dict[str, Any] = {key: _listed(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
@@ -186,10 +186,10 @@ def _read(text: str, rank: int) -> Answers:
         if (size is None) != (padding is None):
             raise ValueError("a field has a size or a padding, and not both")
         fields.append(Field(1, stride).everywhere() if size is None else Field(size, stride, -padding))
-    for window, stride, count, inner in zip(axes["window"], axes["stride"], axes["cells"], axes["inner"]):
-        _check_count(count, math.ceil(window))
+    for pixels, stride, count, inner in zip(native, axes["stride"], axes["cells"], axes["inner"]):
+        _check_count(count, pixels)
         for steps in (count, inner.behind):
-            _check_rate(steps, math.ceil(window), stride)
+            _check_rate(steps, pixels, stride)
     return Answers(
         tuple(axes["window"]),
         tuple(axes["stride"]),
@@ -206,14 +206,14 @@ def _read(text: str, rank: int) -> Answers:
 
 
 def _check_count(count: Count, native: int) -> None:
-    """A window gives a cell, or none where it is a field that padding makes larger than the image, and not many more.
+    """An image of the native size gives a cell, and not many more.
 
     Raises:
         ValueError: not so.
     """
     cells = count(native)
-    if cells > 2 * native + MARGIN:
-        raise ValueError(f"a window of {native} pixels would have {_shortly(cells)} cells")
+    if not 1 <= cells <= 2 * native + MARGIN:
+        raise ValueError(f"an image of {native} pixels would have {_shortly(cells)} cells")
 
 
 def _check_rate(count: Count, native: int, stride: Number) -> None:
@@ -291,7 +291,7 @@ def geometry_in(model: ModelProto) -> Geometry:
             raise ValueError(f"an image has no {len(window)} axes")
         if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
             raise ValueError(f"no network has a window of {'×'.join(map(_shortly, window))} pixels")
-        outputs = {name: _read(entries[f"output.{name}"], len(window)) for name in names}
+        outputs = {name: _read(entries[f"output.{name}"], window) for name in names}
         geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
     except KeyError as error:
         raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None

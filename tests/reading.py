@@ -264,9 +264,14 @@ def judge(number: int) -> tuple[str, str]:
         code, out, err = _run(folder, words)
         after = _state(folder)
         after = {k: v for k, v in after.items() if code or not k.startswith(words[3])}
-        if f"{words[3]}.partial" not in before and before.get(f"{words[3]}.journal", b"").startswith(START):
-            before.pop(f"{words[3]}.journal")  # of nothing: it may go
-            after.pop(f"{words[3]}.journal", None)
+        journal, partial = f"{words[3]}.journal", f"{words[3]}.partial"
+        begun = before.get(journal, b"")
+        if (
+            journal in before
+            and begun[: len(START)] == START[: len(begun)]
+            and not (b"\n" in begun and partial in before)
+        ):
+            before = {k: v for k, v in before.items() if k not in (journal, partial) or k in after}  # it may go
         if len(after.get(f"{words[3]}.journal", b"").splitlines()) > 1:  # some tiles are done, and kept
             after = {k: v for k, v in after.items() if not k.startswith(f"{words[3]}.")}
             before = {k: v for k, v in before.items() if not k.startswith(f"{words[3]}.")}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -477,3 +479,103 @@ def test_terminal(colour: bool) -> None:
     table = shown.decode().partition("What answers at every position")[2].splitlines()[1:5]
     assert any("Conv 4×4" in line for line in table)
     assert all(len(re.sub(r"\x1b\[[\d;]*m", "", line)) <= 70 for line in table)
+
+
+# Streams that are closed or full, and the first moments ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "says"),
+    [
+        (">&-", 0, ""),
+        ("-q >&-", 0, ""),
+        ("> /dev/full", 0, "warning: the report cannot be written: no space left on device\n"),
+        ("--json - > /dev/full", 0, "warning: the report cannot be written: no space left on device\n"),
+        ("> /dev/null <&-", 0, ""),
+    ],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
+def test_streams_that_are_closed_or_full(redirected: str, code: int, says: str, tmp_path: Path) -> None:
+    """The model is written, since only the report finds no room."""
+    line = f"exec {' '.join(map(shlex.quote, MODULE))} {FIXTURES}/digits_unpadded.onnx out.onnx {redirected}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, says)
+    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("model.onnx > /dev/full", 2),
+        ("none.onnx 2>&-", 1),
+        ("none.onnx 2> /dev/full", 1),
+        ("--version | true", 0),
+    ],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
+def test_a_report_that_finds_no_room(line: str, code: int, tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "digits_unpadded.onnx", tmp_path / "model.onnx")
+    line = f"set -o pipefail; {' '.join(map(shlex.quote, MODULE))} {line}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr in ("", "error: the report cannot be written: no space left on device\n")
+
+
+def test_memory_that_runs_out_is_a_sentence(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    before = files(tmp_path)
+    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", exhausted)
+    says = "error: there is not enough memory for that: give it smaller images, or more memory\n"
+    assert command("model.onnx", "old.onnx") == Result(2, "", says)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", ["onnx_fcn", "numpy", "onnx_fcn.report", "onnxruntime"])
+def test_interrupted_while_something_is_imported(number: int, code: int, module: str, tmp_path: Path) -> None:
+    """Also where a library makes something else of it."""
+    hook = f"""
+import os, sys, importlib.abc
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), {int(number)})
+                for _ in range(1000): pass
+            except KeyboardInterrupt as error:
+                raise ImportError("of a library") from error
+        return None
+import runpy
+sys.argv = ["onnx_fcn", "{FIXTURES}/digits_unpadded.onnx", "out.onnx"]
+import onnx_fcn.__main__
+sys.meta_path.insert(0, Finder())
+for name in [n for n in sys.modules if n == "onnx_fcn.cli"]: del sys.modules[name]
+sys.exit(onnx_fcn.__main__.main())
+"""
+    done = subprocess.run([sys.executable, "-c", hook], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    if module == "onnx_fcn":  # imported by then
+        assert done.returncode == 0
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_appears_meanwhile_stays(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = onnx_fcn.conversion.run_checks
+
+    def meanwhile(*arguments: Any) -> Any:
+        for name in ("new.onnx", "new.json"):
+            (tmp_path / name).write_text("precious")
+        return checks(*arguments)
+
+    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", meanwhile)
+    for words in (["model.onnx", "new.onnx"], ["model.onnx", "other.onnx", "--json", "new.json"]):
+        for name in ("new.onnx", "new.json"):
+            (tmp_path / name).unlink(missing_ok=True)
+        result = command(*words)
+        assert result.code == 2
+        assert re.search(r"error: '.*new\.\w+' appeared meanwhile, and was left as it is: move it away, or", result.err)
+        assert (tmp_path / "new.onnx").read_text() == (tmp_path / "new.json").read_text() == "precious"
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".onnx_fcn")]

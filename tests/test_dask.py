@@ -101,3 +101,11 @@ def test_sound(tmp_path: Path) -> None:
     path = converted(tmp_path, law.model(body, image="float[N,1,64] x", k=(2, 1, 9)))
     answers = onnx_fcn.dask.apply(path, dask.array.from_array(noise(1, 999)[0], chunks=100), tile=100)
     assert_same(answers.compute(scheduler="sync"), once(path, noise(1, 999)))
+
+
+def test_sizes_of_chunks_that_are_not_known(tmp_path: Path) -> None:
+    path = converted(tmp_path, COLOURS)
+    pixels = dask.array.from_array(np.zeros((70, 91, 3), np.uint8), chunks=(20, 30, 3))
+    with pytest.raises(OptionError, match=r"sizes of its chunks are not known: array\.compute_chunk_sizes\(\) finds"):
+        onnx_fcn.dask.apply(path, pixels[pixels[:, 0, 0] >= 0])
+    assert onnx_fcn.dask.apply(path, pixels[pixels[:, 0, 0] >= 0].compute_chunk_sizes()).shape == (2, 30, 41)

@@ -470,3 +470,100 @@ def test_running_needs_neither_the_converter_nor_pillow(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["(11, 72, 107)", "set()"]
+
+
+# Numbers of classes, and single scores --------------------------------------------------------------------------------
+
+
+def head(last: str, outputs: str = "y", classes: int = 4, **weights: Any) -> onnx.ModelProto:
+    body = f"m = Conv (x, k)  f = Flatten (m)  l = MatMul (f, w)  {last}"
+    return law.model(
+        body, image="float[N,3,6,6] x", outputs=outputs, opset=13, k=(5, 3, 3, 3), w=(80, classes), **weights
+    )
+
+
+#: Originals that tell which class it is, and not how sure that is: (last layers, output).
+NUMBERS = {
+    "argmax": ("y = ArgMax <axis = 1, keepdims = 0> (l)", "int64[N] y"),
+    "argmax that keeps its axis": ("y = ArgMax <axis = 1> (l)", "int64[N,1] y"),
+    "the first of the best": ("v, y = TopK <axis = 1> (l, one)", "int64[N,1] y"),
+    "argmax as floats": ("a = ArgMax <axis = 1> (l)  y = Cast <to = 1> (a)", "float[N,1] y"),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_classes_are_classes(name: str) -> None:
+    last, outputs = NUMBERS[name]
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    scores = DenseModel(converted(head("y = Identity (l)"))).run(picture)
+    found = DenseModel(converted(head(last, outputs, one=[1]))).run(picture)
+    np.testing.assert_array_equal(found.classes, scores.classes)
+    np.testing.assert_array_equal(found.classes_at_pixels(), scores.classes_at_pixels())
+    assert len(np.unique(found.classes)) > 1
+    for ask in (lambda: found.probabilities, lambda: found.best(0), lambda: found.top(2)):
+        with pytest.raises(OptionError, match="tells the best class only, without scores"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("last", "outputs"),
+    [
+        ("v, y = TopK <axis = 1> (l, three)", "int64[N,3] y"),
+        ("v, i = TopK <axis = 1> (l, three)  y = Cast <to = 1> (i)", "float[N,3] y"),
+        ("v, i = TopK <axis = 1> (l, three)  c = Cast <to = 1> (i)  y = Concat <axis = 1> (v, c)", "float[N,6] y"),
+    ],
+)
+def test_numbers_of_several_classes_are_refused(last: str, outputs: str) -> None:
+    with pytest.raises(OptionError, match=r"'y' tells the numbers of . classes for each window, and no scores"):
+        DenseModel(converted(head(last, outputs, three=[3])))
+
+
+@pytest.mark.parametrize("last", ["y = Sigmoid (l)", "y = Identity (l)"])
+def test_a_single_score_says_yes_from_one_half_on(last: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    result = DenseModel(converted(head(last, classes=1))).run(picture)
+    np.testing.assert_array_equal(result.classes, result.probabilities[0] >= 0.5)
+    assert result.classes.max() == 1 > result.classes.min()
+    assert result.names == ("below 0.5", "from 0.5 on")
+    named = DenseModel(converted(head(last, classes=1)), labels=["scratch"]).run(picture)
+    assert named.names == ("below 0.5", "scratch")
+    raw = DenseModel(converted(head("y = Identity (l)", classes=1)), activation="none").run(picture)
+    with pytest.raises(OptionError, match=r"single score is no probability.* --activation sigmoid makes one of it"):
+        _ = raw.classes
+
+
+def test_scores_below_zero_have_a_best_window() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    result = DenseModel(converted(head("y = LogSoftmax <axis = 1> (l)")), activation="none").run(picture)
+    (found,) = result.best(2)
+    assert found.score == result.map[2].max() < 0
+    assert result.best(2, threshold=0.0) == []
+
+
+def test_lines_of_labels_end_where_lines_of_text_end(tmp_path: Path) -> None:
+    names = ["a\u2028b", "c\x85d", "e\x0bf", "g\x1ch"]
+    for end in ("\n", "\r\n", "\n\n \n"):
+        (tmp_path / "labels.txt").write_bytes((("\r\n" if end == "\r\n" else "\n").join(names) + end).encode())
+        assert DenseModel(converted(head("y = Identity (l)")), labels=tmp_path / "labels.txt").labels == tuple(names)
+
+
+def test_sizes_that_the_file_does_not_take(tmp_path: Path) -> None:
+    """Another tool fixed it: both sizes are told, before anything is written."""
+    model = converted(head("y = Identity (l)"))
+    for axis, size in ((2, 20), (3, 31)):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    onnx.save(model, tmp_path / "fixed.onnx")
+    np.save(tmp_path / "image.npy", np.zeros((20, 40, 3), np.uint8))
+    words = "takes images of 20×31 pixels, to which another tool fixed it, and not of 20×40"
+    with pytest.raises(OptionError, match=words):
+        DenseModel(tmp_path / "fixed.onnx").run(tmp_path / "image.npy")
+    with pytest.raises(OptionError, match=words):
+        onnx_fcn.apply(tmp_path / "fixed.onnx", tmp_path / "image.npy", tmp_path / "map.npy")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fixed.onnx", "image.npy"]
+    assert DenseModel(tmp_path / "fixed.onnx").run(np.zeros((20, 31, 3), np.uint8)).map.shape == (4, 15, 26)
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e300])
+def test_a_picture_that_no_memory_holds(model: DenseModel, scale: float) -> None:
+    with pytest.raises(OptionError, match=r"takes .* GB, and .* GB are free|would have more than \d+ pixels"):
+        model.run(PAGE, scale)

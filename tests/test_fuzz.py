@@ -6,6 +6,7 @@ The rows are what once went wrong, the smallest of each; `fuzz.py` runs the thou
 from __future__ import annotations
 
 import collections
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_some_hundred_cases() -> None:
 @pytest.mark.slow
 def test_ten_thousand_cases() -> None:
     check(range(10_000))
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_inputs_of_the_commands_that_read(count: int) -> None:
+    """With a seed of its own each time; a failure says the numbers of its cases."""
+    first = random.SystemRandom().randrange(1 << 40)
+    outcomes = list(fuzz.campaign(range(first, first + count), inputs=True))
+    assert len(outcomes) == count
+    assert [o for o in outcomes if o.kind == "FAILED"] == []
+    kinds = collections.Counter(o.kind for o in outcomes)
+    assert min(kinds["done"], kinds["refused"]) > count / 20
 
 
 def check(numbers: range) -> None:
@@ -221,7 +233,14 @@ def test_many_operands_take_seconds() -> None:
         '{"window": [1e999, 1]}', '{"stride": [0, 0]}', '{"stride": ["4", "4"]}',
         '{"cells": [[[1, 0, 0]], [[1, 0, 0]]]}',
         '{"cells": [[[1, 0.5, 1]], []]}', '{"exactness": "surely"}', '{"field": [null]}', '{"offset": [true, 0]}',
-        '{"window": [1]}', '{"window": []}', '{"padding": [null, null]}',
+        '{"window": [1]}', '{"window": []}', '{"padding": [null, null]}', '{"window": [1e9, 1e9]}', '{"window": "66"}',
+        '{"stride": [-1, 1]}', '{"stride": [2, 2]}', '{"stride": [NaN, 1]}', '{"offset": [1e300, 0]}', '{"reason": 7}',
+        '{"context": "abc"}', '{"form": null}', '{"layout": 5}', '{"layout": "NCWW"}', '{"field": [null, null]}',
+        '{"cells": [[[1, 1000000000000, 1]], [[1, -5, 1]]]}', '{"cells": [[[1000, 0, 1]], [[1, -5, 1]]]}',
+        '{"cells": [[[1, -1000000000000, 1]], [[1, -5, 1]]]}', '{"cells": [[[-1, 0, 1]], [[1, -5, 1]]]}',
+        '{"cells": {"0": 1}}', '{"cells": [[[1, 0]], [[1, 0, 1]]]}', '{"cells": [' + "[" * 900 + "]" * 900 + ", []]}",
+        '{"cells": [' + str([[1, -5, 4]] * 5_000) + ", [[1, -5, 1]]]}",
+        '{"cells": [' + str([[1 << 39, 0, 1 << 39]] * 256) + ", [[1, -5, 1]]]}",
     ],
     ids=lambda text: text[:24],
 )  # fmt: skip

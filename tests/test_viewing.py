@@ -478,6 +478,45 @@ def test_scores_that_are_no_numbers(command: Command) -> None:
     assert "the network's scores are not all finite" in err
 
 
+def test_single_scores_and_numbers_of_classes(command: Command) -> None:
+    """A class map of one score has two sides, one of numbers has those classes; neither takes these for scores."""
+    body = "m = Conv (x, k)  f = Flatten (m)  l = MatMul (f, w)  {}"
+    shapes = {"k": (5, 3, 3, 3), "w": (80, 1)}
+    single = law.model(body.format("y = Sigmoid (l)"), image="float[N,3,6,6] x", **shapes)
+    onnx_fcn.convert(single, validate=False).save("single.onnx")
+    code, out, _ = command(
+        "segment", "single.onnx", "photo.jpg", "s.npy", "s.json", "s.png", "--background", "below 0.5"
+    )
+    assert code == 0
+    assert {line.split("  ")[0] for line in out.splitlines()[2:4]} == {"below 0.5", "from 0.5 on"}
+    shares = {entry["class"]: entry["share"] for entry in json.loads(Path("s.json").read_text("utf-8"))["classes"]}
+    assert shares == {k: pytest.approx((np.load("s.npy") == k).mean()) for k in (0, 1)}
+    assert 0.02 < shares[1] < 0.98
+    last = "y = ArgMax <axis = 1> (l)"
+    numbers = law.model(
+        body.format(last), image="float[N,3,6,6] x", outputs="int64[N,1] y", opset=13, **{**shapes, "w": (80, 4)}
+    )
+    onnx_fcn.convert(numbers, validate=False).save("numbers.onnx")
+    assert command("segment", "numbers.onnx", "photo.jpg", "n.npy", "n.png", "-q") == (0, "", "")
+    result = onnx_fcn.DenseModel("numbers.onnx").run("photo.jpg")
+    np.testing.assert_array_equal(np.load("n.npy"), result.classes_at_pixels())
+    for name in ("heatmap", "page"):
+        code, _, err = command(name, "numbers.onnx", "photo.jpg", "o.html" if name == "page" else "o.png")
+        assert (code, Path("o.png").exists()) == (2, False)
+        assert "tells the best class only, without scores" in err
+
+
+def test_scores_below_zero(command: Command) -> None:
+    body = "m = Conv (x, k)  f = Flatten (m)  l = MatMul (f, w)  y = LogSoftmax <axis = 1> (l)"
+    source = law.model(body, image="float[N,3,6,6] x", opset=13, k=(5, 3, 3, 3), w=(80, 4))
+    onnx_fcn.convert(source, validate=False).save("log.onnx")
+    for words in ([], ["--class", "2"]):
+        code, out, _ = command("heatmap", "log.onnx", "photo.jpg", "o.png", "o.npy", "--activation", "none", *words)
+        assert code == 0
+        assert re.search(r"best -\d", out)
+        assert np.load("o.npy").max() < 0
+
+
 @pytest.mark.parametrize("package", ["PIL", "matplotlib"])
 def test_a_missing_extra_is_named(command: Command, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     for module in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:

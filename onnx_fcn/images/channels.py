@@ -113,12 +113,16 @@ def reading_of(
         return Reading(tuple(order), rank, wanted, wanted)
     if is_picture and (colours, wanted) in ((1, 3), (3, 1)):
         return Reading(tuple(order), rank, colours, wanted)
-    kind = f"{rank} axes" + (f" and {channels} channel{'s' * (channels > 1)}" if channels else "")
+    kind = ("one axis" if rank == 1 else f"{rank} axes") + (
+        f" and {channels} channel{'s' * (channels > 1)}" if channels else ""
+    )
     if is_picture and tone and channels is not None:
         picture = f"a picture in {tone}" + " with alpha" * bool(alpha)
         wants = "in RGB or grey" if channels in (1, 3) else f"of {channels} channels"
         raise OptionError(f"{name} is {picture}, and the model takes images with {kind}: give one {wants}")
-    perhaps = "; an alpha channel has to go, if that is one" if found in (2, 4) and channels in (1, 3) else ""
+    perhaps = "; an alpha channel has to go, if that is one" if rank == 2 and found in (2, 4) else ""
+    if rank == 1 and channels == 1 and len(axes) == 2:
+        perhaps = "; sound in stereo has to be mixed to mono"
     raise OptionError(f"{name} has the shape {tuple(shape)}, and the model takes images with {kind}{perhaps}")
 
 
