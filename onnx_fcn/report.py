@@ -434,10 +434,13 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
                 subject = f"{kind}: '{c.subject}', batch {c.batch}" + (f", {c.note}" if c.note else "")
                 rows.append((subject, times(c.size), f"{c.error:.1e}", _verdict(c)))
             continue
-        worst = max(checks, key=lambda c: -math.inf if math.isnan(c.error) else c.error)
-        count = f"{worst.compared} window{'' if worst.compared == 1 else 's'}"
+        worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
+        shown = checks if worst.passed else [worst]
+        windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
+        count = f"{sum(windows.values())} window{'' if sum(windows.values()) == 1 else 's'}"
         what = f"{question}, {count}" if kind in ("law", "crops") else question
-        rows.append((what, times(worst.size), f"{worst.error:.1e}", _verdict(worst)))
+        sizes = ", ".join(dict.fromkeys(times(c.size) for c in shown))
+        rows.append((what, sizes, f"{worst.error:.1e}", _verdict(worst)))
     rows += [(f"not compared: {words}", "", "", "") for words in validation.uncovered]
     yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
 
