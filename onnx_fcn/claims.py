@@ -27,6 +27,7 @@ VALUES = {
     "padding": "padding",
     "cells": "number of cells",
     "formula": "formula of the number of cells",
+    "inner": "range of the cells that see no padding",
     "exactness": "exactness",
     "context": "context",
     "form": "form",

@@ -18,7 +18,7 @@ from mutations import with_attribute, with_size_factor, with_weight
 from onnx import ModelProto, helper
 
 import onnx_fcn
-from onnx_fcn import ModelError, ValidationError
+from onnx_fcn import ModelError, ValidationError, metadata
 from onnx_fcn.assemble import assemble
 from onnx_fcn.cases import Comparison
 from onnx_fcn.checks import Validation
@@ -317,7 +317,7 @@ def test_a_random_model_is_not_blamed_on_its_conversion(monkeypatch: pytest.Monk
 
 FALSE = {
     "window": [12, 12], "stride": [2, 2], "offset": [1, 0], "field": [7, 6], "padding": [0, 1],
-    "cells": [[[1, -4, 1]], []],
+    "cells": [[[1, -4, 1]], []], "inner": [{"front": 0, "behind": []}] * 2,
     "formula": ["height", "width"], "exactness": "padded", "context": ["c"], "form": "mean", "layout": "NCWH",
 }  # fmt: skip
 
@@ -418,3 +418,8 @@ def test_what_was_not_compared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second == "images with a second window along each axis, which begins 4×4 pixels on"
     assert long.startswith("images much longer than the native size")
     assert f"not compared: {second}" in str(report)
+
+
+def test_every_value_of_an_output_is_compared_or_follows_from_one_that_is() -> None:
+    answers = onnx_fcn.inspect(DENSE).geometry.of()
+    assert set(metadata.written(answers)) - set(VALUES) == {"reason"}
