@@ -26,9 +26,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from onnx_fcn.document import Document, names_used
+from onnx_fcn.document import Document, names_used, nodes_within
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.interpret import BATCH, Walk
@@ -247,7 +247,7 @@ class Program:
                 varying.update(self.makes[-1])
         self._last = {name: k for k, names in enumerate(self._reads) for name in names}
         self._last |= {o.name: len(self._nodes) for o in graph.output}
-        self.layers = [n for n in self._nodes if _counts(n) or any(_counts(inner) for inner in _inner(n))]
+        self.layers = [n for n in self._nodes if _counts(n) or any(map(_counts, nodes_within(n)))]
         self.needed = varying | {name for node in self.layers for name in node.input if name}
 
     def macs(self, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
@@ -363,7 +363,7 @@ def _tensor(declared: ValueInfoProto) -> Tensor:
 
 def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
     """Multiply-accumulates of one node; None where a size is not known, or where a layer hides in a subgraph."""
-    if any(_counts(inner) for inner in _inner(node)):
+    if any(map(_counts, nodes_within(node))):
         return None
     if not _counts(node):
         return 0
@@ -386,16 +386,6 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 
 def _counts(node: NodeProto) -> bool:
     return node.op_type in COUNTED and node.domain in ("", "ai.onnx", "com.microsoft")
-
-
-def _inner(node: NodeProto) -> Iterator[NodeProto]:
-    """The nodes of its subgraphs, at any depth."""
-    for attribute in node.attribute:
-        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            for graph in (attribute.g, *attribute.graphs):
-                for inner in graph.node:
-                    yield inner
-                    yield from _inner(inner)
 
 
 def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:

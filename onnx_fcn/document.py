@@ -36,7 +36,7 @@ from onnx_fcn import storage, wire
 from onnx_fcn.errors import ModelError
 from onnx_fcn.storage import Array, Staged, Store
 
-__all__ = ["Document", "Edit", "Staged", "Weight", "names_used"]
+__all__ = ["Document", "Edit", "Staged", "Weight", "names_used", "nodes_within"]
 
 
 @dataclass(frozen=True)
@@ -339,6 +339,16 @@ def names_used(node: NodeProto) -> list[str]:
                 inner = [name for node in graph.node for name in names_used(node)]
                 names += [name for name in (*inner, *(o.name for o in graph.output)) if name not in inside]
     return names
+
+
+def nodes_within(node: NodeProto) -> Iterator[NodeProto]:
+    """The nodes of its subgraphs, at any depth."""
+    for attribute in node.attribute:
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            for graph in (attribute.g, *attribute.graphs):
+                for inner in graph.node:
+                    yield inner
+                    yield from nodes_within(inner)
 
 
 def _tensor_names(graph: GraphProto) -> set[str]:

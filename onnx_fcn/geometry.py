@@ -196,8 +196,16 @@ class Count:
     def beyond(self, other: Count) -> tuple[int, int]:
         """The least and the largest surplus of cells over another count, whatever the number of pixels.
 
-        Both go up at the same rate, so that the surplus repeats.
+        Both go up at the same rate, so that the surplus repeats. With one step of the same factors it is
+        ⌊(y + a - b)/divide⌋, where y is what the other count leaves over, and takes every value that steps of
+        gcd(multiply, divide) reach.
         """
+        if len(self.steps) <= 1 and len(other.steps) <= 1:
+            (multiply, add, divide), (m, less, d) = (c.steps[0] if c.steps else (1, 0, 1) for c in (self, other))
+            if (multiply, divide) == (m, d):
+                step = math.gcd(multiply, divide)
+                first = less % step
+                return (first + add - less) // divide, (divide - step + first + add - less) // divide
         assert self.rate == other.rate, "maps whose cells lie at different strides are never compared"
         pixels = np.arange(math.lcm(self.period, other.period))
         surplus = self._unbounded(pixels) - other._unbounded(pixels)

@@ -7,12 +7,11 @@ reproduced is the file, untouched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
 
-from onnx_fcn.document import Document, Edit, names_used
+from onnx_fcn.document import Document, Edit, names_used, nodes_within
 from onnx_fcn.lifting import data_inputs
 from onnx_fcn.selection import Selection, select
 from onnx_fcn.sessions import is_builtin
@@ -108,20 +107,11 @@ def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
     for node in document.proto.graph.node:
         if any(n in reached for n in names_used(node)):
             reached |= set(node.output)
-            wanted += _operators(node)
+            wanted += [(n.domain, n.op_type) for n in (node, *nodes_within(node))]
     found: dict[tuple[str, str], None] = {}
     while wanted:
         key = wanted.pop()
         if key in known and key not in found:
             found[key] = None
-            wanted += [operator for node in known[key] for operator in _operators(node)]
+            wanted += [(n.domain, n.op_type) for node in known[key] for n in (node, *nodes_within(node))]
     return list(found)
-
-
-def _operators(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
-    """The operators of a node and of its subgraphs, as (domain, name)."""
-    yield node.domain, node.op_type
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _operators(inner)

@@ -327,28 +327,36 @@ class _Shapes:
     """Shapes of tensors at the native size, inferred when one is asked for that is not known yet.
 
     What the walk has evaluated by then, such as the target of a Reshape, is put in as a constant: inference alone
-    would not get beyond it. So a shape that is still open is inferred again once the walk has come further.
+    would not get beyond it. So a shape that is still open is inferred again once the walk knows more of these.
     """
 
     def __init__(self, document: Document, image: Image, facts: dict[str, Fact], values: Values) -> None:
         self._document, self._image, self._facts, self._values = document, image, facts, values
         self._shapes: dict[str, tuple[int | None, ...]] = {}
-        self._walked = -1  # facts that there were at the last inference
+        self._computed = self._computed_operands()
+        self._put_in: frozenset[str] | None = None  # those that were known at the last inference
 
     def __call__(self, name: str) -> tuple[int | None, ...] | None:
         shape = self._shapes.get(name)
-        if (shape is None or None in shape) and self._walked != len(self._facts):
-            self._walked = len(self._facts)
-            self._shapes = self._inferred()
+        if shape is None or None in shape:
+            known = frozenset(n for n in self._computed if isinstance(self._facts.get(n), Known))
+            if known != self._put_in:
+                self._put_in = known
+                self._shapes = self._inferred()
         return self._shapes.get(name)
+
+    def _computed_operands(self) -> frozenset[str]:
+        """Operands that say what shape a result has, and are not stored."""
+        graph = self._document.proto.graph
+        shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
+        return frozenset(shaping - {t.name for t in graph.initializer})
 
     def _evaluate(self, graph: onnx.GraphProto) -> None:
         """Put in, as initializers, the values that shapes are computed from."""
-        stored = {t.name for t in graph.initializer}
+        assert self._put_in is not None
         for node in graph.node:
             for k, name in enumerate(node.input[1:], 1):
-                shapes = node.op_type in SHAPED_BY_VALUES and name not in stored
-                if shapes and isinstance(self._facts.get(name), Known):
+                if node.op_type in SHAPED_BY_VALUES and name in self._put_in:
                     try:
                         value = self._values[name]
                     except Unsupported:

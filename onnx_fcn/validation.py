@@ -66,6 +66,7 @@ from onnx_fcn.cases import (
 )
 from onnx_fcn.checks import Check, Validation
 from onnx_fcn.claims import claims_of, false_claims
+from onnx_fcn.document import nodes_within
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.geometry import interpolated
 from onnx_fcn.interpret import EVALUATION, RANDOM
@@ -215,12 +216,9 @@ def _check_repeatable(c: Comparison, case: Case) -> None:
 
 def _random_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes that may answer something else every time, in subgraphs too."""
-    for node in nodes:
+    for node in (inner for outer in nodes for inner in (outer, *nodes_within(outer))):
         if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) == 3 and node.input[2]):
             yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _random_nodes(graph.node)
 
 
 def _tell_apart(c: Comparison, run: Run) -> bool:
@@ -287,9 +285,9 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
             cells = [cells[k] for k in fact.order]
         have = tuple(n for n, cell in zip(shape, cells) if cell is not None)
         want = tuple(cell for cell in cells if cell is not None)
-        fits = have == want and len(shape) == len(cells)
-        note = "" if fits else f"is a grid of {have} where {want} was said"
-        yield Check("grid", name, case.size, case.batch, 1, 0.0 if fits else np.inf, c.tolerance, note)
+        agrees = have == want and len(shape) == len(cells)
+        note = "" if agrees else f"is a grid of {have} where {want} was said"
+        yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)
 
 
 def _metadata_checks(c: Comparison) -> Iterator[Check]:

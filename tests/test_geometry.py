@@ -527,6 +527,19 @@ steps = st.tuples(
 )
 
 
+few = st.integers(1, 12)
+
+
+@given(few, few, st.integers(-40, 40), st.integers(-40, 40), st.booleans())
+def test_the_surplus_of_one_count_over_another(multiply: int, divide: int, a: int, b: int, twice: bool) -> None:
+    """By the closed form where there is one step, and by a whole period where there are more."""
+    counts = [Count(((multiply, add, divide),)) for add in (a, b)]
+    if twice:
+        counts = [count.then(2, 1, 3) for count in counts]
+    surplus = [counts[0](n) - counts[1](n) for n in range(1000, 1000 + 3 * divide)]  # where none is short of pixels
+    assert counts[0].beyond(counts[1]) == (min(surplus), max(surplus))
+
+
 @given(st.lists(steps | st.integers(2, 3), max_size=6))
 def test_counts_compose_exactly(chain: list[tuple[int, int, int, int, int, bool] | int]) -> None:
     """One formula says what step after step says, at every size at which every step has room for its kernel."""

@@ -80,7 +80,7 @@ def page(tmp_path: Path) -> Path:
 # Exact tiles ----------------------------------------------------------------------------------------------------------
 
 
-def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, tuple[int, ...]]]:
+def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, Any]]:
     """A layer that reads a{k} and makes a{k+1}, and its weights: what slides, pads, crops, resizes, and meets again."""
 
     def ints(low: int, high: int) -> list[int]:
@@ -102,14 +102,14 @@ def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, tuple[int,
         mode, pads = draw(st.sampled_from(["reflect", "edge", "constant"])), ints(0, 3) + ints(0, 3)
         pad = f'p{k} = Pad <mode = "{mode}"> ({x}, pads{k})  {y} = Conv ({x.replace(x, f"p{k}")}, w{k})  '
         zeros = [0, 0]
-        return pad, {f"w{k}": (2, 2, *kernel), f"pads{k}": [*zeros, *pads[:rank], *zeros, *pads[rank:]]}  # type: ignore[dict-item]
+        return pad, {f"w{k}": (2, 2, *kernel), f"pads{k}": [*zeros, *pads[:rank], *zeros, *pads[rank:]]}
     if kind == "Crop":
         crops = [0, 0, *(-n for n in ints(0, 2)), 0, 0, *(-n for n in ints(0, 2))]
-        return f"{y} = Pad ({x}, crops{k})  ", {f"crops{k}": crops}  # type: ignore[dict-item]
+        return f"{y} = Pad ({x}, crops{k})  ", {f"crops{k}": crops}
     if kind == "Slice":
         values = {"starts": ints(0, 2), "ends": [-n or 999 for n in ints(0, 3)], "steps": ints(1, 2)}
         slices = {f"{name}{k}": value for name, value in {**values, "axes": list(range(2, 2 + rank))}.items()}
-        return f"{y} = Slice ({x}, starts{k}, ends{k}, axes{k}, steps{k})  ", slices  # type: ignore[return-value]
+        return f"{y} = Slice ({x}, starts{k}, ends{k}, axes{k}, steps{k})  ", slices
     if kind == "Up":
         how = f"strides = {ints(1, 3)}, pads = {ints(0, 1) + ints(0, 1)}"
         return f"{y} = ConvTranspose <{how}> ({x}, w{k})  ", {f"w{k}": (2, 2, *kernel)}
@@ -125,7 +125,7 @@ def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, tuple[int,
         rounding = draw(st.sampled_from(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]))
         how = f'mode = "{mode}", coordinate_transformation_mode = "{where}", nearest_mode = "{rounding}"'
         factors = np.array([1, 1, *[scale] * rank], np.float32)
-        return f"{y} = Resize <{how}> ({x}, , s{k})  ", {f"s{k}": factors}  # type: ignore[dict-item]
+        return f"{y} = Resize <{how}> ({x}, , s{k})  ", {f"s{k}": factors}
     ceil = draw(st.integers(0, 1))
     pads = [draw(st.integers(0, n - 1)) for n in kernel * 2]
     how = f"kernel_shape = {kernel}, strides = {ints(1, 3)}, pads = {pads}, ceil_mode = {ceil}"

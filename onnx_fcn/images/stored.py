@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def stored(source: Picture, level: int = 0) -> Stored:
         OptionError: it cannot be read, is no image, or has no such level; a package is missing.
     """
     if isinstance(source, np.ndarray):
-        return _array("the array", source)
+        return _numbers("the array", source.shape, source.dtype, lambda box: source[box])
     if not isinstance(source, (str, os.PathLike)):
         return _object(source)
     name = os.fspath(source)
@@ -146,16 +146,19 @@ def _opened(name: str, level: int) -> Stored:
     return _picture(name)
 
 
-def _array(name: str, array: Array, **more: Any) -> Stored:
-    """In memory; yes and no are black and white."""
-    if array.dtype.kind == "b":
-        array = array.view(np.uint8) * np.uint8(255)
-    return Stored(name, array.shape, array.dtype, lambda box: array[box], white_of(array.dtype), **more)
+def _numbers(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fetch: Callable[[Box], Array], **more: Any
+) -> Stored:
+    """Numbers that nothing but their type says the meaning of; yes and no are white and black."""
+    if dtype.kind != "b":
+        return Stored(name, shape, dtype, fetch, white_of(dtype), **more)
+    kind = np.dtype(np.uint8)
+    return Stored(name, shape, kind, lambda box: fetch(box) * np.uint8(255), white_of(kind), **more)
 
 
 def white_of(dtype: np.dtype[Any]) -> float:
     """Full scale: the largest of unsigned integers, and 1 of everything else."""
-    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 255.0 if dtype.kind == "b" else 1.0
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
 
 
 def _npy(name: str) -> Stored:
@@ -169,17 +172,14 @@ def _npy(name: str) -> Stored:
         raise OptionError(f"'{name}' holds objects of Python, which are no pixels")
     if min(shape, default=0) < 0 or offset + math.prod(shape) * dtype.itemsize > there:
         raise OptionError(f"'{name}' is cut short: its header speaks of {_times(shape)} numbers, which are not there")
-    order = "F" if by_columns else "C"
-    is_binary = dtype.kind == "b"
+    order: Literal["F", "C"] = "F" if by_columns else "C"
 
     def fetch(box: Box) -> Array:
-        part = np.array(np.memmap(name, dtype, "r", offset, shape, order)[box])  # type: ignore[call-overload]
-        return part * np.uint8(255) if is_binary else part
+        return np.array(np.memmap(name, dtype, "r", offset, shape, order)[box])
 
     if 0 in shape:
         raise OptionError(f"'{name}' has no pixels: its shape is {shape}")
-    kind = np.dtype(np.uint8) if is_binary else dtype
-    return Stored(f"'{name}'", shape, kind, fetch, white_of(dtype), files=(name,))
+    return _numbers(f"'{name}'", shape, dtype, fetch, files=(name,))
 
 
 def _zarr(name: str, level: int) -> Stored:
@@ -197,14 +197,7 @@ def _zarr(name: str, level: int) -> Stored:
         raise OptionError(f"'{name}' is no pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
     check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "a chunk of it")
-    is_binary = dtype.kind == "b"
-
-    def fetch(box: Box) -> Array:
-        part = np.asarray(store[box])
-        return part * np.uint8(255) if is_binary else part
-
-    kind = np.dtype(np.uint8) if is_binary else dtype
-    return Stored(f"'{name}'", tuple(store.shape), kind, fetch, white_of(dtype), files=(name,))
+    return _numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), files=(name,))
 
 
 def _wav(name: str) -> Stored:
@@ -276,7 +269,8 @@ def _decoded(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
         tone = GREY if mode in ("L", "LA") else RGB
     alpha = int(upright.mode in MODES and MODES[upright.mode] in ("LA", "RGBA"))
     samples = 2 if pixels.ndim == 3 else None
-    return _array(name, pixels, samples=samples, tone=tone, alpha=alpha, files=files)
+    how: Any = {"samples": samples, "tone": tone, "alpha": alpha, "files": files}
+    return _numbers(name, pixels.shape, pixels.dtype, lambda box: pixels[box], **how)
 
 
 def _times(shape: Sequence[int]) -> str:
