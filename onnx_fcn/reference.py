@@ -6,7 +6,7 @@ off the map at run time where a window's is meant:
     a pooling of the whole map, with the map's size as its kernel    its global form
     a size that counts as a number, such as a divisor                that of a window
     context that is computed in yet another way                      its value in the converted model
-    pads that depend on the size                                     only at sizes that are alike
+    pads, and coordinates of a Resize, that depend on the size       only at sizes that are alike
 
 All of these leave the rest of the trunk to the original. Where it does not run even so, because a Reshape names the
 map's size for instance, the converted trunk has to serve; then what does not depend on the size is held against it:
@@ -115,18 +115,22 @@ def _values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> 
 
 
 def fits(state: Walk, cut: Cut, size: Sequence[int]) -> bool:
-    """Does the original's trunk pad an image of this size as one of the native size?
-
-    `auto_pad` reads the size of the map, and some exporters spell that out with Shape and Pad.
-    """
-    if not any(_pads_by_size(state, state.seats[k]) for k in upstream(state, cut.name)):
+    """Does the original's trunk pad and resample an image of this size as one of the native size?"""
+    if not any(_reads_size(state, state.seats[k]) for k in upstream(state, cut.name)):
         return True
     periods = periods_of(cut)
     return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, state.image.size)))
 
 
-def _pads_by_size(state: Walk, seat: Seat) -> bool:
-    if seat.node.op == "Pad":
+def _reads_size(state: Walk, seat: Seat) -> bool:
+    """Does an operator pad or resample by the size of the map?
+
+    `auto_pad` does, which some exporters spell out with Shape and Pad. A Resize whose sizes are computed has another
+    scale wherever they were rounded, and `half_pixel_symmetric` shifts by what was cut off.
+    """
+    if seat.node.op in ("Pad", "Resize", "Upsample"):
+        if seat.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
+            return True
         return any(isinstance(f, Known) and f.sized for f in map(state.facts.get, seat.proto.input))
     return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in seat.proto.attribute)
 

@@ -121,6 +121,26 @@ def test_a_fault_of_larger_images_is_rejected(what: str) -> None:
             onnx_fcn.validate(fault.original, wrong, seed=seed)
 
 
+TRUNKS = {
+    "a shift by what is cut off": resized(
+        'mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"', 12, 0.5, 64, opset=19
+    ),
+    "sizes that are rounded": law.model(
+        """all = Shape (x)  half = Div (all, two)  sizes = Mul (half, of)  r = Resize <mode = "linear"> (x, "", "", sizes)
+           m = Conv (r, k)  f = Flatten (m)  y = MatMul (f, w)""",
+        image="float[N,3,12,12] x", two=np.int64([1, 1, 2, 2]), of=np.int64([1, 1, 1, 1]),
+        k=(4, 3, 3, 3), w=(64, 5), opset=13,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TRUNKS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_original_that_resizes_otherwise_at_other_sizes_is_no_reference(what: str, seed: int) -> None:
+    """The trunk of the original means something else on an image with pixels left over, and rejects nothing there."""
+    assert onnx_fcn.convert(TRUNKS[what], seed=seed).report.validation.passed
+
+
 def test_a_wrong_count_is_found_where_the_trunk_is_the_original_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pooling that rounds up stays as it is; what is said of its cells has to be so at every size."""
     original = law.model(
