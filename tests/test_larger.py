@@ -126,9 +126,9 @@ TRUNKS = {
         'mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"', 12, 0.5, 64, opset=19
     ),
     "sizes that are rounded": law.model(
-        """all = Shape (x)  half = Div (all, two)  sizes = Mul (half, of)  r = Resize <mode = "linear"> (x, "", "", sizes)
+        """all = Shape (x)  half = Div (all, two)  r = Resize <mode = "linear"> (x, "", "", half)
            m = Conv (r, k)  f = Flatten (m)  y = MatMul (f, w)""",
-        image="float[N,3,12,12] x", two=np.int64([1, 1, 2, 2]), of=np.int64([1, 1, 1, 1]),
+        image="float[N,3,12,12] x", two=np.int64([1, 1, 2, 2]),
         k=(4, 3, 3, 3), w=(64, 5), opset=13,
     ),
 }  # fmt: skip
