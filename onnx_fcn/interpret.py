@@ -31,6 +31,7 @@ from onnx_fcn.document import Weight, names_used
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.known import Array, Values
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.signatures import check_operands
 
 if TYPE_CHECKING:
     from onnx_fcn.site import Site
@@ -45,6 +46,7 @@ __all__ = [
     "Image",
     "Known",
     "Seat",
+    "Shared",
     "Unmapped",
     "Walk",
     "lifts",
@@ -95,6 +97,17 @@ class Blocked:
 
 
 Fact = Lifted | Known | Unmapped | Blocked
+
+#: What is the same at every position: an operand that a node can go on reading as it stands.
+Shared = Known | Unmapped
+
+#: What the facts that a rule may be given say of an operand.
+KINDS: dict[type, str] = {
+    Lifted: "depends on the position",
+    Known: "is a constant",
+    Unmapped: "depends on the image, but not on the position",
+}
+
 Rule = Callable[..., "Fact | Sequence[Fact]"]
 
 _RULES: dict[tuple[str, str], Rule] = {}
@@ -396,6 +409,7 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
     operands = tuple(facts[n] if n else None for n in names)
     seat.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
+    condition = next(iter(operands), None)
     outputs: Sequence[Fact]
     if any(isinstance(f, Blocked) for f in everything):
         origins: frozenset[int] = frozenset().union(*(f.origins for f in everything if isinstance(f, Blocked)))
@@ -406,8 +420,8 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         reason = "answers something else every time, so that no answer can be compared with the original's"
         state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
         outputs = [Blocked()] * len(node.outputs)
-    elif node.op == "If" and isinstance(operands[0], Known) and any(isinstance(f, Lifted) for f in everything):
-        outputs = _unfold_branch(state, position, seat, operands[0])
+    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
+        outputs = _unfold_branch(state, position, seat, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
         outputs = _untouched(state, seat, everything)
     else:
@@ -450,6 +464,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
+    check_operands(rule, operands, KINDS)
     site.check_meeting(operands)
     seat.replaced = True
     result = rule(site, *site.alike(operands))

@@ -65,7 +65,7 @@ def cast_like(site: Site, x: Fact, like: Fact) -> Fact:
 
 
 @lifts("Clip")
-def clip(site: Site, x: Fact, *limits: Fact) -> Lifted:
+def clip(site: Site, x: Fact, *limits: Fact | None) -> Lifted:
     """Between two scalars."""
     if not isinstance(x, Lifted) or any(isinstance(f, Lifted) for f in limits):
         raise Unsupported("clips to limits that depend on the position", code="not-constant")
@@ -88,11 +88,11 @@ def comparison(site: Site, *operands: Fact) -> Lifted:
 
 
 @lifts("Where")
-def where(site: Site, *operands: Fact) -> Lifted:
+def where(site: Site, condition: Fact, chosen: Fact, other: Fact) -> Lifted:
     """A choice for each element."""
-    kinds = [f.elem_type for f in operands[1:] if isinstance(f, Lifted)]
-    made = combine(site, operands)
-    return replace(made, elem_type=kinds[0] if kinds else site.elem_type_of(operands[1]))
+    kinds = [f.elem_type for f in (chosen, other) if isinstance(f, Lifted)]
+    made = combine(site, [condition, chosen, other])
+    return replace(made, elem_type=kinds[0] if kinds else site.elem_type_of(chosen))
 
 
 @dataclass(frozen=True)
