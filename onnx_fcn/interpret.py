@@ -424,6 +424,8 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         outputs = _unfold_branch(state, position, seat, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
         outputs = _untouched(state, seat, everything)
+        if not implicit and all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs):
+            outputs = _frozen(site_type(state, position, seat), operands, outputs)
     else:
         site = site_type(state, position, seat)
         try:
@@ -514,6 +516,20 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
         return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
     return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
+
+
+def _frozen(site: Site, operands: tuple[Fact | None, ...], outputs: Sequence[Fact]) -> Sequence[Fact]:
+    """What a node beside the image computes with sizes that it reads off the image: with those of a window.
+
+    The size of the batch it goes on reading: that is the same for all windows.
+    """
+    sized = [f for f in operands if isinstance(f, Known) and f.sized]
+    try:
+        for fact in sized:
+            site.frozen(fact)
+    except Unsupported:
+        return outputs
+    return site.named([Unmapped(name) for name in site.rewritten(operands)]) if sized else outputs
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:
