@@ -38,11 +38,16 @@ class Signature:
         return self.kinds[place] if place < len(self.kinds) else self.further or ()
 
 
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """The types that an annotation names."""
+    return (object,) if annotation is Any else tuple(get_args(annotation)) or (annotation,)
+
+
 @functools.cache
 def _signature(rule: Callable[..., Any]) -> Signature:
     hints = get_type_hints(rule)
     operands = list(inspect.signature(rule).parameters.values())[1:]  # behind the site
-    kinds = [tuple(get_args(hints[p.name])) or (hints[p.name],) for p in operands]
+    kinds = [_kinds(hints.get(p.name, object)) for p in operands]
     further = kinds.pop() if operands and operands[-1].kind is inspect.Parameter.VAR_POSITIONAL else None
     return Signature(tuple(kinds), further, sum(p.default is p.empty for p in operands[: len(kinds)]))
 

@@ -11,11 +11,11 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import fresh
 import law
 import numpy as np
 import onnx
 import pytest
-import seeds
 from law import Array
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from test_rules import ROWS
@@ -146,11 +146,11 @@ def test_one_operand_of_another_kind(operator: tuple[str, str]) -> None:
 def test_all_operands_of_any_kind(count: int) -> None:
     """Drawn anew in every run."""
     everything = sorted({node for found in NODES.values() for node in found})
-    for seed in seeds.fresh(count):
+    for seed in fresh.seeds(count):
         random = np.random.default_rng(seed)
         name, output = everything[random.integers(len(everything))]
         kinds = [str(random.choice(KINDS)) for _ in operands_of(name, output)]
-        with seeds.told(seed, f"'{output}' of '{name}' with operands {kinds}"):
+        with fresh.told(seed, f"'{output}' of '{name}' with operands {kinds}"):
             check(name, output, kinds)
 
 

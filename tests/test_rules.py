@@ -1016,8 +1016,9 @@ BESIDE = {"image": "float[N,6,4,3] x, float[N,5] e", "outputs": "float[N,5] y", 
 row("another input over the width", f"{WIDTH}  q = Div (e, v)  {DENSE}  y = Add (d, q)", **BESIDE)
 row("another input times the sum of coordinates", f"{WIDTH}  r = Range (zero, v, one)  t = ReduceSum (r)  "
     f"q = Mul (e, t)  {DENSE}  y = Add (d, q)", **BESIDE, zero=0.0, one=1.0)
-row("another input times a width for each image", "s = Shape (x)  n = Slice (s, at, behind)  b = Slice (s, start, one)  "
-    "o = Concat <axis = 0> (b, one)  v = Cast <to = 1> (n)  g = Expand (v, o)  q = Div (e, g)  "
+row("another input times a width for each image",
+    "s = Shape (x)  n = Slice (s, at, behind)  b = Slice (s, start, one)  o = Concat <axis = 0> (b, one)  "
+    "v = Cast <to = 1> (n)  g = Expand (v, o)  q = Div (e, g)  "
     f"{DENSE}  y = Add (d, q)", **BESIDE, at=[3], behind=[4], start=[0], one=[1])
 row("another input times the number of images", "s = Shape (x)  n = Gather (s, three)  v = Cast <to = 1> (n)  "
     f"q = Mul (e, v)  {DENSE}  y = Add (d, q)", **BESIDE | {"three": 0})
