@@ -57,7 +57,7 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
     live = _live(made, state.outputs, in_walk)
     kept = {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
-    used = {name for nodes in kept.values() for node in nodes for name in names_used(node)}
+    used = {name for nodes in kept.values() for node in nodes for name in names_used(node)} | set(state.outputs)
     _check_complete(document, kept, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
     names = {**_shared(weights, sources), **_given_back(weights, sources, used, gone)}

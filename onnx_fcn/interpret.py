@@ -31,6 +31,7 @@ from onnx_fcn.document import Weight, names_used
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.known import Array, Values
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.signatures import check_operands
 
 if TYPE_CHECKING:
     from onnx_fcn.site import Site
@@ -45,6 +46,7 @@ __all__ = [
     "Image",
     "Known",
     "Seat",
+    "Shared",
     "Unmapped",
     "Walk",
     "lifts",
@@ -95,6 +97,17 @@ class Blocked:
 
 
 Fact = Lifted | Known | Unmapped | Blocked
+
+#: What is the same at every position: an operand that a node can go on reading as it stands.
+Shared = Known | Unmapped
+
+#: What the facts that a rule may be given say of an operand.
+KINDS: dict[type, str] = {
+    Lifted: "depends on the position",
+    Known: "is a constant",
+    Unmapped: "depends on the image, but not on the position",
+}
+
 Rule = Callable[..., "Fact | Sequence[Fact]"]
 
 _RULES: dict[tuple[str, str], Rule] = {}
@@ -396,6 +409,7 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
     operands = tuple(facts[n] if n else None for n in names)
     seat.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
+    condition = next(iter(operands), None)
     outputs: Sequence[Fact]
     if any(isinstance(f, Blocked) for f in everything):
         origins: frozenset[int] = frozenset().union(*(f.origins for f in everything if isinstance(f, Blocked)))
@@ -406,10 +420,12 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         reason = "answers something else every time, so that no answer can be compared with the original's"
         state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
         outputs = [Blocked()] * len(node.outputs)
-    elif node.op == "If" and isinstance(operands[0], Known) and any(isinstance(f, Lifted) for f in everything):
-        outputs = _unfold_branch(state, position, seat, operands[0])
+    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
+        outputs = _unfold_branch(state, position, seat, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
         outputs = _untouched(state, seat, everything)
+        if not implicit and all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs):
+            outputs = _frozen(site_type(state, position, seat), operands, outputs)
     else:
         site = site_type(state, position, seat)
         try:
@@ -450,6 +466,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
+    check_operands(rule, operands, KINDS)
     site.check_meeting(operands)
     seat.replaced = True
     result = rule(site, *site.alike(operands))
@@ -499,6 +516,20 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
         return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
     return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
+
+
+def _frozen(site: Site, operands: tuple[Fact | None, ...], outputs: Sequence[Fact]) -> Sequence[Fact]:
+    """What a node beside the image computes with sizes that it reads off the image: with those of a window.
+
+    The size of the batch it goes on reading: that is the same for all windows.
+    """
+    sized = [f for f in operands if isinstance(f, Known) and f.sized]
+    try:
+        for fact in sized:
+            site.frozen(fact)
+    except Unsupported:
+        return outputs
+    return site.named([Unmapped(name) for name in site.rewritten(operands)]) if sized else outputs
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:

@@ -227,7 +227,11 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     candidates = list(images(document, request))
     if not candidates:
         candidates = _sized_by_head(document, request)
+    hopeless: set[str] = set()  # inputs that reach an operator without a rule, whatever their axes are
     for rank, image in enumerate(candidates):
+        if image.name in hopeless:
+            continue
+        state: Walk | None = None
         for batch in _batches(document, image, declared=request.declared_batch):
             state = _walked(document, _with_batch(image, batch), folds=request.folds)
             if state.succeeded and _is_image(state, likeliest=rank == 0):
@@ -235,6 +239,11 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
             if _answers_per_pixel(state):
                 return state, _causes(state)  # understood: another reading would be a wrong one
             failures.append(state)
+            if {d.code for d in state.diagnostics.values()} == {"no-rule"}:
+                hopeless.add(image.name)
+                break
+        if rank == 0 and state is not None and _mixes_images(state):
+            return state, _causes(state)  # likewise
     if not failures:
         return None, [Diagnostic("no-image", "", "", "no input looks like an image")]
     refused = [w for w in failures if w.diagnostics]
@@ -548,6 +557,11 @@ def _is_image(state: Walk, *, likeliest: bool) -> bool:
 def _answers_per_pixel(state: Walk) -> bool:
     """Is a network refused only because of what it answers?"""
     return {d.code for d in state.diagnostics.values()} == {"decoder-output"}
+
+
+def _mixes_images(state: Walk) -> bool:
+    """Is a network refused only because it computes across the images of a batch?"""
+    return {d.code for d in state.diagnostics.values()} == {"batch"}
 
 
 def _causes(failure: Walk) -> list[Diagnostic]:

@@ -24,7 +24,7 @@ from onnx import ModelProto
 from onnx_fcn.agreement import as_physical
 from onnx_fcn.cases import Comparison, periods_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.interpret import Known, Seat, Unmapped, Walk
+from onnx_fcn.interpret import BATCH, Known, Seat, Unmapped, Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import SHAPED_BY_VALUES, Cut, cuts_of, upstream
@@ -84,7 +84,7 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
             node.attribute.extend(kept)
         for place, name in _numbers(state, state.seats[k]):
             node.input[place] = f"{name}/of a window"
-            frozen[node.input[place]] = state.values[name]
+            frozen[node.input[place]] = _for_any_batch(state.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
     return part
 
@@ -92,9 +92,15 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
 def _numbers(state: Walk, seat: Seat) -> list[tuple[int, str]]:
     """Operands, by their place, that are computed from a map's size, and count as numbers beside a map."""
     facts = [state.facts.get(name) for name in seat.proto.input]
-    if seat.node.op in SHAPED_BY_VALUES or not any(isinstance(f, Lifted) for f in facts):
+    frozen = seat.replaced or any(isinstance(f, Lifted) for f in facts)
+    if seat.node.op in SHAPED_BY_VALUES or not frozen:
         return []
     return [(k, f.name) for k, f in enumerate(facts) if isinstance(f, Known) and f.sized]
+
+
+def _for_any_batch(value: Array) -> Array:
+    """A value that is repeated for each image of the batch that shapes are evaluated with, so that it broadcasts."""
+    return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
 
 
 def _context(state: Walk, cut: Cut) -> list[str]:

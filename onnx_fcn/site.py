@@ -128,7 +128,7 @@ class Site(Emitter):
     def weight_shape(self, fact: Known) -> tuple[int, ...]:
         """Shape of a weight, without dequantising or casting it."""
         node = self.producer(fact)
-        if node is not None and node.op_type in ("DequantizeLinear", "Cast"):
+        if node is not None and node.op_type in ("DequantizeLinear", "Cast") and node.input:
             return self.weight_shape(Known(node.input[0]))
         return tuple(self.value(fact).shape)
 

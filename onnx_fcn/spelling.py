@@ -105,6 +105,11 @@ class Emitter:
             counts = value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0))
         if self.batch == BATCH and counts:
             raise Unsupported("computes with the size of the batch", code="batch")
+        if self.batch == BATCH and BATCH in value.shape:  # repeated for each image
+            one = value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
+            if np.any(value != one):
+                raise Unsupported("counts the images of the batch", code="batch")
+            return one
         return value
 
     def constant(self, value: Array, dims: Sequence[int] | None = None, *, source: str | None = None) -> str:
@@ -152,6 +157,11 @@ class Emitter:
         )
         self._seat.emissions.append(Emission(node, varies))
         return names
+
+    def rewritten(self, operands: Sequence[Operand]) -> list[str]:
+        """The seat's node with other operands, in the place of what it was. Returns the names of its outputs."""
+        self._seat.replaced = True
+        return self.emit_many(operands)
 
     def _inputs(self, operands: Sequence[Operand]) -> list[str]:
         """Names of the inputs; absent ones at the end are left out, unless the node spelled them."""

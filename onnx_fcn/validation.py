@@ -467,7 +467,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
         have, fact, note = case.got[name], c.facts.get(name), case.note
         if fact is not None and c.state.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
-        if have.size != want.size:
+        if have.size != want.size or (fact is None and have.shape != want.shape):
             error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
         else:
             error = difference(have.reshape(want.shape), want, c.scale_of(name, case))

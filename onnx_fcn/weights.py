@@ -48,14 +48,14 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
         The tensor that holds the kernel.
     """
     node = site.producer(weight)
-    if node is not None and node.op_type == "Cast":
+    if node is not None and node.op_type == "Cast" and node.input:
         stored = kernel(site, Known(node.input[0]), view, dims)
         return site.emit([stored], "Cast", to=next(a.i for a in node.attribute if a.name == "to"))
     if node is not None and node.op_type in VIEWS and node.input and _is_stored_otherwise(site, weight):
         look, inputs = VIEWS[node.op_type], [site.value(Known(i)) for i in node.input[1:]]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         return kernel(site, Known(node.input[0]), lambda w: view(look([w, *inputs], attributes)), dims)
-    if node is not None and node.op_type == "DequantizeLinear":
+    if node is not None and node.op_type == "DequantizeLinear" and len(node.input) > 1:
         made = _dequantized(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
         if made is not None:
             return made

@@ -6,11 +6,11 @@ The rows are what once went wrong, the smallest of each; `fuzz.py` runs the thou
 from __future__ import annotations
 
 import collections
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import fuzz
 import law
 import numpy as np
@@ -35,15 +35,24 @@ def test_ten_thousand_cases() -> None:
     check(range(10_000))
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_inputs_of_the_commands_that_read(count: int) -> None:
-    """With a seed of its own each time; a failure says the numbers of its cases."""
-    first = random.SystemRandom().randrange(1 << 40)
-    outcomes = list(fuzz.campaign(range(first, first + count), inputs=True))
-    assert len(outcomes) == count
+    """Drawn anew in every run; a failure says the numbers of its cases, each of which is a seed."""
+    numbers = fresh.seeds(count)
+    outcomes = list(fuzz.campaign(numbers, inputs=True))
+    assert sorted(o.number for o in outcomes) == list(numbers)
     assert [o for o in outcomes if o.kind == "FAILED"] == []
     kinds = collections.Counter(o.kind for o in outcomes)
-    assert min(kinds["done"], kinds["refused"]) > count / 20
+    assert len(numbers) < 50 or min(kinds["done"], kinds["refused"]) > len(numbers) / 20
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_other_cases(count: int) -> None:
+    """Drawn anew in every run; a failure says the numbers of its cases, each of which is a seed."""
+    numbers = fresh.seeds(count)
+    outcomes = list(fuzz.campaign(numbers))
+    assert sorted(o.number for o in outcomes) == list(numbers)
+    assert [o for o in outcomes if o.kind == "FAILED"] == []
 
 
 def check(numbers: range) -> None:

@@ -9,11 +9,13 @@ All networks, with the tally: `PYTHONPATH=. python tests/test_mutations.py`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import fresh
 import law
 import numpy as np
 import onnxruntime
@@ -154,20 +156,47 @@ class Verdicts:
     missed: dict[str, float] = field(default_factory=dict)  # fault -> how much an answer changes
 
 
-def judged(original: ModelProto) -> Verdicts:
-    """Plant every fault, and see which ones validation misses."""
-    conversion = onnx_fcn.convert(original)
-    converted, found = conversion.to_proto(), Verdicts()
-    images = sampled(converted, conversion.report.window)
-    expected = [answers(converted, image) for image in images]
-    for what, mutant in mutants(converted):
+@dataclass(frozen=True)
+class Judged:
+    """A network, what it was converted into, and what that answers on random images."""
+
+    original: ModelProto
+    converted: ModelProto
+    images: list[dict[str, Array]]
+    expected: list[list[Array] | None]
+
+    @staticmethod
+    @functools.cache
+    def of(name: str) -> Judged:
+        """One of the networks."""
+        original = NETWORKS[name]
+        conversion = onnx_fcn.convert(original)
+        converted = conversion.to_proto()
+        images = sampled(converted, conversion.report.window)
+        return Judged(original, converted, images, [answers(converted, image) for image in images])
+
+    def change(self, mutant: ModelProto, seed: int = 0) -> float | None:
+        """How much a fault changes an answer, relative to the largest of its kind; None where it is rejected."""
         try:
-            onnx_fcn.validate(original, mutant)
+            onnx_fcn.validate(self.original, mutant, seed=seed)
         except FcnError:
+            return None
+        return max(changes(want, answers(mutant, image)) for want, image in zip(self.expected, self.images))
+
+    @property
+    def rounding(self) -> float:
+        """A change that is none."""
+        return ROUNDING * (500 if law.numpy_type(self.original.graph.input[0]) == np.float16 else 1)
+
+
+def judged(name: str) -> Verdicts:
+    """Plant every fault, and see which ones validation misses."""
+    network, found = Judged.of(name), Verdicts()
+    for what, mutant in mutants(network.converted):
+        change = network.change(mutant)
+        if change is None:
             found.rejected += 1
-            continue
-        change = max(changes(want, answers(mutant, image)) for want, image in zip(expected, images))
-        if change <= ROUNDING * (500 if law.numpy_type(original.graph.input[0]) == np.float16 else 1):
+        elif change <= network.rounding:
             found.equivalent += 1
         else:
             found.missed[what] = change
@@ -226,9 +255,22 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", list(cases()))
 def test_every_fault_is_rejected(name: str) -> None:
-    verdicts = judged(NETWORKS[name])
+    verdicts = judged(name)
     assert verdicts.rejected > 15
     assert verdicts.missed == {}
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.slow)])
+def test_any_fault_is_rejected_on_other_images(count: int) -> None:
+    """A network, a fault in it and the images that it is judged on, drawn anew in every run."""
+    names = sorted(NETWORKS)
+    for seed in fresh.seeds(count):
+        random = np.random.default_rng(seed)
+        network = Judged.of(names[random.integers(len(names))] if count > 100 else str(random.choice(FAST)))
+        faults = list(mutants(network.converted))
+        what, mutant = faults[random.integers(len(faults))]
+        with fresh.told(seed, what):
+            assert (network.change(mutant, seed) or 0.0) <= network.rounding
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
@@ -246,8 +288,8 @@ def tally() -> None:
     """Print what became of the mutants of each network."""
     total: Counter[str] = Counter()
     print("| network | rejected | no fault | missed |\n|---|---|---|---|")
-    for name, model in NETWORKS.items():
-        verdicts = judged(model)
+    for name in NETWORKS:
+        verdicts = judged(name)
         total.update(rejected=verdicts.rejected, equivalent=verdicts.equivalent, missed=len(verdicts.missed))
         print(f"| {name} | {verdicts.rejected} | {verdicts.equivalent} | {len(verdicts.missed)} |")
         for what, change in verdicts.missed.items():

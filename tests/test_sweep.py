@@ -10,8 +10,10 @@ Print the tally that docs/reliability.md shows: `PYTHONPATH=. python tests/test_
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import queue
 import tempfile
 import warnings
 from collections import Counter
@@ -20,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -31,6 +34,9 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
 
 #: Seconds for one model. The light ones are whole networks: VGG-19 makes 570 MB of weights when it is run.
 LIMITS = dict.fromkeys(KINDS, 10) | {"light": 120}
+
+#: Parts of the large kinds.
+SHARES = {"node": 4}
 
 #: Exceptions by which a model may be refused. A `ValidationError` is none of them: it is a wrong conversion, if one
 #: that was caught.
@@ -51,8 +57,13 @@ class Outcome:
         return self.result == "converted" or self.result in REFUSALS
 
 
-def models(kind: str) -> Iterator[tuple[str, bytes | Path]]:
+@functools.cache
+def models(kind: str) -> list[tuple[str, bytes | Path]]:
     """(name, model) of each test, as bytes or as a file."""
+    return list(_models(kind))
+
+
+def _models(kind: str) -> Iterator[tuple[str, bytes | Path]]:
     if kind == "light":
         folder = Path(loader.__file__).parents[1] / "data/light"
         yield from ((path.stem, path) for path in sorted(folder.glob("*.onnx")))
@@ -111,30 +122,39 @@ class Worker:
             return Outcome(kind, name, "crash", f"exit code {self.process.exitcode}")
 
 
+#: Workers that wait for more: they take seconds to start.
+IDLE: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+
+
 def sweep_some(kind: str, some: Sequence[tuple[str, bytes | Path]]) -> list[Outcome]:
     """What becomes of some models, one after the other."""
-    worker, outcomes = Worker(), []
+    worker, outcomes = IDLE.get() if not IDLE.empty() else Worker(), []
     for name, source in some:
         outcomes.append(worker.outcome(kind, name, source))
         if outcomes[-1].result in ("hang", "crash"):
             worker = Worker()
-    worker.connection.send(None)
-    worker.process.join()
+    IDLE.put(worker)
     return outcomes
 
 
-def sweep(kind: str) -> list[Outcome]:
-    """What becomes of all models of one kind."""
-    everything, workers = list(models(kind)), os.cpu_count() or 1
+def sweep(kind: str, share: int = 0, of: int = 1) -> list[Outcome]:
+    """What becomes of all models of one kind, or of every so-and-so-many-th."""
+    everything, workers = models(kind)[share::of], os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        shares = pool.map(lambda k: sweep_some(kind, everything[k::workers]), range(workers))
-        return [outcome for share in shares for outcome in share]
+        found = pool.map(lambda k: sweep_some(kind, everything[k::workers]), range(workers))
+        return [outcome for some in found for outcome in some]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_converted_or_refused(kind: str) -> None:
-    outcomes = sweep(kind)
+def shares() -> Iterator[Any]:
+    """(kind, share) of all models: a test of some seconds each, which processes can divide among them."""
+    for kind in KINDS:
+        marks = [pytest.mark.slow] if kind == "light" else []
+        yield from (pytest.param(kind, k, marks=marks) for k in range(SHARES.get(kind, 1)))
+
+
+@pytest.mark.parametrize(("kind", "share"), list(shares()))
+def test_converted_or_refused(kind: str, share: int) -> None:
+    outcomes = sweep(kind, share, SHARES.get(kind, 1))
     assert outcomes
     assert [o for o in outcomes if not o.is_allowed] == []
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
+import hypothesis
 import law
 import numpy as np
 import onnx
@@ -159,8 +161,29 @@ def cases(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...], int]:
 @given(case=cases())
 def test_tiles_are_one_pass(tmp_path_factory: pytest.TempPathFactory, case: Any) -> None:
     """Padded and unpadded, at odd sizes, tiles and strides, rounding up, made finer and coarser, with a head or not."""
+    check_tiles(case, tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.mark.parametrize("examples", [20, pytest.param(2000, marks=pytest.mark.slow)])
+def test_tiles_of_other_networks(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
+    """Drawn anew in every run."""
+    seed, count = fresh.examples(examples)
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=count, derandomize=False, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=cases())
+    def agree(case: Any) -> None:
+        check_tiles(case, tmp_path_factory.mktemp("tiles"))
+
+    with fresh.told(seed, count=count):
+        agree()
+
+
+def check_tiles(case: tuple[onnx.ModelProto, tuple[int, ...], int], folder: Path) -> None:
+    """The map of an image is the same by tiles and in one pass."""
     model, size, tile = case
-    folder = tmp_path_factory.mktemp("tiles")
     try:
         path = converted(folder, model)
         expected = once(path, noise(2, *size))

@@ -226,3 +226,24 @@ def with_a_weight_zeroed(model: onnx.ModelProto, *, count: int = 1) -> onnx.Mode
     values[0].flat[:count] = 0
     kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
     return converted
+
+
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        "n = Gather (s, three)  v = Cast <to = 1> (n)  g = Div (e, v)  r = Reshape (g, t)  a = Mul (x, r)",
+        "b = Slice (s, start, one)  o = Concat <axis = 0> (b, ones)  n = Gather (s, three)  v = Cast <to = 1> (n)  "
+        "g = Expand (v, o)  a = Add (x, g)",
+    ],
+    ids=["beside the image", "repeated for each image"],
+)
+def test_a_trunk_may_compute_with_sizes(trunk: str) -> None:
+    """The reference reads those of a window too."""
+    original = law.model(
+        f"s = Shape (x)  {trunk}  c = Conv (a, k)  m = Relu (c)  f = Flatten (m)  y = MatMul (f, w)",
+        image="float[N,6,8,7] x, float[N,6] e", outputs="float[N,5] y", three=3, t=[-1, 6, 1, 1], start=[0], one=[1],
+        ones=[1, 1, 1], k=(3, 6, 3, 3), w=(90, 5),
+    )  # fmt: skip
+    validation = onnx_fcn.convert(original).report.validation
+    assert validation is not None
+    assert validation.worst("law") < 1e-5

@@ -125,8 +125,8 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
         [site.ints(f) for f in operands] if operands else [site.attr("starts"), site.attr("ends"), site.attr("axes")]
     )
     starts, ends, axes, steps = [*given, None, None, None][:4]
-    assert starts is not None
-    assert ends is not None
+    if starts is None or ends is None:
+        raise Unsupported("does not say where its range begins and ends", code="operands")
     for k, (start, end) in enumerate(zip(starts, ends)):
         axis = x.axis(axes[k] if axes else k)
         size = x.shape[axis]

@@ -49,6 +49,8 @@ def contract(
     stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
     if view(stub).ndim < 2:
         raise Unsupported(f"its weight has the shape {list(stub.shape)}, which is no matrix", code="rank")
+    if not 0 <= axis < x.rank:
+        raise Unsupported(f"multiplies {x} ({x.dims}), which has no axis to sum over", code="rank")
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
         what = "GEMM: Dimension mismatch" if site.op == "Gemm" else "the sizes do not match"

@@ -65,7 +65,7 @@ def cast_like(site: Site, x: Fact, like: Fact) -> Fact:
 
 
 @lifts("Clip")
-def clip(site: Site, x: Fact, *limits: Fact) -> Lifted:
+def clip(site: Site, x: Fact, *limits: Fact | None) -> Lifted:
     """Between two scalars."""
     if not isinstance(x, Lifted) or any(isinstance(f, Lifted) for f in limits):
         raise Unsupported("clips to limits that depend on the position", code="not-constant")
@@ -88,11 +88,11 @@ def comparison(site: Site, *operands: Fact) -> Lifted:
 
 
 @lifts("Where")
-def where(site: Site, *operands: Fact) -> Lifted:
+def where(site: Site, condition: Fact, chosen: Fact, other: Fact) -> Lifted:
     """A choice for each element."""
-    kinds = [f.elem_type for f in operands[1:] if isinstance(f, Lifted)]
-    made = combine(site, operands)
-    return replace(made, elem_type=kinds[0] if kinds else site.elem_type_of(operands[1]))
+    kinds = [f.elem_type for f in (chosen, other) if isinstance(f, Lifted)]
+    made = combine(site, [condition, chosen, other])
+    return replace(made, elem_type=kinds[0] if kinds else site.elem_type_of(chosen))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
             everything.append(next(mapped))
             continue
         if isinstance(fact, Unmapped):
-            spread = site.spread(fact, terms[0].fact)
+            spread = _repeated(site, site.spread(fact, terms[0].fact), axis, site.shape_of(fact))
         else:
             term = _constant(next(constants), [Term(_with(t.fact, axis, g)) for t, g in zip(terms, groups)])
             assert term.value is not None
@@ -205,6 +205,14 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     space = _joined([f for f, (t, _) in zip(facts, everything) if not t.uniform])
     layout = tuple(next((g for g in groups if g), ()) for groups in zip(*(f.layout for f in facts)))
     return [_with(replace(f, space=space, layout=layout), axis, group) for f, (_, group) in zip(facts, everything)]
+
+
+def _repeated(site: Site, x: Lifted, axis: int, shape: Sequence[int]) -> Lifted:
+    """A value that was repeated along the axis that it is joined on, as many times."""
+    if x.rank != len(shape) or x.layout[axis] or shape[axis] == 1:
+        return x
+    new = atoms_of(shape[axis], "u")
+    return _with(site.arrange(x, (*new, *x.channels)), axis, new)
 
 
 def _without(fact: Lifted, axis: int) -> Lifted:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import EVALUATION, Fact, Known, lifts
+from onnx_fcn.interpret import EVALUATION, Fact, Known, Shared, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.site import Site
 
 
 @lifts("Identity", "Dropout")
-def identity(site: Site, x: Lifted, *operands: Fact | None) -> Sequence[Fact]:
+def identity(site: Site, x: Lifted, *operands: Shared | None) -> Sequence[Fact]:
     """Identity at inference. A Dropout stays in the graph, since it was there."""
     if site.op == "Identity":
         return [x]

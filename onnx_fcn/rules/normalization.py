@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import EVALUATION, Fact, Known, lifts
+from onnx_fcn.interpret import EVALUATION, Fact, Known, Shared, lifts
 from onnx_fcn.lifted import Atom, Lifted
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.site import Site
 
 
 @lifts("BatchNormalization")
-def batch_normalization(site: Site, x: Lifted, *parameters: Fact) -> Lifted:
+def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fact, var: Fact) -> Lifted:
     """Per channel at every position, with the statistics of training; the channels are axis 1. (N, C, …) -> same."""
     if site.attr("training_mode", 0) or len(site.outputs) > 1:
         raise Unsupported("takes the statistics of the batch at hand, as in training", code="training", hint=EVALUATION)
+    parameters = (scale, bias, mean, var)
     if any(not isinstance(p, Known) for p in parameters):
         raise Unsupported("its statistics depend on the image", code="not-constant")
     if x.rank < 2 or x.batch in x.layout[1]:
@@ -28,10 +29,10 @@ def batch_normalization(site: Site, x: Lifted, *parameters: Fact) -> Lifted:
         x = site.arrange(x, atoms)
         return x.on(site.emit([x, *parameters]))
     # some of the channels only: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
-    scale, bias, mean, var = (site.value(p).astype(np.float64) for p in parameters)
-    a = scale / np.sqrt(var + float(site.attr("epsilon", 1e-5)))
+    weight, shift, center, spread = (site.value(p).astype(np.float64) for p in parameters)
+    a = weight / np.sqrt(spread + float(site.attr("epsilon", 1e-5)))
     kind, shape = site.dtype(x.elem_type), [-1, *[1] * (x.rank - 2)]
-    factors = [(v.astype(kind)).reshape(shape) for v in (a, bias - mean * a)]
+    factors = [(v.astype(kind)).reshape(shape) for v in (a, shift - center * a)]
     y = combine(site, [x, site.stated(site.constant(factors[0]), factors[0])], op="Mul")
     return combine(site, [y, site.stated(site.constant(factors[1]), factors[1])], op="Add")
 
@@ -102,7 +103,7 @@ def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -
 
 
 @lifts("InstanceNormalization", "GroupNormalization")
-def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Lifted:
+def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -> Lifted:
     """Per image and channel (or group of channels) over all positions.
 
     Over a live map these statistics are context: they stay global. Where no window is left (a GroupNorm written as
@@ -125,7 +126,7 @@ def instance_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Li
     return _affine(site, y, scale, bias)
 
 
-def _instance(site: Site, x: Lifted, scale: Fact, bias: Fact, epsilon: float) -> Lifted:
+def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float) -> Lifted:
     inner = [a for group in x.layout[2:] for a in group]
     if site.is_head or all(a in x.channels for a in inner):
         x, atoms = site.as_channels(x, range(2, x.rank))
@@ -145,7 +146,7 @@ def _instance(site: Site, x: Lifted, scale: Fact, bias: Fact, epsilon: float) ->
     return x.on(site.emit([site.emit([seen, scale, bias]), shape], "Reshape"))
 
 
-def _affine(site: Site, x: Lifted, scale: Fact, bias: Fact) -> Lifted:
+def _affine(site: Site, x: Lifted, scale: Shared, bias: Shared) -> Lifted:
     """Per element of axis 1: x·scale + bias."""
     for fact, op in ((scale, "Mul"), (bias, "Add")):
         value = site.value(fact).reshape([-1, *[1] * (x.rank - 2)])

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
+from onnx_fcn.interpret import Fact, Known, Shared, Unmapped, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.rules.channels import concatenated
@@ -31,7 +31,7 @@ FLOAT = onnx.TensorProto.FLOAT
 
 @lifts("QuantizeLinear", "DequantizeLinear")
 @lifts("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
-def linear(site: Site, x: Fact, scale: Fact, zero: Fact | None = None) -> Lifted:
+def linear(site: Site, x: Fact, scale: Fact, zero: Shared | None = None) -> Lifted:
     """Per tensor, or per channel where the scales run along the channels."""
     if not isinstance(x, Lifted):
         raise Unsupported("its scale depends on the position", code="not-constant")
@@ -61,7 +61,7 @@ def dynamic(site: Site, x: Lifted) -> Sequence[Fact]:
 
 
 @lifts("MatMulInteger")
-def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Fact | None = None, b_zero: Fact | None = None) -> Lifted:
+def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Shared | None = None, b_zero: Shared | None = None) -> Lifted:
     """Sums of products of integers.
 
     As a Conv of floats, which hold these integers exactly and their sums to 24 bits: onnxruntime's ConvInteger is
@@ -85,9 +85,18 @@ def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Fact | None = None, b_z
 
 
 @lifts("QLinearMatMul")
-def quantized_matmul(site: Site, a: Fact, *operands: Fact) -> Lifted:
+def quantized_matmul(
+    site: Site,
+    a: Fact,
+    a_scale: Shared,
+    a_zero: Shared,
+    b: Fact,
+    b_scale: Shared,
+    b_zero: Shared,
+    y_scale: Shared,
+    y_zero: Shared,
+) -> Lifted:
     """(a, its scale and zero point, b, …, y's scale and zero point) as a QLinearConv."""
-    a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = operands
     if not isinstance(a, Lifted) or not isinstance(b, Known):
         raise Unsupported("its weight depends on the image", code="not-constant")
 
@@ -102,14 +111,14 @@ def quantized_matmul(site: Site, a: Fact, *operands: Fact) -> Lifted:
 def quantized_gemm(
     site: Site,
     a: Fact,
-    a_scale: Fact,
-    a_zero: Fact,
+    a_scale: Shared,
+    a_zero: Shared,
     b: Fact,
-    b_scale: Fact,
-    b_zero: Fact,
+    b_scale: Shared,
+    b_zero: Shared,
     c: Fact | None = None,
-    y_scale: Fact | None = None,
-    y_zero: Fact | None = None,
+    y_scale: Shared | None = None,
+    y_zero: Shared | None = None,
 ) -> Lifted:
     """alpha·A·B + C on integers, as a QLinearConv; as a Conv between DequantizeLinears where the result is float."""
     if not isinstance(a, Lifted) or not isinstance(b, Known) or float(site.attr("alpha", 1.0)) != 1.0:
@@ -136,19 +145,21 @@ def quantized_gemm(
 
 
 @lifts("QLinearAdd", "QLinearMul", domain=MICROSOFT)
-def quantized_arithmetic(site: Site, a: Fact, a_scale: Fact, a_zero: Fact, b: Fact, *rest: Fact) -> Lifted:
+def quantized_arithmetic(
+    site: Site, a: Fact, a_scale: Shared, a_zero: Shared | None, b: Fact, *rest: Shared | None
+) -> Lifted:
     """(a, scale, zero point, b, scale, zero point, y's scale and zero point)."""
     return combine(site, [a, b], emit=lambda pair: site.emit([pair[0], a_scale, a_zero, pair[1], *rest]))
 
 
 @lifts("QLinearSigmoid", "QLinearLeakyRelu", domain=MICROSOFT)
-def quantized_unary(site: Site, x: Lifted, *operands: Fact) -> Lifted:
+def quantized_unary(site: Site, x: Lifted, *operands: Shared | None) -> Lifted:
     """Integers in, integers out."""
     return x.on(site.emit([x, *operands]))
 
 
 @lifts("QLinearGlobalAveragePool", domain=MICROSOFT)
-def quantized_global_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
+def quantized_global_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
     """The mean over the window, on integers: between DequantizeLinear and QuantizeLinear."""
     first = 1 if site.attr("channels_last", 0) else 2
     if site.is_context and first == 2 and x.is_map:  # the node stays as it was
@@ -159,7 +170,7 @@ def quantized_global_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
 
 
 @lifts("QLinearAveragePool", domain=MICROSOFT)
-def quantized_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
+def quantized_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
     """A mean of integers; between DequantizeLinear and QuantizeLinear where it is a reduction."""
     if site.attr("channels_last", 0):
         raise Unsupported("pools integers channels-last", code="not-channels")
@@ -169,16 +180,18 @@ def quantized_pool(site: Site, x: Lifted, *operands: Fact) -> Fact:
 
 
 @lifts("QLinearSoftmax", domain=MICROSOFT)
-def quantized_softmax(site: Site, x: Lifted, *operands: Fact) -> Fact:
+def quantized_softmax(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
     """A softmax of integers: between DequantizeLinear and QuantizeLinear."""
     coerces = int(site.attr("opset")) < 13
     return _in_floats(site, x, operands[:2], operands[2:], lambda f: softmaxed(site, f, "Softmax", coerces=coerces))
 
 
 @lifts("QLinearConcat", domain=MICROSOFT)
-def quantized_concat(site: Site, y_scale: Fact, y_zero: Fact, *operands: Fact) -> Lifted:
+def quantized_concat(site: Site, y_scale: Shared, y_zero: Shared, *operands: Fact) -> Lifted:
     """(y's scale and zero point, then for each operand itself, its scale and zero point)."""
     values, scales, zeros = operands[::3], operands[1::3], operands[2::3]
+    if any(isinstance(f, Lifted) for f in (*scales, *zeros)):
+        raise Unsupported("its scales depend on the position", code="not-constant")
 
     def emit(parts: list[Lifted]) -> str:
         triples = [f for triple in zip(parts, scales, zeros) for f in triple]
@@ -192,7 +205,7 @@ def _mean(site: Site, x: Lifted, first: int) -> Fact:
 
 
 def _in_floats(
-    site: Site, x: Lifted, given: Sequence[Fact], made: Sequence[Fact], rule: Callable[[Lifted], Fact]
+    site: Site, x: Lifted, given: Sequence[Shared | None], made: Sequence[Shared | None], rule: Callable[[Lifted], Fact]
 ) -> Fact:
     """Apply a rule for floats between DequantizeLinear and QuantizeLinear."""
     operands: list[Operand] = [x, *given]
@@ -204,7 +217,7 @@ def _in_floats(
 
 
 @lifts("MatMulNBits", domain=MICROSOFT)
-def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None = None, *rest: Fact) -> Lifted:
+def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None = None, *rest: Fact | None) -> Lifted:
     """A·B with B in blocks of 2 to 8 bits. The weight is dequantised, which is exact: (q - zero)·scale."""
     if not isinstance(a, Lifted) or any(f is not None for f in rest[:1]):
         raise Unsupported("its weight depends on the image, or is reordered", code="not-constant")

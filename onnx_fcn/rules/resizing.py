@@ -33,7 +33,7 @@ SHIFTS = {
 
 
 @lifts("Resize", "Upsample")
-def resize(site: Site, x: Lifted, *operands: Fact) -> Lifted:
+def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
     """Sizes become scales, and whatever depends on the size is what it is at the native size.
 
     Where no size changes there, onnxruntime copies, whatever the mode and the scales are, and so the operator goes.
@@ -197,7 +197,7 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
     return sampling
 
 
-def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fraction], list[int]]:
+def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[list[Fraction], list[int]]:
     """For each axis of the original tensor, the scale and the native size of the result."""
     places = [x.axis(a) for a in site.attr("axes") or range(x.rank)]
     scale_at = 0 if site.op == "Upsample" or site.opset < 11 else 1
@@ -246,7 +246,7 @@ def _check_fractions(given: Sequence[float], scales: Sequence[Fraction]) -> None
             )
 
 
-def _emit(site: Site, x: Lifted, operands: tuple[Fact, ...], scales: list[Fraction]) -> str:
+def _emit(site: Site, x: Lifted, operands: tuple[Fact | None, ...], scales: list[Fraction]) -> str:
     """Emit the operator with scales."""
     factors = np.array([float(s) for s in scales], np.float32)
     if not operands:

@@ -18,7 +18,7 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
-from onnx_fcn.interpret import Fact, Known, lifts
+from onnx_fcn.interpret import Fact, Known, Shared, lifts
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Axis, Lifted, atoms_of
 from onnx_fcn.rules.dense import standing_convolution
@@ -195,13 +195,13 @@ def result(site: Site, x: Lifted, plan: Physical, axes: Sequence[int], name: str
 
 
 @lifts("Conv")
-def conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None) -> Lifted:
+def conv(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None) -> Lifted:
     """(N, C, *space) -> (N, M, *space')."""
     return convolved(site, x, weight, lambda x, w: [x, w, bias])
 
 
 @lifts("FusedConv", domain="com.microsoft")
-def fused_conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None, added: Fact | None = None) -> Lifted:
+def fused_conv(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None, added: Fact | None = None) -> Lifted:
     """A Conv with its activation, as onnxruntime's optimiser writes it."""
     if added is not None:
         raise Unsupported("adds another map inside", code="fused-sum", hint="start from the model before optimisation")
@@ -209,14 +209,25 @@ def fused_conv(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None, ad
 
 
 @lifts("QLinearConv")
-def quantized_conv(site: Site, x: Lifted, *operands: Fact) -> Lifted:
+def quantized_conv(
+    site: Site,
+    x: Lifted,
+    x_scale: Shared,
+    x_zero: Shared,
+    weight: Fact,
+    w_scale: Shared,
+    w_zero: Shared,
+    y_scale: Shared,
+    y_zero: Shared,
+    bias: Shared | None = None,
+) -> Lifted:
     """(x, its scale and zero point, w, …, y's scale and zero point, bias)."""
-    y = convolved(site, x, operands[2], lambda x, w: [x, *operands[:2], w, *operands[3:]])
-    return replace(y, elem_type=site.elem_type_of(operands[6]))
+    y = convolved(site, x, weight, lambda x, w: [x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias])
+    return replace(y, elem_type=site.elem_type_of(y_zero))
 
 
 @lifts("ConvInteger")
-def integer_conv(site: Site, x: Lifted, weight: Fact, *zeros: Fact) -> Lifted:
+def integer_conv(site: Site, x: Lifted, weight: Fact, *zeros: Shared | None) -> Lifted:
     """Sums of products of integers, in int32."""
     y = convolved(site, x, weight, lambda x, w: [x, w, *zeros])
     return replace(y, elem_type=onnx.TensorProto.INT32)
@@ -307,7 +318,7 @@ def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Physic
 
 
 @lifts("ConvTranspose")
-def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None) -> Lifted:
+def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None) -> Lifted:
     """(N, C, *space) -> (N, M, *space·stride): finer cells, the same windows."""
     if not isinstance(weight, Known) or not isinstance(x, Lifted):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
@@ -363,7 +374,7 @@ def pool(site: Site, x: Lifted) -> Fact:
     return pooling(site, x, site.op)
 
 
-def pooling(site: Site, x: Lifted, op: str, *rest: Fact) -> Fact:
+def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     """A pooling with the node's parameters, which may be the same on another type; `rest` are its other operands."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
@@ -390,7 +401,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Fact) -> Fact:
     return replace(result(site, x, plan, axes, y, None), origins=origins)
 
 
-def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Fact) -> str:
+def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Shared | None) -> str:
     """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
     rounds = bool(site.attr("ceil_mode", 0)) and not plan.ceil and not plan.contracts
@@ -439,12 +450,14 @@ def average(site: Site, x: Lifted, plan: Physical) -> str:
 
 
 @lifts("Pad")
-def pad(site: Site, x: Lifted, pads: Fact | None = None, value: Fact | None = None, axes: Fact | None = None) -> Lifted:
+def pad(
+    site: Site, x: Lifted, pads: Fact | None = None, value: Shared | None = None, axes: Fact | None = None
+) -> Lifted:
     """Pads around the map, which a sliding operator must consume; pads of channels stay with each position."""
     amounts = site.attr("pads") if pads is None else site.ints(pads)
     which = site.ints(axes) if axes is not None else list(range(x.rank))
-    assert amounts is not None
-    assert which is not None
+    if amounts is None or which is None or len(amounts) != 2 * len(which):
+        raise Unsupported("does not say by how many cells it pads each axis", code="operands")
     begins, ends = [0] * x.rank, [0] * x.rank
     for k, a in enumerate(which):
         begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
