@@ -84,6 +84,7 @@ class Graph:
         self.exact = True
         self.slides = True  # is there a network that answers for every window as this one does?
         self.regrouped = False  # are channels in another order only by a Reshape?
+        self.one_channel = False  # has the last map of the trunk one?
         self.image = ""
 
     @property
@@ -151,7 +152,7 @@ class Graph:
         """The name of a constant, which is written in the way of this network."""
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(value, name))
-        if self.spelled == "sparse" and value.dtype == np.float32 and value.ndim == 2:
+        if self.spelled == "sparse" and self.opset >= 11 and value.dtype == np.float32 and value.ndim == 2:
             self.constants.append(helper.make_node("Constant", [], [name], sparse_value=sparse(value, name)))
         elif self.spelled == "Constant":
             self.constants.append(helper.make_node("Constant", [], [name], value=self.weights[-1]))

@@ -87,8 +87,8 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
     g = Graph(draw)
     rank = g.pick(2, 2, 1, 3)
     size = tuple(draw(st.lists(st.integers(6, 14 if rank < 3 else 9), min_size=rank, max_size=rank, unique=True)))
-    channels = g.integer(1, 5)
     last = g.flag()
+    channels = g.integer(1 + (last and rank == 1), 5)
     g.image = "image"
     dims = [*size, channels] if last else [channels, *size]
     x = Map(g.image, channels, tuple(Axis(n) for n in size))
@@ -101,7 +101,7 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
             x = layer(g, x)
     if not g.original:
         x = activation(g, x)
-    cut, beyond = x, len(g.reference)
+    cut, beyond, g.one_channel = x, len(g.reference), x.channels == 1
     count, classes = g.pick(1, 1, 2), ""
     f = g.pick(*BOUNDARIES)(g, x)
     for layer in draw(st.lists(st.sampled_from(HEAD_LAYERS), max_size=4)):

@@ -303,12 +303,12 @@ def cropped(g: Graph, x: Map) -> Map:
         return x
     space = tuple(a.of(n, a.stride * t) for a, n, t in zip(x.space, cells, steps))
     axes = list(range(2, x.rank))
-    backwards = [-e if e else 2**31 - 1 for e in ends]
+    # what lies behind the last cell of a window is none of its cells, however large the image is
+    backwards = [-e or 2**31 - 1 for e in (e + (a.cells - b - e - 1) % t for a, b, e, t in zip(x.space, begins, ends, steps))]
     by_step = [g.ints(*steps)] if max(steps) > 1 else []
     plain_operands, plain_attrs = g.limits(begins, backwards, axes)
-    if g.flag():
-        return Map(g.emit("Slice", x.name, *plain_operands, *by_step, **plain_attrs), x.channels, space)
-    operands, attrs = g.limits(begins, [a.cells - e for a, e in zip(x.space, ends)], axes)
+    written = [-e or 2**31 - 1 for e in ends] if g.flag() else [a.cells - e for a, e in zip(x.space, ends)]
+    operands, attrs = g.limits(begins, written, axes)
     name = g.frozen("Slice", x.name, *operands, *by_step,
                     plain=("Slice", [x.name, *plain_operands, *by_step], plain_attrs), **attrs)  # fmt: skip
     return Map(name, x.channels, space)
