@@ -423,10 +423,13 @@ def images(document: Document, request: Request) -> Iterator[Image]:
 
     Raises:
         OptionError: there is no such input.
-        ModelError: an input is larger than any image.
+        ModelError: an input is larger than any image, or of no type.
     """
     given = data_inputs(document)
     for declared in given:
+        kind = declared.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.TensorProto.DataType.values():
+            raise ModelError(f"input '{declared.name}' holds values of type {kind}, which ONNX does not know")
         _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
     if request.input is not None and request.input not in {i.name for i in given}:
         names = ", ".join(f"'{i.name}'" for i in given)

@@ -18,7 +18,7 @@ import law
 import numpy as np
 from hypothesis import strategies as st
 from law import Array
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,20 @@ class Graph:
         self.original: list[NodeProto] = []
         self.reference: list[NodeProto] = []
         self.weights: list[TensorProto] = []
+        self.constants: list[NodeProto] = []
+        self.functions: list[FunctionProto] = []
+        self.inputs: dict[str, int] = {}  # vectors beside the image, and their lengths
+        self.spelled: str = self.pick("initializer", "initializer", "initializer", "Constant", "If", "sparse")
         self.exact = True
+        self.slides = True  # is there a network that answers for every window as this one does?
         self.regrouped = False  # are channels in another order only by a Reshape?
+        self.one_channel = False  # has the last map of the trunk one?
         self.image = ""
+
+    @property
+    def onnx_kind(self) -> int:
+        """The type of its numbers as ONNX calls it."""
+        return int(helper.np_dtype_to_tensor_dtype(self.kind))
 
     # Choices
 
@@ -119,6 +130,18 @@ class Graph:
         node.name, node.output[0] = f"{op}_for_{name}", name
         self.reference.append(node)
 
+    def beside(self, op: str, operands: Sequence[str | Array], attrs: dict[str, Any]) -> str:
+        """A node that only the reference has, for its own purposes."""
+        name = f"r{len(self.reference)}"
+        self.instead(name, op, operands, attrs)
+        return name
+
+    def vector(self, count: int) -> str:
+        """An input beside the image, (N, count)."""
+        name = f"vector{len(self.inputs)}"
+        self.inputs[name] = count
+        return name
+
     def _node(self, op: str, operands: Sequence[str | Array], outputs: int, attrs: dict[str, Any]) -> NodeProto:
         names = [o if isinstance(o, str) else self.weight(o) for o in operands]
         number = len(self.original)
@@ -126,8 +149,25 @@ class Graph:
         return helper.make_node(op, names, made, f"{op}_{number}", **attrs)
 
     def weight(self, value: Array) -> str:
-        self.weights.append(numpy_helper.from_array(value, f"w{len(self.weights)}"))
-        return str(self.weights[-1].name)
+        """The name of a constant, which is written in the way of this network."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(value, name))
+        if self.spelled == "sparse" and self.opset >= 11 and value.dtype == np.float32 and value.ndim == 2:
+            self.constants.append(helper.make_node("Constant", [], [name], sparse_value=sparse(value, name)))
+        elif self.spelled == "Constant":
+            self.constants.append(helper.make_node("Constant", [], [name], value=self.weights[-1]))
+        elif self.spelled == "If" and value.dtype == self.kind:
+            self.constants += chosen(self.weights[-1], len(self.constants))
+        return name
+
+    def call(self, domain: str, name: str, x: str, body: str) -> None:
+        """A call of a local function that does what an operator does, in the original; `instead` has to follow."""
+        self.functions.append(
+            helper.make_function(
+                domain, name, ["a"], ["b"], [helper.make_node(body, ["a"], ["b"])], [helper.make_opsetid("", self.opset)]
+            )
+        )
+        self.original.append(self._node(name, [x], 1, {"domain": domain}))
 
     # Values
 
@@ -194,6 +234,29 @@ class Graph:
         else:
             batch = self.squeeze("Unsqueeze", self.emit("Gather", shape, np.array(0), axis=0), [0])
         return str(self.emit("Concat", batch, self.ints(*rest[:-1], -1), axis=0))
+
+
+def sparse(value: Array, name: str) -> SparseTensorProto:
+    """A matrix as those of its values that are not 0, row by row."""
+    places = np.flatnonzero(value)
+    values = numpy_helper.from_array(value.reshape(-1)[places], name)
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64), f"{name}_places"), value.shape)
+
+
+def chosen(value: TensorProto, number: int) -> list[NodeProto]:
+    """A constant that an If chooses, always the same way."""
+    other = numpy_helper.from_array(-numpy_helper.to_array(value), f"{value.name}_other")
+    branches = {}
+    for branch, tensor in (("then_branch", value), ("else_branch", other)):
+        made, name = f"{value.name}_{branch}", tensor.name
+        declared = helper.make_tensor_value_info(made, value.data_type, value.dims)
+        node = helper.make_node("Constant", [], [made], value=tensor)
+        branches[branch] = helper.make_graph([node], name, [], [declared])
+    yes = numpy_helper.from_array(np.array(True), f"{value.name}_condition")
+    return [
+        helper.make_node("Constant", [], [f"{value.name}_yes"], value=yes),
+        helper.make_node("If", [f"{value.name}_yes"], [value.name], f"If_{number}", **branches),
+    ]
 
 
 def sliding(g: Graph, x: Map, *, pool: str = "") -> Sliding | None:

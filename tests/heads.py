@@ -187,6 +187,8 @@ def grouped(g: Graph, f: Features) -> Features:
 
 
 def centred(g: Graph, f: Features) -> Features:
+    """Less their mean. That of a map of one channel is the mean of a whole image, as far as the graph says."""
+    f = gemm(g, f) if g.one_channel else f
     return replace(f, name=g.emit("Sub", f.name, g.reduce("ReduceMean", f.name, [1], True)))
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from drawn import Axis, Graph, Map
 from heads import BOUNDARIES, HEAD_LAYERS, answered, gemm, nonlinear
 from hypothesis import strategies as st
-from onnx import ModelProto, NodeProto, ValueInfoProto, checker, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper
 from trunks import LAYERS, activation, same
 
 BATCH = "batch"
@@ -35,9 +36,13 @@ class Network:
         step: cells of the cut between neighbouring windows.
         grid: pixels between neighbouring windows.
         exact: nothing pads, and nothing sees more than its window.
+        slides: is there an answer for every window? Else it has to be refused.
+        vectors: the inputs beside the image, and their lengths.
+        classes: the output that says which score of 'y' is the largest, or empty.
         batch: of its images.
         fixed: is the batch baked?
         extra: pixels, along each axis, that a larger image has beyond its windows.
+        far: windows along each axis of a long image, of which one axis is long.
     """
 
     original: ModelProto
@@ -49,9 +54,13 @@ class Network:
     step: tuple[int, ...]
     grid: tuple[int, ...]
     exact: bool
+    slides: bool
+    vectors: dict[str, int]
+    classes: str
     batch: int
     fixed: bool
     extra: tuple[int, ...]
+    far: tuple[int, ...]
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What hypothesis prints of a failure."""
@@ -78,8 +87,8 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
     g = Graph(draw)
     rank = g.pick(2, 2, 1, 3)
     size = tuple(draw(st.lists(st.integers(6, 14 if rank < 3 else 9), min_size=rank, max_size=rank, unique=True)))
-    channels = g.integer(1, 5)
     last = g.flag()
+    channels = g.integer(1 + (last and rank == 1), 5)
     g.image = "image"
     dims = [*size, channels] if last else [channels, *size]
     x = Map(g.image, channels, tuple(Axis(n) for n in size))
@@ -92,24 +101,31 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
             x = layer(g, x)
     if not g.original:
         x = activation(g, x)
-    cut, beyond = x, len(g.reference)
-    count = g.pick(1, 1, 2)
+    cut, beyond, g.one_channel = x, len(g.reference), x.channels == 1
+    count, classes = g.pick(1, 1, 2), ""
     f = g.pick(*BOUNDARIES)(g, x)
     for layer in draw(st.lists(st.sampled_from(HEAD_LAYERS), max_size=4)):
         f = layer(g, f)
     answered(g, f, "y")
-    if count == 2:
+    if count == 2 and g.kind == np.float32 and g.flag():
+        keep = int(g.opset >= 13 and g.flag())
+        g.emit("ArgMax", f.name, axis=1, keepdims=keep)
+        g.original[-1].output[0] = classes = "z"
+    elif count == 2:
         again = g.pick("same features", "same map")
         f = f if again == "same features" else g.pick(*BOUNDARIES)(g, x)
         answered(g, gemm(g, nonlinear(g, f)), "z")
     kind = helper.np_dtype_to_tensor_dtype(g.kind)
-    batch = g.batch if g.fixed else BATCH
+    batch, long = g.batch if g.fixed else BATCH, g.integer(0, rank - 1)
     outputs = [helper.make_tensor_value_info(name, kind, [batch, None]) for name in "yz"[:count]]
+    if classes:
+        outputs[1] = helper.make_tensor_value_info(classes, TensorProto.INT64, [batch, None][: 1 + keep])
+    vectors = [helper.make_tensor_value_info(name, kind, [batch, n]) for name, n in g.inputs.items()]
     image = helper.make_tensor_value_info(g.image, kind, [batch, *dims])
     any_size = helper.make_tensor_value_info(g.image, kind, [None] * (1 + rank + 1))
     reference_cut = helper.make_tensor_value_info(cut.name, kind, [None] * cut.rank)
-    original = model(g, g.original, image, outputs)
-    reference = model(g, g.reference[:beyond], any_size, [reference_cut])
+    original = model(g, g.original, [image, *vectors], outputs)
+    reference = model(g, g.reference[:beyond], [any_size, *vectors], [reference_cut])
     return Network(
         original,
         reference,
@@ -120,16 +136,32 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
         tuple(int(a.grid / a.stride) for a in cut.space),
         tuple(int(a.grid) for a in cut.space),
         g.exact,
+        g.slides,
+        g.inputs,
+        classes,
         g.batch,
         g.fixed,
-        tuple(g.integer(0, 2) for _ in size),
+        tuple(g.integer(0, min(int(a.grid), 24)) for a in cut.space),
+        tuple(g.pick(2, 40) if k == long else 0 for k in range(rank)),
     )
 
 
-def model(g: Graph, nodes: Sequence[NodeProto], image: ValueInfoProto, outputs: Sequence[ValueInfoProto]) -> ModelProto:
-    """The nodes with the weights that they read."""
+def model(
+    g: Graph, nodes: Sequence[NodeProto], inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
+) -> ModelProto:
+    """The nodes with the constants that they read, and the functions that they call."""
     read = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(nodes, "g", [image], outputs, [w for w in g.weights if w.name in read])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", g.opset)], ir_version=8)
+    constants: list[NodeProto] = []
+    for node in reversed(g.constants):
+        if read & set(node.output):
+            constants.insert(0, node)
+            read |= set(node.input)
+    made_of = {name for node in constants for name in node.output}
+    weights = [w for w in g.weights if w.name in read - made_of]
+    graph = helper.make_graph([*constants, *nodes], "g", inputs, outputs, weights)
+    called = {(node.domain, node.op_type) for node in nodes}
+    functions = [f for f in g.functions if (f.domain, f.name) in called]
+    opsets = [helper.make_opsetid("", g.opset), *(helper.make_opsetid("own", 1) for f in functions[:1])]
+    made = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
     checker.check_model(made)
     return made

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from drawn import Graph, Map, activated, combined, normalised, sliding
+from law import Array
+from onnx import TensorProto
 
 
 def conv(g: Graph, x: Map) -> Map:
@@ -110,7 +113,13 @@ def gate(g: Graph, x: Map) -> Map:
         h = g.emit("Gemm", g.emit("Relu", h), up, g.normal(x.channels), transB=1)
         h = g.reshape(g.emit("Sigmoid", h), [x.channels, *ones])
     else:
-        h = g.emit("GlobalAveragePool", x.name) if g.flag() else g.reduce("ReduceMean", x.name, axes, True)
+        way = g.pick("GlobalAveragePool", "ReduceMean", "GlobalMaxPool", "AveragePool", "MaxPool")
+        if way == "ReduceMean":
+            h = g.reduce(way, x.name, axes, True)
+        elif way.startswith("Global"):
+            h = g.emit(way, x.name)
+        else:  # with the native size of the map as the kernel
+            h = g.frozen(way, x.name, plain=(f"Global{way}", [x.name], {}), kernel_shape=x.cells)
         h = g.emit("Relu", g.emit("Conv", h, down.reshape(*down.shape, *ones)))
         h = g.emit("Sigmoid", g.emit("Conv", h, up.reshape(*up.shape, *ones)))
     g.exact = False
@@ -123,27 +132,115 @@ def instance_norm(g: Graph, x: Map) -> Map:
     return replace(x, name=g.emit("InstanceNormalization", x.name, g.positive(x.channels), g.normal(x.channels)))
 
 
+#: Scales of maps. onnxruntime cannot hold some of them in single floats, and none of the last two changes small maps.
+SCALES = tuple(Fraction(n) for n in ("2", "1", "3", "1/2", "3/2", "4", "2/3", "5/4", "1/3", "6/5", "5/7", "21/20", "31/30"))
+
+#: Cell j of the result lies at (j + a)/scale - b of the map: (a, b).
+SHIFTS = {
+    "half_pixel": (Fraction(1, 2), Fraction(1, 2)),
+    "asymmetric": (Fraction(0), Fraction(0)),
+    "pytorch_half_pixel": (Fraction(1, 2), Fraction(1, 2)),
+    "tf_half_pixel_for_nn": (Fraction(1, 2), Fraction(0)),
+    "half_pixel_symmetric": (Fraction(1, 2), Fraction(1, 2)),
+}
+
+#: Pixels between windows, beyond which images would be too large to try.
+COARSEST = 24
+
+
 def resize(g: Graph, x: Map) -> Map:
-    factors = [g.pick(2, 1, 3) for _ in x.space]
-    if g.opset < 10 or g.kind != np.float32:
+    """By scales or sizes, which may be computed, in all modes. Sizes that a Resize names are its scale."""
+    if g.kind != np.float32:
         return x
-    mode = "nearest" if g.opset < 11 or len(x.space) != 2 else g.pick("nearest", "linear")
+    if g.opset < 10:
+        return upsampled(g, x)
+    factors = [g.pick(*SCALES) for _ in x.space]
+    attrs = resize_attributes(g, len(x.space))
+    how = g.pick("scales", "scales", *(["sizes", "computed sizes"] if g.opset >= 11 else []))
+    cells = [int(f * a.cells) for f, a in zip(factors, x.space)]
+    if min(cells) < 2:
+        return x
+    if how != "scales":
+        factors = [Fraction(n, a.cells) for n, a in zip(cells, x.space)]
+    copies = cells == x.cells
+    factors = [Fraction(1)] * len(cells) if copies else factors
+    space = tuple(a.of(n, a.stride / f) for a, n, f in zip(x.space, cells, factors))
+    if max(a.grid for a in space) > COARSEST:
+        return x
+    # a cell that is read in a map of any size lies where the fraction says, but for a symmetric shift
+    symmetric = attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric"
+    g.slides &= not (symmetric and any((f * a.cells).denominator > 1 for f, a in zip(factors, x.space)))
+    g.exact &= all(f == 1 or inside(f, a.cells, n, attrs) for f, a, n in zip(factors, x.space, cells))
+    plain = attrs | ({"coordinate_transformation_mode": "half_pixel"} if symmetric else {})
     scales = np.array([1, 1, *factors], np.float32)
-    space = tuple(a.of(a.cells * f, a.stride / f) for a, f in zip(x.space, factors))
-    if mode == "linear" and max(factors) > 1:
-        g.exact = False
     if g.opset < 11:
-        return Map(g.emit("Resize", x.name, scales, mode=mode), x.channels, space)
-    attrs = {"mode": mode, "coordinate_transformation_mode": g.pick("half_pixel", "asymmetric")}
-    if attrs["coordinate_transformation_mode"] == "asymmetric":
-        attrs["nearest_mode"] = "floor"
-    none = "" if g.opset >= 13 else np.zeros(0, np.float32)
-    if g.fixed and g.flag():
-        sizes = g.ints(g.batch, x.channels, *(a.cells for a in space))
-        name = g.frozen("Resize", x.name, none, "" if g.opset >= 13 else np.zeros(0, np.float32), sizes,
-                        plain=("Resize", [x.name, none, scales], attrs), **attrs)  # fmt: skip
-        return Map(name, x.channels, space)
-    return Map(g.emit("Resize", x.name, none, scales, **attrs), x.channels, space)
+        operands: list[str | Array] = [x.name, scales]
+        stated = operands
+    else:
+        none: str | Array = "" if g.opset >= 13 else np.zeros(0, np.float32)
+        stated = [x.name, none, scales]
+        operands = stated if how == "scales" else [x.name, none, "" if g.opset >= 13 else np.zeros(0, np.float32)]
+        if how != "scales":
+            operands.append(sizes(g, x, cells, computed=how == "computed sizes"))
+    name = g.only("Resize", *operands, **attrs)
+    g.instead(name, *(("Identity", [x.name], {}) if copies else ("Resize", stated, plain)))
+    return Map(name, x.channels, space)
+
+
+def upsampled(g: Graph, x: Map) -> Map:
+    factors = [g.pick(2, 3, 1) for _ in x.space]
+    scales = np.array([1, 1, *factors], np.float32)
+    mode = g.pick("nearest", *(["linear"] if len(x.space) == 2 else []))
+    g.exact &= mode == "nearest" or max(factors) == 1
+    by_operand = {"mode": mode} if g.opset >= 9 else {"mode": mode, "scales": scales.tolist()}
+    name = g.emit("Upsample", x.name, *([scales] if g.opset >= 9 else []), **by_operand)
+    return Map(name, x.channels, tuple(a.of(a.cells * f, a.stride / f) for a, f in zip(x.space, factors)))
+
+
+def resize_attributes(g: Graph, rank: int) -> dict[str, Any]:
+    mode = g.pick("nearest", *(["linear", *(["cubic"] if g.opset >= 11 else [])] if rank == 2 else []))
+    attrs: dict[str, Any] = {"mode": mode}
+    if g.opset < 11:
+        return attrs
+    shifts = ["half_pixel", "asymmetric", "pytorch_half_pixel"]
+    if mode == "nearest":
+        attrs["nearest_mode"] = g.pick("round_prefer_floor", "floor", "ceil", "round_prefer_ceil")
+        shifts += ["tf_half_pixel_for_nn"] if g.opset < 13 else []
+    attrs["coordinate_transformation_mode"] = g.pick(*shifts, *(["half_pixel_symmetric"] if g.opset >= 19 else []))
+    if mode != "nearest" and g.opset >= 18 and g.flag():
+        attrs["antialias"] = 1
+    if mode == "cubic" and g.flag():
+        attrs["exclude_outside"] = 1
+    return attrs
+
+
+def inside(scale: Fraction, cells: int, size: int, attrs: dict[str, Any]) -> bool:
+    """Are all cells of a resized window made of cells of that window, and would be in any larger map?"""
+    first, shift = SHIFTS[attrs.get("coordinate_transformation_mode", "asymmetric")]
+    places = [(j + first) / scale - shift for j in range(size)]
+    if attrs["mode"] == "nearest":
+        half = Fraction(1, 2)
+        rounding = attrs.get("nearest_mode") or ("ceil" if scale < 1 else "floor")  # onnxruntime's, where none is said
+        nearest = {
+            "floor": math.floor,
+            "ceil": math.ceil,
+            "round_prefer_floor": lambda x: math.ceil(x - half),
+            "round_prefer_ceil": lambda x: math.floor(x + half),
+        }[rounding]
+        return all(0 <= nearest(x) < cells for x in places)
+    if attrs.get("antialias") and scale < 1:
+        return False
+    reach = 1 if attrs["mode"] == "cubic" else 0
+    return all(x.denominator == 1 and 0 <= x < cells or reach <= x <= cells - 1 - reach for x in places)
+
+
+def sizes(g: Graph, x: Map, cells: list[int], *, computed: bool) -> str | Array:
+    """What a Resize reads as sizes: numbers, or numbers behind a batch and channels that are read off the map."""
+    if not computed and g.fixed:
+        return g.ints(g.batch, x.channels, *cells)
+    shape = g.only("Shape", x.name)
+    operands, attrs = g.limits([0], [2], [0])
+    return g.only("Concat", g.only("Slice", shape, *operands, **attrs), g.ints(*cells), axis=0)
 
 
 def transposed_conv(g: Graph, x: Map) -> Map:
@@ -151,29 +248,44 @@ def transposed_conv(g: Graph, x: Map) -> Map:
     if rank > 2 or g.kind != np.float32:
         return x
     kernel, strides = [g.integer(1, 3) for _ in range(rank)], [g.pick(1, 2) for _ in range(rank)]
-    pads = [g.integer(0, k - 1) for k in kernel * 2] if g.flag() else [0] * 2 * rank
-    cells = [(a.cells - 1) * s + k - b - e for a, s, k, b, e in zip(x.space, strides, kernel, pads, pads[rank:])]
+    how = g.pick("pads", "pads", "output_shape", "SAME_UPPER", "SAME_LOWER")
+    more = [g.integer(0, s - 1) for s in strides] if how == "pads" and g.flag() else [0] * rank
+    pads = [g.integer(0, k - 1) for k in kernel * 2] if how == "pads" and g.flag() else [0] * 2 * rank
+    full = [(a.cells - 1) * s + k + m for a, s, k, m in zip(x.space, strides, kernel, more)]
+    attrs: dict[str, Any] = {"pads": pads}
+    if how != "pads":  # of an odd padding the larger half lies in front, unless SAME_UPPER says otherwise
+        wanted = [a.cells * s for a, s in zip(x.space, strides)]
+        if any(n > m for n, m in zip(wanted, full)):
+            return x
+        attrs = {"output_shape": wanted} if how == "output_shape" else {"auto_pad": how}
+        spare = [n - m for n, m in zip(full, wanted)]
+        small, large = [n // 2 for n in spare], [n - n // 2 for n in spare]
+        pads = small + large if how == "SAME_UPPER" else large + small
+    cells = [n - b - e for n, b, e in zip(full, pads, pads[rank:])]
     if min(cells) < 2:
         return x
     g.exact = False  # each cell sees its neighbours' kernels, which a crop does not have
     outputs = g.integer(1, 5)
-    w = g.normal(x.channels, outputs, *kernel, fan=x.channels * math.prod(kernel))
-    name = g.emit("ConvTranspose", x.name, w, kernel_shape=kernel, strides=strides, pads=pads)
+    w = g.weight(g.normal(x.channels, outputs, *kernel, fan=x.channels * math.prod(kernel)))
+    same = {"kernel_shape": kernel, "strides": strides, **({"output_padding": more} if any(more) else {})}
+    name = g.frozen("ConvTranspose", x.name, w, plain=("ConvTranspose", [x.name, w], {**same, "pads": pads}),
+                    **same, **attrs)  # fmt: skip
     return Map(name, outputs, tuple(a.of(n, a.stride / s) for a, n, s in zip(x.space, cells, strides)))
 
 
 def padded_conv(g: Graph, x: Map) -> Map:
-    """A Pad, and a convolution that uses it up."""
+    """A Pad, perhaps by less than nothing, and a convolution that uses it up."""
     rank = len(x.space)
-    begins, ends = [g.integer(0, 2) for _ in range(rank)], [g.integer(0, 2) for _ in range(rank)]
+    least = g.pick(0, -1)
+    begins, ends = [g.integer(least, 2) for _ in range(rank)], [g.integer(least, 2) for _ in range(rank)]
     pads = [0, 0, *begins, 0, 0, *ends]
-    if min(x.cells) < 3:
+    if min(x.cells) < 3 or min(a.cells + b + e for a, b, e in zip(x.space, begins, ends)) < 3:
         return x
-    g.exact &= not any(pads)
+    g.exact &= max(pads) <= 0
     if g.opset < 11:
         name = g.emit("Pad", x.name, pads=pads)
     else:
-        mode = g.pick("constant", "edge", "reflect")
+        mode = g.pick("constant", *(["edge", "reflect"] if min(pads) == 0 else []))
         operands = [g.ints(*pads), *([np.array(0.5, g.kind)] if mode == "constant" and g.flag() else [])]
         name = g.emit("Pad", x.name, *operands, mode=mode)
     w = g.normal(4, x.channels, *[2] * rank, fan=x.channels * 2**rank)
@@ -182,18 +294,23 @@ def padded_conv(g: Graph, x: Map) -> Map:
 
 
 def cropped(g: Graph, x: Map) -> Map:
-    """The borders cut off, with ends from the back or as the numbers that they are at the native size."""
-    begins, ends = ([g.integer(0, 1) for _ in x.space] for _ in range(2))
-    space = tuple(a.of(a.cells - b - e, a.stride) for a, b, e in zip(x.space, begins, ends))
-    if min(a.cells for a in space) < 2:
+    """The borders cut off, with ends from the back or as the numbers that they are at the native size; every cell, or
+    every other."""
+    begins, ends = ([g.integer(0, 2) for _ in x.space] for _ in range(2))
+    steps = [g.pick(1, 1, 2) for _ in x.space] if g.opset >= 10 and g.flag() else [1] * len(x.space)
+    cells = [-(-(a.cells - b - e) // t) for a, b, e, t in zip(x.space, begins, ends, steps)]
+    if min(cells) < 2:
         return x
+    space = tuple(a.of(n, a.stride * t) for a, n, t in zip(x.space, cells, steps))
     axes = list(range(2, x.rank))
-    backwards = [-e if e else 2**31 - 1 for e in ends]
-    if g.flag():
-        return Map(g.slice(x.name, axes, begins, backwards), x.channels, space)
-    operands, attrs = g.limits(begins, [a.cells - e for a, e in zip(x.space, ends)], axes)
+    # what lies behind the last cell of a window is none of its cells, however large the image is
+    backwards = [-e or 2**31 - 1 for e in (e + (a.cells - b - e - 1) % t for a, b, e, t in zip(x.space, begins, ends, steps))]
+    by_step = [g.ints(*steps)] if max(steps) > 1 else []
     plain_operands, plain_attrs = g.limits(begins, backwards, axes)
-    name = g.frozen("Slice", x.name, *operands, plain=("Slice", [x.name, *plain_operands], plain_attrs), **attrs)
+    written = [-e or 2**31 - 1 for e in ends] if g.flag() else [a.cells - e for a, e in zip(x.space, ends)]
+    operands, attrs = g.limits(begins, written, axes)
+    name = g.frozen("Slice", x.name, *operands, *by_step,
+                    plain=("Slice", [x.name, *plain_operands, *by_step], plain_attrs), **attrs)  # fmt: skip
     return Map(name, x.channels, space)
 
 
@@ -251,6 +368,142 @@ def weighted(g: Graph, x: Map) -> Map:
     """Two branches of one map, weighted."""
     a, b = same(g, x), activated(g, x.name)
     return replace(x, name=g.emit(g.pick("Mul", "Sub", "Max", "Min") if g.opset >= 8 else "Mul", a, b))
+
+
+def meeting(g: Graph, x: Map) -> Map:
+    """Branches that stride in different ways and meet: with as many cells at the native size, and others at some."""
+    rank, strides = len(x.space), [g.pick(2, 1, 3) for _ in x.space]
+    if g.opset < 10 or g.kind != np.float32:
+        return x
+    made = []
+    for _ in range(g.pick(2, 2, 3)):
+        kernel = [g.integer(1, 3) for _ in range(rank)]
+        pads = [g.integer(0, k - 1) for k in kernel * 2]
+        auto = g.pick("", "", "SAME_UPPER", "SAME_LOWER")
+        if auto:
+            spare = [max((-(-a.cells // s) - 1) * s + k - a.cells, 0) for a, s, k in zip(x.space, strides, kernel)]
+            small, large = [n // 2 for n in spare], [n - n // 2 for n in spare]
+            pads = small + large if auto == "SAME_UPPER" else large + small
+        extents = [a.cells + b + e - k for a, b, e, k in zip(x.space, pads, pads[rank:], kernel)]
+        if min(extents) < 0:
+            return x
+        made.append((kernel, pads, auto, [n // s + 1 for n, s in zip(extents, strides)]))
+    counts = [cells for *_, cells in made]
+    if min(counts) != max(counts) or min(counts[0]) < 2:
+        return x
+    names = []
+    for kernel, pads, auto, _ in made:
+        op = g.pick("Conv", "MaxPool", "AveragePool")
+        operands, more = [x.name], {}
+        if op == "Conv":
+            operands.append(g.weight(g.normal(x.channels, x.channels, *kernel, fan=x.channels * math.prod(kernel))))
+        else:
+            more = {"kernel_shape": kernel}
+        g.exact &= not any(pads)
+        plain = (op, operands, {"strides": strides, "pads": pads, **more})
+        written = {"auto_pad": auto} if auto else {"pads": pads}
+        names.append(g.frozen(op, *operands, plain=plain, strides=strides, **written, **more))
+    op, attrs = g.pick(("Add", {}), ("Concat", {"axis": 1}), ("Mul", {}))
+    if op != "Concat":
+        names = names[:2]
+    joined = g.only(op, *names, **attrs)
+    g.instead(joined, op, common(g, names, rank), attrs)
+    space = tuple(a.of(n, a.stride * s) for a, n, s in zip(x.space, counts[0], strides))
+    return Map(joined, x.channels * (len(names) if op == "Concat" else 1), space)
+
+
+def common(g: Graph, names: list[str], rank: int) -> list[str]:
+    """The cells that some maps share, in the reference: from the first on."""
+    shapes = [g.beside("Cast", [g.beside("Shape", [n], {})], {"to": TensorProto.FLOAT}) for n in names]
+    least = g.beside("Cast", [g.beside("Min", shapes, {})], {"to": TensorProto.INT64})
+    ends = g.beside("Slice", [least, g.ints(2), g.ints(2 + rank)], {})
+    axes = g.ints(*range(2, 2 + rank))
+    return [g.beside("Slice", [n, g.ints(*[0] * rank), ends, axes], {}) for n in names]
+
+
+def padded_by_shape(g: Graph, x: Map) -> Map:
+    """Pads as for a size that is read at run time, as TensorFlow's SAME is written; they are those of the native one."""
+    rank, kernel, strides = len(x.space), [g.integer(1, 3) for _ in x.space], [g.pick(2, 1, 3) for _ in x.space]
+    if g.opset < 12 or g.kind != np.float32:
+        return x
+    needed = [(-(-a.cells // s) - 1) * s + k for a, s, k in zip(x.space, strides, kernel)]
+    total = [max(n - a.cells, 0) for n, a in zip(needed, x.space)]
+    begins, cells = [n // 2 for n in total], [-(-a.cells // s) for a, s in zip(x.space, strides)]
+    if min(cells) < 2:
+        return x
+    n = g.only("Slice", g.only("Shape", x.name), g.ints(2), g.ints(2 + rank))
+    s, one = g.ints(*strides), g.ints(1)
+    count = g.only("Div", g.only("Add", n, s - 1), s)
+    extent = g.only("Add", g.only("Mul", g.only("Sub", count, one), s), g.ints(*kernel))
+    spare = g.only("Max", g.only("Sub", extent, n), g.ints(0))
+    begin = g.only("Div", spare, g.ints(2))
+    pads = g.only("Concat", g.ints(0, 0), begin, g.ints(0, 0), g.only("Sub", spare, begin), axis=0)
+    g.exact &= not any(total)
+    padded = g.only("Pad", x.name, pads)
+    g.instead(padded, "Pad", [x.name, g.ints(0, 0, *begins, 0, 0, *(t - b for t, b in zip(total, begins)))], {})
+    # pads of less than nothing are none, so that a kernel smaller than its stride leaves cells out
+    w = g.normal(3, x.channels, *kernel, fan=x.channels * math.prod(kernel))
+    space = tuple(
+        a.of((a.cells + t - k) // q + 1, a.stride * q) for a, t, k, q in zip(x.space, total, kernel, strides)
+    )
+    return Map(g.emit("Conv", padded, w, strides=strides), 3, space)
+
+
+def called(g: Graph, x: Map) -> Map:
+    """A local function; onnxruntime prefers an operator of the same name, whatever the function says."""
+    domain, name, body, runs = g.pick(
+        ("own", "Bent", "Tanh", "Tanh"), ("own", "Relu", "Sigmoid", "Sigmoid"), ("", "Relu", "Neg", "Relu")
+    )
+    if any((f.domain, f.name) == (domain, name) for f in g.functions):
+        return x
+    g.call(domain, name, x.name, body)
+    made = str(g.original[-1].output[0])
+    g.instead(made, runs, [x.name], {})
+    return replace(x, name=made)
+
+
+def scaled_by_an_input(g: Graph, x: Map) -> Map:
+    """FiLM: a vector that comes with the image scales the channels, and another one shifts them."""
+    name = g.vector(g.integer(1, 4))
+    w = g.normal(g.inputs[name], x.channels, fan=g.inputs[name])
+    scale = g.emit("MatMul", name, w)
+    for _ in x.space:
+        scale = g.squeeze("Unsqueeze", scale, [2])
+    return replace(x, name=g.emit(g.pick("Mul", "Add"), *((x.name, scale) if g.flag() else (scale, x.name))))
+
+
+def divided_by_size(g: Graph, x: Map) -> Map:
+    """By a count that is read off the map: what it is at the native size."""
+    axis = g.integer(2, x.rank - 1)
+    count = g.only("Cast", g.only("Gather", g.only("Shape", x.name), np.array(axis), axis=0), to=g.onnx_kind)
+    name = g.only("Div", x.name, count)
+    g.instead(name, "Div", [x.name, np.array(x.cells[axis - 2], g.kind)], {})
+    return replace(x, name=name)
+
+
+def response_norm(g: Graph, x: Map) -> Map:
+    """Local response normalisation as torch writes it: the channels as an axis that a pooling slides along."""
+    if len(x.space) != 2 or g.opset < 11 or g.kind != np.float32:
+        return x
+    size = g.pick(3, 2, 5)
+    squares = g.squeeze("Unsqueeze", g.emit("Mul", x.name, x.name), [1])
+    zeros = [0] * 4
+    wide = g.emit("Pad", squares, g.ints(0, 0, size // 2, 0, 0, *zeros[:2], (size - 1) // 2, 0, 0))
+    mean = g.squeeze("Squeeze", g.emit("AveragePool", wide, kernel_shape=[size, 1, 1], strides=[1, 1, 1]), [1])
+    sums = g.emit("Add", g.emit("Mul", mean, np.array(0.5, g.kind)), np.array(1, g.kind))
+    return replace(x, name=g.emit("Div", x.name, g.emit("Pow", sums, np.array(0.75, g.kind))))
+
+
+def coordinates(g: Graph, x: Map) -> Map:
+    """Where a cell is, as another channel: no window of a larger map would have what the original has."""
+    if g.opset < 11 or g.kind != np.float32 or g.pick(1, 2, 3) < 3:
+        return x
+    size = g.only("Gather", g.only("Shape", x.name), np.array(x.rank - 1), axis=0)
+    ramp = g.only("Cast", g.only("Range", np.array(0), size, np.array(1)), to=TensorProto.FLOAT)
+    name = g.only("Add", x.name, ramp)
+    g.instead(name, "Identity", [x.name], {})
+    g.slides = False
+    return replace(x, name=name)
 
 
 LAYERS = (conv, pool, activation, batch_norm, constant, residual, branches, recurse, shuffle, gate, resize, padded_conv,
