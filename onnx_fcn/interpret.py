@@ -450,8 +450,6 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
-    if seat.node.op in LISTS and None in operands:
-        raise Unsupported(f"operand {operands.index(None)} of {len(operands)} is missing", code="operand")
     site.check_meeting(operands)
     seat.replaced = True
     result = rule(site, *site.alike(operands))
@@ -460,9 +458,6 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         outputs = [_everywhere(f) for f in outputs]
     return site.named(outputs)
 
-
-#: Operators of any number of operands, none of which may be left out. onnxruntime does not look before it runs them.
-LISTS = frozenset({"Concat", "Einsum", "Max", "Mean", "Min", "QLinearConcat", "Sum"})
 
 #: What to do about operators that have no meaning at every position.
 HINTS = {

@@ -80,7 +80,7 @@ class Graph:
         self.constants: list[NodeProto] = []
         self.functions: list[FunctionProto] = []
         self.inputs: dict[str, int] = {}  # vectors beside the image, and their lengths
-        self.spelled: str = self.pick("initializer", "initializer", "initializer", "Constant", "If", "sparse")
+        self.spelled: str = self.pick(*["initializer"] * 6, "Constant", "Constant", "If", "If", "sparse")
         self.exact = True
         self.slides = True  # is there a network that answers for every window as this one does?
         self.regrouped = False  # are channels in another order only by a Reshape?

@@ -35,8 +35,8 @@ from onnx_fcn.tiles.tiling import tiling_of
 ROOT = Path(__file__).parent.parent
 HEAD = "g = GlobalAveragePool ({0})  y = Flatten (g)"
 
-#: Convolutions of other sizes sum in another order.
-ROUNDING = 1e-6
+#: Convolutions of other sizes sum in another order, and the mean of a window is one of up to some thousand cells.
+ROUNDING = 4e-6
 
 
 def once(model: Path, image: np.ndarray) -> np.ndarray:
@@ -88,7 +88,8 @@ def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, Any]]:
 
     kind = draw(
         st.sampled_from(
-            ["Conv", "Conv", "MaxPool", "AveragePool", "Pad", "Crop", "Slice", "Resize", "SAME", "Up", "Branch"]
+            ["Conv", "Conv", "MaxPool", "AveragePool", "Pad", "Crop", "Shift", "Slice", "Resize", "Resize", "Sized", "SAME",
+             "Up", "Branch", "Meeting", "Depth"]  # fmt: skip
         )
     )
     x, y, kernel = f"a{k}", f"a{k + 1}", ints(1, 4)
@@ -106,6 +107,25 @@ def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, Any]]:
     if kind == "Crop":
         crops = [0, 0, *(-n for n in ints(0, 2)), 0, 0, *(-n for n in ints(0, 2))]
         return f"{y} = Pad ({x}, crops{k})  ", {f"crops{k}": crops}
+    if kind == "Shift":  # cells go on one side and come on the other
+        shifts = [0, 0, *ints(-2, 2), 0, 0, *ints(-2, 2)]
+        return f"{y} = Pad ({x}, shifts{k})  ", {f"shifts{k}": shifts}
+    if kind == "Sized":  # by a size that is computed
+        mode = draw(st.sampled_from(["nearest", "linear"][: 1 + (rank == 2)]))
+        sized = f'e{k} = Shape ({x})  f{k} = Mul (e{k}, times{k})  {y} = Resize <mode = "{mode}"> ({x}, , , f{k})  '
+        return sized, {f"times{k}": [1, 1, *[draw(st.sampled_from([2, 1, 4]))] * rank]}
+    if kind == "Depth" and rank == 2:
+        mode = draw(st.sampled_from(["DCR", "CRD"]))
+        body = f'd{k} = Conv ({x}, w{k})  {y} = DepthToSpace <blocksize = 2, mode = "{mode}"> (d{k})  '
+        return body, {f"w{k}": (8, 2, *kernel)}
+    if kind == "Meeting":  # kernels, pads and operators of their own; as many cells at some sizes alone
+        strides, size = ints(1, 3), ints(1, 3)
+        pads = [draw(st.integers(0, n - 1)) for n in size * 2]
+        pool = f"kernel_shape = {size}, strides = {strides}, pads = {pads}"
+        how = f"strides = {strides}, pads = {ints(0, 2) + ints(0, 2)}"
+        join = draw(st.sampled_from(["Add (m{0}, n{0})", "Mul (n{0}, m{0})", "Max (m{0}, n{0})"])).format(k)
+        body = f"m{k} = MaxPool <{pool}> ({x})  n{k} = Conv <{how}> ({x}, w{k})  {y} = {join}  "
+        return body, {f"w{k}": (2, 2, *kernel)}
     if kind == "Slice":
         values = {"starts": ints(0, 2), "ends": [-n or 999 for n in ints(0, 3)], "steps": ints(1, 2)}
         slices = {f"{name}{k}": value for name, value in {**values, "axes": list(range(2, 2 + rank))}.items()}
@@ -119,12 +139,15 @@ def layer(draw: st.DrawFn, k: int, rank: int) -> tuple[str, dict[str, Any]]:
         return f"{body}{y} = Add (m{k}, n{k})  ", {f"mw{k}": (2, 2, *kernel), f"nw{k}": (2, 2, *[1] * rank)}
     if kind == "Resize":
         mode = draw(st.sampled_from(["nearest", "linear", "cubic"][: 2 + (rank == 2)]))
-        where = draw(st.sampled_from(["half_pixel", "asymmetric", "half_pixel_symmetric"]))
-        scales = [2.0, 0.5, 4.0, 3.0, 1.5] if mode == "nearest" else [2.0, 0.5, 4.0]  # by others weights are rounded
-        scale = draw(st.sampled_from(scales))
+        where = draw(st.sampled_from(["half_pixel", "asymmetric", "half_pixel_symmetric", "pytorch_half_pixel"]))
+        scales = [2.0, 0.5, 4.0, 1.0]  # by others weights are rounded
+        scales += [3.0, 1.5, 1 / 3, 0.75, 1.2, 5 / 7] if mode == "nearest" else []
+        each = [draw(st.sampled_from(scales)) for _ in range(rank)]
         rounding = draw(st.sampled_from(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]))
         how = f'mode = "{mode}", coordinate_transformation_mode = "{where}", nearest_mode = "{rounding}"'
-        factors = np.array([1, 1, *[scale] * rank], np.float32)
+        if mode != "nearest":
+            how += f", antialias = {draw(st.integers(0, 1))}, exclude_outside = {int(mode == 'cubic')}"
+        factors = np.array([1, 1, *each], np.float32)
         return f"{y} = Resize <{how}> ({x}, , s{k})  ", {f"s{k}": factors}
     ceil = draw(st.integers(0, 1))
     pads = [draw(st.integers(0, n - 1)) for n in kernel * 2]
