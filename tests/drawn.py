@@ -164,7 +164,12 @@ class Graph:
         """A call of a local function that does what an operator does, in the original; `instead` has to follow."""
         self.functions.append(
             helper.make_function(
-                domain, name, ["a"], ["b"], [helper.make_node(body, ["a"], ["b"])], [helper.make_opsetid("", self.opset)]
+                domain,
+                name,
+                ["a"],
+                ["b"],
+                [helper.make_node(body, ["a"], ["b"])],
+                [helper.make_opsetid("", self.opset)],
             )
         )
         self.original.append(self._node(name, [x], 1, {"domain": domain}))
@@ -240,7 +245,9 @@ def sparse(value: Array, name: str) -> SparseTensorProto:
     """A matrix as those of its values that are not 0, row by row."""
     places = np.flatnonzero(value)
     values = numpy_helper.from_array(value.reshape(-1)[places], name)
-    return helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64), f"{name}_places"), value.shape)
+    return helper.make_sparse_tensor(
+        values, numpy_helper.from_array(places.astype(np.int64), f"{name}_places"), value.shape
+    )
 
 
 def chosen(value: TensorProto, number: int) -> list[NodeProto]:
