@@ -80,7 +80,7 @@ class Graph:
         self.constants: list[NodeProto] = []
         self.functions: list[FunctionProto] = []
         self.inputs: dict[str, int] = {}  # vectors beside the image, and their lengths
-        self.spelled: str = self.pick("initializer", "initializer", "initializer", "Constant", "If", "sparse")
+        self.spelled: str = self.pick(*["initializer"] * 6, "Constant", "Constant", "If", "If", "sparse")
         self.exact = True
         self.slides = True  # is there a network that answers for every window as this one does?
         self.regrouped = False  # are channels in another order only by a Reshape?
@@ -164,7 +164,12 @@ class Graph:
         """A call of a local function that does what an operator does, in the original; `instead` has to follow."""
         self.functions.append(
             helper.make_function(
-                domain, name, ["a"], ["b"], [helper.make_node(body, ["a"], ["b"])], [helper.make_opsetid("", self.opset)]
+                domain,
+                name,
+                ["a"],
+                ["b"],
+                [helper.make_node(body, ["a"], ["b"])],
+                [helper.make_opsetid("", self.opset)],
             )
         )
         self.original.append(self._node(name, [x], 1, {"domain": domain}))
@@ -240,7 +245,9 @@ def sparse(value: Array, name: str) -> SparseTensorProto:
     """A matrix as those of its values that are not 0, row by row."""
     places = np.flatnonzero(value)
     values = numpy_helper.from_array(value.reshape(-1)[places], name)
-    return helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64), f"{name}_places"), value.shape)
+    return helper.make_sparse_tensor(
+        values, numpy_helper.from_array(places.astype(np.int64), f"{name}_places"), value.shape
+    )
 
 
 def chosen(value: TensorProto, number: int) -> list[NodeProto]:

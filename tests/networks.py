@@ -82,8 +82,10 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 
 @st.composite
-def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
-    """A classifier with one to six layers in its trunk and one or two outputs."""
+def networks(
+    draw: Callable[[st.SearchStrategy[Any]], Any], layers: Sequence[Callable[[Graph, Map], Map]] = LAYERS
+) -> Network:
+    """A classifier with one to six of these layers in its trunk and one or two outputs."""
     g = Graph(draw)
     rank = g.pick(2, 2, 1, 3)
     size = tuple(draw(st.lists(st.integers(6, 14 if rank < 3 else 9), min_size=rank, max_size=rank, unique=True)))
@@ -96,7 +98,7 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
         x = replace(x, name=g.emit("Transpose", g.image, perm=[0, rank + 1, *range(1, rank + 1)]))
     if last or rank == 1:  # something has to tell the channels from the axes that slide, and sounds from tables
         x = replace(x, name=same(g, x))
-    for layer in draw(st.lists(st.sampled_from(LAYERS), max_size=6)):
+    for layer in draw(st.lists(st.sampled_from(layers), max_size=6)):
         if math.prod(x.cells) * x.channels < 4000:
             x = layer(g, x)
     if not g.original:

@@ -150,6 +150,10 @@ def second_input_larger_than_any(model: ModelProto) -> None:
     model.graph.input.append(value_info("mask", ["N", 2**40]))
 
 
+def image_of_no_type(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+
+
 def call_of_too_many(model: ModelProto) -> None:
     opsets = [helper.make_opsetid("", 13)]
     body = [helper.make_node("Relu", ["a"], ["b"])]
@@ -182,6 +186,7 @@ HOSTILE: dict[Callable[[ModelProto], None], tuple[type[FcnError], str]] = {
     hundred_thousand_numbers: (UnsupportedModel, r"permutes 4 axes by \[1, 1.* … .*1\]"),
     larger_than_any_image: (ModelError, "input 'x' has .* values for one image: no more than"),
     second_input_larger_than_any: (ModelError, "input 'mask' has 1099511627776 values"),
+    image_of_no_type: (ModelError, "input 'x' holds values of type 0, which ONNX does not know"),
     call_of_too_many: (ModelError, "local functions of .* cannot be inlined"),
     names_with_escape_sequences: (FcnError, r"\\n\\x1b\[2J|a\\nb"),
     endless_name: (UnsupportedModel, "NonZero 'fff.* … fff"),

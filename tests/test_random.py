@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import fresh
 import hypothesis
@@ -25,13 +26,17 @@ import numpy as np
 import onnxruntime
 import pytest
 from hypothesis import Phase, given, settings
+from hypothesis.strategies import SearchStrategy
 from law import Array
 from networks import Network, networks
 from onnx import helper
 from test_rules import FAULTS
+from trunks import conv, cropped, meeting, pool, resize
 
 import onnx_fcn
 from onnx_fcn import Conversion, UnsupportedModel, ValidationError
+from onnx_fcn.rules import channels, resizing
+from onnx_fcn.site import Site
 
 #: Largest difference allowed, relative to the largest answer: up to a dozen layers in a row, each with the rounding of
 #: `law.ROUNDING`. A weight in the wrong place is a thousand times that.
@@ -39,6 +44,9 @@ TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float16): 5e-2}
 
 #: Windows whose answers differ by less than that many tolerances would hide a misplaced one.
 DISTINCT = 10
+
+#: Networks of all layers.
+ANY = networks()
 
 #: Windows of a larger image, more than the native size has, along each axis.
 MORE = (2, 1, 1)
@@ -73,6 +81,10 @@ def outcome(network: Network, *, validate: bool = True) -> str:
     except ValidationError:  # if the oracle agrees with the conversion, it was a false alarm
         conversion, rejected = onnx_fcn.convert(network.original, validate=False), True
     assert network.slides, "it cannot slide, and was converted"
+    if conversion.report.window != network.size:  # refused as what it is, and read in another way
+        with pytest.raises(UnsupportedModel):
+            onnx_fcn.convert(network.original, input_size=network.size, validate=False)
+        return "another reading"
     converted = conversion.to_proto()
     run = law.session(converted)
     check_native(network, whole, run)
@@ -192,7 +204,12 @@ def agree(got: Array, want: Array, where: str) -> None:
 
 
 def run(
-    examples: int, *, seed: int | None = None, validate: bool = True, phases: Sequence[Phase] = tuple(Phase)
+    examples: int,
+    *,
+    seed: int | None = None,
+    validate: bool = True,
+    phases: Sequence[Phase] = tuple(Phase),
+    drawn: SearchStrategy[Network] = ANY,
 ) -> Counter[str]:
     """Try that many networks, those of a seed or the same ones in every run, and count what became of them."""
     tally: Counter[str] = Counter()
@@ -205,7 +222,7 @@ def run(
         phases=phases,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @given(networks())
+    @given(drawn)
     def obeys(network: Network) -> None:
         tally[outcome(network, validate=validate)] += 1
 
@@ -247,6 +264,63 @@ def test_a_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None], monkeypat
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         run(200, validate=False, phases=[Phase.generate])
+
+
+def centred_on_the_map(patch: pytest.MonkeyPatch) -> None:
+    """A resize shifts its cells by what is cut off at the end, at every size."""
+    emit = resizing._emit
+
+    def wrong(site: Site, *rest: Any) -> str:
+        name = emit(site, *rest)
+        for emission in site._seat.emissions:
+            attrs = emission.node.attrs
+            attrs.update({k: site.attr(k) for k in attrs if k == "coordinate_transformation_mode"})
+        return name
+
+    patch.setattr(resizing, "_emit", wrong)
+
+
+def unchecked_floats(patch: pytest.MonkeyPatch) -> None:
+    """A nearest resize by a factor that single floats do not hold counts as exact."""
+    patch.setattr(resizing.Sampling, "check", lambda _: None)
+
+
+def crops_begin_early(patch: pytest.MonkeyPatch) -> None:
+    crop = channels._crop
+    patch.setattr(channels, "_crop", lambda site, x, axis, k, first, step, count:
+        crop(site, x, axis, k, max(first - 1, 0), step, count))  # fmt: skip
+
+
+def nothing_is_cut_where_branches_meet(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Site, "level", lambda _, maps: list(maps))
+
+
+def no_larger_half(patch: pytest.MonkeyPatch) -> None:
+    """SAME_LOWER pads as SAME_UPPER does."""
+    attr = Site.attr
+    patch.setattr(Site, "attr", lambda self, name, default=None:
+        "SAME_UPPER" if attr(self, name, default) == "SAME_LOWER" else attr(self, name, default))  # fmt: skip
+
+
+#: Faults of rules that larger images show, and the layers that are drawn to find them.
+LARGER = {
+    centred_on_the_map: (resize,),
+    unchecked_floats: (resize,),
+    crops_begin_early: (cropped, conv),
+    nothing_is_cut_where_branches_meet: (meeting,),
+    no_larger_half: (conv, pool),
+}
+
+
+@pytest.mark.parametrize("plant", LARGER, ids=lambda plant: plant.__name__)
+def test_a_fault_of_larger_images_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that the native size does not show: at sizes with pixels left over, or far out."""
+    plant(monkeypatch)
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    with pytest.raises((AssertionError, state.RuntimeException, state.Fail)):
+        run(1000, validate=False, phases=[Phase.generate], drawn=networks(LARGER[plant]))
 
 
 if __name__ == "__main__":

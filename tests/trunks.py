@@ -133,7 +133,9 @@ def instance_norm(g: Graph, x: Map) -> Map:
 
 
 #: Scales of maps. onnxruntime cannot hold some of them in single floats, and none of the last two changes small maps.
-SCALES = tuple(Fraction(n) for n in ("2", "1", "3", "1/2", "3/2", "4", "2/3", "5/4", "1/3", "6/5", "5/7", "21/20", "31/30"))
+SCALES = tuple(
+    Fraction(n) for n in ("2", "1", "3", "1/2", "3/2", "4", "2/3", "5/4", "1/3", "6/5", "5/7", "21/20", "31/30")
+)
 
 #: Cell j of the result lies at (j + a)/scale - b of the map: (a, b).
 SHIFTS = {
@@ -154,8 +156,8 @@ def resize(g: Graph, x: Map) -> Map:
         return x
     if g.opset < 10:
         return upsampled(g, x)
-    factors = [g.pick(*SCALES) for _ in x.space]
     attrs = resize_attributes(g, len(x.space))
+    factors = [scale_of(g, a.cells, attrs) for a in x.space]
     how = g.pick("scales", "scales", *(["sizes", "computed sizes"] if g.opset >= 11 else []))
     cells = [int(f * a.cells) for f, a in zip(factors, x.space)]
     if min(cells) < 2:
@@ -187,6 +189,13 @@ def resize(g: Graph, x: Map) -> Map:
     return Map(name, x.channels, space)
 
 
+def scale_of(g: Graph, cells: int, attrs: dict[str, Any]) -> Fraction:
+    """A scale of an axis; mostly one that leaves whole cells where the others cannot slide."""
+    symmetric = attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric"
+    whole = [f for f in SCALES if (f * cells).denominator == 1]
+    return Fraction(g.pick(*(whole if symmetric and g.pick(1, 1, 1, 2) == 1 else SCALES)))
+
+
 def upsampled(g: Graph, x: Map) -> Map:
     factors = [g.pick(2, 3, 1) for _ in x.space]
     scales = np.array([1, 1, *factors], np.float32)
@@ -206,7 +215,7 @@ def resize_attributes(g: Graph, rank: int) -> dict[str, Any]:
     if mode == "nearest":
         attrs["nearest_mode"] = g.pick("round_prefer_floor", "floor", "ceil", "round_prefer_ceil")
         shifts += ["tf_half_pixel_for_nn"] if g.opset < 13 else []
-    attrs["coordinate_transformation_mode"] = g.pick(*shifts, *(["half_pixel_symmetric"] if g.opset >= 19 else []))
+    attrs["coordinate_transformation_mode"] = g.pick(*shifts, *(["half_pixel_symmetric"] * 2 if g.opset >= 19 else []))
     if mode != "nearest" and g.opset >= 18 and g.flag():
         attrs["antialias"] = 1
     if mode == "cubic" and g.flag():
@@ -231,7 +240,7 @@ def inside(scale: Fraction, cells: int, size: int, attrs: dict[str, Any]) -> boo
     if attrs.get("antialias") and scale < 1:
         return False
     reach = 1 if attrs["mode"] == "cubic" else 0
-    return all(x.denominator == 1 and 0 <= x < cells or reach <= x <= cells - 1 - reach for x in places)
+    return all((x.denominator == 1 and 0 <= x < cells) or reach <= x <= cells - 1 - reach for x in places)
 
 
 def sizes(g: Graph, x: Map, cells: list[int], *, computed: bool) -> str | Array:
@@ -304,7 +313,9 @@ def cropped(g: Graph, x: Map) -> Map:
     space = tuple(a.of(n, a.stride * t) for a, n, t in zip(x.space, cells, steps))
     axes = list(range(2, x.rank))
     # what lies behind the last cell of a window is none of its cells, however large the image is
-    backwards = [-e or 2**31 - 1 for e in (e + (a.cells - b - e - 1) % t for a, b, e, t in zip(x.space, begins, ends, steps))]
+    backwards = [
+        -e or 2**31 - 1 for e in (e + (a.cells - b - e - 1) % t for a, b, e, t in zip(x.space, begins, ends, steps))
+    ]
     by_step = [g.ints(*steps)] if max(steps) > 1 else []
     plain_operands, plain_attrs = g.limits(begins, backwards, axes)
     written = [-e or 2**31 - 1 for e in ends] if g.flag() else [a.cells - e for a, e in zip(x.space, ends)]
@@ -422,7 +433,7 @@ def common(g: Graph, names: list[str], rank: int) -> list[str]:
 
 
 def padded_by_shape(g: Graph, x: Map) -> Map:
-    """Pads as for a size that is read at run time, as TensorFlow's SAME is written; they are those of the native one."""
+    """Pads computed from the size of the map, as TensorFlow's SAME is written: what they are at the native size."""
     rank, kernel, strides = len(x.space), [g.integer(1, 3) for _ in x.space], [g.pick(2, 1, 3) for _ in x.space]
     if g.opset < 12 or g.kind != np.float32:
         return x
@@ -443,9 +454,7 @@ def padded_by_shape(g: Graph, x: Map) -> Map:
     g.instead(padded, "Pad", [x.name, g.ints(0, 0, *begins, 0, 0, *(t - b for t, b in zip(total, begins)))], {})
     # pads of less than nothing are none, so that a kernel smaller than its stride leaves cells out
     w = g.normal(3, x.channels, *kernel, fan=x.channels * math.prod(kernel))
-    space = tuple(
-        a.of((a.cells + t - k) // q + 1, a.stride * q) for a, t, k, q in zip(x.space, total, kernel, strides)
-    )
+    space = tuple(a.of((a.cells + t - k) // q + 1, a.stride * q) for a, t, k, q in zip(x.space, total, kernel, strides))
     return Map(g.emit("Conv", padded, w, strides=strides), 3, space)
 
 
