@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from onnx_fcn.site import Site
 
 __all__ = [
-    "BATCH",
     "EVALUATION",
     "RANDOM",
     "Blocked",
@@ -52,11 +51,6 @@ __all__ = [
     "rule_of",
     "run",
 ]
-
-#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
-#: whatever it divides comes from the batch.
-BATCH = 7919
-
 
 #: Operators that answer something else every time.
 RANDOM = frozenset(
@@ -449,7 +443,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
             hint=_hint(seat.node.domain, seat.node.op),
         )
     if implicit:
-        raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(seat.node.op, REPLACE))
     site.check_meeting(operands)
     seat.replaced = True
     result = rule(site, *site.alike(operands))
@@ -458,6 +452,9 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         outputs = [_everywhere(f) for f in outputs]
     return site.named(outputs)
 
+
+#: What to do about an operator that nobody has written a rule for.
+REPLACE = "replace it before the export by operators that there are rules for, or open an issue with the model"
 
 #: What to do about operators that have no meaning at every position.
 HINTS = {
@@ -469,10 +466,17 @@ HINTS = {
 }
 
 
+#: What to do about operators with a subgraph.
+SUBGRAPHS = {
+    "If": "export only the branch that is wanted",
+    **dict.fromkeys(("Loop", "Scan"), "unroll it before the export"),
+}
+
+
 def _hint(domain: str, operator: str) -> str:
     if domain == "com.microsoft.nchwc":
         return "start from the model before onnxruntime optimised it"
-    return HINTS.get(operator, "docs/architecture.md says how to write one")
+    return HINTS.get(operator, REPLACE)
 
 
 def _everywhere(fact: Fact) -> Fact:

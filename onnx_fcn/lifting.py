@@ -22,9 +22,9 @@ from onnx import ValueInfoProto
 
 from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import Diagnostic, ModelError, OptionError, Unsupported, UnsupportedModel
-from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, run
+from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.metadata import PREFIX
 from onnx_fcn.storage import stored_names
 

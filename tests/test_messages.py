@@ -300,7 +300,7 @@ MISTAKES = {
     ),
     "an operator of one's own": refused(
         "Foo 'y': there is no rule for mine.Foo, so it is not known what it means at every position "
-        "(docs/architecture.md says how to write one)",
+        "(replace it before the export by operators that there are rules for, or open an issue with the model)",
         written(f"{IMAGE_OF_8} {{ y = mine.Foo (image) }}"),
     ),
     "a transformer": refused(
