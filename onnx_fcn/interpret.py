@@ -258,11 +258,13 @@ class Options:
         output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
         head: reductions that were context in an earlier walk, and belong to the head.
         folds: fold the batch into a spatial axis around the head.
+        asked: the output stride is the user's; otherwise it is the one that all answers share.
     """
 
     output_stride: Fraction | None = None
     head: frozenset[str] = frozenset()
     folds: bool = False
+    asked: bool = False
 
 
 @dataclass(frozen=True)

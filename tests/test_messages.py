@@ -343,9 +343,8 @@ MISTAKES = {
         "input 'x' is text, and no image", written("(string[N,3,8,8] x) => (string[N,3,8,8] y) { y = Identity (x) }")
     ),
     "a table of features": refused(
-        "input 'x': no output depends on the position in it: nothing slides over this input (where another "
-        "input is the "
-        "image, name it with --input)",
+        "input 'x': no output depends on the position in it: nothing slides over this input (only a network that "
+        "convolves or pools its input can become fully convolutional)",
         written("(float[N,10] x) => (float[N,10] y) { y = Relu (x) }"),
     ),
     "no size in the file": Mistake(

@@ -225,8 +225,8 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact, ...]) -> tuple[list[Fr
         scales[axis] = scale
         if (x.shape[axis] * scale).denominator > 1:
             raise Unsupported(
-                f"keeps the aspect ratio of {counted(x.shape[axis])} cells by a scale of {scale}, which does not give a whole "
-                "number of them",
+                f"keeps the aspect ratio of {counted(x.shape[axis])} cells by a scale of {scale}, which does not give "
+                "a whole number of them",
                 code="aspect-ratio",
                 hint="resize to sizes that have the ratio of the map",
             )
