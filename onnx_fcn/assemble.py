@@ -18,8 +18,8 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_fcn.document import Document, Edit, Weight, names_used
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.interpret import BATCH, Emission, Seat, Walk
-from onnx_fcn.lifted import Axis, Lifted
+from onnx_fcn.interpret import Emission, Seat, Walk
+from onnx_fcn.lifted import BATCH, Axis, Lifted
 from onnx_fcn.storage import stored_names
 
 __all__ = ["assemble"]

@@ -18,9 +18,9 @@ import onnx
 from onnx_fcn.agreement import ROUNDED_TOLERANCE, Scale, batch_axis, tolerance_of
 from onnx_fcn.document import Document
 from onnx_fcn.given import Given
-from onnx_fcn.interpret import BATCH, Walk
+from onnx_fcn.interpret import Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims, upstream
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.selection import THROUGH

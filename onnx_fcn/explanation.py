@@ -20,7 +20,7 @@ from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedMod
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.given import Source, opened
 from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Unmapped, Walk
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import Lifted, counted
 from onnx_fcn.lifting import Cut, Request, explored, find_cut, lift, upstream
 from onnx_fcn.placement import sliding
 from onnx_fcn.report import FORMAT
@@ -41,9 +41,18 @@ PARTS = {
     "beside": "beside the image: the same for all positions, so it stays as it is",
     "constant": "constant: it does not depend on the image",
     "unused": "unused: no output is computed from it",
-    "reached": "lifted before the network was refused",
+    "reached": "understood, before the network was refused",
     "refused": "refused",
     "blocked": "computed from something that is refused",
+}
+
+
+#: What a tensor is that is no map, in words, by `Operand.fact`.
+FACTS = {
+    "constant": "constant",
+    "unmapped": "the same for all positions",
+    "blocked": "computed from something that is refused",
+    "unused": "unused",
 }
 
 
@@ -274,7 +283,7 @@ class _Explainer:
             return ""
         if value.size > SHOWN:
             return ""
-        words = ["N" if v == self._state.batch else str(v) for v in value.reshape(-1).tolist()]
+        words = [counted(int(v)) if v == v // 1 else str(v) for v in value.reshape(-1).tolist()]
         return f"[{', '.join(words)}]" if value.ndim else words[0]
 
 
@@ -316,7 +325,7 @@ def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
 
 def _summary(operand: Operand) -> str:
     if operand.fact != "map":
-        return f"'{operand.name}', {operand.fact}" + (f" {operand.value}" if operand.value else "")
+        return f"'{operand.name}', {FACTS[operand.fact]}" + (f" {operand.value}" if operand.value else "")
     return f"'{operand.name}', {operand.layout}"
 
 

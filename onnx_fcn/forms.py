@@ -119,7 +119,7 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
                 "has several answers at the native size, where windows reach beyond the image: reduced, they are not "
                 "the original's",
                 code="form",
-                hint="leave --output-stride out",
+                hint="leave --output-stride out" if state.options.asked else "leave --reduce out",
             )
         tensor, dims = _reduced(site, x, form.reduce), (None, x.width)
         if form.argmax:
@@ -132,7 +132,8 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
         dims = (None, x.width, *sizes)
     if form.argmax:
         if x.width == 1:
-            raise Unsupported("has one channel, so there is no best one", code="form", hint="--outputs chooses others")
+            hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
+            raise Unsupported("has one channel, so there is no best one", code="form", hint=hint)
         tensor = site.emit([tensor], "ArgMax", axis=1, keepdims=0)
         elem_type = onnx.TensorProto.INT64
         if x.width <= BYTE:

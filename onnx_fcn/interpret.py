@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from onnx_fcn.site import Site
 
 __all__ = [
-    "BATCH",
     "EVALUATION",
     "RANDOM",
     "Blocked",
@@ -54,11 +53,6 @@ __all__ = [
     "rule_of",
     "run",
 ]
-
-#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
-#: whatever it divides comes from the batch.
-BATCH = 7919
-
 
 #: Operators that answer something else every time.
 RANDOM = frozenset(
@@ -277,11 +271,13 @@ class Options:
         output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
         head: reductions that were context in an earlier walk, and belong to the head.
         folds: fold the batch into a spatial axis around the head.
+        asked: the output stride is the user's; otherwise it is the one that all answers share.
     """
 
     output_stride: Fraction | None = None
     head: frozenset[str] = frozenset()
     folds: bool = False
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -465,7 +461,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
             hint=_hint(seat.node.domain, seat.node.op),
         )
     if implicit:
-        raise Unsupported("its subgraph reads a map", code="subgraph", hint="unroll or fold it before converting")
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(seat.node.op, REPLACE))
     check_operands(rule, operands, KINDS)
     site.check_meeting(operands)
     seat.replaced = True
@@ -475,6 +471,9 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         outputs = [_everywhere(f) for f in outputs]
     return site.named(outputs)
 
+
+#: What to do about an operator that nobody has written a rule for.
+REPLACE = "replace it before the export by operators that there are rules for, or open an issue with the model"
 
 #: What to do about operators that have no meaning at every position.
 HINTS = {
@@ -486,10 +485,17 @@ HINTS = {
 }
 
 
+#: What to do about operators with a subgraph.
+SUBGRAPHS = {
+    "If": "export only the branch that is wanted",
+    **dict.fromkeys(("Loop", "Scan"), "unroll it before the export"),
+}
+
+
 def _hint(domain: str, operator: str) -> str:
     if domain == "com.microsoft.nchwc":
         return "start from the model before onnxruntime optimised it"
-    return HINTS.get(operator, "docs/architecture.md says how to write one")
+    return HINTS.get(operator, REPLACE)
 
 
 def _everywhere(fact: Fact) -> Fact:

@@ -8,13 +8,14 @@ so that a weight which lies in a file stays there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifted import dims_of
 
 __all__ = ["Array", "Values"]
 
@@ -106,7 +107,7 @@ class Values:
             try:
                 return {node.output[0]: view(inputs, values)}
             except (ValueError, IndexError, TypeError) as error:  # operands that do not fit each other
-                raise _no_value(node, error) from error
+                raise _no_value(node, inputs) from error
         return self._reference(node, inputs)
 
     def _reference(self, node: onnx.NodeProto, inputs: list[Array | None]) -> dict[str, Array]:
@@ -130,16 +131,18 @@ class Values:
         try:
             results = ReferenceEvaluator(model).run(None, given)
         except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
-            raise _no_value(node, error) from error
+            raise _no_value(node, inputs) from error
         values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
 
 
-def _no_value(node: onnx.NodeProto, error: Exception) -> Unsupported:
+def _no_value(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Unsupported:
     name = node.name or node.output[0]
-    return Unsupported(f"{node.op_type} '{name}' cannot be evaluated: {error}", code="unknown-value")
+    given = " and ".join(dims_of(v.shape) for v in inputs if v is not None)
+    what = f"operands of the shapes {given}" if given else "no operands"
+    return Unsupported(f"the constant {node.op_type} '{name}' cannot be evaluated on {what}", code="unknown-value")
 
 
 def _operand(inputs: list[Array | None], index: int) -> Array:
@@ -163,7 +166,9 @@ def _reshape(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     try:
         return value.reshape(target)
     except ValueError as error:
-        raise Unsupported(f"a constant of shape {value.shape} is reshaped to {target}", code="unknown-value") from error
+        raise Unsupported(
+            f"a constant of shape {dims_of(value.shape)} is reshaped to {dims_of(target)}", code="unknown-value"
+        ) from error
 
 
 def _squeeze(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:

@@ -31,7 +31,11 @@ from fractions import Fraction
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["Atom", "Axis", "Lifted"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "counted", "dims_of"]
+
+#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
+#: whatever it divides comes from the batch.
+BATCH = 7919
 
 #: The image itself: each cell sees one pixel, there is one for every pixel, and nothing is padded.
 PIXEL, EVERY_PIXEL, ALL_INNER = Field(), Count(), Inner()
@@ -148,6 +152,18 @@ class Axis:
         return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count, inner=inner)
 
 
+def counted(size: int) -> str:
+    """A size, in words that a user knows: the batch that shapes are evaluated with is N, and its multiples 9·N."""
+    if size % BATCH or not size:
+        return str(size)
+    return "N" if size == BATCH else f"{size // BATCH}·N"
+
+
+def dims_of(shape: Iterable[int]) -> str:
+    """A shape in words, such as N×256×6×6."""
+    return "×".join(map(counted, shape)) or "a scalar"
+
+
 def lcm(a: Fraction, b: Fraction) -> Fraction:
     """Least common multiple of two rationals: lcm of the numerators over gcd of the denominators, in lowest terms."""
     return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
@@ -201,7 +217,7 @@ class Lifted:
 
     def _dim(self, group: tuple[Atom, ...]) -> str:
         rest = Atom.product(a for a in group if a is not self.batch)
-        return str(rest) if self.batch not in group else "N" if rest == 1 else f"{rest}·N"
+        return counted(rest) if self.batch not in group else "N" if rest == 1 else f"{counted(rest)}·N"
 
     @property
     def rank(self) -> int:
@@ -290,7 +306,7 @@ class Lifted:
 
     def __str__(self) -> str:
         def spell(group: tuple[Atom, ...]) -> str:
-            inner = " ".join(f"{a.name}{'' if a is self.batch else a.size}" for a in group)
+            inner = " ".join(f"{a.name}{'' if a is self.batch else counted(a.size)}" for a in group)
             return inner if len(group) == 1 else f"({inner})"
 
         return " ".join(spell(group) for group in self.layout) or "scalar"
@@ -327,7 +343,7 @@ class Lifted:
             Unsupported: the shape cuts across factors, so that the result is no product of them, or splits the batch.
         """
         if math.prod(shape) != math.prod(self.shape):
-            raise Unsupported(f"reshapes {self} ({self.dims}) to {_dims(shape)}: not the same size")
+            raise Unsupported(f"reshapes {self} ({self.dims}) to {dims_of(shape)}: not the same size")
         fact = self._coalesced([a for group in self.layout for a in group])
         fact, groups = fact._cut([a for group in fact.layout for a in group], shape)
         return replace(fact, layout=groups).canonical()
@@ -412,11 +428,7 @@ class Lifted:
                 else:
                     what = "the batch" if atom is self.batch else f"{atom.name} = {atom.size}"
                     raise Unsupported(
-                        f"sees {self} as {_dims(sizes)}, which cuts through {what}", code="reshape-cuts-axis"
+                        f"sees {self} as {dims_of(sizes)}, which cuts through {what}", code="reshape-cuts-axis"
                     )
             groups.append(tuple(group))
         return fact, tuple(groups)
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "a scalar"

@@ -22,9 +22,9 @@ from onnx import ValueInfoProto
 
 from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import Diagnostic, ModelError, OptionError, Unsupported, UnsupportedModel
-from onnx_fcn.interpret import BATCH, Fact, Image, Known, Options, Seat, Unmapped, Walk, run
+from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.metadata import PREFIX
 from onnx_fcn.storage import stored_names
 
@@ -38,6 +38,9 @@ LARGEST_INPUT = 1 << 28
 
 #: What onnx_fcn writes into the metadata of whatever it converts.
 CONVERTED = f"{PREFIX}format"
+
+#: What to do about a network that has no image.
+NO_MAP = "only a network that convolves or pools its input can become fully convolutional"
 
 #: Operators whose later operands say what shape the result has.
 SHAPED_BY_VALUES = frozenset(
@@ -245,7 +248,7 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
         if rank == 0 and state is not None and _mixes_images(state):
             return state, _causes(state)  # likewise
     if not failures:
-        return None, [Diagnostic("no-image", "", "", "no input looks like an image")]
+        return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
     refused = [w for w in failures if w.diagnostics]
     furthest = max(refused, key=lambda w: min(w.diagnostics)) if refused else failures[0]
     return furthest, _causes(furthest)
@@ -253,7 +256,7 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
 
 def _walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
     """Walk once, and again for what only the end of a walk shows."""
-    options = Options(output_stride, folds=folds)
+    options = Options(output_stride, folds=folds, asked=output_stride is not None)
     while True:
         state = run(_program(document, image, options))
         cut = find_cut(state)
@@ -266,28 +269,40 @@ def _walked(document: Document, image: Image, *, folds: bool = False, output_str
             continue
         if not state.succeeded or not state.has_head:
             return state
-        beyond = _beyond(state, cut)
         trunk = upstream(state, cut.name)
         head = {state.seats[k].name for k in state.context if k not in trunk and k in state.reductions}
         if head - options.head:
             options = replace(options, head=options.head | head)
             continue
-        strides = [s for k in beyond if (s := state.seats[k].slides) is not None]
+        strides = [s for k in _beyond(state, cut) if (s := state.seats[k].slides) is not None]
         if any(s.strides for s in strides) and _coarser(options, shared):
             options = replace(options, output_stride=shared)
             continue
-        for k in beyond:
-            slides = state.seats[k].slides
-            if slides is not None and slides.pads:
-                state.diagnostics[k] = Diagnostic(
-                    "padding-beyond-cut",
-                    state.seats[k].name,
-                    state.seats[k].node.op,
-                    f"pads a branch of the head behind '{cut.name}', the last map that all outputs share: windows "
-                    "of a larger image would see each other where the original sees padding",
-                    "keep only one of the outputs",
-                )
+        for k in _padded_beyond(state, cut):
+            state.diagnostics[k] = Diagnostic(
+                "padding-beyond-cut",
+                state.seats[k].name,
+                state.seats[k].node.op,
+                f"pads a branch of the head behind '{cut.name}', the last map that all answers are computed from: "
+                "windows of a larger image would see each other where the original sees padding",
+                _instead_of_padding(state, cut),
+            )
         return state
+
+
+def _padded_beyond(state: Walk, cut: Cut) -> list[int]:
+    """Seats that pad a map behind the cut."""
+    return [k for k in _beyond(state, cut) if (s := state.seats[k].slides) is not None and s.pads]
+
+
+def _instead_of_padding(state: Walk, cut: Cut) -> str:
+    """What to do about padding behind the cut: an output that has none of its own, or the map at the cut."""
+    for name in state.outputs if len(state.outputs) > 1 else ():
+        alone = replace(state, outputs=(name,))
+        own = find_cut(alone)
+        if own is not None and upstream(state, name).isdisjoint(_padded_beyond(alone, own)):
+            return f"keep only one of the outputs, with --outputs {name}"
+    return f"take '{cut.name}' as an output, and run the rest on windows of it"
 
 
 def _coarser(options: Options, stride: Fraction) -> bool:
@@ -572,7 +587,9 @@ def _causes(failure: Walk) -> list[Diagnostic]:
     if failure.diagnostics:
         return [failure.diagnostics[k] for k in sorted(failure.diagnostics)]
     reason = "no output depends on the position in it: nothing slides over this input"
-    hint = "where another input is the image, name it with --input"
+    made = {o.name for seat in failure.seats for o in seat.node.outputs}
+    others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())
+    hint = "where another input is the image, name it with --input" if others else NO_MAP
     return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]
 
 

@@ -199,11 +199,22 @@ class Site(Emitter):
             Unsupported: it is; the operator `does` something that is about neighbouring cells or about all of them.
         """
         if any(a.rate > 1 for a in x.space):
-            raise Unsupported(
+            raise self.dilated(does)
+
+    def dilated(self, does: str) -> Unsupported:
+        """The refusal of an operator that `does` something which cannot be done to a dilated map."""
+        if self._walk.options.asked:
+            return Unsupported(
                 f"{does}, which a map with answers in between would change",
                 code="rate",
                 hint="a coarser --output-stride keeps the maps before it as they are",
             )
+        several = len(self._walk.outputs) > 1
+        return Unsupported(
+            f"{does}, where the answers of all branches lie on one grid only if the map before it dilates",
+            code="rate",
+            hint="take the outputs with other strides apart, with --outputs" if several else RUN_THE_REST,
+        )
 
     def level(self, maps: Sequence[Lifted]) -> list[Lifted]:
         """Maps that meet, cut to the cells that all of them have.
@@ -452,7 +463,7 @@ class Site(Emitter):
         axis, size = x.space[k], Atom.product(atoms)
         target = self._walk.options.output_stride
         if axis.rate != 1 or (target is not None and axis.stride * size > target):
-            raise Unsupported("space to depth cannot be dilated", code="rate", hint="a coarser --output-stride")
+            raise self.dilated("moves cells of the map to its channels")
         window = [size if j == k else 1 for j in range(len(x.space))]
         kernel = np.tile(np.eye(size, dtype=self.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
         name = self.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)

@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import BATCH, Blocked, Emission, Fact, Known, Seat, Walk
+from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 
 __all__ = ["RAISE_OPSET", "Emitter", "Operand"]
 

@@ -348,7 +348,7 @@ def two_outputs() -> ModelProto:
 
 def test_outputs() -> None:
     original = two_outputs()
-    with pytest.raises(UnsupportedModel, match="keep only one of the outputs"):
+    with pytest.raises(UnsupportedModel, match="keep only one of the outputs, with --outputs y"):
         onnx_fcn.convert(original)
     converted = made(original, outputs=["y"])
     assert [o.name for o in converted.graph.output] == ["y"]

@@ -300,7 +300,7 @@ MISTAKES = {
     ),
     "an operator of one's own": refused(
         "Foo 'y': there is no rule for mine.Foo, so it is not known what it means at every position "
-        "(docs/architecture.md says how to write one)",
+        "(replace it before the export by operators that there are rules for, or open an issue with the model)",
         written(f"{IMAGE_OF_8} {{ y = mine.Foo (image) }}"),
     ),
     "a transformer": refused(
@@ -343,9 +343,8 @@ MISTAKES = {
         "input 'x' is text, and no image", written("(string[N,3,8,8] x) => (string[N,3,8,8] y) { y = Identity (x) }")
     ),
     "a table of features": refused(
-        "input 'x': no output depends on the position in it: nothing slides over this input (where another "
-        "input is the "
-        "image, name it with --input)",
+        "input 'x': no output depends on the position in it: nothing slides over this input (only a network that "
+        "convolves or pools its input can become fully convolutional)",
         written("(float[N,10] x) => (float[N,10] y) { y = Relu (x) }"),
     ),
     "no size in the file": Mistake(

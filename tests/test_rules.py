@@ -25,7 +25,7 @@ from law import positive
 
 import onnx_fcn
 import onnx_fcn.rules
-from onnx_fcn import UnsupportedModel, interpret
+from onnx_fcn import UnsupportedModel, interpret, lifted
 from onnx_fcn.rules import dense
 from onnx_fcn.site import Site
 
@@ -1267,7 +1267,7 @@ def test_refusal(case: Refusal) -> None:
     assert [(d.code, d.node) for d in found] == [(code, node) for code, node, _ in case.causes]
     for diagnostic, (*_, reason) in zip(found, case.causes):
         assert reason in diagnostic.reason
-        assert str(interpret.BATCH) not in diagnostic.reason
+        assert str(lifted.BATCH) not in diagnostic.reason
 
 
 def test_a_refused_image_is_not_taken_for_a_volume() -> None:

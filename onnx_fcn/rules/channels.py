@@ -11,7 +11,7 @@ import numpy as np
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted, atoms_of
+from onnx_fcn.lifted import Atom, Lifted, atoms_of, counted
 from onnx_fcn.rules.elementwise import aligned
 from onnx_fcn.site import Site
 
@@ -161,7 +161,10 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
         each = -(-total // count)
         parts = [each] * (total // each) + ([total % each] if total % each else [])
     if sum(parts) != total or len(parts) < len(site.outputs):
-        raise Unsupported(f"splits {total} into {parts}", code="split")
+        raise Unsupported(
+            f"splits the {counted(total)} values of axis {axis} of {x} into {' + '.join(map(counted, parts))}",
+            code="split",
+        )
     starts = np.cumsum([0, *parts])
     return [take(site, x, axis, np.arange(a, b)) for a, b in itertools.pairwise(starts)]
 

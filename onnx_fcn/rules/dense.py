@@ -16,7 +16,7 @@ import numpy as np
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted, atoms_of
+from onnx_fcn.lifted import Atom, Lifted, atoms_of, counted, dims_of
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.site import CONVOLVED, RUN_THE_REST, Site
@@ -48,13 +48,13 @@ def contract(
     """
     stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
     if view(stub).ndim < 2:
-        raise Unsupported(f"its weight has the shape {list(stub.shape)}, which is no matrix", code="rank")
+        raise Unsupported(f"its weight has the shape {dims_of(stub.shape)}, which is no matrix", code="rank")
     if not 0 <= axis < x.rank:
         raise Unsupported(f"multiplies {x} ({x.dims}), which has no axis to sum over", code="rank")
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
-        what = "GEMM: Dimension mismatch" if site.op == "Gemm" else "the sizes do not match"
-        raise Unsupported(f"{what}: W has {inputs} inputs, X has {x.shape[axis]} ({x})", code="dense-size")
+        given = f"{counted(x.shape[axis])} along axis {axis} of {x}"
+        raise Unsupported(f"its weight takes {counted(inputs)} values, and it gets {given}", code="dense-size")
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     axis -= x.rank

@@ -13,7 +13,7 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, counted
 from onnx_fcn.site import RAISE_OPSET, Operand, Site
 
 BOOL = onnx.TensorProto.BOOL
@@ -349,7 +349,10 @@ def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: in
     """Factors, row-major, that have the boundaries of all of these factorisations of one axis."""
     totals = {math.prod(r) for r in rows}
     if len(totals) > 1:
-        raise Unsupported(f"operands of {sorted(totals)} elements do not broadcast along axis {axis}", code="broadcast")
+        raise Unsupported(
+            f"operands of {' and '.join(map(counted, sorted(totals)))} elements do not broadcast along axis {axis}",
+            code="broadcast",
+        )
     cuts = sorted({math.prod(row[k:]) for row in rows for k in range(len(row) + 1)}, reverse=True)
     if any(a % b for a, b in itertools.pairwise(cuts)):
         raise Unsupported(f"joins {' with '.join(map(str, facts))}: their factors cut each other", code="axes-meet")

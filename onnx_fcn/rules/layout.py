@@ -10,7 +10,7 @@ import numpy as np
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import EVALUATION, Fact, Known, Shared, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.lifted import Atom, Lifted, dims_of
 from onnx_fcn.site import Site
 
 
@@ -56,7 +56,7 @@ def resolved(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> li
         rest = math.prod(d for d in dims if d != -1)
         total = math.prod(shape)
         if rest == 0 or total % rest:
-            raise Unsupported(f"reshapes {x} ({x.dims}) to {list(target)}: not divisible", code="reshape-size")
+            raise Unsupported(f"reshapes {x} ({x.dims}) to {dims_of(target)}: not divisible", code="reshape-size")
         dims[dims.index(-1)] = total // rest
     return dims
 
@@ -94,7 +94,7 @@ def expand(site: Site, x: Lifted, shape: Fact) -> Lifted:
 def _pairs(x: Lifted, target: Sequence[int]) -> list[tuple[int, int]]:
     shape = [1] * (len(target) - x.rank) + list(x.shape)
     if any(s != t and 1 not in (s, t) for s, t in zip(shape, target)):
-        raise Unsupported(f"expands {x} ({x.dims}) to {list(target)}: these do not broadcast", code="expand")
+        raise Unsupported(f"expands {x} ({x.dims}) to {dims_of(target)}: these do not broadcast", code="expand")
     return list(zip(shape, target))
 
 
@@ -103,7 +103,7 @@ def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
     """Each axis repeated."""
     counts = site.ints(repeats) or []
     if len(counts) != x.rank or min(counts, default=1) < 1:
-        raise Unsupported(f"repeats the {x.rank} axes of {x} by {counts}", code="size")
+        raise Unsupported(f"repeats the {x.rank} axes of {x} by {dims_of(counts)}", code="size")
     return tiled(site, x, counts)
 
 

@@ -13,7 +13,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.interpret import Fact, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Axis, Lifted
+from onnx_fcn.lifted import Axis, Lifted, counted
 from onnx_fcn.site import Operand, Site
 
 #: The largest denominator of a scale that is written as a float: after so many cells windows lie alike again.
@@ -225,8 +225,8 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[
         scales[axis] = scale
         if (x.shape[axis] * scale).denominator > 1:
             raise Unsupported(
-                f"keeps the aspect ratio of {x.shape[axis]} cells by a scale of {scale}, which does not give a whole "
-                "number of them",
+                f"keeps the aspect ratio of {counted(x.shape[axis])} cells by a scale of {scale}, which does not give "
+                "a whole number of them",
                 code="aspect-ratio",
                 hint="resize to sizes that have the ratio of the map",
             )

@@ -20,7 +20,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.interpret import Fact, Known, Shared, lifts
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Axis, Lifted, atoms_of
+from onnx_fcn.lifted import Axis, Lifted, atoms_of, counted
 from onnx_fcn.rules.dense import standing_convolution
 from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.site import RAISE_OPSET, Site
@@ -121,7 +121,9 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
             slide = replace(slide, begin=begin, end=end)
         if slide.cells(extent) < 1:
-            raise Unsupported(f"its kernel of {slide.span} does not fit the {extent} cells of the window", code="size")
+            raise Unsupported(
+                f"its kernel of {slide.span} does not fit the {counted(extent)} cells of the window", code="size"
+            )
         result.append(slide)
     return result
 
