@@ -24,9 +24,9 @@ from onnx import ModelProto
 from onnx_fcn.agreement import as_physical
 from onnx_fcn.cases import Comparison, periods_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.interpret import BATCH, Known, Seat, Unmapped, Walk
+from onnx_fcn.interpret import Known, Seat, Unmapped, Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.lifting import SHAPED_BY_VALUES, Cut, cuts_of, upstream
 from onnx_fcn.sessions import extract, session
 
