@@ -7,6 +7,7 @@
     apart      an operator on what is at each position by itself: positions join the batch
     spatial    which physical axis each spatial axis of the original lies on
     grouped    an operator along some of the channels only
+    across     an operator that slides along channels, at every cell of a map
 
 Every spelling that depends on the opset version is in `spelling`.
 """
@@ -540,6 +541,29 @@ class Site(Emitter):
         name = self.emit([made], "Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
         atoms = [atoms_of(size, "p") for size in shape]
         return replace(x, map=name, channels=tuple(a for g in atoms for a in g), layout=(x.layout[0], *atoms))
+
+    def across(self, x: Lifted, axes: Sequence[int], sizes: Sequence[int], emit: Callable[[str], str]) -> Lifted:
+        """An operator along axes of the original that are channels, at every cell by itself: these become `sizes` long.
+
+        `emit` gets (N, the other channels, *axes, cells), whatever the size of the image.
+        """
+        along = [x.layout[k] for k in axes]
+        others = tuple(a for a in x.channels if not any(a in group for group in along))
+        x = self.arrange(x, (*others, *(a for group in along for a in group)))
+        made = [atoms_of(size, "c") for size in sizes]
+        seen = [0, Atom.product(others), *map(Atom.product, along), -1]
+        name = emit(self.emit([x, np.array(seen, np.int64)], "Reshape"))
+        shape = self.emit([x], "Shape")
+        width = np.array([Atom.product(others) * math.prod(sizes)], np.int64)
+        cells = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
+        target = self.emit([self.slice(shape, [0], [1], [0]), width, cells], "Concat", axis=0)
+        layout = [made[axes.index(k)] if k in axes else group for k, group in enumerate(x.layout)]
+        return replace(
+            x,
+            map=self.emit([name, target], "Reshape"),
+            channels=(*others, *(a for group in made for a in group)),
+            layout=tuple(layout),
+        )
 
     def as_channels(self, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
         """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.

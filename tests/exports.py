@@ -23,8 +23,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-# Sizes of an image: (height, width), or one number for a square.
-Size = int | tuple[int, int]
+# Sizes of an image: of each of its axes, or one number for a square.
+Size = int | tuple[int, ...]
 
 
 def export(
@@ -37,7 +37,7 @@ def export(
     dynamic_batch: bool = True,
     dropout: bool = False,
 ) -> Path:
-    """Write a network as ONNX, without a word: `image` (N, C, height, width) in, `scores` out.
+    """Write a network as ONNX, without a word: `image` (N, C, height, width …) in, `scores` out.
 
     dynamo: through torch.export, opset 18 or later; else through torchscript, opset 9 to 20.
     dynamic_batch: N is free; else it is 1.
@@ -69,7 +69,10 @@ def export(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """At each call, both exporters warn of changes to come in torch, and dynamo's logs that torchvision is missing."""
+    """At each call, both exporters warn of changes to come in torch, and dynamo's logs that torchvision is missing.
+
+    torchscript's warns too where a layer reads the size of its map, and of constants that it does not fold.
+    """
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)
@@ -77,6 +80,9 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
             warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+            warnings.filterwarnings("ignore", "This model contains a squeeze operation", UserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             yield
     finally:
@@ -99,10 +105,10 @@ def insert_dropout(path: str | os.PathLike[str]) -> None:
 
 
 def noise(model: nn.Module, count: int, size: Size) -> Tensor:
-    """Images that this model takes: (count, C, height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
+    """Images that this model takes: (count, C, height, width), or with another number of axes."""
+    space = (size, size) if isinstance(size, int) else size
     channels = next(model.parameters()).shape[1]
-    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, channels, *space, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
@@ -166,6 +172,26 @@ def alexnet() -> nn.Module:
             nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1000),
         ),
         224,
+    )  # fmt: skip
+
+
+def alexnet_small() -> nn.Module:
+    """AlexNet as it was first published (Krizhevsky et al., 2012), with an eighth of its width; for 227×227.
+
+    With two groups, and local response normalisation. Its α is larger than theirs, on whose images sums of squares are
+    larger: here it would hardly show.
+    """
+    norm = {"size": 5, "alpha": 1.0, "beta": 0.75, "k": 2.0}
+    return scaled(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 12, 11, stride=4), nn.ReLU(), nn.LocalResponseNorm(**norm), nn.MaxPool2d(3, 2),
+            nn.Conv2d(12, 32, 5, padding=2, groups=2), nn.ReLU(), nn.LocalResponseNorm(**norm), nn.MaxPool2d(3, 2),
+            nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(48, 48, 3, padding=1, groups=2), nn.ReLU(),
+            nn.Conv2d(48, 32, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Flatten(), nn.Linear(1152, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 100),
+        ),
+        227,
     )  # fmt: skip
 
 

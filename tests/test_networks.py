@@ -51,7 +51,8 @@ class Network:
         head: what everything behind the last feature map becomes, as `written`.
         pads: does the trunk pad? Then crops of an image have other answers.
         context: reductions that see the whole image.
-        shuffles: does the trunk reshape its maps, to shuffle channels?
+        rewritten: operators that the trunk reshapes its maps with and the converted one does not, since the size is in
+            them: to shuffle channels, or to see them along an axis that slides.
     """
 
     native: int
@@ -62,7 +63,7 @@ class Network:
     head: str
     pads: bool = True
     context: int = 0
-    shuffles: bool = False
+    rewritten: tuple[str, ...] = ()
 
 
 NETWORKS = {
@@ -73,6 +74,10 @@ NETWORKS = {
         224, 32, 6, (288, 352), (3, 5),
         "Dropout, Conv 6×6 256→4096, Relu, Dropout, Conv 1×1 4096→4096, Relu, Dropout, Conv 1×1 4096→1000",
     ),
+    "alexnet_small": Network(
+        227, 32, 6, (291, 355), (3, 5), "Conv 6×6 32→512, Relu, Conv 1×1 512→512, Relu, Conv 1×1 512→100",
+        rewritten=("If", "Squeeze", "Unsqueeze"),
+    ),
     "vgg16": Network(
         224, 32, 7, (256, 300), (2, 3),
         "Dropout, Conv 7×7 512→4096, Relu, Dropout, Conv 1×1 4096→4096, Relu, Dropout, Conv 1×1 4096→1000",
@@ -82,13 +87,15 @@ NETWORKS = {
     "squeezenet": Network(224, 16, 13, (240, 270), (2, 4), "AveragePool 13×13"),
     "mobilenet_v2": Network(224, 32, 7, (256, 300), (2, 4), "AveragePool 7×7, Conv 1×1 1280→1000"),
     "densenet_small": Network(64, 8, 8, (76, 93), (2, 4), "AveragePool 8×8, Conv 1×1 46→10"),
-    "shufflenet_small": Network(64, 16, 4, (90, 120), (3, 5), "AveragePool 4×4, Conv 1×1 96→10", shuffles=True),
+    "shufflenet_small": Network(64, 16, 4, (90, 120), (3, 5), "AveragePool 4×4, Conv 1×1 96→10",
+                                rewritten=("Reshape", "Shape", "Transpose")),
     "se_resnet_small": Network(64, 16, 4, (90, 120), (3, 5), "AveragePool 4×4, Conv 1×1 64→10", context=3),
 }  # fmt: skip
 
 FAST = [
     ("lenet", "torchscript", 13), ("lenet", "dynamo", 18),
     ("alexnet", "torchscript", 9), ("alexnet", "torchscript", 17), ("alexnet", "dynamo", 18),
+    ("alexnet_small", "torchscript", 9), ("alexnet_small", "torchscript", 17),
     ("resnet18", "torchscript", 13), ("resnet18", "dynamo", 18),
     ("squeezenet", "torchscript", 13),
     ("densenet_small", "torchscript", 13),
@@ -97,6 +104,7 @@ FAST = [
 ]  # fmt: skip
 SLOW = [
     ("alexnet", "torchscript", 13),
+    ("alexnet_small", "dynamo", 18),
     ("squeezenet", "dynamo", 18),
     ("mobilenet_v2", "torchscript", 13), ("mobilenet_v2", "dynamo", 18),
     ("densenet_small", "dynamo", 18),
@@ -195,8 +203,9 @@ def test_the_head_consists_of_convolutions_and_poolings(case):
 
 def test_the_trunk_is_as_it_was(case):
     trunk, _ = halves(case)
-    if case.network.shuffles:  # each is one Gather of channels now, whatever the size
-        assert not {"Reshape", "Shape", "Transpose"}.intersection(trunk)
+    if gone := case.network.rewritten:
+        assert set(gone).intersection(written(case.before))
+        assert not set(gone).intersection(trunk)
     else:
         assert trunk == written(case.before)[: len(trunk)]
 
@@ -298,6 +307,51 @@ def test_channels_last(opset, tmp_path):
     weights = [numpy_helper.to_array(t) for t in floats(before).values() if list(t.dims) == [6 * 6 * 16, 32]]
     kernels = [numpy_helper.to_array(t) for t in floats(after).values() if list(t.dims) == [32, 16, 6, 6]]
     np.testing.assert_array_equal(kernels, [w.reshape(6, 6, 16, 32).transpose(3, 2, 0, 1) for w in weights])
+
+
+# Local response normalisation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rank", "across", "free", "exporter", "opset"),
+    [
+        (1, 5, True, "torchscript", 9),
+        (1, 2, False, "torchscript", 17),
+        (2, 4, False, "torchscript", 9),
+        (2, 3, True, "torchscript", 13),
+        (2, 2, True, "torchscript", 17),
+        (2, 5, True, "dynamo", 18),
+        (3, 4, True, "torchscript", 11),
+        (3, 3, False, "torchscript", 17),
+        pytest.param(1, 3, True, "dynamo", 20, marks=pytest.mark.slow),
+        pytest.param(2, 4, False, "dynamo", 20, marks=pytest.mark.slow),
+        pytest.param(3, 5, True, "dynamo", 18, marks=pytest.mark.slow),
+    ],
+)
+@torch.inference_mode()
+def test_local_response_normalisation(rank, across, free, exporter, opset, tmp_path):
+    """torch writes a mean across channels: an axis more, a Pad along it, a pooling. Nothing pads, so crops agree."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    window, larger = (9, 11, 7)[:rank], (15, 13, 12)[:rank]
+    cells = np.prod([(n - 1) // 2 - 2 for n in window])
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        conv(3, 6, 3, stride=2), nn.ReLU(), nn.LocalResponseNorm(across, alpha=2.0, k=0.5),
+        conv(6, 4, 3), nn.Flatten(), nn.Linear(4 * int(cells), 5),
+    ).eval()  # fmt: skip
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    exports.export(model, source, window, dynamo=exporter == "dynamo", opset=opset, dynamic_batch=free)
+    onnx_fcn.convert(source, output)
+    images = exports.noise(model, 3 if free else 1, larger)
+    crops = images
+    for k, size in enumerate(window):
+        crops = crops.unfold(2 + k, size, 2)  # (N, C, *grid, *window)
+    grid = crops.shape[2 : 2 + rank]
+    each = crops.movedim(1, 1 + rank).flatten(0, rank)
+    want = model(each).unflatten(0, (len(images), *grid)).movedim(-1, 1).numpy()
+    got = session(output)(images.numpy())
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=ROUNDING * np.abs(want).max())
 
 
 # Digits ---------------------------------------------------------------------------------------------------------------

@@ -294,6 +294,35 @@ row("conv transposed, padded",
 row("conv transposed, groups", f"m = ConvTranspose <group = 2> (x, k)  {HEAD}",
     cut="m", k=(6, 2, 2, 2), w=(4 * 5 * 4, 7))
 
+# Poolings that slide along channels, and along no axis of the image
+
+row("mean across channels, as torch normalises", "q = Mul (x, x)  u = Reshape (q, up)  p = Pad (u, pads)  "
+    "a = AveragePool <kernel_shape = [3, 1, 1]> (p)  v = Squeeze (a, one)  m = Mul (v, half)  d = Div (x, m)  "
+    "f = Flatten (d)  y = MatMul (f, w)",
+    opset=(13, 19, NEWEST), up=[0, 1, 6, 4, -1], pads=[0, 0, 1, 0, 0, 0, 0, 1, 0, 0], one=[1], half=np.float32(0.5),
+    between=(0.5, 1.5), w=(72, 5))
+row("mean across channels, padded inside", "u = Unsqueeze <axes = [1]> (x)  "
+    "a = AveragePool <kernel_shape = [4, 1, 1], pads = [1, 0, 0, 2, 0, 0], count_include_pad = 1> (u)  "
+    "f = Flatten (a)  y = MatMul (f, w)", opset=(7, 11), w=(72, 5))
+row("mean across channels, same", "u = Unsqueeze <axes = [1]> (x)  "
+    """a = AveragePool <kernel_shape = [3, 1, 1], auto_pad = "SAME_UPPER"> (u)  f = Flatten (a)  y = MatMul (f, w)""",
+    opset=(7, 11), w=(72, 5))
+row("mean across channels, axes merged", "u = Reshape (x, s)  a = AveragePool <kernel_shape = [3, 1]> (u)  "
+    "v = Reshape (a, t)  c = Conv (v, k)  f = Flatten (c)  y = MatMul (f, w)",
+    s=[0, 1, 6, 12], t=[0, 4, 4, 3], k=(5, 4, 2, 2), w=(30, 7))
+row("maximum of pairs of channels", "u = Unsqueeze (x, one)  "
+    "m = MaxPool <kernel_shape = [2, 1, 1], strides = [2, 1, 1]> (u)  v = Squeeze (m, one)  c = Conv (v, k)  "
+    "f = Flatten (c)  y = MatMul (f, w)", opset=(13, NEWEST), one=[1], k=(5, 3, 2, 2), w=(30, 7))
+row("maximum of every second channel, rounded up", "u = Unsqueeze (x, one)  "
+    "m = MaxPool <kernel_shape = [2, 1, 1], strides = [3, 1, 1], dilations = [2, 1, 1], ceil_mode = 1> (u)  "
+    "f = Flatten (m)  y = MatMul (f, w)", one=[1], w=(24, 7))
+row("mean of all channels, as a pooling", "u = Unsqueeze (x, one)  a = AveragePool <kernel_shape = [6, 1, 1]> (u)  "
+    "f = Flatten (a)  y = MatMul (f, w)", one=[1], w=(12, 7))
+row("norm across the channels of groups", "u = Reshape (x, s)  p = LpPool <kernel_shape = [2, 1, 1]> (u)  "
+    "f = Flatten (p)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(48, 7))
+row("mean along two axes of channels", "u = Reshape (x, s)  p = AveragePool <kernel_shape = [2, 2, 1]> (u)  "
+    "f = Flatten (p)  y = MatMul (f, w)", s=[0, 1, 2, 3, 12], w=(24, 7))
+
 # Convolutions that slide along no axis: dense layers
 
 row("convolution of features", "f = Flatten (x)  r = Reshape (f, s)  c = Conv (r, k, b)  y = Flatten (c)",

@@ -389,6 +389,9 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     if not x.is_map and x.is_apart and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
         return site.apart(x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
+    along = across(site, x)
+    if along:
+        return across_channels(site, x, along, op, *rest)
     x = site.feature_map(x)
     x, axes = site.spatial(x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
@@ -401,6 +404,36 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     y = pooled(site, x, plan, op, *rest)
     origins = site.reduces(x, contextable=contextable) if plan.contracts else x.origins
     return replace(result(site, x, plan, axes, y, None), origins=origins)
+
+
+def across(site: Site, x: Lifted) -> dict[int, Slide]:
+    """How a pooling slides along the axes that are channels, which is all that it does; none if it moves on the map.
+
+    Such is the windowed mean of a local response normalisation: n () c h w, with a kernel of 5×1×1.
+    """
+    if x.is_map or x.rank != 2 + len(site.attr("kernel_shape")) or not set(x.layout[1]) <= set(x.channels):
+        return {}
+    slides = dict(enumerate(parameters(site, x.shape[2:], site.attr("kernel_shape")), 2))
+    along = {k: s for k, s in slides.items() if set(x.layout[k]) & set(x.channels)}
+    still = all(replace(s, ceil=False) == Slide(1) for k, s in slides.items() if k not in along)
+    covered = {*x.layout[1], *(a for k in along for a in x.layout[k])}
+    return along if still and covered == set(x.channels) else {}
+
+
+def across_channels(site: Site, x: Lifted, along: dict[int, Slide], op: str, *rest: Shared | None) -> Lifted:
+    """A pooling along channels at every cell, with the cells on one more axis, along which it does nothing."""
+    slides = [*along.values(), Slide(1)]
+    attrs: dict[str, Any] = {
+        "kernel_shape": [s.kernel for s in slides],
+        "strides": [s.stride for s in slides],
+        "dilations": [s.dilation for s in slides] if site.attr("dilations") else None,
+        "pads": [*(s.begin for s in slides), *(s.end for s in slides)],
+        "auto_pad": "NOTSET",
+    }
+    sizes = [s.cells(x.shape[k]) for k, s in along.items()]
+    return site.across(
+        x, list(along), sizes, lambda t: site.emit([t, *rest], None if rest or op == site.op else op, **attrs)
+    )
 
 
 def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Shared | None) -> str:
