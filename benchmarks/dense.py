@@ -24,7 +24,8 @@ import onnx_fcn
 from benchmarks import Record, Say
 from benchmarks.files import alexnet, resnet50, vgg16, write
 from onnx_fcn.document import Document
-from onnx_fcn.lifting import Request, cuts_of, lift
+from onnx_fcn.inputs import Request
+from onnx_fcn.lifting import cuts_of, lift
 from onnx_fcn.sessions import extract
 
 __all__ = ["NETWORKS", "dense", "native", "stride"]

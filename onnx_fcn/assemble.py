@@ -233,6 +233,8 @@ def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoPro
     if not _keeps_size(state):
         for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
             dims[axis].dim_param = name
+    if state.image.channels is not None:
+        dims[state.image.channels].dim_value = state.image.shape[state.image.channels]
     if state.image.batch is not None:
         batch = dims[state.image.batch]
         if dynamic_batch:

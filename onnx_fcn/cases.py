@@ -18,10 +18,11 @@ import onnx
 from onnx_fcn.agreement import ROUNDED_TOLERANCE, Scale, batch_axis, tolerance_of
 from onnx_fcn.document import Document
 from onnx_fcn.given import Given
+from onnx_fcn.inputs import data_inputs, static_dims
 from onnx_fcn.interpret import Walk
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import BATCH, Lifted
-from onnx_fcn.lifting import Cut, cuts_of, data_inputs, static_dims, upstream
+from onnx_fcn.lifting import Cut, cuts_of, upstream
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.selection import THROUGH
 from onnx_fcn.sizes import largest_factor, long_size, uneven_size, wide_size

@@ -203,8 +203,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--input-size",
         type=_size,
-        metavar="HxW",
-        help="the image size that the network was made for, where the file does not say it (also L and DxHxW)",
+        metavar="N|HxW",
+        help="the image size that the network was made for, where the file does not say it (N: along every axis)",
     )
     parser.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
     parser.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")

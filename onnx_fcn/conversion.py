@@ -22,9 +22,10 @@ from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError
 from onnx_fcn.forms import Form, finish
 from onnx_fcn.geometry import Grid
 from onnx_fcn.given import Given, Source, ordered
+from onnx_fcn.inputs import Request, Size, data_inputs, size_of, static_dims
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifting import Request, data_inputs, lift, static_dims
+from onnx_fcn.lifting import lift
 from onnx_fcn.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.report import Report
 from onnx_fcn.selection import Selection
@@ -81,7 +82,7 @@ def convert(
     source: Source,
     output: str | os.PathLike[str] | None = None,
     *,
-    input_size: tuple[int, ...] | None = None,
+    input_size: Size | None = None,
     input: str | None = None,
     dynamic_batch: bool = False,
     sizes: Sizes = (),
@@ -105,7 +106,8 @@ def convert(
     Args:
         source: a model file, or a model.
         output: where to write the result; not at all when None.
-        input_size: the image size that the network was made for, (height, width), where the file does not say it.
+        input_size: the image size that the network was made for, (height, width) or one number for a square, where the
+            file does not say it.
         input: the name of the input that is the image, where there are several.
         dynamic_batch: make a static batch dynamic.
         sizes: of images to tell the cost of, (height, width) or one number for a square; without any, one and a half
@@ -141,7 +143,7 @@ def convert(
     form = Form(reduce or "", full_size, argmax, keep_size)
     request = Request(
         input,
-        None if input_size is None else tuple(input_size),
+        size_of(input_size),
         folds=head == "folded",
         output_stride=output_stride,
         declared_batch=form.keeps_shape and not dynamic_batch,
@@ -188,7 +190,7 @@ def convert(
 def inspect(
     source: Source,
     *,
-    input_size: tuple[int, ...] | None = None,
+    input_size: Size | None = None,
     input: str | None = None,
     dynamic_batch: bool = False,
     sizes: Sizes = (),
@@ -209,7 +211,7 @@ def validate(
     original: Source,
     converted: Source,
     *,
-    input_size: tuple[int, ...] | None = None,
+    input_size: Size | None = None,
     input: str | None = None,
     data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -231,9 +233,8 @@ def validate(
     given = Given.open(original, selection)
     source = given.selected
     document = source.copy()
-    size = None if input_size is None else tuple(input_size)
     with _blamed(given):
-        state = lift(document, Request(input, size, folds, output_stride, form.keeps_shape))
+        state = lift(document, Request(input, size_of(input_size), folds, output_stride, form.keeps_shape))
         finish(state, form)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)

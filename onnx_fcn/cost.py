@@ -31,9 +31,10 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 from onnx_fcn.document import Document, names_used, nodes_within
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
+from onnx_fcn.inputs import static_dims
 from onnx_fcn.interpret import Walk
 from onnx_fcn.lifted import BATCH, Lifted
-from onnx_fcn.lifting import find_cut, static_dims, upstream
+from onnx_fcn.lifting import find_cut, upstream
 from onnx_fcn.storage import stored_names
 from onnx_fcn.wire import BITS, payload_bytes
 

@@ -19,9 +19,10 @@ from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.given import Source, opened
+from onnx_fcn.inputs import Request, Size, size_of
 from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Unmapped, Walk
 from onnx_fcn.lifted import Lifted, counted
-from onnx_fcn.lifting import Cut, Request, explored, find_cut, lift, upstream
+from onnx_fcn.lifting import Cut, explored, find_cut, lift, upstream
 from onnx_fcn.placement import sliding
 from onnx_fcn.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, times
@@ -129,7 +130,7 @@ def explain(
     source: Source,
     name: str,
     *,
-    input_size: tuple[int, ...] | None = None,
+    input_size: Size | None = None,
     input: str | None = None,
     output_stride: int | None = None,
 ) -> Explanation:
@@ -138,7 +139,7 @@ def explain(
     Args:
         source: a model file, or a model.
         name: of a node of the main graph, or of a tensor. A name of both means the node.
-        input_size: the image size that the network was made for, where the file does not say it.
+        input_size: the image size that the network was made for, as for `convert`.
         input: the name of the input that is the image, where there are several.
         output_stride: pixels between answers, as for `convert`.
 
@@ -149,7 +150,7 @@ def explain(
         OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
     """
     document = opened(source)
-    request = Request(input, None if input_size is None else tuple(input_size), output_stride=output_stride)
+    request = Request(input, size_of(input_size), output_stride=output_stride)
     state, causes = explored(document, request)
     if state is None:
         raise UnsupportedModel(causes)

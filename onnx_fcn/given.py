@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_fcn.document import Document, Edit, names_used, nodes_within
-from onnx_fcn.lifting import data_inputs
+from onnx_fcn.inputs import data_inputs
 from onnx_fcn.selection import Selection, select
 from onnx_fcn.sessions import is_builtin
 

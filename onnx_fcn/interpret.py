@@ -143,6 +143,7 @@ class Image:
         channels: the axis of the channels, or None.
         space: the axes that slide, in order.
         elem_type: `onnx.TensorProto.DataType`.
+        assumed: what nothing in the file says of these axes, as a sentence; empty where the network or the user does.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Image:
     channels: int | None
     space: tuple[int, ...]
     elem_type: int
+    assumed: str = ""
 
     @property
     def size(self) -> tuple[int, ...]:

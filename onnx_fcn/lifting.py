@@ -1,6 +1,6 @@
-"""From a document to a finished walk: which input is the image, at which size and batch, and where its trunk ends.
+"""From a document to a finished walk: which reading of its inputs holds, at which size and batch, where its trunk ends.
 
-What cannot be known in advance is tried: the axes of the image (a wrong guess dies at its first convolution), the
+What cannot be known in advance is tried: the axes of the image (a wrong reading dies at its first convolution), the
 batch (a prime tells it from every literal; where the graph bakes one, that one), whether a reduction is context.
 
 The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
@@ -10,31 +10,42 @@ see each other), and whatever strides there dilates instead, so that all outputs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ValueInfoProto
 
 from onnx_fcn.document import Document, names_used
-from onnx_fcn.errors import Diagnostic, ModelError, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.inputs import (
+    FEW,
+    FORMS,
+    Request,
+    axes_in_words,
+    batches,
+    data_inputs,
+    dims_in_words,
+    has_open_channels,
+    images,
+    likeness,
+    needed_nodes,
+    static_dims,
+    written_size,
+)
 from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values
-from onnx_fcn.lifted import BATCH, Lifted
+from onnx_fcn.lifted import Lifted
 from onnx_fcn.metadata import PREFIX
-from onnx_fcn.storage import stored_names
+from onnx_fcn.tables import pixels, times
 
-__all__ = ["Cut", "Request", "cuts_of", "data_inputs", "explored", "find_cut", "lift", "static_dims", "upstream"]
+__all__ = ["Cut", "cuts_of", "explored", "find_cut", "lift", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
-
-#: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
-LARGEST_INPUT = 1 << 28
 
 #: What onnx_fcn writes into the metadata of whatever it converts.
 CONVERTED = f"{PREFIX}format"
@@ -80,34 +91,6 @@ USUAL_SIZES = (
     331,
     380,
 )
-
-#: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
-FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
-    5: [(0, 1, (2, 3, 4)), (0, 4, (1, 2, 3))],
-    4: [(0, 1, (2, 3)), (0, 3, (1, 2)), (0, None, (1, 2, 3)), (None, 0, (1, 2, 3))],
-    3: [(0, 1, (2,)), (0, 2, (1,)), (None, 0, (1, 2)), (0, None, (1, 2)), (None, 2, (0, 1))],
-    2: [(0, None, (1,)), (None, None, (0, 1))],
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user said about the image and the head.
-
-    Attributes:
-        input: the name of the input that is the image.
-        size: the native size, in pixels.
-        folds: fold the batch into a spatial axis around the head.
-        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
-        declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
-            Squeeze removes the batch too.
-    """
-
-    input: str | None = None
-    size: tuple[int, ...] | None = None
-    folds: bool = False
-    output_stride: int | None = None
-    declared_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,12 +176,17 @@ def _lifted(document: Document, request: Request) -> Walk:
 
 
 def _check_channels(document: Document, request: Request) -> None:
-    """Raises: OptionError, if one number of the size is that of the channels."""
+    """Raises: OptionError, if one number of the size is that of the channels.
+
+    Where the size holds as it was said too, it is, unless the channels are as few as those of pictures.
+    """
     given = request.size or ()
     for declared in data_inputs(document):
         shape = static_dims(declared)
         for axis, channels, size in ((1, given[:1], given[1:]), (-1, given[-1:], given[:-1])):
             if not size or len(given) != len(shape) - 1 or shape[axis] not in channels:
+                continue
+            if shape[axis] not in FEW and any(images(document, request)) and not explored(document, request)[1]:
                 continue
             other = replace(request, size=size)
             if any(images(document, other)) and not explored(document, other)[1]:
@@ -226,27 +214,46 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     if any(entry.key == CONVERTED for entry in document.proto.metadata_props):
         reason = "the model is fully convolutional already: onnx_fcn converted it"
         return None, [Diagnostic("converted", "", "", reason, "pass the original")]
-    failures: list[Walk] = []
     candidates = list(images(document, request))
     if not candidates:
-        candidates = _sized_by_head(document, request)
-    hopeless: set[str] = set()  # inputs that reach an operator without a rule, whatever their axes are
-    for rank, image in enumerate(candidates):
-        if image.name in hopeless:
-            continue
-        state: Walk | None = None
-        for batch in _batches(document, image, declared=request.declared_batch):
-            state = _walked(document, _with_batch(image, batch), folds=request.folds)
-            if state.succeeded and _is_image(state, likeliest=rank == 0):
-                return state, []
-            if _answers_per_pixel(state):
-                return state, _causes(state)  # understood: another reading would be a wrong one
-            failures.append(state)
-            if {d.code for d in state.diagnostics.values()} == {"no-rule"}:
-                hopeless.add(image.name)
-                break
-        if rank == 0 and state is not None and _mixes_images(state):
-            return state, _causes(state)  # likewise
+        return _read(document, _sized_by_head(document, request), request)
+    state, causes = _read(document, candidates, request)
+    if causes and request.size is None and all(has_open_channels(document, i) for i in candidates):
+        named = replace(request, input=candidates[0].name)
+        if _fitting_size(document, named):  # what is open is not the channels, but the size
+            return _read(document, _sized_by_head(document, named), request)
+    return state, causes
+
+
+def _read(document: Document, candidates: Sequence[Image], request: Request) -> tuple[Walk | None, list[Diagnostic]]:
+    """The walk of the first of these readings that holds, and every root cause for its refusal if none does."""
+    failures: list[Walk] = []
+    undecided: list[Walk] = []  # readings of the first input that hold, though nothing slides
+    for name, readings in groupby(candidates, lambda image: image.name):
+        for image in readings:
+            tried: list[Walk] = []
+            for state in _walks(document, image, request):
+                tried.append(state)
+                if _answers_per_pixel(state):
+                    return state, _causes(state)  # understood: another reading would be a wrong one
+                if _lacks_rules(state):
+                    break  # whatever its batch is
+                if state.succeeded and _depends(state):
+                    if any(s.slides is not None for s in state.seats):
+                        return state, []
+                    if name == candidates[0].name:  # a mask or a table beside the image must not pass for one
+                        undecided.append(state)
+                        tried.clear()
+                    break
+            failures += tried
+            if tried and image is candidates[0] and _mixes_images(tried[-1]):
+                return tried[-1], _causes(tried[-1])  # understood likewise
+            if tried and _lacks_rules(tried[-1]):
+                break  # whatever its axes are
+        if (chosen := _suggested(document, undecided, request)) is not None:
+            return chosen, []
+    if undecided and not failures:
+        return undecided[0], [_undecided(document, undecided)]
     if not failures:
         return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
     refused = [w for w in failures if w.diagnostics]
@@ -333,20 +340,6 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
 
 
-def needed_nodes(document: Document) -> set[int]:
-    """Indices of the nodes that the outputs need."""
-    nodes = document.proto.graph.node
-    producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
-    wanted = [o.name for o in document.proto.graph.output]
-    found: set[int] = set()
-    while wanted:
-        k = producer.get(wanted.pop())
-        if k is not None and k not in found:
-            found.add(k)
-            wanted += names_used(nodes[k])
-    return found
-
-
 class _Shapes:
     """Shapes of tensors at the native size, inferred when one is asked for that is not known yet.
 
@@ -428,51 +421,7 @@ class _Shapes:
         }
 
 
-# Which input is the image ---------------------------------------------------------------------------------------------
-
-
-def images(document: Document, request: Request) -> Iterator[Image]:
-    """The ways in which the inputs may be an image, the likeliest first.
-
-    Nothing where the size is neither declared nor requested.
-
-    Raises:
-        OptionError: there is no such input.
-        ModelError: an input is larger than any image, or of no type.
-    """
-    given = data_inputs(document)
-    for declared in given:
-        kind = declared.type.tensor_type.elem_type
-        if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.TensorProto.DataType.values():
-            raise ModelError(f"input '{declared.name}' holds values of type {kind}, which ONNX does not know")
-        _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
-    if request.input is not None and request.input not in {i.name for i in given}:
-        names = ", ".join(f"'{i.name}'" for i in given)
-        raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
-    given = [i for i in given if request.input in (None, i.name)]
-    used = {name for k in needed_nodes(document) for name in names_used(document.proto.graph.node[k])}
-    given = [i for i in given if i.name in used] or given
-    given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
-    for declared in given:
-        dims = static_dims(declared)
-        if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-            continue
-        for batch, channels, space in FORMS.get(len(dims), []):
-            shape = list(dims)
-            if request.size is not None:
-                if len(request.size) != len(space):
-                    continue
-                if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, request.size)):
-                    continue  # the file says another size
-                for axis, pixels in zip(space, request.size):
-                    shape[axis] = pixels
-            if batch is not None:
-                shape[batch] = shape[batch] or BATCH
-            if any(shape[k] is None for k in range(len(shape))):
-                continue
-            sizes = tuple(d for d in shape if d is not None)
-            _check_size(declared.name, [d for k, d in enumerate(sizes) if k != batch])
-            yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
+# Which reading of the inputs it is ------------------------------------------------------------------------------------
 
 
 def _sized_by_head(document: Document, request: Request) -> list[Image]:
@@ -488,93 +437,130 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         hint = "export the network with a tensor as its input"
         raise UnsupportedModel([Diagnostic("no-image", "", "", f"{what}, and an image is a tensor", hint)])
     first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
-    shown = [d if d is not None else "?" for d in static_dims(first)]
+    rank, shape = len(first.type.tensor_type.shape.dim), dims_in_words(first)
     if first.type.tensor_type.elem_type == onnx.TensorProto.STRING:
         raise UnsupportedModel([Diagnostic("no-image", "", "", f"input '{first.name}' is text, and no image")])
-    if len(shown) not in FORMS:
-        reason = f"input '{first.name}' has {len(shown)} axes, and an image has 2 to {max(FORMS)}"
+    if rank not in FORMS:
+        reason = f"input '{first.name}' has {rank} axes, and an image has 2 to {max(FORMS)}"
         raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
-        size = "×".join(map(str, request.size))
+        said = times(request.size)
         known = "it is the size that the network was made for, whatever the size of your images"
-        raise OptionError(f"--input-size {size} does not fit input '{first.name}' of shape {shown}: {known}")
-    rank = len(shown) - 2
-    fits = next((p for p in USUAL_SIZES if _lifts_at(document, first.name, (p,) * rank)), None)
-    where = f"input '{first.name}' has shape {shown}, so the size that the network was made for is not in the file"
-    if fits and not _lifts_at(document, first.name, (2 * fits,) * rank):
-        return list(images(document, Request(first.name, (fits,) * rank)))
-    why = "its head takes any size" if fits else "its head takes none of the usual sizes"
-    raise OptionError(f"{where}, and {why}: say it with --input-size, such as {'x'.join(['224'] * max(rank, 1))}")
+        raise OptionError(f"--input-size {said} does not fit input '{first.name}' of shape {shape}: {known}")
+    named = replace(request, input=first.name)
+    where = f"input '{first.name}' has shape {shape}, so the size that the network was made for is not in the file"
+    fits = _fitting_size(document, named)
+    small, larger = _at_size(document, named, fits), _at_size(document, named, 2 * fits)
+    if small is None:
+        why, size = "its head takes none of the usual sizes", (224,) * max(rank - 2, 1)
+    elif larger is None:
+        return list(images(document, named, fits))
+    elif (made := _made_alike(small, larger)) is not None:
+        seat, size = made
+        why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes {pixels(size)} of them all"
+    else:
+        declared = static_dims(first)
+        why, size = "its head takes any size", tuple(declared[axis] or 224 for axis in small.image.space)
+    raise OptionError(f"{where}, and {why}: say it with --input-size, such as {written_size(size)}")
 
 
-def _check_size(name: str, sizes: Sequence[int]) -> None:
-    if math.prod(sizes) > LARGEST_INPUT:
-        size = "×".join(map(str, sizes))
-        raise ModelError(f"input '{name}' has {size} values for one image: no more than {LARGEST_INPUT:,} are compared")
+def _fitting_size(document: Document, request: Request) -> int:
+    """The first of the usual sizes at which a reading holds; 0 where none does."""
+    return next((p for p in USUAL_SIZES if _at_size(document, request, p)), 0)
 
 
-def _lifts_at(document: Document, name: str, size: tuple[int, ...]) -> bool:
-    return any(_lifts(document, image) for image in images(document, Request(name, size)))
+def _at_size(document: Document, request: Request, size: int) -> Walk | None:
+    """The walk of the likeliest reading that holds with so many pixels along every axis that is open."""
+    every = (state for image in images(document, request, size) for state in _walks(document, image, request))
+    return next((state for state in every if state.succeeded), None)
 
 
-def _lifts(document: Document, image: Image) -> bool:
-    return any(_walked(document, _with_batch(image, batch)).succeeded for batch in _batches(document, image))
-
-
-def data_inputs(document: Document) -> list[ValueInfoProto]:
-    """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
-    stored = stored_names(document.proto.graph)
-    return [i for i in document.proto.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
-
-
-def static_dims(declared: ValueInfoProto) -> list[int | None]:
-    """Declared dims; None for symbolic and meaningless ones."""
-    return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
-
-
-def _batches(document: Document, image: Image, *, declared: bool = False) -> list[int]:
-    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one.
-
-    `declared`: that one first.
-    """
-    if image.batch is None:
-        return [1]
-    value = next(i for i in document.proto.graph.input if i.name == image.name)
-    if static := static_dims(value)[image.batch]:
-        return [static, BATCH] if declared else [BATCH, static]
-    return [BATCH, 1, *_literals(document)]
-
-
-def _literals(document: Document) -> list[int]:
-    """First dims of constant Reshape targets: batches that the graph may bake."""
-    tensors = {t.name: t for t in document.proto.graph.initializer}
-    found = []
-    for node in document.proto.graph.node:
-        if node.op_type == "Reshape" and len(node.input) > 1 and (t := tensors.get(node.input[1])) is not None:
-            target = document.array(t).reshape(-1)
-            if len(target) and 1 < target[0] < 1024:
-                found.append(int(target[0]))
-    return list(dict.fromkeys(found))[:4]
+def _made_alike(small: Walk, larger: Walk) -> tuple[Seat, tuple[int, ...]] | None:
+    """The first node that makes maps of one size of two images of different sizes, and that size."""
+    for seat in small.seats:
+        for output in seat.node.outputs:
+            a, b = small.facts.get(output.name), larger.facts.get(output.name)
+            if isinstance(a, Lifted) and isinstance(b, Lifted) and a.window == b.window and min(a.window) > 1:
+                return seat, a.window
+    return None
 
 
 def _with_batch(image: Image, batch: int) -> Image:
-    shape = tuple(batch if k == image.batch else d for k, d in enumerate(image.shape))
-    return replace(image, shape=shape)
+    return replace(image, shape=tuple(batch if k == image.batch else d for k, d in enumerate(image.shape)))
 
 
-def _is_image(state: Walk, *, likeliest: bool) -> bool:
-    """Does anything slide over it, and does an output depend on it? A table of features does not.
+def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
+    """The walks of one reading, with each batch that it may have."""
+    for batch in batches(document, image, declared=request.declared_batch):
+        yield _walked(document, _with_batch(image, batch), folds=request.folds)
 
-    Where nothing slides a head may read the image itself, but only in the likeliest reading of the inputs: after a
-    refusal, a mask or a table beside the image must not pass for one.
+
+def _depends(state: Walk) -> bool:
+    """Does an output depend on the position in the image?"""
+    return any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+
+
+def _suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:
+    """The likeliest of some readings that all hold, though nothing slides; None where it would be a mere guess.
+
+    One that treats all positions alike is likelier than one that does not, as it takes the scales of channels for
+    those of positions. What else it could be is noted in its image.
     """
-    slides = any(s.slides is not None for s in state.seats) or (likeliest and len(state.image.space) > 1)
-    return slides and any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+    if request.size is None:  # a table or a sequence is as likely as a picture, unless it has channels
+        undecided = [w for w in undecided if len(w.image.space) > 1 and None not in (w.image.batch, w.image.channels)]
+    undecided = [w for w in undecided if not _tells_positions_apart(w)] or undecided
+    if not undecided:
+        return None
+    chosen = max(undecided, key=lambda w: likeness(w.image))
+    if len(undecided) > 1:
+        chosen.image = replace(chosen.image, assumed=_assumption(document, chosen.image, undecided))
+    return chosen
+
+
+def _tells_positions_apart(state: Walk) -> bool:
+    """Does an operator treat the positions of a window in different ways?"""
+    return any(isinstance(f, Lifted) and f.unfolded is not None for f in state.facts.values())
+
+
+def _assumption(document: Document, image: Image, undecided: Sequence[Walk]) -> str:
+    """What was assumed about an image that nothing slides over, and how to say something else."""
+    others = dict.fromkeys(written_size(w.image.size) for w in undecided if w.image.size != image.size)
+    shape = dims_in_words(next(i for i in document.proto.graph.input if i.name == image.name))
+    say = f", or --input-size {' or '.join(others)} another reading" if others else ""
+    return (
+        f"Nothing slides over '{image.name}', so nothing in the file says which of its axes are positions: {shape} is "
+        f"read as {axes_in_words(image)}, as that looks most like a picture; --input-size {written_size(image.size)} "
+        f"confirms a window of {pixels(image.size)}{say}."
+    )
+
+
+def _undecided(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
+    """Nothing slides over the image, and nothing suggests which of its axes are positions."""
+    name = undecided[0].image.name
+    declared = next(i for i in document.proto.graph.input if i.name == name)
+    sizes = list(dict.fromkeys(written_size(w.image.size) for w in undecided))
+    reason = (
+        f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "
+        "positions in an image"
+    )
+    if len(static_dims(declared)) == 2:
+        hint = (
+            "where it holds the pixels of an image in a row, give the model an input with axes for these, such as "
+            f"(N, channels, height, width), and flatten that; where it is a signal, say --input-size {sizes[0]}"
+        )
+    else:
+        hint = f"say it with --input-size, such as {' or '.join(sizes)}; where another input is the image, with --input"
+    return Diagnostic("no-positions", name, "input", reason, hint)
 
 
 def _answers_per_pixel(state: Walk) -> bool:
     """Is a network refused only because of what it answers?"""
     return {d.code for d in state.diagnostics.values()} == {"decoder-output"}
+
+
+def _lacks_rules(state: Walk) -> bool:
+    """Is a network refused for operators alone that have no rule?"""
+    return {d.code for d in state.diagnostics.values()} == {"no-rule"}
 
 
 def _mixes_images(state: Walk) -> bool:

@@ -12,7 +12,7 @@ from onnx import NodeProto, helper
 
 from onnx_fcn.document import Document, Edit, names_used
 from onnx_fcn.errors import OptionError
-from onnx_fcn.lifting import needed_nodes
+from onnx_fcn.inputs import needed_nodes
 
 __all__ = ["THROUGH", "Selection", "select"]
 

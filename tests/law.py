@@ -153,6 +153,13 @@ def dims_of(declared: ValueInfoProto) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") else None for d in declared.type.tensor_type.shape.dim]
 
 
+def native_size(network: ModelProto, space: Sequence[int] = (2, 3)) -> tuple[int, ...] | None:
+    """The declared size of the image, its first input, along the axes that slide; None where it is open."""
+    dims = dims_of(data_inputs(network)[0])
+    found = [n for axis in space if (n := dims[axis]) is not None]
+    return tuple(found) if len(found) == len(space) else None
+
+
 def numpy_type(declared: ValueInfoProto) -> np.dtype:
     """The numpy type of a tensor."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))

@@ -167,6 +167,7 @@ def test_input_size(command: Command) -> None:
     onnx.save(model, "free.onnx")
     assert "28×28 pixels" in command("free.onnx", "--input-size", "28x28", "--input", "image").out
     assert "28×28 pixels" in command("free.onnx", "--input-size", "28×28").out
+    assert "28×28 pixels" in command("free.onnx", "--input-size", "28").out
 
 
 def test_data(command: Command) -> None:
@@ -288,7 +289,7 @@ BAD = {
     "unknown option": asked("--fast", "unrecognized arguments: --fast"),
     "size of no pixels": asked("--input-size 0x28", "'0x28' is no size in pixels"),
     "size of words": asked("--input-size big", "'big' is no size in pixels"),
-    "size of another rank": asked("--input-size 28", "--input-size 28 does not fit input 'image'"),
+    "size of another rank": asked("--input-size 30x30x30", "--input-size 30×30×30 does not fit input 'image'"),
     "no such input": asked("--input picture", "no input 'picture': its inputs are 'image'"),
     "negative seed": asked("--seed=-1", "'-1' is no whole number"),
     "no such node": Bad("did you mean '/7/Gemm'", "model.onnx --explain 7/Gemm", 2),

@@ -26,7 +26,8 @@ from onnx_fcn.claims import VALUES
 from onnx_fcn.document import Document, Edit
 from onnx_fcn.geometry import Count
 from onnx_fcn.given import Given
-from onnx_fcn.lifting import Request, lift
+from onnx_fcn.inputs import Request
+from onnx_fcn.lifting import lift
 from onnx_fcn.selection import Selection
 from onnx_fcn.sizes import long_size, remainders, wide_size
 from onnx_fcn.validation import run_checks

@@ -343,14 +343,21 @@ MISTAKES = {
         "input 'x' is text, and no image", written("(string[N,3,8,8] x) => (string[N,3,8,8] y) { y = Identity (x) }")
     ),
     "a table of features": refused(
-        "input 'x': no output depends on the position in it: nothing slides over this input (only a network that "
-        "convolves or pools its input can become fully convolutional)",
+        "input 'x': nothing slides over its shape (N, 10), so nothing in the file says which of its axes are positions "
+        "in an image (where it holds the pixels of an image in a row, give the model an input with axes for these, "
+        "such as (N, channels, height, width), and flatten that; where it is a signal, say --input-size 10)",
         written("(float[N,10] x) => (float[N,10] y) { y = Relu (x) }"),
+    ),
+    "frames of features": refused(
+        "input 'x': nothing slides over its shape (N, 9, 16), so nothing in the file says which of its axes are "
+        "positions in an image (say it with --input-size, such as 16 or 9 or 9x16; where another input is the image, "
+        "with --input)",
+        written("(float[N,9,16] x) => (float[N,144] y) { y = Flatten (x) }"),
     ),
     "no size in the file": Mistake(
         "bad out.onnx",
         USAGE,
-        "input 'image' has shape ['?', 1, '?', '?'], so the size that the network was made for is not in the "
+        "input 'image' has shape (batch, 1, h, w), so the size that the network was made for is not in the "
         "file, and its "
         "head takes any size: say it with --input-size, such as 224x224",
         changed(free_sizes),
@@ -362,7 +369,7 @@ MISTAKES = {
         "--input-size 512x512", f"--input-size 512×512 does not fit input 'image' of shape {{shape}}: {SIZE}"
     ),
     "one size of two": asked(
-        "--input-size 28", f"--input-size 28 does not fit input 'image' of shape {{shape}}: {SIZE}"
+        "--input-size 20", f"--input-size 20 does not fit input 'image' of shape {{shape}}: {SIZE}"
     ),
     "channels in the size": asked(
         "--input-size 1x28x28",
@@ -431,7 +438,7 @@ def test_mistakes(
     code = main(mistake.arguments.split())
     out, err = capfd.readouterr()
     said = err[err.index("error: ") + len("error: ") :].rstrip("\n")
-    wanted = mistake.says.replace("{folder}", os.path.realpath(tmp_path)).replace("{shape}", "['?', 1, 28, 28]")
+    wanted = mistake.says.replace("{folder}", os.path.realpath(tmp_path)).replace("{shape}", "(batch, 1, 28, 28)")
     assert (code, said, out) == (mistake.code, wanted, "")
     assert {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 

@@ -58,9 +58,11 @@ class Row:
     def check(self, opset: int, *, trunk: bool) -> None:
         """Convert it and check the law."""
         original, how = self.model(opset), dict(self.how)
+        size = law.native_size(original, **({"space": how["space"]} if "space" in how else {}))
         if trunk:
             original, how["stride"] = law.behind_a_trunk(original), 2 * np.array(how.get("stride", 1))
-        law.check(original, onnx_fcn.convert(original, validate=False).to_proto(), **how)
+            size = None  # the convolution says which axes slide
+        law.check(original, onnx_fcn.convert(original, input_size=size, validate=False).to_proto(), **how)
 
 
 ROWS: dict[str, Row] = {}

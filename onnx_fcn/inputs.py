@@ -1,0 +1,307 @@
+"""Which input is the image, at which size, and which of its axes slide: every reading that its shape allows.
+
+The network decides between them wherever something slides over the image: a wrong reading dies at the first
+convolution or pooling. Where a dense layer reads the image itself, several readings may hold, each of them exactly.
+Then the requested size decides, or else the shape suggests one: a picture has few channels, and is not much longer
+than it is wide.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import onnx
+from onnx import GraphProto, ValueInfoProto
+
+from onnx_fcn.document import Document, names_used
+from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.interpret import Image
+from onnx_fcn.lifted import BATCH
+from onnx_fcn.storage import stored_names
+
+__all__ = [
+    "FORMS",
+    "Request",
+    "Size",
+    "axes_in_words",
+    "batches",
+    "data_inputs",
+    "dims_in_words",
+    "has_open_channels",
+    "images",
+    "likeness",
+    "needed_nodes",
+    "size_of",
+    "static_dims",
+    "written_size",
+]
+
+#: A size of images as it is given: (height, width), or one number for all axes.
+Size = int | Sequence[int]
+
+#: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
+LARGEST_INPUT = 1 << 28
+
+#: Channels that pictures have.
+FEW = (1, 3, 4)
+
+#: How many times longer than wide a picture of few channels may be, to look like a square of many.
+LONG = 16
+
+#: Layers whose kernels are (outputs, channels in a group, *window).
+SLIDING = frozenset({"Conv", "ConvInteger", "FusedConv", "QLinearConv"})
+
+#: Layers whose weights are matrices.
+DENSE = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "QGemm", "QLinearMatMul"})
+
+#: Operators that give what they are given, in another type.
+AS_IT_IS = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
+
+#: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
+FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
+    5: [(0, 1, (2, 3, 4)), (0, 4, (1, 2, 3))],
+    4: [(0, 1, (2, 3)), (0, 3, (1, 2)), (0, None, (1, 2, 3)), (None, 0, (1, 2, 3))],
+    3: [(0, 1, (2,)), (0, 2, (1,)), (None, 0, (1, 2)), (0, None, (1, 2)), (None, 2, (0, 1))],
+    2: [(0, None, (1,)), (None, None, (0, 1))],
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user said about the image and the head.
+
+    Attributes:
+        input: the name of the input that is the image.
+        size: the native size, in pixels; of one number along every axis.
+        folds: fold the batch into a spatial axis around the head.
+        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
+        declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
+            Squeeze removes the batch too.
+    """
+
+    input: str | None = None
+    size: tuple[int, ...] | None = None
+    folds: bool = False
+    output_stride: int | None = None
+    declared_batch: bool = False
+
+
+def size_of(size: object) -> tuple[int, ...] | None:
+    """The requested size as a tuple.
+
+    Raises:
+        OptionError: it is no number of pixels, or several.
+    """
+    if size is None:
+        return None
+    try:
+        numbers = tuple(map(operator.index, size if isinstance(size, Sequence) else (size,)))
+    except TypeError:
+        numbers = ()
+    if not numbers or isinstance(size, str) or min(numbers) < 1:
+        raise OptionError(f"the input size {size!r} is no size in pixels, such as (224, 224)")
+    return numbers
+
+
+def images(document: Document, request: Request, open_size: int | None = None) -> Iterator[Image]:
+    """The readings of the inputs as an image, the likeliest first.
+
+    Args:
+        document: the model.
+        request: what the user said; a reading that contradicts it is left out.
+        open_size: pixels along every axis whose size is neither declared nor requested. Without it there is no reading
+            that has such an axis.
+
+    Raises:
+        OptionError: there is no such input.
+        ModelError: an input is larger than any image, or of no type.
+    """
+    given = data_inputs(document)
+    for declared in given:
+        kind = declared.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.TensorProto.DataType.values():
+            raise ModelError(f"input '{declared.name}' holds values of type {kind}, which ONNX does not know")
+        _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
+    if request.input is not None and request.input not in {i.name for i in given}:
+        names = ", ".join(f"'{i.name}'" for i in given)
+        raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
+    given = [i for i in given if request.input in (None, i.name)]
+    used = {name for k in needed_nodes(document) for name in names_used(document.proto.graph.node[k])}
+    given = [i for i in given if i.name in used] or given
+    given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
+    for declared in given:
+        dims = static_dims(declared)
+        if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            continue
+        for batch, channels, space in FORMS.get(len(dims), []):
+            shape = list(dims)
+            if request.size is not None:
+                size = request.size * len(space) if len(request.size) == 1 else request.size
+                if len(size) != len(space):
+                    continue
+                if len(size) > len(request.size) and batch is None and dims[0] is None:
+                    continue  # an open axis in front is a batch, unless the size names it
+                if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, size)):
+                    continue  # the file says another size
+                for axis, pixels in zip(space, size):
+                    shape[axis] = pixels
+            elif open_size is not None:
+                for axis in space:
+                    shape[axis] = shape[axis] or open_size
+            if batch is not None:
+                shape[batch] = shape[batch] or BATCH
+            if any(d is None for k, d in enumerate(shape) if k != channels or batch is None):
+                continue  # neither is it the channels
+            for width in _widths(document, declared.name, shape, channels, space, is_sized=open_size is None):
+                sizes = tuple(width if d is None else d for d in shape)
+                _check_size(declared.name, [d for k, d in enumerate(sizes) if k != batch])
+                yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
+
+
+def _widths(
+    document: Document,
+    name: str,
+    shape: Sequence[int | None],
+    channels: int | None,
+    space: Sequence[int],
+    *,
+    is_sized: bool,
+) -> list[int]:
+    """How many channels an image may have: as declared, or else as the first layer that it enters has weights for.
+
+    A number that is wrong dies at that layer. `is_sized`: the size is known, so that a dense layer tells them too.
+    """
+    if channels is None:
+        return [1]
+    if (declared := shape[channels]) is not None:
+        return [declared]
+    reached, graph = {name}, document.proto.graph
+    dims = _weight_dims(graph)
+    for node in graph.node:
+        if not reached.intersection(node.input):
+            continue
+        weights = [dims[n] for n in node.input if n in dims]
+        if node.op_type in SLIDING:
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            return [w[1] * groups for w in weights if len(w) > 2][:1]
+        if node.op_type in DENSE and any(len(w) == 2 for w in weights):
+            positions = math.prod(shape[axis] or 1 for axis in space)
+            rows = [n for w in weights if len(w) == 2 for n in w]
+            wholes = [n // positions for n in rows if n % positions == 0]
+            return list(dict.fromkeys((*wholes, *rows))) if is_sized else []
+        reached.update(node.output)
+    return []
+
+
+def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
+    """The dims of the stored tensors, under the names of what only quantises, casts or copies them too."""
+    dims = {t.name: list(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            dims[node.output[0]] = next((list(a.t.dims) for a in node.attribute if a.name == "value"), [])
+        elif node.op_type in AS_IT_IS and node.input[0] in dims:
+            dims[node.output[0]] = dims[node.input[0]]
+    return dims
+
+
+def _check_size(name: str, sizes: Sequence[int]) -> None:
+    if math.prod(sizes) > LARGEST_INPUT:
+        size = "×".join(map(str, sizes))
+        raise ModelError(f"input '{name}' has {size} values for one image: no more than {LARGEST_INPUT:,} are compared")
+
+
+def has_open_channels(document: Document, image: Image) -> bool:
+    """Are the channels of a reading not declared, but those of its first layer?"""
+    declared = next(i for i in document.proto.graph.input if i.name == image.name)
+    return image.channels is not None and static_dims(declared)[image.channels] is None
+
+
+def likeness(image: Image) -> Fraction:
+    """How much a reading looks like a picture: no side far longer than another, which weighs less beside few channels.
+
+    A picture (3, 16, 200) is as long as that, and a feature map (2048, 8, 4) is none of 2048×8 pixels.
+    """
+    if image.channels is None:
+        few = len(image.space) == 2
+    else:
+        channels = image.shape[image.channels]
+        few = channels in FEW and min(image.size) > channels
+    return -Fraction(max(image.size), min(image.size)) / (LONG if few else 1)
+
+
+# What a file says of its inputs ---------------------------------------------------------------------------------------
+
+
+def data_inputs(document: Document) -> list[ValueInfoProto]:
+    """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
+    stored = stored_names(document.proto.graph)
+    return [i for i in document.proto.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
+
+
+def static_dims(declared: ValueInfoProto) -> list[int | None]:
+    """Declared dims; None for symbolic and meaningless ones."""
+    return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
+
+
+def needed_nodes(document: Document) -> set[int]:
+    """Indices of the nodes that the outputs need."""
+    nodes = document.proto.graph.node
+    producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
+    wanted = [o.name for o in document.proto.graph.output]
+    found: set[int] = set()
+    while wanted:
+        k = producer.get(wanted.pop())
+        if k is not None and k not in found:
+            found.add(k)
+            wanted += names_used(nodes[k])
+    return found
+
+
+def batches(document: Document, image: Image, *, declared: bool = False) -> list[int]:
+    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one.
+
+    `declared`: that one first.
+    """
+    if image.batch is None:
+        return [1]
+    value = next(i for i in document.proto.graph.input if i.name == image.name)
+    if static := static_dims(value)[image.batch]:
+        return [static, BATCH] if declared else [BATCH, static]
+    return [BATCH, 1, *_literals(document)]
+
+
+def _literals(document: Document) -> list[int]:
+    """First dims of constant Reshape targets: batches that the graph may bake."""
+    tensors = {t.name: t for t in document.proto.graph.initializer}
+    found = []
+    for node in document.proto.graph.node:
+        if node.op_type == "Reshape" and len(node.input) > 1 and (t := tensors.get(node.input[1])) is not None:
+            target = document.array(t).reshape(-1)
+            if len(target) and 1 < target[0] < 1024:
+                found.append(int(target[0]))
+    return list(dict.fromkeys(found))[:4]
+
+
+# In words -------------------------------------------------------------------------------------------------------------
+
+
+def dims_in_words(declared: ValueInfoProto) -> str:
+    """A declared shape, with the names that the file has for what is open: ``(batch, 3, height, width)``."""
+    dims = declared.type.tensor_type.shape.dim
+    return f"({', '.join(str(d.dim_value) if d.dim_value > 0 else d.dim_param or '?' for d in dims)})"
+
+
+def axes_in_words(image: Image) -> str:
+    """What a reading takes the axes for: ``(batch, height, width, channels)``."""
+    names = {image.batch: "batch", image.channels: "channels"} | dict(zip(image.space, SIZE_NAMES[len(image.space)]))
+    return f"({', '.join(names[k] for k in range(len(image.shape)))})"
+
+
+def written_size(size: Sequence[int]) -> str:
+    """A size as the command line takes it: ``28x28``."""
+    return "x".join(map(str, size))

@@ -1,0 +1,194 @@
+"""How the inputs are read: which axes are positions, where the network says it, where only the shape does, or nothing.
+
+Each answer of a converted network is the original's on its crop, whatever the layout; nothing pads here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import law
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnx_fcn
+from onnx_fcn import OptionError, UnsupportedModel
+
+CONFIRMS = "nothing in the file says which of its axes are positions"
+
+
+def dense(*shape: int | str, flatten: str = "f = Flatten (x)", **given: Any) -> ModelProto:
+    """A dense layer on the image itself."""
+    size = int(np.prod([n for n in shape if isinstance(n, int)]))
+    image = f"float[{','.join(map(str, shape))}] x"
+    return law.model(f"{flatten}  y = MatMul (f, w)", image=image, outputs="float[N,4] y", w=(size, 4), **given)
+
+
+def free(model: ModelProto, **names: int) -> ModelProto:
+    """The model with some axes of its image open."""
+    for name, axis in names.items():
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    return model
+
+
+def axes_of(model: ModelProto, **options: Any) -> tuple[str, tuple[int, ...], list[str]]:
+    """How an image is read, and whether that was assumed; the law holds."""
+    conversion = onnx_fcn.convert(model, validate=False, **options)
+    report = conversion.report
+    space = [k for k, letter in enumerate(report.axes) if letter not in "NC"]
+    converted = conversion.to_proto()
+    batch = law.dims_of(converted.graph.input[0])[0] if report.axes[0] == "N" else None
+    law.check(model, converted, space=space, batch=batch)
+    return report.axes, report.window, [c for c in report.caveats if CONFIRMS in c]
+
+
+SHAPES = {
+    "NHWC": [(10, 10, 3), (12, 9, 1), (9, 12, 4), (5, 4, 3), (3, 3, 24)],
+    "NCHW": [(3, 10, 10), (1, 12, 9), (3, 4, 20), (24, 3, 3), (64, 4, 2), (24, 1, 1), (6, 6, 6)],
+    "NDHWC": [(4, 8, 8, 3)],
+    "NCDHW": [(1, 4, 8, 8), (5, 4, 4, 4)],
+}
+
+
+@pytest.mark.parametrize(("axes", "shape"), [(axes, shape) for axes in SHAPES for shape in SHAPES[axes]])
+def test_a_shape_suggests_its_axes(axes: str, shape: tuple[int, ...]) -> None:
+    """Where a dense layer reads the image itself. That it was assumed is said."""
+    found, _, (caveat,) = axes_of(dense("N", *shape))
+    assert found == axes
+    assert f"(N, {', '.join(map(str, shape))}) is read as (batch, " in caveat
+    assert "; --input-size " in caveat
+
+
+SAID: list[tuple[tuple[int | str, ...], Any, str, bool]] = [
+    (("N", 10, 10, 3), (10, 10), "NHWC", False),
+    (("N", 10, 10, 3), 10, "NHWC", False),
+    (("N", 10, 10, 3), (10, 3), "NCHW", False),
+    (("N", 6, 6, 6), 6, "NCHW", True),
+    (("N", 5, 6, 7), (5, 6, 7), "NDHW", False),
+    (("N", 9, 16), 9, "NWC", False),
+    (("N", 9, 16), 16, "NCW", False),
+    (("N", 9, 16), (9, 16), "NHW", False),
+    (("N", 8, 8), 8, "NHW", True),
+    ((1, 9, 16), (9, 16), "CHW", True),
+    ((9, 16, 3), (9, 16), "HWC", False),
+    (("N", 20), 20, "NW", False),
+]
+
+
+@pytest.mark.parametrize(("shape", "size", "axes", "assumed"), SAID)
+def test_a_size_decides_on_the_axes(shape: tuple[int | str, ...], size: Any, axes: str, assumed: bool) -> None:
+    """And nothing is assumed, unless it fits in several ways."""
+    flatten = "f = Flatten (x)" if shape[0] == "N" else "f = Reshape (x, s)"
+    given = {} if shape[0] == "N" else {"s": [1, -1]}
+    found, _, caveats = axes_of(dense(*shape, flatten=flatten, **given), input_size=size)
+    assert (found, bool(caveats)) == (axes, assumed)
+
+
+def test_a_literal_batch_of_one_is_no_reason_against_a_size() -> None:
+    model = dense(1, 9, 16, flatten="f = Reshape (x, s)", s=[1, -1])
+    assert axes_of(model, input_size=9)[0] == "NWC"
+
+
+UNDECIDED: list[tuple[tuple[int | str, ...], str]] = [
+    (("N", 9, 16), r"\(N, 9, 16\).*with --input-size, such as 16 or 9 or 9x16"),
+    (("N", 8, 8), r"\(N, 8, 8\).*with --input-size, such as 8 or 8x8"),
+    (("N", 784), r"\(N, 784\).*\(N, channels, height, width\), and flatten that; .* --input-size 784"),
+]
+
+
+@pytest.mark.parametrize(("shape", "says"), UNDECIDED)
+def test_a_shape_that_suggests_nothing_is_refused(shape: tuple[int | str, ...], says: str) -> None:
+    with pytest.raises(UnsupportedModel, match=says) as refused:
+        onnx_fcn.inspect(dense(*shape))
+    assert [d.code for d in refused.value.diagnostics] == ["no-positions"]
+
+
+def test_a_number_for_each_channel_decides_too() -> None:
+    """Channels last, the normalisation would be one of rows: nothing is assumed, whatever the shape suggests."""
+    body = "b = BatchNormalization (x, s, s, s, v)  f = Flatten (b)"
+    given: dict[str, Any] = {name: np.ones(10, np.float32) for name in "sv"}
+    assert axes_of(dense("N", 10, 10, 3, flatten=body, **given)) == ("NCHW", (10, 3), [])
+
+
+@pytest.mark.parametrize("size", [0, -3, (8, 0), (), "8x8", 8.5, (8.0, 8), [[8]]])
+def test_what_is_no_size(size: Any) -> None:
+    with pytest.raises(OptionError, match="is no size in pixels, such as"):
+        onnx_fcn.inspect(dense("N", 10, 10, 3), input_size=size)
+
+
+# Axes that the file leaves open ---------------------------------------------------------------------------------------
+
+POOLED = "m = Conv <strides = [2, 2]> (x, k)  g = GlobalAveragePool (m)  f = Flatten (g)  y = MatMul (f, w)"
+HEADED = "m = Conv <strides = [2, 2]> (x, k)  f = Flatten (m)  y = MatMul (f, w)"
+GROUPED = "m = Conv <strides = [2, 2], group = 3> (x, k)  f = Flatten (m)  y = MatMul (f, w)"
+LAST = "t = Transpose <perm = [0, 3, 1, 2]> (x)  m = Conv <strides = [2, 2]> (t, k)  f = Flatten (m)  y = MatMul (f, w)"
+QUANTISED = "q = DequantizeLinear (i, scale)  m = Conv <strides = [2, 2]> (x, q)  f = Flatten (m)  y = MatMul (f, w)"
+
+
+@pytest.mark.parametrize(
+    ("body", "kernel", "head", "names", "size"),
+    [
+        (POOLED, (6, 3, 2, 2), 6, {"c": 1}, None),
+        (POOLED, (6, 3, 2, 2), 6, {"c": 1, "h": 2, "w": 3}, 16),
+        (HEADED, (6, 3, 2, 2), 384, {"c": 1, "h": 2, "w": 3}, (16, 16)),
+        (HEADED, (6, 3, 2, 2), 384, {"c": 1, "h": 2, "w": 3}, None),
+        (GROUPED, (6, 1, 2, 2), 384, {"c": 1}, None),
+        (QUANTISED, (6, 3, 2, 2), 384, {"c": 1}, None),
+        (LAST, (6, 3, 2, 2), 384, {"h": 1, "w": 2, "c": 3}, 16),
+        ("f = Flatten (x)  y = MatMul (f, w)", (6, 3, 2, 2), 768, {"c": 1}, (16, 16)),
+        ("f = Flatten (x)  y = MatMul (f, w)", (6, 3, 2, 2), 768, {"c": 3}, (3, 16)),
+    ],
+)
+def test_the_first_layer_knows_the_channels(
+    body: str, kernel: Sequence[int], head: int, names: dict[str, int], size: Any
+) -> None:
+    given: dict[str, Any] = {"k": tuple(kernel), "w": (head, 5)}
+    if body == QUANTISED:
+        given = {"i": np.ones(kernel, np.int8), "scale": np.float32(0.1), "w": (head, 5)}
+    shape = "N,16,16,3" if body == LAST else "N,3,16,16"
+    declared = law.model(body, image=f"float[{shape}] x", **given)
+    opened = free(onnx.ModelProto.FromString(declared.SerializeToString()), **names)
+    size = size or ((16, 16) if body == POOLED else None)
+    found = onnx_fcn.convert(opened, input_size=size).to_proto()
+    wanted = onnx_fcn.convert(declared, input_size=size).to_proto()
+    assert found.graph.input == wanted.graph.input
+    assert found.graph.node == wanted.graph.node
+
+
+def test_a_number_of_pixels_is_that_of_all_axes() -> None:
+    """In every function that takes a size."""
+    model = free(law.model(POOLED, image="float[N,3,16,16] x", k=(6, 3, 2, 2), w=(6, 5)), h=2, w=3)
+    assert onnx_fcn.inspect(model, input_size=12).window == (12, 12)
+    assert onnx_fcn.explain(model, "m", input_size=12).makes[0].window == (6, 6)
+    converted = onnx_fcn.convert(model, input_size=12, validate=False).to_proto()
+    assert onnx_fcn.validate(model, converted, input_size=12).passed
+    volume = "g = GlobalAveragePool (x)  f = Flatten (g)  y = MatMul (f, w)"
+    model = free(law.model(volume, image="float[N,3,8,8,8] x", w=(3, 5)), d=2, h=3, w=4)
+    assert onnx_fcn.inspect(model, input_size=6).window == (6, 6, 6)
+
+
+ASKED = {
+    "open": (POOLED, {"h": 2, "w": 3}, r"shape \(N, 3, h, w\), .* takes any size: .* such as 224x224$"),
+    "all open": (POOLED, {"c": 1, "h": 2, "w": 3}, r"shape \(N, c, h, w\), .* any size: .* such as 224x224$"),
+    "one open": (POOLED, {"w": 3}, r"shape \(N, 3, 16, w\), .* takes any size: .* such as 16x224$"),
+    "resized": (
+        f'r = Resize <mode = "linear"> (x, "", "", to)  {HEADED.replace("(x", "(r")}',
+        {"h": 2, "w": 3},
+        "takes any size, as Resize 'r' makes 16×16 pixels of them all: say it with --input-size, such as 16x16",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_size_that_is_missing_is_asked_for(name: str) -> None:
+    body, names, says = ASKED[name]
+    given: dict[str, Any] = {"to": [1, 3, 16, 16]} if name == "resized" else {}
+    model = law.model(body, image="float[1,3,16,16] x", k=(6, 3, 2, 2), w=(384 if given else 6, 5), **given)
+    free(model, **names)
+    if name != "resized":
+        free(model, N=0)
+    with pytest.raises(OptionError, match=says):
+        onnx_fcn.inspect(model)
