@@ -23,6 +23,7 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import (
+    RUN_THE_REST,
     Change,
     Fact,
     Image,
@@ -36,9 +37,6 @@ from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.spelling import RAISE_OPSET, Emitter, Operand
 
 __all__ = ["RAISE_OPSET", "RUN_THE_REST", "Operand", "Site"]
-
-#: What to do where a head cannot slide.
-RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
