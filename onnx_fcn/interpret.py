@@ -218,6 +218,7 @@ class Seat:
     emissions: list[Emission] = field(default_factory=list)
     constants: dict[str, Weight] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it was made from
+    repeated: int = 0  # bytes of the constants that are weights, repeated
     operands: tuple[Fact | None, ...] = ()
     replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
     slides: Slides | None = None
@@ -433,7 +434,7 @@ def _forget(state: Walk, position: int) -> None:
             state.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - seat.own_names
         state.names -= set(seat.constants)
         seat.emissions, seat.constants, seat.sources, seat.changes = [], {}, {}, []
-        seat.replaced, seat.slides = False, None
+        seat.replaced, seat.slides, seat.repeated = False, None, 0
         for output in seat.node.outputs:
             state.facts.pop(output.name, None)
         state.diagnostics.pop(k, None)

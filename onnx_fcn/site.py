@@ -278,6 +278,11 @@ class Site(Emitter):
             Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers)
         )
 
+    def repeats(self, size: int) -> int:
+        """Note that a weight takes that many bytes, repeated; how many bytes all of them take so far."""
+        self._seat.repeated += size
+        return sum(seat.repeated for seat in self._walk.seats)
+
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Say how this operator's result differs from what a single window would see."""
         self._seat.slides = Slides(pads, strides)

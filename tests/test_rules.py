@@ -1078,6 +1078,14 @@ refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (
     "g = ReduceMean <axes = [2], keepdims = 0> (e)  y = MatMul (g, w)",
     ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', behind it"),
     image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
+refusal("a weight that is repeated too often", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)",
+    ("weight-too-large", "mix", "repeated 2000 times, for each channel or position that it does not sum over, to "
+    "295 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    image="float[N,2000,12,12] x", s=[0, 2000, 144], v=(144, 256))
+refusal("weights that are repeated too often together", "r = Reshape (x, s)  [one] m = MatMul (r, v)  g = Relu (m)  "
+    "[two] o = MatMul (g, w)  y = Flatten (o)",
+    ("weight-too-large", "two", "to 147 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    image="float[N,1000,12,12] x", s=[0, 1000, 144], v=(144, 256), w=(256, 144))
 refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  "
     "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
 refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
