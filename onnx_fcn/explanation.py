@@ -176,6 +176,7 @@ class _Explainer:
         self._nodes = {seat.node.name: k for k, seat in enumerate(state.seats) if seat.node.name}
         self._makers = {o.name: k for k, seat in enumerate(state.seats) for o in seat.node.outputs if o.name}
         self._graph = document.proto.graph
+        self._refusals = {**state.diagnostics, **state.causes}
 
     def of(self, name: str) -> Explanation:
         """The explanation of a node or tensor."""
@@ -208,7 +209,7 @@ class _Explainer:
 
     def _part(self, k: int) -> str:
         state, facts = self._state, self._facts(k)
-        if k in state.diagnostics:
+        if k in self._refusals:
             return "refused"
         if any(isinstance(f, Blocked) for f in facts):
             return "blocked"
@@ -234,8 +235,8 @@ class _Explainer:
         for j in range(k, -1, -1):
             seat = self._state.seats[j]
             if j == k or any(o.name in wanted for o in seat.node.outputs):
-                if j in self._state.diagnostics:
-                    yield self._state.diagnostics[j]
+                if j in self._refusals:
+                    yield self._refusals[j]
                 wanted |= set(names_used(seat.proto))
 
     def _becomes(self, seat: Seat) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATION",
     "RANDOM",
+    "RUN_THE_REST",
     "Blocked",
     "Fact",
     "Final",
@@ -50,6 +51,7 @@ __all__ = [
     "Walk",
     "lifts",
     "operators",
+    "product_of_maps",
     "rule_of",
     "run",
 ]
@@ -58,6 +60,35 @@ __all__ = [
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
+
+#: Fused attention.
+ATTENTION = frozenset(
+    {
+        *("Attention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention"),
+        *("LongformerAttention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention"),
+        "SparseAttention",
+    }
+)
+
+#: The factors of a product, among an operator's operands.
+FACTORS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("Einsum", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger"), (0, 1)),
+    "MatMulIntegerToFloat": (0, 1),
+    "QLinearMatMul": (0, 3),
+}
+
+#: Codes of refusals that are about positions. Where attention comes behind one, such as an embedding's Add or the
+#: Concat of a class token, it is the attention that cannot slide: the network has no other use for the positions.
+ABOUT_POSITIONS = frozenset(
+    {
+        *("axes-meet", "constant-per-image", "dense-partial-window", "lookup", "mixes-positions", "norm-partial"),
+        *("not-channels", "not-spatial", "per-position", "permuted-axes", "reduce-partial-window"),
+        *("reshape-cuts-axis", "unfold-too-large", "weight-per-position", "weight-too-large"),
+    }
+)
+
+#: What to do where a head cannot slide.
+RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
 #: What to do about a network that was exported as it is trained.
 EVALUATION = "export it in evaluation mode, with model.eval() before torch.onnx.export"
@@ -85,9 +116,10 @@ class Unmapped:
 
 @dataclass(frozen=True)
 class Blocked:
-    """The consequence of a refusal, and the reductions that it descends from."""
+    """The consequence of refusals, which are those of the seats `causes`, and the reductions that it descends from."""
 
     origins: frozenset[int] = frozenset()
+    causes: frozenset[int] = frozenset()
 
 
 Fact = Lifted | Known | Unmapped | Blocked
@@ -201,6 +233,7 @@ class Seat:
     emissions: list[Emission] = field(default_factory=list)
     constants: dict[str, Weight] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it was made from
+    repeated: int = 0  # bytes of the constants that are weights, repeated
     operands: tuple[Fact | None, ...] = ()
     replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
     slides: Slides | None = None
@@ -319,6 +352,7 @@ class Walk:
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
+    products: dict[int, frozenset[int]] = field(default_factory=dict)  # of what is blocked, and the seats at fault
     reductions: set[int] = field(default_factory=set)  # seats that may turn out to be context
     names: set[str] = field(default_factory=set)
 
@@ -346,6 +380,28 @@ class Walk:
     def succeeded(self) -> bool:
         """Nothing was refused."""
         return not self.diagnostics
+
+    @property
+    def causes(self) -> dict[int, Diagnostic]:
+        """The root causes of a refusal, by their seats: of attention, that it is this; see `ABOUT_POSITIONS`."""
+        found = dict(self.diagnostics)
+        for position, seats in sorted(self.products.items()):
+            led = [k for k in seats if k in found and found[k].code in ABOUT_POSITIONS]
+            if led:
+                found = {k: d for k, d in found.items() if k not in led}
+                found[position] = _completed(self.seats[position], product_of_maps())
+        return dict(sorted(found.items()))
+
+
+def product_of_maps(what: str = "positions with positions (attention, bilinear pooling)") -> Unsupported:
+    """The refusal of a product of two values that both depend on the image."""
+    reason = f"multiplies {what}: only a constant weight can become a convolution"
+    return Unsupported(reason, code="product-of-maps", hint=RUN_THE_REST)
+
+
+def _completed(seat: Seat, refusal: Unsupported) -> Diagnostic:
+    """A refusal with its node."""
+    return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)
 
 
 def run(state: Walk) -> Walk:
@@ -393,10 +449,11 @@ def _forget(state: Walk, position: int) -> None:
             state.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - seat.own_names
         state.names -= set(seat.constants)
         seat.emissions, seat.constants, seat.sources, seat.changes = [], {}, {}, []
-        seat.replaced, seat.slides = False, None
+        seat.replaced, seat.slides, seat.repeated = False, None, 0
         for output in seat.node.outputs:
             state.facts.pop(output.name, None)
         state.diagnostics.pop(k, None)
+        state.products.pop(k, None)
 
 
 def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None:
@@ -409,15 +466,19 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
     condition = next(iter(operands), None)
     outputs: Sequence[Fact]
-    if any(isinstance(f, Blocked) for f in everything):
-        origins: frozenset[int] = frozenset().union(*(f.origins for f in everything if isinstance(f, Blocked)))
+    blocked = [f for f in everything if isinstance(f, Blocked)]
+    if blocked:
+        origins: frozenset[int] = frozenset().union(*(f.origins for f in blocked))
+        causes: frozenset[int] = frozenset().union(*(f.causes for f in blocked))
         if origins and any(isinstance(f, Lifted) and f.is_live for f in everything):
             raise Rewind(origins)
-        outputs = [Blocked(origins)] * len(node.outputs)
+        if _is_product(node, operands):
+            state.products[position] = causes
+        outputs = [Blocked(origins, causes)] * len(node.outputs)
     elif node.op in RANDOM and node.domain in (None, "", "ai.onnx"):
         reason = "answers something else every time, so that no answer can be compared with the original's"
         state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
-        outputs = [Blocked()] * len(node.outputs)
+        outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
     elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
         outputs = _unfold_branch(state, position, seat, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
@@ -432,17 +493,32 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
             lifted = [f for f in everything if isinstance(f, Lifted)]
             state.diagnostics[position] = _diagnosed(state, seat, refusal, lifted)
             origins = frozenset().union(*(f.origins for f in lifted if not f.is_live))
-            outputs = [Blocked(origins if origins <= state.reductions else frozenset())] * len(node.outputs)
+            origins = origins if origins <= state.reductions else frozenset()
+            outputs = [Blocked(origins, frozenset({position}))] * len(node.outputs)
     for tensor, fact in zip(node.outputs, outputs):
         if tensor.name:
             facts[tensor.name] = fact
 
 
+def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:
+    """Does a node multiply two values that depend on the image, or that would if they were not refused?"""
+    if node.op in ATTENTION:
+        return True
+    places = FACTORS.get(node.op, ())
+    factors = [operands[k] for k in places if k < len(operands)]
+    return len(factors) == 2 and all(isinstance(f, Blocked | Lifted) for f in factors)
+
+
 def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifted]) -> Diagnostic:
-    """A refusal with its node; the earlier node at fault where one made channels of the positions."""
+    """A refusal with its node; the earlier node at fault where one mixed the positions, or made channels of them."""
+    mixing = sorted(k for f in lifted for k in f.origins if any(c.kind == "dense" for c in state.seats[k].changes))
+    if mixing and refusal.code == "unfold-too-large":
+        layer = state.seats[mixing[-1]]
+        reason = f"mixes the positions of a window, and {seat.node.op} '{seat.name}', behind it, {refusal.reason}"
+        return _completed(layer, Unsupported(reason, code="mixes-positions", hint=refusal.hint))
     unfolded = next((f.unfolded for f in lifted if f.unfolded is not None), None)
     if unfolded is None or refusal.code not in ("not-channels", "not-spatial"):
-        return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)
+        return _completed(seat, refusal)
     earlier = state.seats[unfolded]
     return Diagnostic(
         "per-position",
@@ -456,6 +532,8 @@ def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifte
 def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
     rule = rule_of(seat.node.domain, seat.node.op)
     domain = f"{seat.node.domain}." if seat.node.domain else ""
+    if rule is None and seat.node.op in ATTENTION:
+        raise product_of_maps()
     if rule is None:
         raise Unsupported(
             f"there is no rule for {domain}{seat.node.op}, so it is not known what it means at every position",

@@ -571,7 +571,7 @@ def _mixes_images(state: Walk) -> bool:
 def _causes(failure: Walk) -> list[Diagnostic]:
     """The root causes of a refusal, in the order of the graph."""
     if failure.diagnostics:
-        return [failure.diagnostics[k] for k in sorted(failure.diagnostics)]
+        return list(failure.causes.values())
     reason = "no output depends on the position in it: nothing slides over this input"
     made = {o.name for seat in failure.seats for o in seat.node.outputs}
     others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())

@@ -24,6 +24,7 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import (
+    RUN_THE_REST,
     Change,
     Fact,
     Image,
@@ -37,9 +38,6 @@ from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.spelling import RAISE_OPSET, Emitter, Operand
 
 __all__ = ["RAISE_OPSET", "RUN_THE_REST", "Operand", "Site"]
-
-#: What to do where a head cannot slide.
-RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
@@ -280,6 +278,11 @@ class Site(Emitter):
         self._seat.changes.append(
             Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers)
         )
+
+    def repeats(self, size: int) -> int:
+        """Note that a weight takes that many bytes, repeated; how many bytes all of them take so far."""
+        self._seat.repeated += size
+        return sum(seat.repeated for seat in self._walk.seats)
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Say how this operator's result differs from what a single window would see."""

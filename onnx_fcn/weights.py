@@ -24,15 +24,15 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Known
 from onnx_fcn.known import VIEWS, Array
-from onnx_fcn.site import Site
+from onnx_fcn.site import RUN_THE_REST, Site
 
 __all__ = ["kernel", "vector"]
 
 #: A reshape, transpose or slice of a weight, as a numpy view.
 View = Callable[[Array], Array]
 
-#: Elements that a kernel may have after a weight was repeated for groups of channels.
-REPEAT_LIMIT = 1 << 26
+#: Bytes that all weights of a conversion may take that were repeated for groups of channels.
+REPEAT_LIMIT = 1 << 28
 
 
 def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
@@ -46,6 +46,9 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
 
     Returns:
         The tensor that holds the kernel.
+
+    Raises:
+        Unsupported: weights that are repeated would take more than `REPEAT_LIMIT`.
     """
     node = site.producer(weight)
     if node is not None and node.op_type == "Cast" and node.input:
@@ -59,10 +62,28 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
         made = _dequantized(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
         if made is not None:
             return made
-    array = view(site.value(weight))
-    if array.size > REPEAT_LIMIT and array.size > site.value(weight).size:
-        raise Unsupported(f"its weight would be repeated to {array.size} elements", code="weight-too-large")
+    return _stored(site, weight, view, dims)
+
+
+def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
+    """A weight in another layout, as a constant; one that is repeated counts towards the limit."""
+    value = site.value(weight)
+    array = view(value)
+    if array.size > value.size:
+        total = site.repeats(array.nbytes)
+        if total > REPEAT_LIMIT:
+            raise Unsupported(
+                f"its weight would be repeated {array.size // value.size} times, for each channel or position that it "
+                f"does not sum over, to {_megabytes(array.nbytes)}; all weights that are repeated would take "
+                f"{_megabytes(total)} (at most {_megabytes(REPEAT_LIMIT)})",
+                code="weight-too-large",
+                hint=RUN_THE_REST,
+            )
     return site.constant(array, dims, source=weight.name)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def _is_stored_otherwise(site: Site, weight: Known) -> bool:
@@ -99,8 +120,7 @@ def _dequantized(
         order = laid.reshape(laid.shape[0], -1)[:, 0]
         operands = [site.value(Known(i))[order] for i in inputs[1:] if i]
         axis_attr["axis"] = 0
-    integers = site.constant(view(site.value(stored)), dims, source=stored.name)
-    return site.emit([integers, *operands], "DequantizeLinear", **axis_attr)
+    return site.emit([_stored(site, stored, view, dims), *operands], "DequantizeLinear", **axis_attr)
 
 
 def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | None:

@@ -1103,6 +1103,39 @@ refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c =
 refusal("attention over positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
     "[qk] a = MatMul (t, r)  b = Softmax (a)  c = MatMul (b, t)  f = Flatten (c)  y = MatMul (f, w)",
     ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(72, 5))
+refusal("attention behind a class token", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  p = Shape (x)  "
+    "n = Slice (p, zero, one)  e = Concat <axis = 0> (n, token_shape)  k = Expand (token, e)  "
+    "u = Concat <axis = 1> (k, t)  v = Transpose <perm = [0, 2, 1]> (u)  [qk] a = MatMul (u, v)  b = Softmax (a)  "
+    "c = MatMul (b, u)  f = Flatten (c)  y = MatMul (f, w)",
+    ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(78, 5), zero=[0], one=[1],
+    token_shape=[1, 6], token=(1, 1, 6))
+# of these windows not even the embedding could be added
+LARGE = "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  [embed] e = Add (t, c)"
+ATTENDS = {"image": "float[N,300,12,12] x", "s": [0, 300, 144], "c": (144, 300), "w": (300, 5)}
+refusal("attention behind an embedding", f"{LARGE}  u = Transpose <perm = [0, 2, 1]> (e)  [qk] a = MatMul (e, u)  "
+    "b = Softmax (a)  [av] m = MatMul (b, e)  g = ReduceMean <axes = [1], keepdims = 0> (m)  y = MatMul (g, w)",
+    ("product-of-maps", "qk", "positions with positions"), **ATTENDS)
+refusal("fused attention behind an embedding", f"{LARGE}  [fused] m = com.microsoft.MultiHeadAttention <num_heads = 2> "
+    "(e, e, e)  g = ReduceMean <axes = [1], keepdims = 0> (m)  y = MatMul (g, w)",
+    ("product-of-maps", "fused", "positions with positions"), outputs="float[N,5] y", **ATTENDS)
+refusal("an embedding without attention", f"{LARGE}  g = ReduceMean <axes = [1], keepdims = 0> (e)  y = MatMul (g, w)",
+    ("unfold-too-large", "embed", "all positions of the window at once"), **ATTENDS)
+refusal("attention between words", f"{DENSE}  i = ArgMax <axis = 1, keepdims = 0> (d)  [embed] e = Gather (table, i)  "
+    "u = Unsqueeze (e, one)  v = Unsqueeze (e, two)  [qk] a = MatMul (u, v)  y = Softmax (a)",
+    ("product-of-maps", "qk", "positions with positions"), w=(72, 5), table=(5, 3), one=[1], two=[2],
+    outputs="float[N,1,1] y")
+refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  [join] e = Add (r, m)  "
+    "g = ReduceMean <axes = [2], keepdims = 0> (e)  y = MatMul (g, w)",
+    ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', behind it"),
+    image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
+refusal("a weight that is repeated too often", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)",
+    ("weight-too-large", "mix", "repeated 2000 times, for each channel or position that it does not sum over, to "
+    "295 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    image="float[N,2000,12,12] x", s=[0, 2000, 144], v=(144, 256))
+refusal("weights that are repeated too often together", "r = Reshape (x, s)  [one] m = MatMul (r, v)  g = Relu (m)  "
+    "[two] o = MatMul (g, w)  y = Flatten (o)",
+    ("weight-too-large", "two", "to 147 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    image="float[N,1000,12,12] x", s=[0, 1000, 144], v=(144, 256), w=(256, 144))
 refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  "
     "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
 refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
@@ -1158,7 +1191,7 @@ refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s) 
 refusal("limits from the image", f'{DENSE}  m = ReduceMax <keepdims = 0> (x)  [clip] y = Clip (d, "", m)',
     ("not-constant", "clip", "depend on the position"), image="float[1,6,4,3] x", w=(72, 5))
 refusal("table looked up by answers", f"{DENSE}  i = ArgMax <axis = 1> (d)  [embed] y = Gather (e, i)",
-    ("not-constant", "embed", "looks up a table"), w=(72, 5), e=(5, 3))
+    ("lookup", "embed", "looks up a table"), w=(72, 5), e=(5, 3))
 refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
     "b = Slice (x, zero, two, axes)  [join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)",
     ("strides-meet", "join", "every 2 and every 4 pixels"), image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2],

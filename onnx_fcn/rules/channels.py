@@ -17,6 +17,9 @@ from onnx_fcn.site import Site
 
 LAST = np.iinfo(np.int64).max
 
+#: What to do about tables, such as an embedding of words.
+LOOKED_UP = "export the part behind the table, with what is looked up as its input"
+
 
 @lifts("Concat")
 def concat(site: Site, *operands: Fact) -> Lifted:
@@ -41,6 +44,7 @@ def concatenated(site: Site, operands: Sequence[Fact], emit: Callable[[list[Lift
         channels=(*joined, *others),
         layout=layout,
         origins=frozenset().union(*(f.origins for f in maps)),
+        unfolded=next((f.unfolded for f in maps if f.unfolded is not None), None),
     ).canonical()
 
 
@@ -173,7 +177,7 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
 def gather_nd(site: Site, x: Fact, index: Fact) -> Lifted:
     """Elements by constant tuples of indices into the leading axes: a Gather along these, seen as one."""
     if not isinstance(x, Lifted):
-        raise Unsupported("looks up a table by values of the image", code="not-constant")
+        raise Unsupported("looks up a table by values of the image", code="lookup", hint=LOOKED_UP)
     chosen = site.value(index)
     depth = chosen.shape[-1]
     if site.attr("batch_dims", 0):
@@ -189,7 +193,7 @@ def gather_nd(site: Site, x: Fact, index: Fact) -> Lifted:
 def gather(site: Site, x: Fact, index: Fact) -> Lifted:
     """Elements of one axis by a constant index of any shape, which takes the axis's place."""
     if not isinstance(x, Lifted):
-        raise Unsupported("looks up a table by values of the image", code="not-constant")
+        raise Unsupported("looks up a table by values of the image", code="lookup", hint=LOOKED_UP)
     axis, chosen = x.axis(int(site.attr("axis", 0))), site.value(index)
     size = x.shape[axis]
     flat = np.where(chosen < 0, chosen + size, chosen).reshape(-1)

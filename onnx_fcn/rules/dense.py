@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
+from onnx_fcn.interpret import Fact, Known, Unmapped, lifts, product_of_maps
 from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Lifted, atoms_of, counted, dims_of
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
-from onnx_fcn.site import CONVOLVED, RUN_THE_REST, Site
+from onnx_fcn.site import CONVOLVED, Site
 from onnx_fcn.weights import View, kernel, vector
 
 
@@ -270,12 +270,7 @@ def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
 def both_mapped(a: Fact, b: Fact) -> Unsupported:
     """The refusal of a product of two values that both depend on the image."""
     live = any(isinstance(f, Lifted) and (f.is_live or f.unfolded is not None) for f in (a, b))
-    what = "positions with positions (attention, bilinear pooling)" if live else "two answers of the network"
-    return Unsupported(
-        f"multiplies {what}: only a constant weight can become a convolution",
-        code="product-of-maps",
-        hint=RUN_THE_REST,
-    )
+    return product_of_maps() if live else product_of_maps("two answers of the network")
 
 
 @lifts("Einsum")
