@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -77,6 +78,9 @@ BATCHES = 3
 HIDING = frozenset(
     {"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Hardmax", "Clip"}
 )
+
+#: So many of these at most: a head has a few, and each is one more tensor that both models give out.
+MOST_HIDDEN = 32
 
 #: Of these the result is as exact as 1 is, however small it is. Where what enters them is compared, answers below a
 #: hundredth are compared absolutely.
@@ -163,28 +167,33 @@ class Comparison:
         return Scale(scale.least) if case.loud else scale
 
     def _hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
-        """Tensors in front of saturating operators at the end, with their facts as they are named in the result."""
+        """Tensors of the head in front of saturating operators, with their facts as they are named in the result.
+
+        The nearest to the outputs are found first. An output that is nothing but saturated is compared as such.
+        """
         found: dict[str, Lifted] = {}
         have = {o for n in self.lifted.proto.graph.node for o in n.output}
-        for output in self.outputs:
-            name = output
-            for _ in range(64):
-                node = producer.get(name)
-                if node is None or node.op_type not in HIDING | THROUGH:
-                    break
-                name = node.input[0]
-                fact = self.state.facts.get(name)
-                if (
-                    node.op_type in HIDING
-                    and isinstance(fact, Lifted)
-                    and not fact.is_live
-                    and name not in self.outputs
-                ):
-                    renamed = self.state.renamed.get(fact.map, fact.map)
-                    if renamed in have and name in producer:
-                        found[name] = fact.on(renamed)
-                        if node.op_type in BOUNDED:
-                            self.scales[output] = Scale(LEAST_BOUNDED)
+        waiting = deque((name, name) for name in self.outputs)  # a tensor, and the output that it is but for saturation
+        seen = set(waiting)
+        while waiting and len(found) < MOST_HIDDEN:
+            name, output = waiting.popleft()
+            node = producer.get(name)
+            if node is None:
+                continue
+            for k, operand in enumerate(node.input):
+                fact = self.state.facts.get(operand)
+                if not isinstance(fact, Lifted) or fact.is_live:
+                    continue
+                step = operand, output if node.op_type in HIDING | THROUGH else ""
+                if step not in seen:
+                    seen.add(step)
+                    waiting.append(step)
+                renamed = self.state.renamed.get(fact.map, fact.map)
+                hides = k == 0 and node.op_type in HIDING
+                if hides and operand not in self.outputs and operand in producer and renamed in have:
+                    found[operand] = fact.on(renamed)
+                    if output and node.op_type in BOUNDED:
+                        self.scales[output] = Scale(LEAST_BOUNDED)
         return found
 
     def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:

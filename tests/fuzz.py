@@ -5,7 +5,7 @@
     PYTHONPATH=. python tests/fuzz.py 10000 --inputs   # those of reading.py, for the commands that read
 
 Cases run in worker processes, so that a crash of the interpreter, a hang or a memory that is exhausted is seen, and
-known by its number. A case passes when `convert` (with validation), `inspect` or `read_geometry` returns or raises an
+known by its number. A case passes when `convert` (with validation), `validate` and `read_geometry` return or raise an
 `FcnError` of one line, within `SECONDS` and `MEMORY`, and no file but the output has changed.
 """
 
@@ -34,6 +34,7 @@ from pathlib import Path
 import damaged
 import onnxruntime  # noqa: F401 — before the limit on memory, as its threads are
 import reading
+from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import FcnError, Geometry, OptionError, UnsupportedModel
@@ -141,6 +142,7 @@ def judge(number: int) -> tuple[str, str]:
         if number % 16 == 15:
             try:
                 use(onnx_fcn.read_geometry(damaged.metadata(number)))
+                verify(original(), damaged.metadata(number))
             except FcnError as error:
                 return _one_line(error)
             return "converted", ""
@@ -148,6 +150,10 @@ def judge(number: int) -> tuple[str, str]:
         case.write(inside)
         before = state(folder)
         kind, what = _converted(inside / "model.onnx", inside / "out.onnx")
+        if case.seed in ("plain", "converted"):
+            files = (inside / "model.onnx", result()) if case.seed == "plain" else (original(), inside / "model.onnx")
+            with contextlib.suppress(FcnError):
+                verify(*files)
         after = state(folder)
         if kind == "converted":
             after = {name: s for name, s in after.items() if not name.startswith("inside/out.onnx")}
@@ -176,6 +182,31 @@ def use(geometry: Geometry) -> None:
         geometry.grid(*[300] * len(geometry.window))
     except OptionError:
         return
+
+
+def original() -> ModelProto:
+    """What `result` was made of."""
+    return ModelProto.FromString(damaged.seeds()["plain"]["model.onnx"])
+
+
+def result() -> ModelProto:
+    """A converted model."""
+    return ModelProto.FromString(damaged.seeds()["converted"]["model.onnx"])
+
+
+def verify(source: Path | ModelProto, converted: Path | ModelProto) -> None:
+    """Compare two files of which one is damaged: as good as the other, or refused in words that can be printed.
+
+    Raises:
+        FcnError: they are not.
+        AssertionError: its words are none.
+    """
+    try:
+        onnx_fcn.validate(source, converted)
+    except FcnError as error:
+        kind, what = _one_line(error)
+        assert kind != "FAILED", what
+        raise
 
 
 def _converted(model: Path, output: Path) -> tuple[str, str]:

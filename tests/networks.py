@@ -98,6 +98,8 @@ def networks(
         x = replace(x, name=g.emit("Transpose", g.image, perm=[0, rank + 1, *range(1, rank + 1)]))
     if last or rank == 1:  # something has to tell the channels from the axes that slide, and sounds from tables
         x = replace(x, name=same(g, x))
+    if g.flag():  # few kinds at a time, so that what is rare meets itself, and nothing else
+        layers = draw(st.lists(st.sampled_from(layers), min_size=1, max_size=3))
     for layer in draw(st.lists(st.sampled_from(layers), max_size=6)):
         if math.prod(x.cells) * x.channels < 4000:
             x = layer(g, x)

@@ -200,6 +200,19 @@ def test_what_saturates_is_not_compared_by_its_own_size(seed: int) -> None:
     assert onnx_fcn.convert(model, seed=seed).report.validation.passed
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("saturates", ["Sigmoid", "Tanh", "Softmax <axis = 1>", "HardSigmoid"])
+def test_a_fault_is_not_hidden_by_what_saturates_within_the_head(saturates: str, seed: int) -> None:
+    """A weight that hardly ever turns 0 into 1, and so no answer of most images."""
+    model = law.model(
+        f"f = Flatten (x)  d = MatMul (f, w)  g = Mul (d, h)  s = {saturates} (g)  r = Abs (s)  y = MatMul (r, v)",
+        image="float[N,3,4,5] x", w=(60, 5), h=300.0, v=(5, 4),
+    )  # fmt: skip
+    assert onnx_fcn.convert(model, seed=seed).report.validation.passed
+    with pytest.raises(ValidationError, match="is not the same network"):
+        onnx_fcn.validate(model, with_a_weight_zeroed(model), seed=seed)
+
+
 def test_a_wrong_weight_behind_a_large_bias_is_found() -> None:
     """It changes less than a thousandth of the answer, and far more than rounding does."""
     bias = np.array([1e4, 0, 0, 0, 0], np.float32)
