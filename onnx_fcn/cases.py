@@ -162,8 +162,14 @@ class Comparison:
         return any(final.form == "keep-size" for final in self.state.finals.values())
 
     def scale_of(self, name: str, case: Case) -> Scale:
-        """What differences of a tensor are relative to."""
+        """What differences of a tensor are relative to.
+
+        The answers for one window may be small because large terms cancel, which were rounded when they were large.
+        Where nothing else tells how large these are, those for the other windows do.
+        """
         scale = self.scales.get(name, Scale())
+        if self.rounds and isinstance(case, Wide):
+            return Scale(max([scale.least, *(largest_of(answers[name]) for answers in case.windows)]))
         return Scale(scale.least) if case.loud else scale
 
     def _hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
@@ -460,6 +466,11 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool =
                 kind
             )
     return feeds
+
+
+def largest_of(answers: Array) -> float:
+    """The largest finite answer, by its absolute value."""
+    return float(np.abs(answers[np.isfinite(answers)], dtype=np.float64).max(initial=0.0))
 
 
 def shaken(c: Comparison, feature_map: Array) -> Array:

@@ -508,6 +508,7 @@ def _suggested(document: Document, undecided: Sequence[Walk], request: Request) 
     """
     if request.size is None:  # a table or a sequence is as likely as a picture, unless it has channels
         undecided = [w for w in undecided if len(w.image.space) > 1 and None not in (w.image.batch, w.image.channels)]
+    undecided = [w for w in undecided if _has_channels_in_place(w)] or undecided
     undecided = [w for w in undecided if not _tells_positions_apart(w)] or undecided
     if not undecided:
         return None
@@ -515,6 +516,21 @@ def _suggested(document: Document, undecided: Sequence[Walk], request: Request) 
     if len(undecided) > 1:
         chosen.image = replace(chosen.image, assumed=_assumption(document, chosen.image, undecided))
     return chosen
+
+
+#: Operators that take axis 1 for the channels, and those behind it for positions.
+CHANNELS_FIRST = frozenset(
+    {
+        *("BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
+        *("InstanceNormalization", "LRN"),
+    }
+)
+
+
+def _has_channels_in_place(state: Walk) -> bool:
+    """Does every operator that takes axis 1 for the channels find them there?"""
+    facts = [seat.operands[0] for seat in state.seats if seat.node.op in CHANNELS_FIRST and seat.operands]
+    return all(set(f.layout[1]) <= set(f.channels) for f in facts if isinstance(f, Lifted) and f.rank > 1)
 
 
 def _tells_positions_apart(state: Walk) -> bool:

@@ -50,7 +50,7 @@ def network(body: str, constant: str) -> ModelProto:
 )
 def test_it_stays_as_it_was(name: str, form: str, tmp_path: Path) -> None:
     original = network(*CONSTANTS[name])
-    onnx_fcn.convert(original, tmp_path / "out.onnx", **FORMS[form])
+    onnx_fcn.convert(original, tmp_path / "out.onnx", input_size=(4, 3), **FORMS[form])
     converted = onnx.load(tmp_path / "out.onnx")
     onnx.checker.check_model(converted, full_check=True)
     assert converted.graph.output[1] == original.graph.output[1]
@@ -65,8 +65,8 @@ def test_it_stays_as_it_was(name: str, form: str, tmp_path: Path) -> None:
 
 def test_validation_rejects_one_of_another_shape() -> None:
     original = network(*CONSTANTS["its bias"])
-    wrong = onnx_fcn.convert(original, validate=False).to_proto()
+    wrong = onnx_fcn.convert(original, input_size=(4, 3), validate=False).to_proto()
     bias = next(t for t in wrong.graph.initializer if t.name == "b")
     del bias.dims[0]
     with pytest.raises(ValidationError, match=r"'b' at 4×3: has shape \(5,\) where the original has \(1, 5\)"):
-        onnx_fcn.validate(original, wrong)
+        onnx_fcn.validate(original, wrong, input_size=(4, 3))

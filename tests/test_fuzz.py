@@ -231,10 +231,9 @@ def test_an_empty_entry_of_external_data(tmp_path: Path, key: str) -> None:
 
 
 def test_many_operands_take_seconds() -> None:
-    parts = ", ".join(["x"] * 2_000)
-    model = law.model(
-        f"c = Concat <axis = 1> ({parts})  m = ReduceMean <axes = [2, 3], keepdims = 0> (c)  y = Relu (m)"
-    )
+    parts = ", ".join(["i"] * 2_000)
+    body = f"i = Conv (x, k)  c = Concat <axis = 1> ({parts})  m = ReduceMean <axes = [2, 3], keepdims = 0> (c)"
+    model = law.model(f"{body}  y = Relu (m)", k=(6, 6, 2, 2))
     started = time.process_time()
     onnx_fcn.inspect(model)
     assert time.process_time() - started < 5

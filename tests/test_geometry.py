@@ -711,7 +711,7 @@ def test_stale_and_foreign_metadata_is_not_believed(digits: tuple[onnx_fcn.Conve
 
 def test_outputs_of_one_formula_share_its_name() -> None:
     model = law.model("f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", outputs="y, z", w=(72, 5), v=(72, 2))
-    conversion = onnx_fcn.convert(model, validate=False)
+    conversion = onnx_fcn.convert(model, input_size=(4, 3), validate=False)
     dims = [[d.dim_param for d in o.type.tensor_type.shape.dim[2:]] for o in conversion.to_proto().graph.output]
     assert dims == [["height - 3", "width - 2"]] * 2
     geometry = conversion.report.geometry

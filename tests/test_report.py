@@ -21,9 +21,9 @@ from onnx_fcn.report import Difference, Example, Layer, Map, Tensor
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-def inspected(body: str, **given: object) -> Report:
-    """The report on a small network; see `law.model`."""
-    return onnx_fcn.inspect(law.model(body, **given))
+def inspected(body: str, *, size: tuple[int, ...] | None = None, **given: object) -> Report:
+    """The report on a small network; see `law.model`. `size`: of its image, where nothing slides over that."""
+    return onnx_fcn.inspect(law.model(body, **given), input_size=size)
 
 
 def test_of_a_classifier() -> None:
@@ -105,7 +105,7 @@ def test_a_convolution_of_the_whole_window() -> None:
 
 
 def test_an_unfolded_window() -> None:
-    (layer,) = inspected("r = Relu (x)  y = Flatten (r)").layers
+    (layer,) = inspected("r = Relu (x)  y = Flatten (r)", size=(4, 3)).layers
     assert (layer.kind, layer.becomes, layer.kernel, layer.inputs, layer.outputs) == ("unfold", "Conv", (4, 3), 6, 72)
 
 
@@ -188,7 +188,9 @@ def test_a_fully_convolutional_network() -> None:
 
 
 def test_several_outputs() -> None:
-    report = inspected("f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", outputs="y, z", w=(72, 5), v=(72, 2))
+    report = inspected(
+        "f = Flatten (x)  y = Gemm (f, w)  z = Gemm (f, v)", size=(4, 3), outputs="y, z", w=(72, 5), v=(72, 2)
+    )
     assert [(o.name, o.after) for o in report.outputs] == [
         ("y", ("N", 5, "height - 3", "width - 2")),
         ("z", ("N", 2, "height - 3", "width - 2")),
@@ -210,7 +212,7 @@ def test_difference_names_what_came_and_went() -> None:
     report = inspected(
         "r = Relu (x)  s = Shape (r)  n = Gather (s, zero)  t = Concat <axis = 0> (n, rest)  "
         "f = Reshape (r, t)  y = Gemm (f, w)",
-        zero=[0], rest=[-1], w=(72, 5),
+        size=(4, 3), zero=[0], rest=[-1], w=(72, 5),
     )  # fmt: skip
     assert report.difference == Difference(
         kept={"Relu": 1},
