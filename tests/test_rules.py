@@ -1059,6 +1059,12 @@ refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (
     "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
 refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "add", "Conv 'conv' slides"), c=(6, 4, 3), k=(5, 6, 2, 2), w=(30, 7))
+refusal("flip of the image", f"[flip] e = Slice (x, end, front, axis, step)  [conv] m = Conv (e, k)  {HEAD}",
+    ("per-position", "flip", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7), end=[-1], front=[-99],
+    axis=[3], step=[-1])
+refusal("several images a sample", "r = Reshape (x, s)  [conv] c = Conv (r, k)  f = Flatten (c)  d = MatMul (f, w)  "
+    "y = Reshape (d, t)", ("several-images", "conv", "sees the 2 images, patches or channels of each sample"),
+    image="float[N,2,3,4,4] x", s=[-1, 3, 4, 4], k=(5, 3, 2, 2), w=(45, 7), t=[-1, 14])
 refusal("softmax over positions, then a conv", f"[soft] e = Softmax <axis = 2> (x)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "soft", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7))
 refusal("reshape across the batch", "[cut] r = Reshape (x, s)  y = MatMul (r, w)",
