@@ -90,6 +90,19 @@ ABOUT_POSITIONS = frozenset(
 #: What to do where a head cannot slide.
 RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
+#: Operators that pick elements of an axis, in any order.
+REORDERS = frozenset({"Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice"})
+
+#: Why positions in another order do not slide, and what to do about that.
+REORDERED = (
+    "what flips or shuffles each window does not slide: do that to the images, and convert the network without it"
+)
+
+#: Why what differs between positions does not slide.
+PER_POSITION = (
+    "positional embeddings, coordinate channels and normalisations per position have no meaning on a larger image"
+)
+
 #: What to do about a network that was exported as it is trained.
 EVALUATION = "export it in evaluation mode, with model.eval() before torch.onnx.export"
 
@@ -525,7 +538,7 @@ def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifte
         earlier.name,
         earlier.node.op,
         f"treats the positions of a window in different ways, and {seat.node.op} '{seat.name}' slides over the result",
-        "positional embeddings, coordinate channels and normalisations per position have no meaning on a larger image",
+        REORDERED if earlier.node.op in REORDERS else PER_POSITION,
     )
 
 

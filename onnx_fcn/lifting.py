@@ -240,7 +240,7 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                     break  # whatever its batch is
                 if state.succeeded and _depends(state):
                     if any(s.slides is not None for s in state.seats):
-                        return state, []
+                        return state, [] if request.size else _colours_that_slide(document, state)
                     if name == candidates[0].name:  # a mask or a table beside the image must not pass for one
                         undecided.append(state)
                         tried.clear()
@@ -498,6 +498,31 @@ def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]
 def _depends(state: Walk) -> bool:
     """Does an output depend on the position in the image?"""
     return any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+
+
+def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
+    """A refusal where as few slices as a picture has colours become the channels of a convolution over the other axes.
+
+    A file of an axis too many, such as (sequence, 1, 3, 24, 24), would answer for every three neighbouring colours.
+    """
+    image = state.image
+    depth = image.space[0]
+    slices, channels = image.shape[depth], 1 if image.channels is None else image.shape[image.channels]
+    if len(image.space) < 3 or channels > 1 or slices not in FEW:
+        return []
+    maps = (f for f in state.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)
+    if not any(axis.image == 0 and axis.window == 1 for fact in maps for axis in fact.space):
+        return []
+    shape = dims_in_words(next(i for i in document.proto.graph.input if i.name == image.name))
+    reason = (
+        f"axis {depth} of its shape {shape} becomes the channels of a convolution, so it may be colours rather than "
+        "positions"
+    )
+    hint = (
+        "where it is colours, give the network an input without the other axes that are no image's, such as "
+        f"(N, {slices}, height, width); where it is a depth, say --input-size {written_size(image.size)}"
+    )
+    return [Diagnostic("colours", image.name, "input", reason, hint)]
 
 
 def _suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:

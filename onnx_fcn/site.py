@@ -484,6 +484,13 @@ class Site(Emitter):
             Unsupported: axis 1 of the original tensor is not the channels.
         """
         x = self.rearranged(x)
+        several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
+        if several and set(several) <= set(x.channels):
+            raise Unsupported(
+                f"sees the {Atom.product(several)} images, patches or channels of each sample as images of their own",
+                code="several-images",
+                hint="convert the network that answers for one of them",
+            )
         if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
             raise Unsupported(
                 f"wants the channels on axis 1, but the layout here is {x} ({x.dims})",

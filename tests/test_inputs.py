@@ -192,3 +192,27 @@ def test_a_size_that_is_missing_is_asked_for(name: str) -> None:
         free(model, N=0)
     with pytest.raises(OptionError, match=says):
         onnx_fcn.inspect(model)
+
+
+# What is no picture ---------------------------------------------------------------------------------------------------
+
+
+def test_a_flip_of_the_image_has_nothing_to_do_with_embeddings() -> None:
+    body = "e = Slice (x, end, front, axis, step)  m = Conv (e, k)  f = Flatten (m)  y = MatMul (f, w)"
+    order = {"end": [-1], "front": [-99], "axis": [3], "step": [-1]}
+    model = law.model(body, k=(5, 6, 2, 2), w=(30, 7), **order)
+    with pytest.raises(
+        UnsupportedModel, match="what flips or shuffles each window does not slide: do that to the images"
+    ):
+        onnx_fcn.inspect(law.behind_a_trunk(model))
+
+
+def test_colours_are_no_depth() -> None:
+    """As many slices as a picture has colours, which a convolution takes for channels: only a size makes them slide."""
+    body = "r = Reshape (x, s)  a = Add (r, b)  m = Conv (a, k)  f = Reshape (m, t)  y = MatMul (f, w)"
+    given = {"s": [1, 3, 8, 8], "b": (3, 1, 1), "k": (6, 3, 3, 3), "t": [1, 216], "w": (216, 4)}
+    model = law.model(body, image="float[sequence,1,3,8,8] x", **given)
+    says = r"axis 2 of its shape \(sequence, 1, 3, 8, 8\) .*\(N, 3, height, width\); .* say --input-size 3x8x8"
+    with pytest.raises(UnsupportedModel, match=says):
+        onnx_fcn.inspect(model)
+    assert onnx_fcn.convert(model, input_size=(3, 8, 8)).report.axes == "NCDHW"

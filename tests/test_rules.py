@@ -1151,6 +1151,12 @@ for _made, _from in {
         f"{GRID.format(_from)}  [add] e = Add (x, q)  [conv] m = Conv (e, kernel)  {HEAD}",
         ("per-position", "add", "Conv 'conv' slides"), three=3, at=[0], none=0, zero=0.0, step=1.0,
         wide=[1, 1, 1, -1], kernel=(5, 6, 2, 2), w=(30, 7))
+refusal("flip of the image", f"[flip] e = Slice (x, end, front, axis, step)  [conv] m = Conv (e, k)  {HEAD}",
+    ("per-position", "flip", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7), end=[-1], front=[-99],
+    axis=[3], step=[-1])
+refusal("several images a sample", "r = Reshape (x, s)  [conv] c = Conv (r, k)  f = Flatten (c)  d = MatMul (f, w)  "
+    "y = Reshape (d, t)", ("several-images", "conv", "sees the 2 images, patches or channels of each sample"),
+    image="float[N,2,3,4,4] x", s=[-1, 3, 4, 4], k=(5, 3, 2, 2), w=(45, 7), t=[-1, 14])
 refusal("softmax over positions, then a conv", f"[soft] e = Softmax <axis = 2> (x)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "soft", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7))
 refusal("reshape across the batch", "[cut] r = Reshape (x, s)  y = MatMul (r, w)",
