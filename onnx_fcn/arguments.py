@@ -11,7 +11,7 @@ __all__ = ["PREPROCESSING", "add_network", "add_preprocessing", "count", "names"
 
 #: The presets, for the end of a help text.
 PREPROCESSING = """\
-preprocessing, with pixels from 0 to 255 (docs/viewing.md):
+preprocessing, with pixels from 0 to 255:
   unit      pixel/255
   imagenet  (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
   tf        pixel/127.5 - 1

@@ -115,7 +115,8 @@ def _guarded(words: Sequence[str]) -> int:
         _complain(f"{'warning' if wrote else 'error'}: the report cannot be written: {error}")
         return DONE if wrote else USAGE
     except MemoryError:
-        _complain("error: there is not enough memory for that: give it smaller images, or more memory")
+        smaller = "give it smaller images, or more memory" if command else "it takes a machine that has more"
+        _complain(f"error: there is not enough memory for that: {smaller}")
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED

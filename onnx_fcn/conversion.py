@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 from zipfile import BadZipFile
 
@@ -229,13 +229,18 @@ def validate(
     """
     judged = Document.open(converted)
     ordered(judged)
-    selection, form, folds, output_stride = _asked(judged)
-    given = Given.open(original, selection)
+    with _doubted(judged):
+        selection, form, folds, output_stride = _asked(judged)
+        given = Given.open(original, selection)
     source = given.selected
     document = source.copy()
     with _blamed(given):
-        state = lift(document, Request(input, size_of(input_size), folds, output_stride, form.keeps_shape))
-        finish(state, form)
+        request = Request(input, size_of(input_size), folds, declared_batch=form.keeps_shape)
+        state = lift(document, request)
+        with _doubted(judged):
+            if output_stride is not None:
+                state = lift(document, replace(request, output_stride=output_stride))
+            finish(state, form)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
     macs = native_cost(source, state).macs
@@ -256,6 +261,23 @@ def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
     form = Form(str(asked.get("reduce", "")), **flags)
     selection = Selection(tuple(map(str, outputs)), bool(asked.get("logits")))
     return selection, form, bool(asked.get("folds")), stride
+
+
+@contextmanager
+def _doubted(judged: Document) -> Iterator[None]:
+    """What does not fit the original has been asked for by the metadata of the converted model, and by nobody else.
+
+    Raises:
+        ModelError: something does not.
+    """
+    try:
+        yield
+    except OptionError:
+        asked = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in asked_of(judged.proto).items())
+        raise ModelError(
+            f"the metadata of the converted model say that it was asked for {asked}, which does not fit the original: "
+            "compare it with the model that it was made of"
+        ) from None
 
 
 def _compare(

@@ -528,7 +528,7 @@ def test_memory_that_runs_out_is_a_sentence(command: Command, tmp_path: Path, mo
 
     before = files(tmp_path)
     monkeypatch.setattr(onnx_fcn.conversion, "run_checks", exhausted)
-    says = "error: there is not enough memory for that: give it smaller images, or more memory\n"
+    says = "error: there is not enough memory for that: it takes a machine that has more\n"
     assert command("model.onnx", "old.onnx") == Result(2, "", says)
     assert files(tmp_path) == before
 

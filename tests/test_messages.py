@@ -23,6 +23,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import wording
 from exports import quiet
 from onnx import helper
 
@@ -440,6 +441,8 @@ def test_mistakes(
     said = err[err.index("error: ") + len("error: ") :].rstrip("\n")
     wanted = mistake.says.replace("{folder}", os.path.realpath(tmp_path)).replace("{shape}", "(batch, 1, 28, 28)")
     assert (code, said, out) == (mistake.code, wanted, "")
+    if "unrecognized arguments" not in said:
+        assert wording.faults(said, outputs=1, given=[w for w in mistake.arguments.split() if w[0] == "-"]) == []
     assert {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
