@@ -34,7 +34,7 @@ import onnx_fcn
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
 
 #: Seconds for one model. The light ones are whole networks: VGG-19 makes 570 MB of weights when it is run.
-LIMITS = dict.fromkeys(KINDS, 10) | {"light": 120}
+LIMITS = dict.fromkeys(KINDS, 60) | {"light": 120}
 
 #: Parts of the large kinds.
 SHARES = {"node": 4}
