@@ -77,8 +77,9 @@ class Network:
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node, as values."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    """The attributes of a node, as values; of constants and branches only that they are there."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {name: type(v).__name__ if hasattr(v, "SerializeToString") else v for name, v in values.items()}
 
 
 @st.composite
