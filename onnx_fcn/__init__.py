@@ -13,6 +13,13 @@ Everything public is listed here. It is imported when it is first used, so that 
 does not wait for the converter.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # python -m onnx_fcn, which is about to import __main__: see there
+    from onnx_fcn.process import ends_at_once
+
+    ends_at_once()
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -563,6 +563,26 @@ sys.exit(onnx_fcn.__main__.main())
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("word", "code"), [("-m", 130), ("pipeline.py", -signal.SIGINT)])
+def test_interrupted_before_anything_is_imported(word: str, code: int) -> None:
+    """The command takes no module for that which takes its time; a pipeline that imports the package is its own."""
+    hook = f"""
+import sys, os
+sys.argv = [{word!r}]
+class Interrupts:
+    def find_spec(name, path, target=None):
+        if name not in ("onnx_fcn", "onnx_fcn.process"):
+            os.kill(os.getpid(), {int(signal.SIGINT)})
+            for _ in range(1000): pass
+sys.meta_path.insert(0, Interrupts)
+sys.modules.pop("typing", None)
+import onnx_fcn
+"""
+    done = subprocess.run([sys.executable, "-c", hook], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert bool(done.stderr) == (code != 130)
+
+
 def test_a_file_that_appears_meanwhile_stays(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = onnx_fcn.conversion.run_checks
 
