@@ -15,7 +15,7 @@ does not wait for the converter.
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # python -m onnx_fcn, which is about to import __main__: see there
+if sys.argv[:1] == ["-m"] and "onnx_fcn" in sys.orig_argv:  # which is about to import __main__: see there
     from onnx_fcn.process import ends_at_once
 
     ends_at_once()

@@ -2,19 +2,15 @@
 
 While modules are imported there is nothing yet to be cleared away, so an interruption ends the process at once
 (`ends_at_once`). Later it is an exception, which removes temporary files on its way (`Signals`); whatever that turns
-into in the depths of a library, it was an interruption. Importing this takes next to no time, and it is imported before
-all else: it takes no module that an interpreter has not loaded when it begins.
+into in the depths of a library, it was an interruption. Importing this takes next to no time.
 """
 
 from __future__ import annotations
 
-import _signal as signal  # type: ignore[import-not-found]  # `signal` is this, and enumerations that take their time
 import os
+import signal
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["INTERRUPTED", "TERMINATED", "Signals", "ends_at_once", "repair_streams", "silence"]
 
@@ -26,7 +22,7 @@ ENDS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 def ends_at_once() -> None:
     """From now on a signal ends the process, without a word."""
-    _handle(lambda number, _: os._exit(ENDS[number]))
+    _handle(lambda number, _: os._exit(ENDS[signal.Signals(number)]))
 
 
 class Signals:
@@ -41,7 +37,7 @@ class Signals:
         _handle(self._raise)
 
     def _raise(self, number: int, _: Any) -> None:
-        self.code = ENDS[number]
+        self.code = ENDS[signal.Signals(number)]
         sys.unraisablehook = lambda _: None  # wherever it is raised
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
 
@@ -53,7 +49,7 @@ class Signals:
 def _handle(handler: Any) -> None:
     """Handle the signals that end a process, unless whoever started it had them ignored, as `nohup` has."""
     for number in ENDS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 

@@ -40,7 +40,7 @@ def answers(model: Path | bytes, image: np.ndarray) -> np.ndarray:
 def test_everything_public_is_listed() -> None:
     """What a type checker sees, what is imported on use, and `__all__` are the same names."""
     tree = ast.parse(Path(onnx_fcn.__file__).read_text("utf-8"))
-    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    checked = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
     seen = {(n.module, a.name) for n in checked.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert seen == {(f"onnx_fcn.{module}", name) for name, module in onnx_fcn._MODULES.items()}
     assert {name for _, name in seen} | {"__version__"} == set(onnx_fcn.__all__)
