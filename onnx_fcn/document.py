@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,6 +225,23 @@ class Document:
             complaint = " ".join(str(error).split())
             raise ModelError(f"the local functions of {self._store} cannot be inlined: {complaint}") from None
 
+    def has_repeated_names(self) -> bool:
+        """Does a subgraph give one of its tensors the name of another in the model, as two branches may?"""
+        taken = _tensor_names(self.proto.graph)
+        for graph in _graphs_within(self.proto.graph):
+            names = _tensor_names(graph)
+            if not taken.isdisjoint(names):
+                return True
+            taken |= names
+        return False
+
+    def distinguish_names(self) -> None:
+        """Give each tensor of a subgraph a name of its own."""
+        self._edited, self._graph = True, None
+        taken = _tensor_names(self.proto.graph)
+        for node in self.proto.graph.node:
+            _distinguish(node, taken)
+
     def to_proto(self) -> ModelProto:
         """The whole model in memory."""
         model = ModelProto()
@@ -332,23 +350,65 @@ class Document:
 def names_used(node: NodeProto) -> list[str]:
     """The names of all tensors that a node reads, those that its subgraphs take from outside among them."""
     names = [name for name in node.input[:] if name]  # a slice: iterating over a repeated field is twice as slow
-    for attribute in node.attribute[:]:
-        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            for graph in (attribute.g, *attribute.graphs):
-                inside = _tensor_names(graph)
-                inner = [name for node in graph.node for name in names_used(node)]
-                names += [name for name in (*inner, *(o.name for o in graph.output)) if name not in inside]
+    for graph in subgraphs(node):
+        inside = _tensor_names(graph)
+        inner = [name for node in graph.node for name in names_used(node)]
+        names += [name for name in (*inner, *(o.name for o in graph.output)) if name not in inside]
     return names
 
 
 def nodes_within(node: NodeProto) -> Iterator[NodeProto]:
     """The nodes of its subgraphs, at any depth."""
-    for attribute in node.attribute:
-        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            for graph in (attribute.g, *attribute.graphs):
-                for inner in graph.node:
-                    yield inner
-                    yield from nodes_within(inner)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield inner
+            yield from nodes_within(inner)
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The graphs among the attributes of a node."""
+    found: list[GraphProto] = []
+    for attribute in node.attribute[:]:
+        if attribute.type == AttributeProto.GRAPH:
+            found.append(attribute.g)
+        elif attribute.type == AttributeProto.GRAPHS:
+            found += attribute.graphs
+    return found
+
+
+def _graphs_within(graph: GraphProto) -> Iterator[GraphProto]:
+    """The subgraphs of its nodes, at any depth."""
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield inner
+            yield from _graphs_within(inner)
+
+
+def _distinguish(node: NodeProto, taken: set[str]) -> None:
+    """Rename the tensors of its subgraphs that are called like another one, and note all of their names."""
+    for graph in subgraphs(node):
+        new = {}
+        for name in sorted(_tensor_names(graph) - {""}):
+            others = (f"{name}_{k}" for k in itertools.count(2))
+            new[name] = next(n for n in itertools.chain([name], others) if n not in taken)
+            taken.add(new[name])
+        _rename(graph, {old: name for old, name in new.items() if old != name})
+        for inner in graph.node:
+            _distinguish(inner, taken)
+
+
+def _rename(graph: GraphProto, new: Mapping[str, str]) -> None:
+    """Call tensors by other names wherever a graph defines or reads them."""
+    for named in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        named.name = new.get(named.name, named.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = new.get(sparse.values.name, sparse.values.name)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+        for inner in subgraphs(node):
+            hidden = _tensor_names(inner)
+            _rename(inner, {old: name for old, name in new.items() if old not in hidden})
 
 
 def _tensor_names(graph: GraphProto) -> set[str]:

@@ -77,7 +77,7 @@ def ordered(file: Document) -> Document:
 
 
 def _ready(file: Document) -> Document:
-    """The same model with its nodes in order, and local functions that the image passes inlined.
+    """The same model with its nodes in order, local functions that the image passes inlined, and no name used twice.
 
     Raises:
         ModelError: it is not a usable model.
@@ -86,6 +86,9 @@ def _ready(file: Document) -> Document:
     if functions := _functions_on_the_way(document):
         document = document.copy()
         document.inline(functions)
+    if document.has_repeated_names():
+        document = document.copy()
+        document.distinguish_names()
     return document
 
 

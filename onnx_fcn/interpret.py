@@ -29,7 +29,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn.document import Weight, names_used
 from onnx_fcn.errors import Diagnostic, Unsupported
-from onnx_fcn.known import Array, Values
+from onnx_fcn.known import Array, Values, stored_in
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.signatures import check_operands
 
@@ -646,10 +646,11 @@ def _unfold_branch(state: Walk, position: int, seat: Seat, condition: Known) -> 
     chosen = "then_branch" if bool(state.values[condition.name].reshape(-1)[0]) else "else_branch"
     view: gs.Graph = seat.node.attrs[chosen]
     graph = next(a.g for a in seat.proto.attribute if a.name == chosen)
-    for tensor in graph.initializer:
-        array = state.values.add(tensor)
-        seat.constants[tensor.name] = Weight(array, array.shape, tensor.data_type)
-        state.facts[tensor.name] = Known(tensor.name)
+    for name, tensor in stored_in(graph).items():
+        array = state.values.add(name, tensor)
+        elem_type = tensor.data_type if isinstance(tensor, onnx.TensorProto) else tensor.values.data_type
+        seat.constants[name] = Weight(array, array.shape, elem_type)
+        state.facts[name] = Known(name)
     seat.replaced = True
     if not seat.unfolded:
         seat.unfolded = True

@@ -8,18 +8,24 @@ so that a weight which lies in a file stays there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import SparseTensorProto, TensorProto
 
+from onnx_fcn.document import names_used
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifted import dims_of
 
-__all__ = ["Array", "Values"]
+__all__ = ["Array", "Values", "stored_in"]
 
 Array = np.ndarray[Any, Any]
+
+#: How a graph stores a tensor.
+Stored = TensorProto | SparseTensorProto
 
 #: Computed values beyond this many elements are refused: they are no weights but a malformed graph.
 LARGEST = 1 << 30
@@ -33,17 +39,20 @@ class Values:
         initializers: the stored tensors, by name.
         array: reads an initializer or an attribute's tensor, as a view where it can.
         opsets: the version of each operator set.
+        outside: the values around a subgraph, which it reads by their names.
     """
 
     def __init__(
         self,
         nodes: Iterable[onnx.NodeProto],
-        initializers: Mapping[str, onnx.TensorProto],
-        array: Callable[[onnx.TensorProto], Array],
+        initializers: Mapping[str, Stored],
+        array: Callable[[TensorProto], Array],
         opsets: Mapping[str, int],
+        outside: Values | None = None,
     ) -> None:
         self._producers: dict[str, onnx.NodeProto] = {}
         self._initializers, self._array, self._opsets = dict(initializers), array, opsets
+        self._outside = outside
         self._values: dict[str, Array] = {}
         self.produce(nodes)
 
@@ -51,10 +60,10 @@ class Values:
         """Learn of more nodes: a branch that was put into the program."""
         self._producers.update({o: node for node in nodes for o in node.output if o})
 
-    def add(self, tensor: onnx.TensorProto) -> Array:
+    def add(self, name: str, tensor: Stored) -> Array:
         """Learn of one more initializer."""
-        self._initializers[tensor.name] = tensor
-        return self[tensor.name]
+        self._initializers[name] = tensor
+        return self[name]
 
     def producer(self, name: str) -> onnx.NodeProto | None:
         """The node that computes a tensor; None for initializers."""
@@ -77,12 +86,16 @@ class Values:
                 wanted.pop()
                 continue
             if top in self._initializers:
-                self._values[top] = self._array(self._initializers[top])
+                self._values[top] = self._stored(self._initializers[top])
                 continue
             if top not in self._producers:
+                if self._outside is not None:
+                    self._values[top] = self._outside[top]
+                    continue
                 raise Unsupported(f"the value of '{top}' is not known", code="unknown-value")
             node = self._producers[top]
-            missing = [i for i in node.input if i and i not in self._values]
+            needed = node.input if node.op_type == "If" else names_used(node)  # an If, what its condition chooses
+            missing = [i for i in needed if i and i not in self._values]
             if missing:
                 if len(wanted) > len(self._producers) + 1:
                     raise Unsupported(f"the value of '{top}' depends on itself", code="unknown-value")
@@ -97,6 +110,12 @@ class Values:
         attributes = {a.name: a for a in node.attribute}
         if node.op_type == "Constant" and "value" in attributes:
             return {node.output[0]: self._array(attributes["value"].t)}
+        if node.op_type == "Constant" and "sparse_value" in attributes:
+            return {node.output[0]: self._stored(attributes["sparse_value"].sparse_tensor)}
+        if node.op_type == "If":
+            graph = attributes["then_branch" if _operand(inputs, 0).all() else "else_branch"].g
+            branch = Values(graph.node, stored_in(graph), self._array, self._opsets, self)
+            return {name: branch[result.name] for name, result in zip(node.output, graph.output) if name}
         if node.op_type == "ConstantOfShape":
             fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)
             return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
@@ -108,13 +127,24 @@ class Values:
                 return {node.output[0]: view(inputs, values)}
             except (ValueError, IndexError, TypeError) as error:  # operands that do not fit each other
                 raise _no_value(node, inputs) from error
-        return self._reference(node, inputs)
+        return self._reference(node)
 
-    def _reference(self, node: onnx.NodeProto, inputs: list[Array | None]) -> dict[str, Array]:
+    def _stored(self, tensor: Stored) -> Array:
+        """A stored tensor; a sparse one as all of its elements."""
+        if isinstance(tensor, TensorProto):
+            return self._array(tensor)
+        if math.prod(tensor.dims) > LARGEST:
+            raise Unsupported(f"the sparse weight '{tensor.values.name}' is too large", code="unknown-value")
+        values, indices = self._array(tensor.values), self._array(tensor.indices)
+        dense = np.zeros(tensor.dims, values.dtype)
+        dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)] = values
+        return dense
+
+    def _reference(self, node: onnx.NodeProto) -> dict[str, Array]:
         """Evaluate one node by onnx's own reference implementation."""
         from onnx.reference import ReferenceEvaluator
 
-        given = {name: value for name, value in zip(node.input, inputs) if value is not None}
+        given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
         outputs = [o for o in node.output if o]
         graph = onnx.helper.make_graph(
             [node],
@@ -131,11 +161,16 @@ class Values:
         try:
             results = ReferenceEvaluator(model).run(None, given)
         except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
-            raise _no_value(node, inputs) from error
+            raise _no_value(node, list(given.values())) from error
         values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
+
+
+def stored_in(graph: onnx.GraphProto) -> dict[str, Stored]:
+    """The initializers of a graph, by name."""
+    return {t.name: t for t in graph.initializer} | {t.values.name: t for t in graph.sparse_initializer}
 
 
 def _no_value(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Unsupported:

@@ -37,7 +37,7 @@ from onnx_fcn.inputs import (
     written_size,
 )
 from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk, run
-from onnx_fcn.known import Values
+from onnx_fcn.known import Values, stored_in
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.metadata import PREFIX
 from onnx_fcn.tables import pixels, times
@@ -320,13 +320,12 @@ def _coarser(options: Options, stride: Fraction) -> bool:
 def _program(document: Document, image: Image, options: Options) -> Walk:
     """The nodes that the outputs need, with a fact for every tensor that no node computes."""
     graph, view = document.proto.graph, document.graph
-    initializers = {t.name: t for t in graph.initializer}
-    sparse = {t.values.name for t in graph.sparse_initializer}
+    initializers = stored_in(graph)
     needed = needed_nodes(document)
     seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     values = Values(graph.node, initializers, document.array, opsets)
-    facts: dict[str, Fact] = {name: Known(name) for name in (*initializers, *sparse)}
+    facts: dict[str, Fact] = {name: Known(name) for name in initializers}
     for declared in graph.input:
         if declared.name not in facts and declared.name != image.name:
             facts[declared.name] = Unmapped(declared.name)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import wording
 from law import positive
+from onnx import helper, numpy_helper
 
 import onnx_fcn
 import onnx_fcn.rules
@@ -879,6 +880,24 @@ row("channel shuffle twice", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1
 row("If by a constant", "p = GlobalAveragePool (x)  c = Constant <value = bool[1] {1}> ()  "
     "r = If (c) <then_branch = t () => (a) { a = Squeeze (p, axes) }, else_branch = e () => (b) { b = Identity (p) }>  "
     "y = MatMul (r, w)", axes=[2, 3], w=(6, 5), outputs="float[N,5] y")
+row("If by a constant chooses a weight", "c = Constant <value = bool {0}> ()  "
+    "v = If (c) <then_branch = t () => (a) { a = Identity (w) }, else_branch = e () => (b) { b = Neg (w) }>  "
+    "f = Flatten (x)  y = MatMul (f, v)", w=(72, 5), outputs="float[N,5] y")
+row("If by a constant within an If", "yes = Constant <value = bool {1}> ()  no = Constant <value = bool {0}> ()  "
+    "v = If (no) <then_branch = t () => (a) { a = Identity (w) }, else_branch = e () => (b) { "
+    "b = If (yes) <then_branch = i () => (d) { d = Add (w, u) }, else_branch = j () => (g) { g = Identity (u) }> }>  "
+    "f = Flatten (x)  y = MatMul (f, v)", w=(72, 5), u=(72, 1), outputs="float[N,5] y")
+row("Ifs by constants, whose branches use the same names", "c = Constant <value = bool {1}> ()  "
+    "v = If (c) <then_branch = t () => (a) { k = Neg (w)  a = Neg (k) }, else_branch = e () => (b) { b = Neg (w) }>  "
+    "z = If (c) <then_branch = t () => (a) { k = Abs (u)  a = Neg (k) }, else_branch = e () => (b) { b = Neg (u) }>  "
+    "f = Flatten (x)  d = MatMul (f, v)  y = MatMul (d, z)", w=(72, 5), u=(5, 7), outputs="float[N,7] y")
+row("Ifs of maps, whose branches use the same names", "c = Constant <value = bool {1}> ()  "
+    "v = If (c) <then_branch = t () => (a) { k = Neg (x)  a = Relu (k) }, else_branch = e () => (b) { b = Neg (x) }>  "
+    "z = If (c) <then_branch = t () => (a) { k = Abs (v)  a = Sqrt (k) }, else_branch = e () => (b) { b = Neg (v) }>  "
+    "f = Flatten (z)  y = MatMul (f, w)", w=(72, 5), outputs="float[N,5] y")
+row("Loop over constants", "v = Loop (n, yes, w) <body = l (int64 i, bool c, float[72,5] s) => (bool d, float[72,5] o) "
+    "{ d = Identity (c)  o = Add (s, u) }>  f = Flatten (x)  y = MatMul (f, v)",
+    n=3, yes=True, w=(72, 5), u=(5,), outputs="float[N,5] y")
 GATE = "p = GlobalAveragePool (x)  a = Conv (p, v)  r = Relu (a)  b = Conv (r, u)  g = Sigmoid (b)"
 row("squeeze and excite", f"{GATE}  m = Mul (x, g)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
 row("squeeze and excite, pooled head", f"{GATE}  m = Mul (g, x)  h = GlobalAveragePool (m)  f = Flatten (h)  "
@@ -1371,3 +1390,24 @@ def test_a_shape_of_a_transposed_convolution_is_frozen_as_padding(mode: str) -> 
     converted = onnx_fcn.convert(model, validate=False).to_proto()
     got, want = (law.session(m)({"x": image})[0] for m in (converted, model))
     law.agree(got.reshape(want.shape), want, mode)
+
+
+@pytest.mark.parametrize("indices", ["linear", "coordinates"])
+@pytest.mark.parametrize("stored", ["initializer", "Constant"])
+def test_sparse_weights(stored: str, indices: str) -> None:
+    """Most elements of a weight are zero, and not stored: of a dense layer, and of one that stays as it is."""
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 3, 2), w=(20, 7))
+    for tensor in list(model.graph.initializer):
+        value = numpy_helper.to_array(tensor) * (np.arange(np.prod(tensor.dims)).reshape(tensor.dims) % 3 == 0)
+        places = np.argwhere(value) if indices == "coordinates" else np.flatnonzero(value)
+        values = numpy_helper.from_array(value[value != 0], tensor.name)
+        sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(places.astype(np.int64)), tensor.dims)
+        if stored == "initializer":
+            model.graph.sparse_initializer.append(sparse)
+        else:
+            model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], sparse_value=sparse))
+    model.graph.ClearField("initializer")
+    converted = onnx_fcn.convert(model).to_proto()
+    images = law.random("images", 2, 6, 6, 5).astype(np.float32)
+    expected = law.by_window(law.session(model), {"x": images}, "x", (4, 3), (2, 3), (1, 1))
+    law.compare(converted, law.session(converted)({"x": images}), expected, 2)
