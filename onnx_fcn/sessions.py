@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -56,8 +57,9 @@ def session(document: Document, model: ModelProto | None = None) -> Run:
 
 
 def _message(error: Exception) -> str:
-    """What onnxruntime says, on one line: the interesting part of it is often the last."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    """What onnxruntime says, on one line, without its codes: the interesting part of it is often the last."""
+    said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    words = said or type(error).__name__
     return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
 
 
