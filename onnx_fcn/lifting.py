@@ -449,7 +449,7 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
     named = replace(request, input=first.name)
     where = f"input '{first.name}' has shape {shape}, so the size that the network was made for is not in the file"
     fits = _fitting_size(document, named)
-    small, larger = _at_size(document, named, fits), _at_size(document, named, 2 * fits)
+    small, larger = (_at_size(document, named, size) if fits else None for size in (fits, 2 * fits))
     if small is None:
         why, size = "its head takes none of the usual sizes", (224,) * max(rank - 2, 1)
     elif larger is None:
