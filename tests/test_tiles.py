@@ -412,6 +412,16 @@ def test_a_cell_of_a_coarser_map_is_there_only_with_the_rest_of_its_stride(tile:
     assert_same(np.load(tmp_path / "map.npy"), once(path, noise(2, 50, 47)))
 
 
+def test_too_many_tiles_are_refused_before_any_is_listed(
+    digits: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image of 2³¹ columns by its header took half a minute: as many of the usual size as are just allowed."""
+    monkeypatch.setattr("onnx_fcn.tiles.tiled.MOST_TILES", 4)
+    monkeypatch.setattr("onnx_fcn.tiles.tiled.tiling_of", lambda *_, **__: pytest.fail("tiles were listed"))
+    with pytest.raises(OptionError, match="has more than 4 tiles of 24 along an axis"):
+        onnx_fcn.apply(digits, page, tmp_path / "map.npy", tile=24)
+
+
 CROPPED = {
     "slice at the end": ("d = Slice (c, s, e, a)", {"s": [0], "e": [-2], "a": [2]}),
     "slice with a step": ("d = Slice (c, s, e, a, t)", {"s": [1], "e": [-1], "a": [2], "t": [2]}),
