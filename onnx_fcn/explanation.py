@@ -176,7 +176,8 @@ class _Explainer:
         self._nodes = {seat.node.name: k for k, seat in enumerate(state.seats) if seat.node.name}
         self._makers = {o.name: k for k, seat in enumerate(state.seats) for o in seat.node.outputs if o.name}
         self._graph = document.proto.graph
-        self._refusals = {**state.diagnostics, **state.causes}
+        refusals = {**state.diagnostics, **state.causes}  # found at one node, and told of the one that is at fault
+        self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 
     def of(self, name: str) -> Explanation:
         """The explanation of a node or tensor."""
