@@ -62,16 +62,23 @@ SHAPED_BY_VALUES = frozenset(
     }
 )
 
-#: Operators of onnxruntime's that onnx infers no shapes for: what has the same, and the places of its operands.
+_FIRST, _BOTH, _QUANTIZED = slice(1), slice(2), slice(0, 4, 3)
+
+#: Operators of onnxruntime's that onnx infers no shapes for: what has the same, and which operands it takes.
 STAND_INS = {
-    "DequantizeLinear": ("Identity", (0,)),
-    "QLinearAdd": ("Add", (0, 3)),
-    "QLinearAveragePool": ("AveragePool", (0,)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
-    "QLinearLeakyRelu": ("Identity", (0,)),
-    "QLinearMul": ("Mul", (0, 3)),
-    "QLinearSigmoid": ("Identity", (0,)),
-    "QuantizeLinear": ("Identity", (0,)),
+    **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), ("Identity", _FIRST)),
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), ("Identity", _FIRST)),
+    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), ("Identity", _FIRST)),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", _BOTH)),
+    "FusedConv": ("Conv", _BOTH),
+    "FusedGemm": ("Gemm", _BOTH),
+    "FusedMatMul": ("Gemm", _BOTH),  # of vectors; it may transpose them
+    "QGemm": ("Gemm", _QUANTIZED),
+    "QLinearAdd": ("Add", _QUANTIZED),
+    "QLinearAveragePool": ("AveragePool", _FIRST),
+    "QLinearConcat": ("Concat", slice(2, None, 3)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", _FIRST),
+    "QLinearMul": ("Mul", _QUANTIZED),
 }
 
 #: Image sizes to try when the file does not say one and the head decides: the usual ones first.
@@ -384,11 +391,9 @@ class _Shapes:
         """Put operators that onnx knows in the place of some that it does not."""
         for node in graph.node:
             if node.domain == "com.microsoft" and node.op_type in STAND_INS:
-                node.op_type, places = STAND_INS[node.op_type]
-                operands = [node.input[k] for k in places]
+                node.op_type, operands = STAND_INS[node.op_type]
                 node.domain = ""
-                del node.input[:]
-                node.input.extend(operands)
+                node.input[:] = node.input[operands]
 
     def _inferred(self) -> dict[str, tuple[int | None, ...]]:
         model = onnx.ModelProto()

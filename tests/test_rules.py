@@ -900,6 +900,19 @@ row("Loop over constants", "v = Loop (n, yes, w) <body = l (int64 i, bool c, flo
     n=3, yes=True, w=(72, 5), u=(5,), outputs="float[N,5] y")
 GATE = "p = GlobalAveragePool (x)  a = Conv (p, v)  r = Relu (a)  b = Conv (r, u)  g = Sigmoid (b)"
 row("squeeze and excite", f"{GATE}  m = Mul (x, g)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
+row("squeeze and excite, fused convolutions", 'p = GlobalAveragePool (x)  '
+    'r = com.microsoft.FusedConv <activation = "Relu"> (p, v, c)  g = com.microsoft.FusedConv '
+    f'<activation = "Sigmoid"> (r, u)  m = Mul (x, g)  {HEAD}', cut="m", v=(2, 6, 1, 1), c=(2,), u=(6, 2, 1, 1),
+    w=(72, 5), outputs="float[N,5] y")
+for layer in ('FusedGemm <activation = "Relu"> (q, v)', "FusedMatMul <alpha = 2.0> (q, v)",
+              "FusedMatMul <transB = 1> (q, t)"):
+    row(f"squeeze and excite by {layer}", f"p = GlobalAveragePool (x)  q = Flatten (p)  r = com.microsoft.{layer}  "
+        "e = com.microsoft.Gelu (r)  b = Gemm (e, u)  s = Sigmoid (b)  g = Unsqueeze (s, axes)  "
+        f"m = Mul (x, g)  {HEAD}", cut="m", v=(6, 2), t=(2, 6), u=(2, 6), axes=[2, 3], w=(72, 5),
+        outputs="float[N,5] y")
+row("feature maps scaled and shifted by a second input", "d = Gemm (t, v)  a, b = Split <axis = 1> (d)  "
+    f"g = Unsqueeze (a, axes)  e = Unsqueeze (b, axes)  s = Mul (x, g)  m = Add (s, e)  {HEAD}",
+    image="float[N,6,4,3] x, float[N,4] t", v=(4, 12), axes=[2, 3], w=(72, 5))
 row("squeeze and excite, pooled head", f"{GATE}  m = Mul (g, x)  h = GlobalAveragePool (m)  f = Flatten (h)  "
     "y = MatMul (f, w)", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(6, 5))
 row("squeeze and excite, dense", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  a = Gemm (p, v, c)  r = Relu (a)  "
