@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 from zipfile import BadZipFile
 
@@ -25,7 +25,7 @@ from onnx_fcn.given import Given, Source, ordered
 from onnx_fcn.inputs import Request, Size, data_inputs, size_of, static_dims
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.known import Array
-from onnx_fcn.lifting import lift
+from onnx_fcn.lifting import dilated, lift
 from onnx_fcn.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.report import Report
 from onnx_fcn.selection import Selection
@@ -235,11 +235,10 @@ def validate(
     source = given.selected
     document = source.copy()
     with _blamed(given):
-        request = Request(input, size_of(input_size), folds, declared_batch=form.keeps_shape)
-        state = lift(document, request)
+        state = lift(document, Request(input, size_of(input_size), folds, declared_batch=form.keeps_shape))
         with _doubted(judged):
             if output_stride is not None:
-                state = lift(document, replace(request, output_stride=output_stride))
+                state = dilated(document, state, output_stride)
             finish(state, form)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)

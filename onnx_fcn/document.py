@@ -227,8 +227,9 @@ class Document:
 
     def has_repeated_names(self) -> bool:
         """Does a subgraph give one of its tensors the name of another in the model, as two branches may?"""
-        taken = _tensor_names(self.proto.graph)
-        for graph in _graphs_within(self.proto.graph):
+        graphs = list(_graphs_within(self.proto.graph))
+        taken = _tensor_names(self.proto.graph) if graphs else set()  # most models have none
+        for graph in graphs:
             names = _tensor_names(graph)
             if not taken.isdisjoint(names):
                 return True

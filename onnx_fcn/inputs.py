@@ -23,6 +23,7 @@ from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.interpret import Image
 from onnx_fcn.lifted import BATCH
 from onnx_fcn.storage import stored_names
+from onnx_fcn.tables import times
 
 __all__ = [
     "FORMS",
@@ -31,6 +32,7 @@ __all__ = [
     "axes_in_words",
     "batches",
     "data_inputs",
+    "declared_as",
     "dims_in_words",
     "has_open_channels",
     "images",
@@ -211,14 +213,14 @@ def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
 
 def _check_size(name: str, sizes: Sequence[int]) -> None:
     if math.prod(sizes) > LARGEST_INPUT:
-        size = "×".join(map(str, sizes))
-        raise ModelError(f"input '{name}' has {size} values for one image: no more than {LARGEST_INPUT:,} are compared")
+        raise ModelError(
+            f"input '{name}' has {times(sizes)} values for one image: no more than {LARGEST_INPUT:,} are compared"
+        )
 
 
 def has_open_channels(document: Document, image: Image) -> bool:
     """Are the channels of a reading not declared, but those of its first layer?"""
-    declared = next(i for i in document.proto.graph.input if i.name == image.name)
-    return image.channels is not None and static_dims(declared)[image.channels] is None
+    return image.channels is not None and static_dims(declared_as(document, image.name))[image.channels] is None
 
 
 def likeness(image: Image) -> Fraction:
@@ -241,6 +243,12 @@ def data_inputs(document: Document) -> list[ValueInfoProto]:
     """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
     stored = stored_names(document.proto.graph)
     return [i for i in document.proto.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
+
+
+def declared_as(document: Document, name: str) -> ValueInfoProto:
+    """The declaration of an input."""
+    inputs: Sequence[ValueInfoProto] = document.proto.graph.input
+    return next(i for i in inputs if i.name == name)
 
 
 def static_dims(declared: ValueInfoProto) -> list[int | None]:
@@ -269,8 +277,7 @@ def batches(document: Document, image: Image, *, declared: bool = False) -> list
     """
     if image.batch is None:
         return [1]
-    value = next(i for i in document.proto.graph.input if i.name == image.name)
-    if static := static_dims(value)[image.batch]:
+    if static := static_dims(declared_as(document, image.name))[image.batch]:
         return [static, BATCH] if declared else [BATCH, static]
     return [BATCH, 1, *_literals(document)]
 

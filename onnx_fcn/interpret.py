@@ -496,8 +496,10 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         outputs = _unfold_branch(state, position, seat, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
         outputs = _untouched(state, seat, everything)
-        if not implicit and all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs):
-            outputs = _frozen(site_type(state, position, seat), operands, outputs)
+        sized = [f for f in operands if isinstance(f, Known) and f.sized]
+        beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
+        if sized and beside and not implicit:
+            outputs = _frozen(site_type(state, position, seat), operands, sized, outputs)
     else:
         site = site_type(state, position, seat)
         try:
@@ -617,18 +619,19 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
     return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
 
 
-def _frozen(site: Site, operands: tuple[Fact | None, ...], outputs: Sequence[Fact]) -> Sequence[Fact]:
+def _frozen(
+    site: Site, operands: Sequence[Fact | None], sized: Sequence[Known], outputs: Sequence[Fact]
+) -> Sequence[Fact]:
     """What a node beside the image computes with sizes that it reads off the image: with those of a window.
 
     The size of the batch it goes on reading: that is the same for all windows.
     """
-    sized = [f for f in operands if isinstance(f, Known) and f.sized]
     try:
         for fact in sized:
             site.frozen(fact)
     except Unsupported:
         return outputs
-    return site.named([Unmapped(name) for name in site.rewritten(operands)]) if sized else outputs
+    return site.named([Unmapped(name) for name in site.rewritten(operands)])
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:

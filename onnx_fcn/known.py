@@ -18,9 +18,9 @@ from onnx import SparseTensorProto, TensorProto
 
 from onnx_fcn.document import names_used
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifted import dims_of
+from onnx_fcn.lifted import BATCH, dims_of
 
-__all__ = ["Array", "Values", "stored_in"]
+__all__ = ["Array", "Values", "share_of_one", "stored_in"]
 
 Array = np.ndarray[Any, Any]
 
@@ -166,6 +166,11 @@ class Values:
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
+
+
+def share_of_one(value: Array) -> Array:
+    """Of a value that is repeated for each image of the batch that shapes are evaluated with, one: it broadcasts."""
+    return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
 
 
 def stored_in(graph: onnx.GraphProto) -> dict[str, Stored]:

@@ -28,6 +28,7 @@ from onnx_fcn.inputs import (
     axes_in_words,
     batches,
     data_inputs,
+    declared_as,
     dims_in_words,
     has_open_channels,
     images,
@@ -42,7 +43,7 @@ from onnx_fcn.lifted import Lifted
 from onnx_fcn.metadata import PREFIX
 from onnx_fcn.tables import pixels, times
 
-__all__ = ["Cut", "cuts_of", "explored", "find_cut", "lift", "upstream"]
+__all__ = ["Cut", "cuts_of", "dilated", "explored", "find_cut", "lift", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
@@ -121,15 +122,22 @@ def lift(document: Document, request: Request) -> Walk:
         OptionError: the request does not fit the model.
     """
     state = _lifted(document, request)
-    if request.output_stride is None:
+    return state if request.output_stride is None else dilated(document, state, request.output_stride)
+
+
+def dilated(document: Document, state: Walk, output_stride: int) -> Walk:
+    """The walk whose answers lie so many pixels apart, of a model that was lifted at its own stride.
+
+    Raises:
+        UnsupportedModel: something in it cannot dilate.
+        OptionError: the network's strides do not divide so.
+    """
+    if _check_stride(state, output_stride) == output_stride:
         return state
-    coarsest = _check_stride(state, request.output_stride)
-    if coarsest == request.output_stride:
-        return state
-    dense = _walked(document, state.image, folds=request.folds, output_stride=Fraction(request.output_stride))
+    dense = _walked(document, state.image, folds=state.options.folds, output_stride=Fraction(output_stride))
     if not dense.succeeded:
         raise UnsupportedModel(_causes(dense))
-    _check_dense(state, dense, request.output_stride)
+    _check_dense(state, dense, output_stride)
     return dense
 
 
@@ -197,7 +205,7 @@ def _check_channels(document: Document, request: Request) -> None:
                 continue
             other = replace(request, size=size)
             if any(images(document, other)) and not explored(document, other)[1]:
-                long, short = ("x".join(map(str, numbers)) for numbers in (given, size))
+                long, short = written_size(given), written_size(size)
                 raise OptionError(
                     f"--input-size {long} names the channels of input '{declared.name}' too, which are no size in "
                     f"pixels: it is --input-size {short}"
@@ -227,8 +235,8 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     state, causes = _read(document, candidates, request)
     if causes and request.size is None and all(has_open_channels(document, i) for i in candidates):
         named = replace(request, input=candidates[0].name)
-        if _fitting_size(document, named):  # what is open is not the channels, but the size
-            return _read(document, _sized_by_head(document, named), request)
+        if (fitting := _fitting(document, named)) is not None:  # what is open is not the channels, but the size
+            return _read(document, _sized(document, named, fitting), request)
     return state, causes
 
 
@@ -452,25 +460,36 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         known = "it is the size that the network was made for, whatever the size of your images"
         raise OptionError(f"--input-size {said} does not fit input '{first.name}' of shape {shape}: {known}")
     named = replace(request, input=first.name)
-    where = f"input '{first.name}' has shape {shape}, so the size that the network was made for is not in the file"
-    fits = _fitting_size(document, named)
-    small, larger = (_at_size(document, named, size) if fits else None for size in (fits, 2 * fits))
-    if small is None:
-        why, size = "its head takes none of the usual sizes", (224,) * max(rank - 2, 1)
-    elif larger is None:
-        return list(images(document, named, fits))
-    elif (made := _made_alike(small, larger)) is not None:
+    return _sized(document, named, _fitting(document, named))
+
+
+def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | None) -> list[Image]:
+    """The readings of the input that the request names at the size that fits, where a larger one does not.
+
+    Raises:
+        OptionError: the head takes any size, or none of the usual ones.
+    """
+    declared = declared_as(document, request.input or "")
+    dims = static_dims(declared)
+    if fitting is None:
+        why, size = "its head takes none of the usual sizes", (224,) * max(len(dims) - 2, 1)
+    elif (larger := _at_size(document, request, 2 * fitting[0])) is None:
+        return list(images(document, request, fitting[0]))
+    elif (made := _made_alike(fitting[1], larger)) is not None:
         seat, size = made
         why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes {pixels(size)} of them all"
     else:
-        declared = static_dims(first)
-        why, size = "its head takes any size", tuple(declared[axis] or 224 for axis in small.image.space)
-    raise OptionError(f"{where}, and {why}: say it with --input-size, such as {written_size(size)}")
+        why, size = "its head takes any size", tuple(dims[axis] or 224 for axis in fitting[1].image.space)
+    raise OptionError(
+        f"input '{declared.name}' has shape {dims_in_words(declared)}, so the size that the network was made for is "
+        f"not in the file, and {why}: say it with --input-size, such as {written_size(size)}"
+    )
 
 
-def _fitting_size(document: Document, request: Request) -> int:
-    """The first of the usual sizes at which a reading holds; 0 where none does."""
-    return next((p for p in USUAL_SIZES if _at_size(document, request, p)), 0)
+def _fitting(document: Document, request: Request) -> tuple[int, Walk] | None:
+    """The first of the usual sizes at which a reading holds, and its walk; None where none does."""
+    tried = ((size, _at_size(document, request, size)) for size in USUAL_SIZES)
+    return next(((size, walk) for size, walk in tried if walk is not None), None)
 
 
 def _at_size(document: Document, request: Request, size: int) -> Walk | None:
@@ -517,7 +536,7 @@ def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
     maps = (f for f in state.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)
     if not any(axis.image == 0 and axis.window == 1 for fact in maps for axis in fact.space):
         return []
-    shape = dims_in_words(next(i for i in document.proto.graph.input if i.name == image.name))
+    shape = dims_in_words(declared_as(document, image.name))
     reason = (
         f"axis {depth} of its shape {shape} becomes the channels of a convolution, so it may be colours rather than "
         "positions"
@@ -570,7 +589,7 @@ def _tells_positions_apart(state: Walk) -> bool:
 def _assumption(document: Document, image: Image, undecided: Sequence[Walk]) -> str:
     """What was assumed about an image that nothing slides over, and how to say something else."""
     others = dict.fromkeys(written_size(w.image.size) for w in undecided if w.image.size != image.size)
-    shape = dims_in_words(next(i for i in document.proto.graph.input if i.name == image.name))
+    shape = dims_in_words(declared_as(document, image.name))
     say = f", or --input-size {' or '.join(others)} another reading" if others else ""
     return (
         f"Nothing slides over '{image.name}', so nothing in the file says which of its axes are positions: {shape} is "
@@ -582,7 +601,7 @@ def _assumption(document: Document, image: Image, undecided: Sequence[Walk]) -> 
 def _undecided(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
     """Nothing slides over the image, and nothing suggests which of its axes are positions."""
     name = undecided[0].image.name
-    declared = next(i for i in document.proto.graph.input if i.name == name)
+    declared = declared_as(document, name)
     sizes = list(dict.fromkeys(written_size(w.image.size) for w in undecided))
     reason = (
         f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "

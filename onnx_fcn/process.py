@@ -65,7 +65,8 @@ def repair_streams() -> None:
                 os.dup2(opened, descriptor)
                 os.close(opened)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  (for as long as the process)
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process
+            setattr(sys, name, stream)
 
 
 def silence(stream: Any) -> None:

@@ -25,8 +25,8 @@ from onnx_fcn.agreement import as_physical
 from onnx_fcn.cases import Comparison, periods_of
 from onnx_fcn.errors import ModelError
 from onnx_fcn.interpret import Known, Seat, Unmapped, Walk
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import BATCH, Lifted
+from onnx_fcn.known import Array, share_of_one
+from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import SHAPED_BY_VALUES, Cut, cuts_of, upstream
 from onnx_fcn.sessions import extract, session
 
@@ -84,7 +84,7 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
             node.attribute.extend(kept)
         for place, name in _numbers(state, state.seats[k]):
             node.input[place] = f"{name}/of a window"
-            frozen[node.input[place]] = _for_any_batch(state.values[name])
+            frozen[node.input[place]] = share_of_one(state.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
     return part
 
@@ -96,11 +96,6 @@ def _numbers(state: Walk, seat: Seat) -> list[tuple[int, str]]:
     if seat.node.op in SHAPED_BY_VALUES or not frozen:
         return []
     return [(k, f.name) for k, f in enumerate(facts) if isinstance(f, Known) and f.sized]
-
-
-def _for_any_batch(value: Array) -> Array:
-    """A value that is repeated for each image of the batch that shapes are evaluated with, so that it broadcasts."""
-    return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
 
 
 def _context(state: Walk, cut: Cut) -> list[str]:

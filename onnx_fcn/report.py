@@ -437,7 +437,8 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
         worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
         shown = checks if worst.passed else [worst]
         windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
-        count = f"{sum(windows.values())} window{'' if sum(windows.values()) == 1 else 's'}"
+        total = sum(windows.values())
+        count = f"{total} window{'' if total == 1 else 's'}"
         what = f"{question}, {count}" if kind in ("law", "crops") else question
         sizes = ", ".join(dict.fromkeys(times(c.size) for c in shown))
         rows.append((what, sizes, f"{worst.error:.1e}", _verdict(worst)))

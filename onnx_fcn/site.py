@@ -525,14 +525,7 @@ class Site(Emitter):
         outer, inner = Atom.product(others), Atom.product(atoms)
         if outer == 1:
             return [replace(x, map=name, channels=(*others, *result)) for name in emit(x.map, 1)]
-        shape = self.emit([x], "Shape")
-        channels = np.array([outer * Atom.product(result)], np.int64)
-        ends: list[Operand] = [
-            self.slice(shape, [0], [1], [0]),
-            channels,
-            self.slice(shape, [2], [np.iinfo(np.int64).max], [0]),
-        ]
-        target = self.emit(ends, "Concat", axis=0)
+        target = self.shape_with(x, outer * Atom.product(result))
         seen = self.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
         names = [self.emit([made, target], "Reshape") for made in emit(seen, 2)]
         return [replace(x, map=name, channels=(*others, *result)) for name in names]
@@ -563,10 +556,7 @@ class Site(Emitter):
         made = [atoms_of(size, "c") for size in sizes]
         seen = [0, Atom.product(others), *map(Atom.product, along), -1]
         name = emit(self.emit([x, np.array(seen, np.int64)], "Reshape"))
-        shape = self.emit([x], "Shape")
-        width = np.array([Atom.product(others) * math.prod(sizes)], np.int64)
-        cells = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
-        target = self.emit([self.slice(shape, [0], [1], [0]), width, cells], "Concat", axis=0)
+        target = self.shape_with(x, Atom.product(others) * math.prod(sizes))
         layout = [made[axes.index(k)] if k in axes else group for k, group in enumerate(x.layout)]
         return replace(
             x,
@@ -592,10 +582,13 @@ class Site(Emitter):
         """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
         if self.opset < 8:
             raise Unsupported("repeats a value over the map, which takes opset 8", code="opset", hint=RAISE_OPSET)
-        shape = self.emit([like], "Shape")
-        rest = self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
-        parts: list[Operand] = [self.slice(shape, [0], [1], [0]), np.array([channels], np.int64), rest]
-        return self.emit([name, self.emit(parts, "Concat", axis=0)], "Expand")
+        return self.emit([name, self.shape_with(like, channels)], "Expand")
+
+    def shape_with(self, x: Lifted, channels: int) -> str:
+        """The shape of a map with another number of channels, (N, channels, *space), as a tensor."""
+        shape = self.emit([x], "Shape")
+        batch, space = self.slice(shape, [0], [1], [0]), self.slice(shape, [2], [np.iinfo(np.int64).max], [0])
+        return self.emit([batch, np.array([channels], np.int64), space], "Concat", axis=0)
 
     def materialise(self, x: Lifted) -> str:
         """A tensor with the axes of the original in their order, at whatever size the image has.

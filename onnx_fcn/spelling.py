@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_fcn.document import Weight
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Blocked, Emission, Fact, Known, Seat, Walk
-from onnx_fcn.known import Array
+from onnx_fcn.known import Array, share_of_one
 from onnx_fcn.lifted import BATCH, Lifted
 
 __all__ = ["RAISE_OPSET", "Emitter", "Operand"]
@@ -106,7 +106,7 @@ class Emitter:
         if self.batch == BATCH and counts:
             raise Unsupported("computes with the size of the batch", code="batch")
         if self.batch == BATCH and BATCH in value.shape:  # repeated for each image
-            one = value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
+            one = share_of_one(value)
             if np.any(value != one):
                 raise Unsupported("counts the images of the batch", code="batch")
             return one

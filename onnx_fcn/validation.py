@@ -533,9 +533,8 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
             yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
             continue
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
-        law = max(
-            shaped_difference(cell, want[name], c.scale_of(name, wide)) for cell, want in zip(cells, wide.windows)
-        )
+        scale = c.scale_of(name, wide)
+        law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
         if wide.crops and (wide.inner is not None or c.exact[name]):
             yield _crops_check(c, name, wide, _of_crops(wide, cells))
@@ -576,7 +575,8 @@ def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -
     if tolerance is None and name in c.answers:
         why = c.answers[name].reason
     wanted = [crop.expected[name] for crop in wide.crops]
-    errors = [shaped_difference(cell, want, c.scale_of(name, wide)) for cell, want in zip(cells, wanted)]
+    scale = c.scale_of(name, wide)
+    errors = [shaped_difference(cell, want, scale) for cell, want in zip(cells, wanted)]
     scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
     same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []
     return Check(

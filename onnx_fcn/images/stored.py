@@ -269,8 +269,8 @@ def _decoded(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
         tone = GREY if mode in ("L", "LA") else RGB
     alpha = int(upright.mode in MODES and MODES[upright.mode] in ("LA", "RGBA"))
     samples = 2 if pixels.ndim == 3 else None
-    how: Any = {"samples": samples, "tone": tone, "alpha": alpha, "files": files}
-    return _numbers(name, pixels.shape, pixels.dtype, lambda box: pixels[box], **how)
+    shape, dtype = pixels.shape, pixels.dtype
+    return _numbers(name, shape, dtype, lambda box: pixels[box], samples=samples, tone=tone, alpha=alpha, files=files)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -140,9 +140,8 @@ def apply(
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
         formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name, **numbers)
-        tiled.tiling(
-            source.size, tile or LEAST[network.rank], approximate=approximate
-        )  # refused before anything is written
+        # refused before anything is written
+        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)
         if network.batch not in (None, batch):
             raise OptionError(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
