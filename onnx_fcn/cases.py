@@ -26,6 +26,7 @@ from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.lifting import Cut, cuts_of, upstream
 from onnx_fcn.placement import geometry_of
 from onnx_fcn.selection import THROUGH
+from onnx_fcn.sessions import random_values
 from onnx_fcn.sizes import largest_factor, long_size, uneven_size, wide_size
 
 __all__ = [
@@ -453,18 +454,9 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool =
     """Random values for every input; of a loud batch of images, `louder` ones."""
     feeds = {}
     for name, declared in c.inputs.items():
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
-        shape = _shape(c, name, size, batch)
-        if kind.kind == "f" or str(kind) == "bfloat16":
-            feeds[name] = (c.deviation * c.random.standard_normal(shape)).astype(kind)
-            if loud and name == c.state.image.name:
-                feeds[name] = louder(feeds[name], c.state.image.batch)
-        elif kind.kind == "b":
-            feeds[name] = c.random.integers(0, 2, shape).astype(kind)
-        else:
-            feeds[name] = c.random.integers(0, 127 if kind.itemsize == 1 and kind.kind == "i" else 256, shape).astype(
-                kind
-            )
+        feeds[name] = random_values(declared, _shape(c, name, size, batch), c.random, c.deviation)
+        if loud and name == c.state.image.name:
+            feeds[name] = louder(feeds[name], c.state.image.batch)
     return feeds
 
 

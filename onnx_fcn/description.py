@@ -99,8 +99,7 @@ def _example(state: Walk, geometry: Geometry) -> Example:
 
 
 def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if state.image.assumed:
-        yield state.image.assumed
+    yield from state.image.assumed
     if not state.has_head:
         yield (
             "The network was fully convolutional already: it has no dense layer, and nothing in it covers its whole "

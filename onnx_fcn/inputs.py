@@ -34,12 +34,15 @@ __all__ = [
     "data_inputs",
     "declared_as",
     "dims_in_words",
-    "has_open_channels",
+    "first_layer",
     "images",
     "likeness",
     "needed_nodes",
+    "open_axes",
     "size_of",
+    "squarest",
     "static_dims",
+    "width_of",
     "written_size",
 ]
 
@@ -157,47 +160,85 @@ def images(document: Document, request: Request, open_size: int | None = None) -
                     shape[axis] = shape[axis] or open_size
             if batch is not None:
                 shape[batch] = shape[batch] or BATCH
-            if any(d is None for k, d in enumerate(shape) if k != channels or batch is None):
-                continue  # neither is it the channels
-            for width in _widths(document, declared.name, shape, channels, space, is_sized=open_size is None):
-                sizes = tuple(width if d is None else d for d in shape)
-                _check_size(declared.name, [d for k, d in enumerate(sizes) if k != batch])
-                yield Image(declared.name, sizes, batch, channels, space, declared.type.tensor_type.elem_type)
+            elif None in shape:
+                continue
+            for filled in _filled(document, declared.name, shape, batch, channels, is_sized=open_size is None):
+                _check_size(declared.name, [d for k, d in enumerate(filled) if k != batch])
+                yield Image(declared.name, filled, batch, channels, space, declared.type.tensor_type.elem_type)
 
 
-def _widths(
+def _filled(
     document: Document,
     name: str,
     shape: Sequence[int | None],
+    batch: int | None,
     channels: int | None,
-    space: Sequence[int],
     *,
     is_sized: bool,
-) -> list[int]:
-    """How many channels an image may have: as declared, or else as the first layer that it enters has weights for.
+) -> list[tuple[int, ...]]:
+    """The shapes that one may be whose axis is open: as the first layer that the image enters has weights for.
 
-    A number that is wrong dies at that layer. `is_sized`: the size is known, so that a dense layer tells them too.
+    A number that is wrong dies at that layer. A convolution tells the channels alone; a dense layer that reads the
+    whole image tells any axis, or the channels where it reads these at every position.
+
+    Args:
+        document: the model.
+        name: the input.
+        shape: its axes, None where they are open.
+        batch: the axis of the batch, or None.
+        channels: the axis of the channels, or None.
+        is_sized: no size is tried, so that a dense layer may tell what is left.
     """
-    if channels is None:
-        return [1]
-    if (declared := shape[channels]) is not None:
-        return [declared]
+    left = [k for k, d in enumerate(shape) if d is None]
+    numbers: list[int] = []
+    if not left:
+        return [tuple(d for d in shape if d is not None)]
+    if len(left) == 1 and (layer := first_layer(document, name)) is not None:
+        if layer.slides:
+            numbers = [layer.reads] if left[0] == channels else []
+        elif is_sized:
+            known = math.prod(d for k, d in enumerate(shape) if d is not None and k != batch)
+            numbers = [layer.reads // known] if layer.reads % known == 0 else []
+            numbers += [layer.reads] if left[0] == channels else []
+    return [tuple(n if d is None else d for d in shape) for n in dict.fromkeys(numbers)]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The first layer with weights that an image enters.
+
+    Attributes:
+        node: its name, or that of its output.
+        op: its operator.
+        slides: it is a convolution.
+        reads: the channels that it reads, or of a dense layer the values.
+    """
+
+    node: str
+    op: str
+    slides: bool
+    reads: int
+
+
+def first_layer(document: Document, name: str) -> Layer | None:
+    """The first layer that an input enters; None where none is found, or one without stored weights."""
     reached, graph = {name}, document.proto.graph
     dims = _weight_dims(graph)
     for node in graph.node:
         if not reached.intersection(node.input):
             continue
         weights = [dims[n] for n in node.input if n in dims]
+        attributes = {a.name: a.i for a in node.attribute}
+        called = node.name or node.output[0]
         if node.op_type in SLIDING:
-            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            return [w[1] * groups for w in weights if len(w) > 2][:1]
-        if node.op_type in DENSE and any(len(w) == 2 for w in weights):
-            positions = math.prod(shape[axis] or 1 for axis in space)
-            rows = [n for w in weights if len(w) == 2 for n in w]
-            wholes = [n // positions for n in rows if n % positions == 0]
-            return list(dict.fromkeys((*wholes, *rows))) if is_sized else []
+            channels = next((w[1] for w in weights if len(w) > 2), None)
+            groups = attributes.get("group", 1)
+            return None if channels is None else Layer(called, node.op_type, True, channels * groups)
+        if node.op_type in DENSE and (matrix := next((w for w in weights if len(w) == 2), None)) is not None:
+            turned = bool(attributes.get("transB")) or node.input[0] in dims
+            return Layer(called, node.op_type, False, matrix[1 if turned else 0])
         reached.update(node.output)
-    return []
+    return None
 
 
 def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
@@ -218,9 +259,15 @@ def _check_size(name: str, sizes: Sequence[int]) -> None:
         )
 
 
-def has_open_channels(document: Document, image: Image) -> bool:
-    """Are the channels of a reading not declared, but those of its first layer?"""
-    return image.channels is not None and static_dims(declared_as(document, image.name))[image.channels] is None
+def open_axes(document: Document, image: Image) -> list[int]:
+    """The axes of an image, but for the batch, that its file leaves open."""
+    dims = static_dims(declared_as(document, image.name))
+    return [k for k, d in enumerate(dims) if d is None and k != image.batch]
+
+
+def width_of(image: Image) -> int | None:
+    """How many channels an image has; None where it has no axis of them."""
+    return None if image.channels is None else image.shape[image.channels]
 
 
 def likeness(image: Image) -> Fraction:
@@ -228,12 +275,31 @@ def likeness(image: Image) -> Fraction:
 
     A picture (3, 16, 200) is as long as that, and a feature map (2048, 8, 4) is none of 2048×8 pixels.
     """
-    if image.channels is None:
-        few = len(image.space) == 2
-    else:
-        channels = image.shape[image.channels]
-        few = channels in FEW and min(image.size) > channels
+    channels = width_of(image)
+    few = len(image.space) == 2 if channels is None else channels in FEW and min(image.size) > channels
     return -Fraction(max(image.size), min(image.size)) / (LONG if few else 1)
+
+
+def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None:
+    """The size with the most equal sides at which a dense layer reads a whole image of these axes, some of them open.
+
+    None where it reads no such image, or more than two axes of positions are open.
+    """
+    found: list[tuple[int, ...]] = []
+    for batch, channels, space in FORMS[len(dims)] if not layer.slides else ():
+        if batch is None or channels is None:
+            continue
+        left = [axis for axis in space if dims[axis] is None]
+        known = math.prod(d for axis in space if (d := dims[axis]) is not None)
+        width = dims[channels]
+        for count in FEW if width is None else (width,):
+            area, rest = divmod(layer.reads, known * count)
+            if rest or len(left) > 2:
+                continue
+            short = next(n for n in range(math.isqrt(area), 0, -1) if area % n == 0) if len(left) == 2 else area
+            sides = iter((short, area // short))
+            found.append(tuple(next(sides) if (d := dims[axis]) is None else d for axis in space))
+    return min(found, key=lambda size: Fraction(max(size), min(size)), default=None)
 
 
 # What a file says of its inputs ---------------------------------------------------------------------------------------

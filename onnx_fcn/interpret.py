@@ -188,7 +188,7 @@ class Image:
         channels: the axis of the channels, or None.
         space: the axes that slide, in order.
         elem_type: `onnx.TensorProto.DataType`.
-        assumed: what nothing in the file says of these axes, as a sentence; empty where the network or the user does.
+        assumed: what its file does not say of it, and neither the user: sentences on its axes, their sizes, its batch.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Image:
     channels: int | None
     space: tuple[int, ...]
     elem_type: int
-    assumed: str = ""
+    assumed: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -25,15 +25,15 @@ from onnx_fcn.inputs import (
     FEW,
     FORMS,
     Request,
-    axes_in_words,
     batches,
     data_inputs,
     declared_as,
     dims_in_words,
-    has_open_channels,
+    first_layer,
     images,
-    likeness,
     needed_nodes,
+    open_axes,
+    squarest,
     static_dims,
     written_size,
 )
@@ -41,6 +41,7 @@ from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk
 from onnx_fcn.known import Values, stored_in
 from onnx_fcn.lifted import Lifted
 from onnx_fcn.metadata import PREFIX
+from onnx_fcn.readings import check_batch, has_own_batch, note_sizes, row_of_pixels, suggested, undecided_reading
 from onnx_fcn.tables import pixels, times
 
 __all__ = ["Cut", "cuts_of", "dilated", "explored", "find_cut", "lift", "upstream"]
@@ -233,9 +234,9 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     if not candidates:
         return _read(document, _sized_by_head(document, request), request)
     state, causes = _read(document, candidates, request)
-    if causes and request.size is None and all(has_open_channels(document, i) for i in candidates):
+    if causes and request.size is None and all(open_axes(document, i) for i in candidates):
         named = replace(request, input=candidates[0].name)
-        if (fitting := _fitting(document, named)) is not None:  # what is open is not the channels, but the size
+        if (fitting := _fitting(document, named)) is not None:  # what is open is another size
             return _read(document, _sized(document, named, fitting), request)
     return state, causes
 
@@ -244,8 +245,11 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
     """The walk of the first of these readings that holds, and every root cause for its refusal if none does."""
     failures: list[Walk] = []
     undecided: list[Walk] = []  # readings of the first input that hold, though nothing slides
+    mixing: Walk | None = None  # the likeliest reading, where it takes for a batch what the network mixes
     for name, readings in groupby(candidates, lambda image: image.name):
         for image in readings:
+            if mixing is not None and image.batch is not None:
+                continue
             tried: list[Walk] = []
             for state in _walks(document, image, request):
                 tried.append(state)
@@ -254,7 +258,12 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                 if _lacks_rules(state):
                     break  # whatever its batch is
                 if state.succeeded and _depends(state):
-                    if any(s.slides is not None for s in state.seats):
+                    slides = any(s.slides is not None for s in state.seats)
+                    if slides or name == candidates[0].name:
+                        if mixed := check_batch(document, state, tried[0]):
+                            return tried[0], mixed
+                        note_sizes(document, state, request)
+                    if slides:
                         return state, [] if request.size else _colours_that_slide(document, state)
                     if name == candidates[0].name:  # a mask or a table beside the image must not pass for one
                         undecided.append(state)
@@ -262,17 +271,21 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                     break
             failures += tried
             if tried and image is candidates[0] and _mixes_images(tried[-1]):
-                return tried[-1], _causes(tried[-1])  # understood likewise
+                mixing = tried[-1]
             if tried and _lacks_rules(tried[-1]):
                 break  # whatever its axes are
-        if (chosen := _suggested(document, undecided, request)) is not None:
+        if (chosen := suggested(document, undecided, request)) is not None:
             return chosen, []
-    if undecided and not failures:
-        return undecided[0], [_undecided(document, undecided)]
+        if mixing is not None and not (undecided := [w for w in undecided if len(w.image.space) == 2]):
+            return mixing, _causes(mixing)  # understood likewise
+        if mixing is not None:
+            break
+    if undecided and not any(seat.slides for state in failures for seat in state.seats):
+        return undecided[0], [undecided_reading(document, undecided)]
     if not failures:
         return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
     refused = [w for w in failures if w.diagnostics]
-    furthest = max(refused, key=lambda w: min(w.diagnostics)) if refused else failures[0]
+    furthest = max(refused, key=lambda w: (min(w.diagnostics), has_own_batch(document, w))) if refused else failures[0]
     return furthest, _causes(furthest)
 
 
@@ -456,9 +469,11 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         reason = f"input '{first.name}' has {rank} axes, and an image has 2 to {max(FORMS)}"
         raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
-        said = times(request.size)
-        known = "it is the size that the network was made for, whatever the size of your images"
-        raise OptionError(f"--input-size {said} does not fit input '{first.name}' of shape {shape}: {known}")
+        known = row_of_pixels(static_dims(first), request.size)
+        known = known or "it is the size that the network was made for, whatever the size of your images"
+        raise OptionError(
+            f"--input-size {times(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
+        )
     named = replace(request, input=first.name)
     return _sized(document, named, _fitting(document, named))
 
@@ -471,7 +486,10 @@ def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | Non
     """
     declared = declared_as(document, request.input or "")
     dims = static_dims(declared)
-    if fitting is None:
+    layer = first_layer(document, declared.name)
+    if fitting is None and layer is not None and (found := squarest(dims, layer)) is not None:
+        why, size = f"{layer.op} '{layer.node}' reads {layer.reads} values of it, which many sizes have", found
+    elif fitting is None:
         why, size = "its head takes none of the usual sizes", (224,) * max(len(dims) - 2, 1)
     elif (larger := _at_size(document, request, 2 * fitting[0])) is None:
         return list(images(document, request, fitting[0]))
@@ -546,75 +564,6 @@ def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
         f"(N, {slices}, height, width); where it is a depth, say --input-size {written_size(image.size)}"
     )
     return [Diagnostic("colours", image.name, "input", reason, hint)]
-
-
-def _suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:
-    """The likeliest of some readings that all hold, though nothing slides; None where it would be a mere guess.
-
-    One that treats all positions alike is likelier than one that does not, as it takes the scales of channels for
-    those of positions. What else it could be is noted in its image.
-    """
-    if request.size is None:  # a table or a sequence is as likely as a picture, unless it has channels
-        undecided = [w for w in undecided if len(w.image.space) > 1 and None not in (w.image.batch, w.image.channels)]
-    undecided = [w for w in undecided if _has_channels_in_place(w)] or undecided
-    undecided = [w for w in undecided if not _tells_positions_apart(w)] or undecided
-    if not undecided:
-        return None
-    chosen = max(undecided, key=lambda w: likeness(w.image))
-    if len(undecided) > 1:
-        chosen.image = replace(chosen.image, assumed=_assumption(document, chosen.image, undecided))
-    return chosen
-
-
-#: Operators that take axis 1 for the channels, and those behind it for positions.
-CHANNELS_FIRST = frozenset(
-    {
-        *("BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
-        *("InstanceNormalization", "LRN"),
-    }
-)
-
-
-def _has_channels_in_place(state: Walk) -> bool:
-    """Does every operator that takes axis 1 for the channels find them there?"""
-    facts = [seat.operands[0] for seat in state.seats if seat.node.op in CHANNELS_FIRST and seat.operands]
-    return all(set(f.layout[1]) <= set(f.channels) for f in facts if isinstance(f, Lifted) and f.rank > 1)
-
-
-def _tells_positions_apart(state: Walk) -> bool:
-    """Does an operator treat the positions of a window in different ways?"""
-    return any(isinstance(f, Lifted) and f.unfolded is not None for f in state.facts.values())
-
-
-def _assumption(document: Document, image: Image, undecided: Sequence[Walk]) -> str:
-    """What was assumed about an image that nothing slides over, and how to say something else."""
-    others = dict.fromkeys(written_size(w.image.size) for w in undecided if w.image.size != image.size)
-    shape = dims_in_words(declared_as(document, image.name))
-    say = f", or --input-size {' or '.join(others)} another reading" if others else ""
-    return (
-        f"Nothing slides over '{image.name}', so nothing in the file says which of its axes are positions: {shape} is "
-        f"read as {axes_in_words(image)}, as that looks most like a picture; --input-size {written_size(image.size)} "
-        f"confirms a window of {pixels(image.size)}{say}."
-    )
-
-
-def _undecided(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
-    """Nothing slides over the image, and nothing suggests which of its axes are positions."""
-    name = undecided[0].image.name
-    declared = declared_as(document, name)
-    sizes = list(dict.fromkeys(written_size(w.image.size) for w in undecided))
-    reason = (
-        f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "
-        "positions in an image"
-    )
-    if len(static_dims(declared)) == 2:
-        hint = (
-            "where it holds the pixels of an image in a row, give the model an input with axes for these, such as "
-            f"(N, channels, height, width), and flatten that; where it is a signal, say --input-size {sizes[0]}"
-        )
-    else:
-        hint = f"say it with --input-size, such as {' or '.join(sizes)}; where another input is the image, with --input"
-    return Diagnostic("no-positions", name, "input", reason, hint)
 
 
 def _answers_per_pixel(state: Walk) -> bool:

@@ -18,7 +18,7 @@ from onnx_fcn.document import Document, names_used
 from onnx_fcn.errors import ModelError
 from onnx_fcn.known import Array
 
-__all__ = ["Run", "element_types", "extract", "is_builtin", "session", "with_outputs"]
+__all__ = ["Run", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
 
@@ -61,6 +61,20 @@ def _message(error: Exception) -> str:
     said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     words = said or type(error).__name__
     return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
+
+
+def random_values(
+    declared: ValueInfoProto, shape: Sequence[int], random: np.random.Generator, deviation: float = 1.0
+) -> Array:
+    """Random values of an input: noise of a deviation, bytes or booleans."""
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+    values: Array
+    if kind.kind == "f" or str(kind) == "bfloat16":
+        values = deviation * random.standard_normal(shape)
+    else:
+        small = kind.itemsize == 1 and kind.kind == "i"
+        values = random.integers(0, 2 if kind.kind == "b" else 127 if small else 256, shape)
+    return values.astype(kind)
 
 
 def with_outputs(document: Document, names: Iterable[str]) -> ModelProto | None:

@@ -47,7 +47,7 @@ def axes_of(model: ModelProto, **options: Any) -> tuple[str, tuple[int, ...], li
 
 SHAPES = {
     "NHWC": [(10, 10, 3), (12, 9, 1), (9, 12, 4), (5, 4, 3), (3, 3, 24)],
-    "NCHW": [(3, 10, 10), (1, 12, 9), (3, 4, 20), (24, 3, 3), (64, 4, 2), (24, 1, 1), (6, 6, 6)],
+    "NCHW": [(3, 10, 10), (1, 12, 9), (3, 4, 20), (24, 3, 3), (64, 4, 2), (6, 6, 6)],
     "NDHWC": [(4, 8, 8, 3)],
     "NCDHW": [(1, 4, 8, 8), (5, 4, 4, 4)],
 }
@@ -62,6 +62,74 @@ def test_a_shape_suggests_its_axes(axes: str, shape: tuple[int, ...]) -> None:
     assert "; --input-size " in caveat
 
 
+THIN = {
+    "NCHW": [(24, 1, 1), (1, 1, 24), (1, 24, 1), (2, 1, 24)],
+    "NCW": [(1, 24)],
+    "NWC": [(24, 1)],
+}
+
+
+@pytest.mark.parametrize(("axes", "shape"), [(axes, shape) for axes in THIN for shape in THIN[axes]])
+def test_an_axis_of_length_1_has_no_positions(axes: str, shape: tuple[int, ...]) -> None:
+    """What slides along none is likelier; where every reading does, proportions say nothing: ONNX's order counts."""
+    found, window, (caveat,) = axes_of(dense("N", *shape))
+    assert found == axes
+    assert f"; --input-size {'x'.join(map(str, window))} confirms a window of " in caveat
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("HWC", (10, 9, 3)), ("HWC", (8, 9, 1)), ("CHW", (3, 10, 9))])
+def test_a_picture_without_a_batch(axes: str, shape: tuple[int, ...]) -> None:
+    """Its first axis cannot be a batch, since the network makes one row of all of it."""
+    row = {"flatten": "f = Reshape (x, s)", "s": [1, -1]}
+    found, window, (caveat,) = axes_of(dense(*shape, **row))
+    assert found == axes
+    assert f"as that looks most like a picture; --input-size {window[0]}x{window[1]} confirms" in caveat
+    assert axes_of(dense(*shape, **row), input_size=window) == (axes, window, [])
+
+
+def test_what_may_be_a_picture_without_a_batch_is_asked() -> None:
+    with pytest.raises(UnsupportedModel, match=r"\(9, 16, 5\).*with --input-size, such as 16x5 or 9x16\)$") as refused:
+        onnx_fcn.inspect(dense(9, 16, 5, flatten="f = Reshape (x, s)", s=[1, -1]))
+    assert [d.code for d in refused.value.diagnostics] == ["no-positions"]
+
+
+def test_what_was_said_is_not_offered_again() -> None:
+    """A number for all axes leaves it open which these are; a size for each leaves nothing, or what no size can say."""
+    (caveat,) = axes_of(dense("N", 28, 28), input_size=28)[2]
+    assert caveat.endswith("; --input-size 28x28 confirms a window of 28×28 pixels.")
+    assert axes_of(dense("N", 28, 28), input_size=(28, 28)) == ("NHW", (28, 28), [])
+    (caveat,) = axes_of(dense("N", 6, 6, 6), input_size=6)[2]
+    assert (
+        "; --input-size 6x6 confirms a window of 6×6 pixels, or --input-size 6x6x6 says another reading, or" in caveat
+    )
+    (caveat,) = axes_of(dense("N", 6, 6, 6), input_size=(6, 6))[2]
+    assert caveat.endswith(
+        "; (batch, height, width, channels) has the same size: where it is that, give the model an input with the "
+        "channels first, and transpose it inside."
+    )
+
+
+def test_another_input_is_named_where_there_is_one() -> None:
+    body = "f = Flatten (x)  d = MatMul (f, w)  y = Add (d, t)"
+    model = law.model(body, image="float[N,9,16] x, float[N,4] t", outputs="float[N,4] y", w=(144, 4))
+    with pytest.raises(UnsupportedModel, match="such as 16 or 9 or 9x16; where another input is the image, with --inp"):
+        onnx_fcn.inspect(model)
+
+
+ROWS = [
+    (784, (28, 28), r"shape \(N, 784\): the pixels .* an input \(N, 1, 28, 28\), and flatten it inside$"),
+    (784, 28, r"an input \(N, 1, 28, 28\), and"),
+    (432, (12, 12), r"an input \(N, 3, 12, 12\) or \(N, 12, 12, 3\), and"),
+    (784, (30, 30), r"it is the size that the network was made for, whatever the size of your images$"),
+]
+
+
+@pytest.mark.parametrize(("values", "size", "says"), ROWS)
+def test_pixels_in_a_row_are_no_picture(values: int, size: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        onnx_fcn.inspect(dense("N", values), input_size=size)
+
+
 SAID: list[tuple[tuple[int | str, ...], Any, str, bool]] = [
     (("N", 10, 10, 3), (10, 10), "NHWC", False),
     (("N", 10, 10, 3), 10, "NHWC", False),
@@ -72,7 +140,8 @@ SAID: list[tuple[tuple[int | str, ...], Any, str, bool]] = [
     (("N", 9, 16), 16, "NCW", False),
     (("N", 9, 16), (9, 16), "NHW", False),
     (("N", 8, 8), 8, "NHW", True),
-    ((1, 9, 16), (9, 16), "CHW", True),
+    (("N", 8, 8), (8, 8), "NHW", False),
+    ((1, 9, 16), (9, 16), "CHW", False),
     ((9, 16, 3), (9, 16), "HWC", False),
     (("N", 20), 20, "NW", False),
 ]
@@ -93,8 +162,8 @@ def test_a_literal_batch_of_one_is_no_reason_against_a_size() -> None:
 
 
 UNDECIDED: list[tuple[tuple[int | str, ...], str]] = [
-    (("N", 9, 16), r"\(N, 9, 16\).*with --input-size, such as 16 or 9 or 9x16"),
-    (("N", 8, 8), r"\(N, 8, 8\).*with --input-size, such as 8 or 8x8"),
+    (("N", 9, 16), r"\(N, 9, 16\).*with --input-size, such as 16 or 9 or 9x16\)$"),
+    (("N", 8, 8), r"\(N, 8, 8\).*with --input-size, such as 8x8\)$"),
     (("N", 784), r"\(N, 784\).*\(N, channels, height, width\), and flatten that; .* --input-size 784"),
 ]
 
@@ -156,6 +225,36 @@ def test_the_first_layer_knows_the_channels(
     wanted = onnx_fcn.convert(declared, input_size=size).to_proto()
     assert found.graph.input == wanted.graph.input
     assert found.graph.node == wanted.graph.node
+
+
+OPEN: list[tuple[tuple[int, ...], dict[str, int], str, str]] = [
+    ((3, 9, 8), {"c": 1}, "NCHW", r"The shape (N, c, 9, 8) of 'x' leaves its channels open: 3 is assumed, as MatMul"),
+    ((9, 8, 3), {"c": 3}, "NHWC", r"leaves its channels open: 3 is assumed, as MatMul 'y' reads 216 values."),
+    ((3, 9, 8), {"w": 3}, "NCHW", r"leaves its width open: 8 is assumed, as MatMul 'y' reads 216 values."),
+    ((3, 16, 16), {"h": 2, "w": 3}, "NCHW", r"leaves its height and width open: 16 and 16 are assumed, as MatMul"),
+]
+
+
+@pytest.mark.parametrize(("shape", "names", "axes", "says"), OPEN)
+def test_what_a_dense_layer_tells_is_said(shape: tuple[int, ...], names: dict[str, int], axes: str, says: str) -> None:
+    """One axis alone is what it leaves; of several, the first usual size fits."""
+    report = onnx_fcn.inspect(free(dense("N", *shape), **names))
+    assert (report.axes, [c for c in report.caveats if says in c]) == (axes, list(report.caveats[1:]))
+    told = onnx_fcn.inspect(free(dense("N", *shape), **names), input_size=report.window)
+    assert (told.axes, len(told.caveats)) == (axes, int("c" in names))
+
+
+def test_a_size_that_many_images_have_is_asked_for() -> None:
+    model = free(dense("N", 3, 8, 9), h=2, w=3)
+    says = r"shape \(N, 3, h, w\), .* and MatMul 'y' reads 216 values of it, which many sizes have: .* such as 8x9$"
+    with pytest.raises(OptionError, match=says):
+        onnx_fcn.inspect(model)
+
+
+def test_a_convolution_leaves_nothing_to_assume() -> None:
+    assert not onnx_fcn.inspect(
+        free(law.model(HEADED, image="float[N,3,8,8] x", k=(6, 3, 2, 2), w=(96, 5)), c=1)
+    ).caveats
 
 
 def test_a_number_of_pixels_is_that_of_all_axes() -> None:

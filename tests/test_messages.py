@@ -351,8 +351,7 @@ MISTAKES = {
     ),
     "frames of features": refused(
         "input 'x': nothing slides over its shape (N, 9, 16), so nothing in the file says which of its axes are "
-        "positions in an image (say it with --input-size, such as 16 or 9 or 9x16; where another input is the image, "
-        "with --input)",
+        "positions in an image (say it with --input-size, such as 16 or 9 or 9x16)",
         written("(float[N,9,16] x) => (float[N,144] y) { y = Flatten (x) }"),
     ),
     "no size in the file": Mistake(

@@ -953,8 +953,6 @@ row("reduction over a batch of one", "f = Flatten (x)  d = MatMul (f, w)  y = Re
 row("reshape bakes a batch of one into a free one", "f = Reshape (x, s)  y = MatMul (f, w)",
     batch=1, s=[1, 72], w=(72, 5))
 row("reshape bakes a batch into a free one", "f = Reshape (x, s)  y = MatMul (f, w)", batch=2, s=[2, 72], w=(72, 5))
-row("reduction over a free batch", "f = Flatten (x)  d = MatMul (f, w)  y = ReduceL2 <axes = [0]> (d)",
-    batch=1, w=(72, 5))
 
 # Branches beyond the cut: what strides there dilates, so that all answers have one grid -------------------------------
 
@@ -1198,6 +1196,8 @@ refusal("reshape of two images to one", "r = Reshape (x, s)  [fc] y = MatMul (r,
     ("batch", "fc", "sums over the batch"), image="float[2,6,4,3] x", s=[-1, 144], w=(144, 5))
 refusal("reduction over the batch", f"{DENSE}  [mean] y = ReduceMean <axes = [0]> (d)",
     ("batch", "mean", "over the batch"), image="float[2,6,4,3] x", w=(72, 5))
+refusal("reduction over a free batch", f"{DENSE}  [norm] y = ReduceL2 <axes = [0]> (d)",
+    ("batch", "norm", "over the batch"), w=(72, 5))
 refusal("the mean of a batch in front of everything", "[mean] m = ReduceMean <axes = [0]> (x)  c = Sub (x, m)  "
     f"{DENSE.replace('(x)', '(c)')}  y = Relu (d)",
     ("batch", "mean", "reduces over the batch: axes [0] of n c6 h4 w3"), image="float[2,6,4,3] x", trunk=False,
