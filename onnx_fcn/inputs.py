@@ -42,6 +42,7 @@ __all__ = [
     "size_of",
     "squarest",
     "static_dims",
+    "unrolled",
     "width_of",
     "written_size",
 ]
@@ -149,8 +150,9 @@ def images(document: Document, request: Request, open_size: int | None = None) -
                 size = request.size * len(space) if len(request.size) == 1 else request.size
                 if len(size) != len(space):
                     continue
-                if len(size) > len(request.size) and batch is None and dims[0] is None:
-                    continue  # an open axis in front is a batch, unless the size names it
+                named = len(size) == len(request.size) and all(dims[axis] is None for axis in space)
+                if batch is None and dims[0] is None and not named:
+                    continue  # an open axis in front is a batch, unless all are open and the size names them
                 if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, size)):
                     continue  # the file says another size
                 for axis, pixels in zip(space, size):
@@ -278,6 +280,25 @@ def likeness(image: Image) -> Fraction:
     channels = width_of(image)
     few = len(image.space) == 2 if channels is None else channels in FEW and min(image.size) > channels
     return -Fraction(max(image.size), min(image.size)) / (LONG if few else 1)
+
+
+def unrolled(document: Document, name: str) -> tuple[str, str] | None:
+    """The Reshape that makes an image of an input of pixels in a row, before any layer, and its result; else None."""
+    reached, graph = {name}, document.proto.graph
+    stored = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+        if not reached.intersection(node.input):
+            continue
+        if node.op_type in SLIDING | DENSE:
+            return None
+        if node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in stored:
+            target = document.array(stored[node.input[1]]).reshape(-1)
+            if sum(int(d) != 1 for d in target[1:]) > 1:
+                return node.name or node.output[0], node.output[0]
+        reached.update(node.output)
+    return None
 
 
 def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None:

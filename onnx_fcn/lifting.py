@@ -39,9 +39,17 @@ from onnx_fcn.inputs import (
 )
 from onnx_fcn.interpret import Fact, Image, Known, Options, Seat, Unmapped, Walk, run
 from onnx_fcn.known import Values, stored_in
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.metadata import PREFIX
-from onnx_fcn.readings import check_batch, has_own_batch, note_sizes, row_of_pixels, suggested, undecided_reading
+from onnx_fcn.readings import (
+    check_batch,
+    has_own_batch,
+    note_sizes,
+    row_inside,
+    row_of_pixels,
+    suggested,
+    undecided_reading,
+)
 from onnx_fcn.tables import pixels, times
 
 __all__ = ["Cut", "cuts_of", "dilated", "explored", "find_cut", "lift", "upstream"]
@@ -245,7 +253,7 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
     """The walk of the first of these readings that holds, and every root cause for its refusal if none does."""
     failures: list[Walk] = []
     undecided: list[Walk] = []  # readings of the first input that hold, though nothing slides
-    mixing: Walk | None = None  # the likeliest reading, where it takes for a batch what the network mixes
+    mixing: Walk | None = None  # the likeliest reading, where the network mixes what it takes for a batch
     for name, readings in groupby(candidates, lambda image: image.name):
         for image in readings:
             if mixing is not None and image.batch is not None:
@@ -260,8 +268,8 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                 if state.succeeded and _depends(state):
                     slides = any(s.slides is not None for s in state.seats)
                     if slides or name == candidates[0].name:
-                        if mixed := check_batch(document, state, tried[0]):
-                            return tried[0], mixed
+                        if causes := check_batch(document, state, tried[0]):
+                            return tried[0], causes
                         note_sizes(document, state, request)
                     if slides:
                         return state, [] if request.size else _colours_that_slide(document, state)
@@ -270,23 +278,28 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                         tried.clear()
                     break
             failures += tried
-            if tried and image is candidates[0] and _mixes_images(tried[-1]):
-                mixing = tried[-1]
+            mixed = [w for w in tried if _mixes_images(w)]
+            if mixed and image is candidates[0]:
+                if len(mixed) == len(tried):
+                    return mixed[-1], _causes(mixed[-1])  # understood likewise
+                if mixed[-1].batch != BATCH:
+                    mixing = mixed[-1]  # another batch does not fit the weights, so that this may be none
             if tried and _lacks_rules(tried[-1]):
                 break  # whatever its axes are
         if (chosen := suggested(document, undecided, request)) is not None:
             return chosen, []
         if mixing is not None and not (undecided := [w for w in undecided if len(w.image.space) == 2]):
-            return mixing, _causes(mixing)  # understood likewise
+            return mixing, _causes(mixing)
         if mixing is not None:
             break
     if undecided and not any(seat.slides for state in failures for seat in state.seats):
-        return undecided[0], [undecided_reading(document, undecided)]
+        inside = row_inside(document, undecided[0].image)
+        return undecided[0], inside or [undecided_reading(document, undecided)]
     if not failures:
         return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
     refused = [w for w in failures if w.diagnostics]
     furthest = max(refused, key=lambda w: (min(w.diagnostics), has_own_batch(document, w))) if refused else failures[0]
-    return furthest, _causes(furthest)
+    return furthest, row_inside(document, furthest.image) or _causes(furthest)
 
 
 def _walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
@@ -469,7 +482,7 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         reason = f"input '{first.name}' has {rank} axes, and an image has 2 to {max(FORMS)}"
         raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
-        known = row_of_pixels(static_dims(first), request.size)
+        known = row_of_pixels(document, first.name, request.size)
         known = known or "it is the size that the network was made for, whatever the size of your images"
         raise OptionError(
             f"--input-size {times(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
@@ -487,8 +500,10 @@ def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | Non
     declared = declared_as(document, request.input or "")
     dims = static_dims(declared)
     layer = first_layer(document, declared.name)
-    if fitting is None and layer is not None and (found := squarest(dims, layer)) is not None:
-        why, size = f"{layer.op} '{layer.node}' reads {layer.reads} values of it, which many sizes have", found
+    shaped = fitting is not None and fitting[1].image.channels is not None
+    if not shaped and layer is not None and (found := squarest(dims, layer)) is not None:
+        why = f"{layer.op} '{layer.node}' reads {layer.reads} values of it, which many sizes have"
+        size = found if fitting is None else fitting[1].image.size
     elif fitting is None:
         why, size = "its head takes none of the usual sizes", (224,) * max(len(dims) - 2, 1)
     elif (larger := _at_size(document, request, 2 * fitting[0])) is None:

@@ -24,6 +24,7 @@ from onnx_fcn.inputs import (
     likeness,
     open_axes,
     static_dims,
+    unrolled,
     width_of,
     written_size,
 )
@@ -32,7 +33,15 @@ from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.mixing import batches_taken
 from onnx_fcn.tables import pixels
 
-__all__ = ["check_batch", "has_own_batch", "note_sizes", "row_of_pixels", "suggested", "undecided_reading"]
+__all__ = [
+    "check_batch",
+    "has_own_batch",
+    "note_sizes",
+    "row_inside",
+    "row_of_pixels",
+    "suggested",
+    "undecided_reading",
+]
 
 
 def suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:
@@ -51,10 +60,11 @@ def suggested(document: Document, undecided: Sequence[Walk], request: Request) -
     if not held:
         return None
     chosen = max(held, key=lambda w: likeness(w.image)) if whole else held[0]
-    others = [w for w in undecided if w.image.space != chosen.image.space and not _takes_batch_for_pixels(document, w)]
+    others = [w for w in undecided if w.image.space != chosen.image.space]
     if others:
-        reason = "looks most like a picture" if len(chosen.image.space) > 1 else "slides along no axis of length 1"
-        reason = reason if whole else "is the order of ONNX's own operators"
+        thin = len(whole) < len(undecided)
+        reason = "slides along no axis of length 1" if whole and thin else "is the order of ONNX's own operators"
+        reason = "looks most like a picture" if whole and len(chosen.image.space) > 1 else reason
         said = _assumption(document, chosen.image, others, request, reason)
         chosen.image = replace(chosen.image, assumed=(said, *chosen.image.assumed))
     return chosen
@@ -71,11 +81,6 @@ def _with_channels(readings: Sequence[Walk]) -> list[Walk]:
     if any(w.image.batch is not None for w in readings):
         return pictures or (full if len(readings) == 1 else [])
     return [w for w in readings if len(w.image.space) == 2 and width_of(w.image) in FEW]
-
-
-def _takes_batch_for_pixels(document: Document, state: Walk) -> bool:
-    """Does a reading take an open axis in front, which is the batch, for pixels?"""
-    return state.image.batch is None and static_dims(declared_as(document, state.image.name))[0] is None
 
 
 #: Operators that take axis 1 for the channels, and those behind it for positions.
@@ -141,7 +146,7 @@ def undecided_reading(document: Document, undecided: Sequence[Walk]) -> Diagnost
         f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "
         "positions in an image"
     )
-    if len(static_dims(declared)) == 2:
+    if all(len(w.image.size) == 1 for w in undecided) and len(static_dims(declared)) == 2:
         hint = (
             "where it holds the pixels of an image in a row, give the model an input with axes for these, such as "
             f"(N, channels, height, width), and flatten that; where it is a signal, say --input-size {sizes[0]}"
@@ -152,19 +157,40 @@ def undecided_reading(document: Document, undecided: Sequence[Walk]) -> Diagnost
     return Diagnostic("no-positions", name, "input", reason, hint)
 
 
-def row_of_pixels(dims: Sequence[int | None], size: tuple[int, ...]) -> str:
+#: What to do about a network that makes an image of a row, for the result of its Reshape.
+INSIDE = "make '{}' the input, as onnx.utils.extract_model does"
+
+
+def row_of_pixels(document: Document, name: str, size: tuple[int, ...]) -> str:
     """What is to be said of a size that is that of an image in a row; nothing where it is none."""
     size = size * 2 if len(size) == 1 else size
+    dims = static_dims(declared_as(document, name))
     values, positions = dims[-1], math.prod(size)
     if len(dims) != 2 or values is None or values % positions:
         return ""
+    if (inside := unrolled(document, name)) is not None:
+        return f"Reshape '{inside[0]}' makes the image of that row: {INSIDE.format(inside[1])}"
     channels = values // positions
-    forms = [(channels, *size), (*size, channels)] if channels > 1 else [(1, *size)]
+    forms = [(1, *size)]
+    if channels > 1:
+        forms = [(channels, *size), (*size, channels)]
+    elif len(size) > 2 and {size[0], size[-1]} & set(FEW):
+        forms = [size]
     shapes = " or ".join(f"(N, {', '.join(map(str, form))})" for form in forms)
     return (
         f"the pixels of an image may lie in a row there, but windows are not cut out of rows: give the model an input "
         f"{shapes}, and flatten it inside"
     )
+
+
+def row_inside(document: Document, image: Image) -> list[Diagnostic]:
+    """The refusal of a network that makes its image of a row; nothing where it does not."""
+    inside = unrolled(document, image.name) if len(image.shape) == 2 else None
+    if inside is None:
+        return []
+    shape = dims_in_words(declared_as(document, image.name))
+    reason = f"it is a row {shape} of which Reshape '{inside[0]}' makes the image, and windows are not cut out of rows"
+    return [Diagnostic("row-of-pixels", image.name, "input", reason, INSIDE.format(inside[1]))]
 
 
 # What the file leaves open --------------------------------------------------------------------------------------------

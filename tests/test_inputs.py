@@ -116,7 +116,46 @@ def test_another_input_is_named_where_there_is_one() -> None:
         onnx_fcn.inspect(model)
 
 
+def test_a_batch_of_so_many_is_no_picture() -> None:
+    """A mean over the first axis, whatever its length, is one over the images of a batch, and no colours."""
+    model = law.model(
+        "f = Flatten (x)  z = MatMul (f, w)  y = ReduceMean <axes = [0]> (z)", image="float[3,9,8] x", w=(72, 4)
+    )
+    with pytest.raises(UnsupportedModel, match=r"'y': reduces over the batch: axes \[0\] of n o4"):
+        onnx_fcn.inspect(model)
+
+
+def test_an_open_axis_in_front_is_a_batch() -> None:
+    """Height and width the wrong way round do not make it the height."""
+    assert axes_of(dense("N", 8, 12), input_size=(8, 12))[0] == "NHW"
+    with pytest.raises(OptionError, match=r"--input-size 12×8 does not fit input 'x' of shape \(N, 8, 12\)"):
+        onnx_fcn.inspect(dense("N", 8, 12), input_size=(12, 8))
+
+
+INSIDE = "r = Reshape (x, s)  c = Conv (r, k)  f = Flatten (c)  y = MatMul (f, w)"
+
+
+@pytest.mark.parametrize("shape", [("N", 48), (1, 48)])
+def test_a_network_that_makes_its_image_of_a_row(shape: tuple[int | str, ...]) -> None:
+    """It is what it makes that can slide."""
+    image = f"float[{shape[0]},{shape[1]}] x"
+    model = law.model(INSIDE, image=image, s=[-1, 1, 8, 6], k=(5, 1, 2, 2), w=(175, 4))
+    says = r"input 'x': it is a row \(., 48\) of which Reshape 'r' makes the image, .* \(make 'r' the input, as onnx"
+    with pytest.raises(UnsupportedModel, match=says) as refused:
+        onnx_fcn.inspect(model)
+    assert [d.code for d in refused.value.diagnostics] == ["row-of-pixels"]
+    with pytest.raises(OptionError, match="Reshape 'r' makes the image of that row: make 'r' the input, as onnx"):
+        onnx_fcn.inspect(model, input_size=(8, 6))
+
+
+def test_a_signal_in_a_row_slides() -> None:
+    body = INSIDE.replace("Conv", "Conv <kernel_shape = [2]>")
+    model = law.model(body, image="float[N,48] x", s=[-1, 1, 48], k=(5, 1, 2), w=(235, 4))
+    assert axes_of(model) == ("NW", (48,), [])
+
+
 ROWS = [
+    (3072, (3, 32, 32), r"an input \(N, 3, 32, 32\), and flatten it inside$"),
     (784, (28, 28), r"shape \(N, 784\): the pixels .* an input \(N, 1, 28, 28\), and flatten it inside$"),
     (784, 28, r"an input \(N, 1, 28, 28\), and"),
     (432, (12, 12), r"an input \(N, 3, 12, 12\) or \(N, 12, 12, 3\), and"),
@@ -244,11 +283,14 @@ def test_what_a_dense_layer_tells_is_said(shape: tuple[int, ...], names: dict[st
     assert (told.axes, len(told.caveats)) == (axes, int("c" in names))
 
 
-def test_a_size_that_many_images_have_is_asked_for() -> None:
-    model = free(dense("N", 3, 8, 9), h=2, w=3)
-    says = r"shape \(N, 3, h, w\), .* and MatMul 'y' reads 216 values of it, which many sizes have: .* such as 8x9$"
+@pytest.mark.parametrize(
+    ("shape", "names", "such"), [((3, 8, 9), {"h": 2, "w": 3}, "8x9"), ((6, 24), {"c": 1, "l": 2}, "12x12")]
+)
+def test_a_size_that_many_images_have_is_asked_for(shape: tuple[int, ...], names: dict[str, int], such: str) -> None:
+    values = np.prod(shape)
+    says = f", so the size .* and MatMul 'y' reads {values} values of it, which many sizes have: .* such as {such}$"
     with pytest.raises(OptionError, match=says):
-        onnx_fcn.inspect(model)
+        onnx_fcn.inspect(free(dense("N", *shape), **names))
 
 
 def test_a_convolution_leaves_nothing_to_assume() -> None:
