@@ -42,6 +42,7 @@ from onnx_fcn.known import Values, stored_in
 from onnx_fcn.lifted import BATCH, Lifted
 from onnx_fcn.metadata import PREFIX
 from onnx_fcn.readings import (
+    APART,
     check_batch,
     has_own_batch,
     note_sizes,
@@ -299,6 +300,8 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
         return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
     refused = [w for w in failures if w.diagnostics]
     furthest = max(refused, key=lambda w: (min(w.diagnostics), has_own_batch(document, w))) if refused else failures[0]
+    if _mixes_images(failures[0]) and has_own_batch(document, failures[0]) and not _lacks_rules(furthest):
+        furthest = failures[0]  # with the batch that it bakes, if any, what follows from that was refused
     return furthest, row_inside(document, furthest.image) or _causes(furthest)
 
 
@@ -599,7 +602,7 @@ def _mixes_images(state: Walk) -> bool:
 def _causes(failure: Walk) -> list[Diagnostic]:
     """The root causes of a refusal, in the order of the graph."""
     if failure.diagnostics:
-        return list(failure.causes.values())
+        return [replace(d, hint=d.hint or APART) if d.code == "batch" else d for d in failure.causes.values()]
     reason = "no output depends on the position in it: nothing slides over this input"
     made = {o.name for seat in failure.seats for o in seat.node.outputs}
     others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())

@@ -34,6 +34,7 @@ from onnx_fcn.mixing import batches_taken
 from onnx_fcn.tables import pixels
 
 __all__ = [
+    "APART",
     "check_batch",
     "has_own_batch",
     "note_sizes",
