@@ -38,7 +38,7 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
         ``"one"``: it takes no other batch, or none to compare with; ``"apart"``; ``"mixed"``.
     """
     assert image.batch is not None
-    count = 3 if image.shape[image.batch] != 3 else 2
+    count = 2 if image.shape[image.batch] != 2 else 3
     random, together = np.random.default_rng(0), {}
     for declared in data_inputs(document):
         dims = static_dims(declared)

@@ -131,11 +131,19 @@ def _assumption(document: Document, image: Image, others: Sequence[Walk], reques
 def _offers(readings: Sequence[Image], *chosen: Image) -> list[str]:
     """Sizes that choose one of these readings, as the command line takes them.
 
-    One number is meant along every axis, so that it chooses no row of as many pixels as a picture is high and wide.
+    One number is meant along every axis, so that it chooses no row of as many pixels as a picture is high and wide; and
+    a size that names few channels too is taken for a mistake.
     """
-    squares = {r.size[0] for r in (*readings, *chosen) if len(r.size) > 1 and len(set(r.size)) == 1}
-    sizes = [r.size for r in readings if len(r.size) > 1 or r.size[0] not in squares]
-    return list(dict.fromkeys(map(written_size, sizes)))
+    sizes = [r.size for r in readings if not _names_few(r)]
+    squares = {n[0] for n in (*sizes, *(r.size for r in chosen)) if len(n) > 1 and len(set(n)) == 1}
+    return list(dict.fromkeys(written_size(n) for n in sizes if len(n) > 1 or n[0] not in squares))
+
+
+def _names_few(image: Image) -> bool:
+    """Does the size of a reading name an axis that may be the few channels of a picture, as well as positions?"""
+    size, shape = image.size, image.shape
+    ends = ((size[0], shape[1]), (size[-1], shape[-1]))
+    return len(size) == len(shape) - 1 > 1 and any(n == width in FEW for n, width in ends)
 
 
 def undecided_reading(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
@@ -225,7 +233,7 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
     reason = (
         f"the original runs with no other{_baker(free) or why}" if taken == "one" else f"no rule covers others{why}"
     )
-    note = f"The batch is fixed to {state.batch}, though the file leaves it open: {reason}."
+    note = f"The network holds for a batch of {state.batch} alone, though its file leaves that open: {reason}."
     state.image = replace(image, assumed=(*image.assumed, note))
     return []
 

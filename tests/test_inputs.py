@@ -5,6 +5,7 @@ Each answer of a converted network is the original's on its crop, whatever the l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import OptionError, UnsupportedModel
+from onnx_fcn.inputs import written_size
 
 CONFIRMS = "nothing in the file says which of its axes are positions"
 
@@ -107,6 +109,37 @@ def test_what_was_said_is_not_offered_again() -> None:
         "; (batch, height, width, channels) has the same size: where it is that, give the model an input with the "
         "channels first, and transpose it inside."
     )
+
+
+OFFERED = [(10, 10, 3), (1, 12, 9), (6, 6, 6), (3, 3, 3), (1, 1, 24), (24, 1, 1), (1, 24), (24, 1), (2, 4, 4, 3)]
+
+
+@pytest.mark.parametrize("shape", OFFERED)
+def test_every_size_that_is_offered_chooses_what_it_says(shape: tuple[int, ...]) -> None:
+    """The first confirms the window, and each of the others is that of another reading."""
+    _, window, (caveat,) = axes_of(dense("N", *shape))
+    own, *others = re.findall(r"\b\d+(?:x\d+)*\b", caveat.partition("; ")[2].replace("×", " "))
+    for size in [own, *(o for o in others if "x" in o)]:
+        found = onnx_fcn.inspect(dense("N", *shape), input_size=tuple(map(int, size.split("x")))).window
+        assert (written_size(found), found == window) == (size, size == own)
+
+
+def test_a_batch_of_one_offers_no_more() -> None:
+    caveats = [onnx_fcn.inspect(dense(batch, 3, 10, 10)).caveats[0].partition("; ")[2] for batch in ("N", 1)]
+    assert caveats[0] == caveats[1]
+
+
+@pytest.mark.parametrize("shape", [(9, 16), (9, 3), (8, 8), (1, 1), (3, 28)])
+def test_every_size_that_is_asked_for_is_taken(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        onnx_fcn.inspect(dense("N", *shape))
+    sizes = refused.value.diagnostics[0].hint.partition("such as ")[2].split(" or ")
+    for size in sizes:
+        assert (
+            written_size(onnx_fcn.inspect(dense("N", *shape), input_size=tuple(map(int, size.split("x")))).window)
+            == size
+        )
+    assert sizes
 
 
 def test_another_input_is_named_where_there_is_one() -> None:
