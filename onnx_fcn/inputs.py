@@ -202,7 +202,7 @@ def _filled(
             known = math.prod(d for k, d in enumerate(shape) if d is not None and k != batch)
             numbers = [layer.reads // known] if layer.reads % known == 0 else []
             numbers += [layer.reads] if left[0] == channels else []
-    return [tuple(n if d is None else d for d in shape) for n in dict.fromkeys(numbers)]
+    return [tuple(n if d is None else d for d in shape) for n in dict.fromkeys(numbers) if n > 0]
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None
         width = dims[channels]
         for count in FEW if width is None else (width,):
             area, rest = divmod(layer.reads, known * count)
-            if rest or len(left) > 2:
+            if rest or not area or len(left) > 2:
                 continue
             short = next(n for n in range(math.isqrt(area), 0, -1) if area % n == 0) if len(left) == 2 else area
             sides = iter((short, area // short))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import law
@@ -169,8 +170,8 @@ INSIDE = "r = Reshape (x, s)  c = Conv (r, k)  f = Flatten (c)  y = MatMul (f, w
 
 
 @pytest.mark.parametrize("shape", [("N", 48), (1, 48)])
-def test_a_network_that_makes_its_image_of_a_row(shape: tuple[int | str, ...]) -> None:
-    """It is what it makes that can slide."""
+def test_a_network_that_makes_its_image_of_a_row(shape: tuple[int | str, ...], tmp_path: Path) -> None:
+    """It is what it makes that can slide, as it says."""
     image = f"float[{shape[0]},{shape[1]}] x"
     model = law.model(INSIDE, image=image, s=[-1, 1, 8, 6], k=(5, 1, 2, 2), w=(175, 4))
     says = r"input 'x': it is a row \(., 48\) of which Reshape 'r' makes the image, .* \(make 'r' the input, as onnx"
@@ -179,6 +180,9 @@ def test_a_network_that_makes_its_image_of_a_row(shape: tuple[int | str, ...]) -
     assert [d.code for d in refused.value.diagnostics] == ["row-of-pixels"]
     with pytest.raises(OptionError, match="Reshape 'r' makes the image of that row: make 'r' the input, as onnx"):
         onnx_fcn.inspect(model, input_size=(8, 6))
+    onnx.save(model, tmp_path / "row.onnx")
+    onnx.utils.extract_model(tmp_path / "row.onnx", tmp_path / "image.onnx", ["r"], ["y"])
+    assert onnx_fcn.convert(tmp_path / "image.onnx").report.window == (8, 6)
 
 
 def test_a_signal_in_a_row_slides() -> None:
@@ -324,6 +328,14 @@ def test_a_size_that_many_images_have_is_asked_for(shape: tuple[int, ...], names
     says = f", so the size .* and MatMul 'y' reads {values} values of it, which many sizes have: .* such as {such}$"
     with pytest.raises(OptionError, match=says):
         onnx_fcn.inspect(free(dense("N", *shape), **names))
+
+
+@pytest.mark.parametrize("names", [{"w": 3}, {"h": 2, "w": 3}])
+def test_a_weight_of_nothing_tells_nothing(names: dict[str, int]) -> None:
+    model = free(dense("N", 3, 8, 9), **names)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((0, 4), np.float32), "w"))
+    with pytest.raises(OptionError, match="none of the usual sizes"):
+        onnx_fcn.inspect(model)
 
 
 def test_a_convolution_leaves_nothing_to_assume() -> None:
