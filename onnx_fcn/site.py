@@ -72,7 +72,7 @@ class Site(Emitter):
         A network without any dense layer or pooling of its window is fully convolutional already: its maps stay as
         they are.
         """
-        if not self._walk.has_head and x.is_plain and x.rank == 2 + len(x.space):
+        if x.is_plain and x.rank == 2 + len(x.space) and not self._walk.has_head:
             if any(a.grid > a.stride for a in x.space):
                 raise Unsupported(
                     f"answers with a map that was made finer again ({x}): this is no classifier, it has no head",
@@ -274,10 +274,8 @@ class Site(Emitter):
 
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Say what becomes of this node, which reads x, for the report: see `Change`."""
-        names = [t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)]
-        self._seat.changes.append(
-            Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers)
-        )
+        reads = next((t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)), "")
+        self._seat.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
     def repeats(self, size: int) -> int:
         """Note that a weight takes that many bytes, repeated; how many bytes all of them take so far."""
