@@ -17,7 +17,7 @@ from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut
 from onnx_fcn.placement import fields_of, geometry_of, meetings, sliding
 from onnx_fcn.report import Difference, Dim, Example, Layer, Map, Report, Tensor
-from onnx_fcn.tables import pixels
+from onnx_fcn.tables import bytes_of, pixels
 
 __all__ = ["describe"]
 
@@ -26,6 +26,10 @@ EXAMPLE = 10
 
 #: Pixels between answers from which on their grid is called coarse.
 COARSE = 32
+
+
+#: Bytes of weights that nobody minds, however small the model was.
+SMALL = 1 << 20
 
 
 def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
@@ -61,7 +65,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=tuple(_caveats(state, seats, context)),
+        caveats=tuple(_caveats(state, seats, context, original.size)),
         example=None if done or geometry.of().form == KEEP_SIZE else _example(state, geometry),
         native=native,
         costs=costs,
@@ -98,7 +102,8 @@ def _example(state: Walk, geometry: Geometry) -> Example:
     return Example(size, grid.shape, int(grid.interior.sum()))
 
 
-def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
+    """What a user should know; `size` is the original's, in bytes."""
     if state.image.assumed:
         yield state.image.assumed
     if not state.has_head:
@@ -118,6 +123,14 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
         yield (
             f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
             f"the padding is that of {pixels(state.image.size)}."
+        )
+    repeated = sum(s.repeated for s in seats)
+    if repeated > max(size, SMALL):
+        most = max(seats, key=lambda s: s.repeated)
+        yield (
+            f"The result is far larger than the {bytes_of(size)} of the model: weights that are repeated, for each "
+            "channel or position that they do not sum over, and kernels that copy windows take "
+            f"{bytes_of(repeated)} in it, '{most.name}' most of it."
         )
     yield from meetings(state)
     for node, op in context:
