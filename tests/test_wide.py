@@ -5,6 +5,7 @@ What is counted are calls, of Python's functions and of C's, so that a busy mach
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -70,11 +71,13 @@ def calls(action: Callable[[], object]) -> int:
         count += event in ("call", "c_call")
 
     before = sys.getprofile()
+    gc.disable()  # whose callbacks are called as often as there is other garbage
     sys.setprofile(called)
     try:
         action()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return count
 
 
