@@ -41,6 +41,7 @@ __all__ = [
     "cropped",
     "fed_cut",
     "has_crop",
+    "largest_of",
     "long_case",
     "louder",
     "native_cases",
@@ -334,9 +335,12 @@ def _most(c: Comparison) -> float:
 
 
 def native_cases(
-    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int]
+    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int], *, negated: bool
 ) -> list[Case]:
-    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions."""
+    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions.
+
+    `negated`: that image negated is one more, on which other units are on.
+    """
     size = c.state.image.size
     cases = []
     for batch in batches:
@@ -344,6 +348,10 @@ def native_cases(
         cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
     if wide is not None and wide.inner is not None:
         cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
+    image = cases[0].feeds[c.state.image.name]
+    if negated and image.dtype.kind == "f":
+        feeds = {**cases[0].feeds, c.state.image.name: -image}
+        cases.append(Case(size, cases[0].batch, feeds, "the image negated"))
     others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
     if others and not c.rounds:  # what comes of them may hardly count
         feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
@@ -438,13 +446,17 @@ def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[i
 def louder(images: Array, axis: int | None) -> Array:
     """A batch whose images have larger and larger values, so that what hides in front of a large bias shows.
 
-    None of them is next to nothing, so that whatever reads a single one shows too.
+    None of them is next to nothing, so that whatever reads a single one shows too. Every third is the one before it,
+    negated: a unit that is off there is on here, as far as it depends on the values alone, so that a fault behind it
+    shows.
     """
     if axis is None or images.dtype.kind != "f":
         return images
     shape = [1] * images.ndim
     shape[axis] = images.shape[axis]
-    factors = np.resize(np.array(DEVIATIONS), images.shape[axis]).reshape(shape)
+    numbers = np.arange(images.shape[axis])
+    images = images.take(numbers - (numbers % 3 == 2), axis)
+    factors = np.resize(np.array(DEVIATIONS) * [1, 1, -1], images.shape[axis]).reshape(shape)
     least = np.sign(images) * np.std(images, dtype=np.float64)
     larger: Array = ((images + least) * factors).astype(images.dtype)
     return larger

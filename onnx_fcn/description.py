@@ -17,7 +17,7 @@ from onnx_fcn.lifted import Lifted
 from onnx_fcn.lifting import find_cut
 from onnx_fcn.placement import fields_of, geometry_of, meetings, sliding
 from onnx_fcn.report import Difference, Dim, Example, Layer, Map, Report, Tensor
-from onnx_fcn.tables import pixels
+from onnx_fcn.tables import bytes_of, pixels
 
 __all__ = ["describe"]
 
@@ -26,6 +26,10 @@ EXAMPLE = 10
 
 #: Pixels between answers from which on their grid is called coarse.
 COARSE = 32
+
+
+#: Bytes of weights that nobody minds, however small the model was.
+SMALL = 1 << 20
 
 
 def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
@@ -42,7 +46,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         OptionError: an image of these sizes is too small, or has another number of axes.
     """
     image, geometry = state.image, geometry_of(state)
-    before, after = original.proto.graph, document.proto.graph
+    before, after = (_dims([*d.proto.graph.input, *d.proto.graph.output]) for d in (original, document))
     seats = [*state.seats, *state.epilogue]
     layers = tuple(_layers(original, document, state, seats))
     context = tuple(dict.fromkeys((s.name, s.node.op) for s in seats if any(c.kind == "context" for c in s.changes)))
@@ -52,17 +56,16 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
     return Report(
         source=source,
         source_bytes=original.size,
-        image=Tensor(image.name, _dims(before.input, image.name), _dims(after.input, image.name)),
+        image=Tensor(image.name, before[image.name], after[image.name]),
         axes=geometry.layout,
         window=image.size,
         outputs=tuple(
-            Tensor(name, _dims(before.output, name), _dims(after.output, name), _stride(state.results.get(name)))
-            for name in state.outputs
+            Tensor(name, before[name], after[name], _stride(state.results.get(name))) for name in state.outputs
         ),
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=tuple(_caveats(state, seats, context)),
+        caveats=tuple(_caveats(state, seats, context, original.size)),
         example=None if done or geometry.of().form == KEEP_SIZE else _example(state, geometry),
         native=native,
         costs=costs,
@@ -72,14 +75,15 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
     )
 
 
-def _dims(declared: Iterable[ValueInfoProto], name: str) -> tuple[Dim, ...] | None:
-    """The declared shape of a tensor."""
-    value = next(v for v in declared if v.name == name)
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    return tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in value.type.tensor_type.shape.dim
-    )
+def _dims(declared: Iterable[ValueInfoProto]) -> dict[str, tuple[Dim, ...] | None]:
+    """The declared shapes of tensors, by name; None where there is none."""
+    types = {value.name: value.type.tensor_type for value in declared}
+    return {
+        name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
+        if t.HasField("shape")
+        else None
+        for name, t in types.items()
+    }
 
 
 def _number(value: Fraction) -> float:
@@ -98,7 +102,8 @@ def _example(state: Walk, geometry: Geometry) -> Example:
     return Example(size, grid.shape, int(grid.interior.sum()))
 
 
-def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
+    """What a user should know; `size` is the original's, in bytes."""
     yield from state.image.assumed
     if not state.has_head:
         yield (
@@ -117,6 +122,14 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
         yield (
             f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
             f"the padding is that of {pixels(state.image.size)}."
+        )
+    repeated = sum(s.repeated for s in seats)
+    if repeated > max(size, SMALL):
+        most = max(seats, key=lambda s: s.repeated)
+        yield (
+            f"The result is far larger than the {bytes_of(size)} of the model: weights that are repeated, for each "
+            "channel or position that they do not sum over, and kernels that copy windows take "
+            f"{bytes_of(repeated)} in it, '{most.name}' most of it."
         )
     yield from meetings(state)
     for node, op in context:
@@ -164,11 +177,14 @@ class _Kernels:
 
     def emission_of(self, change: Change, seat: Seat) -> Emission | None:
         """The node that does what a change says."""
-        found = [e for e in seat.emissions if tuple(e.node.attrs.get("kernel_shape", ())) == change.kernel]
-        if change.kind == "dense":
-            dims = (change.outputs, change.inputs, *change.kernel)
-            found = [e for e in found if (k := self.of(e)) is not None and tuple(k.dims) == dims]
-        return found[-1] if found else None
+        dims = (change.outputs, change.inputs, *change.kernel)
+
+        def does(emission: Emission) -> bool:
+            if tuple(emission.node.attrs.get("kernel_shape", ())) != change.kernel:
+                return False
+            return change.kind != "dense" or ((k := self.of(emission)) is not None and tuple(k.dims) == dims)
+
+        return next(filter(does, reversed(seat.emissions)), None)
 
     def of(self, emission: Emission | None) -> TensorProto | None:
         """The initializer that holds the kernel of a Conv, behind a DequantizeLinear or a Cast."""

@@ -207,10 +207,8 @@ class Document:
             graph.value_info.extend(edit.value_info)
         if gone := before and before - _tensor_names(graph):
             _retain(graph.quantization_annotation, lambda annotation: annotation.tensor_name not in gone)
-        for key, value in edit.metadata.items():
-            _entry(self.proto.metadata_props, "key", key).value = value
-        for domain, version in edit.opset_imports.items():
-            _entry(self.proto.opset_import, "domain", domain).version = version
+        _put(self.proto.metadata_props, "key", "value", edit.metadata)
+        _put(self.proto.opset_import, "domain", "version", edit.opset_imports)
 
     def inline(self, functions: Sequence[tuple[str, str]]) -> None:
         """Put the bodies of these local functions, as (domain, name), in place of their calls.
@@ -439,7 +437,8 @@ def _retain(repeated: Any, keep: Callable[[Any], bool]) -> None:
             del repeated[index]
 
 
-def _entry(repeated: Any, key: str, value: str) -> Any:
-    """The element of a repeated field with this key, a new one if there is none."""
-    found = next((entry for entry in repeated if getattr(entry, key) == value), None)
-    return found if found is not None else repeated.add(**{key: value})
+def _put(repeated: Any, key: str, field: str, values: Mapping[str, Any]) -> None:
+    """Set a field of the elements of a repeated field with these keys, the first of each; new ones for what is new."""
+    found = {getattr(entry, key): entry for entry in reversed(repeated)}
+    for name, value in values.items():
+        setattr(found[name] if name in found else repeated.add(**{key: name}), field, value)

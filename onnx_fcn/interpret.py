@@ -368,6 +368,7 @@ class Walk:
     products: dict[int, frozenset[int]] = field(default_factory=dict)  # of what is blocked, and the seats at fault
     reductions: set[int] = field(default_factory=set)  # seats that may turn out to be context
     names: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)  # of each hint, the last number that made a name of it
 
     @property
     def batch(self) -> int:
@@ -376,18 +377,19 @@ class Walk:
 
     def fresh(self, hint: str) -> str:
         """A tensor name that nothing has."""
-        name, count = hint, 2
-        while name in self.names:
-            name, count = f"{hint}_{count}", count + 1
+        name = hint
+        while name in self.names:  # the search goes on where it ended
+            self.counts[hint] = count = self.counts.get(hint, 1) + 1
+            name = f"{hint}_{count}"
         self.names.add(name)
         return name
 
     @property
     def has_head(self) -> bool:
         """Is there a dense layer, or an output that contracts its window? A fully convolutional network has neither."""
-        facts = [self.facts.get(name) for name in self.outputs]
-        dense = any(c.kind == "dense" for seat in self.seats for c in seat.changes)
-        return dense or any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
+        facts = (self.facts.get(name) for name in self.outputs)
+        contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
+        return contracts or any(c.kind == "dense" for seat in self.seats for c in seat.changes)
 
     @property
     def succeeded(self) -> bool:
@@ -456,6 +458,7 @@ def _deliver(state: Walk, name: str, site_type: type[Site]) -> None:
 
 
 def _forget(state: Walk, position: int) -> None:
+    state.counts.clear()  # since names are given back
     for k in range(position, len(state.seats)):
         seat = state.seats[k]
         for emission in seat.emissions:

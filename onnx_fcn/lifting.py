@@ -10,7 +10,7 @@ see each other), and whatever strides there dilates instead, so that all outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -53,7 +53,7 @@ from onnx_fcn.readings import (
 )
 from onnx_fcn.tables import pixels, times
 
-__all__ = ["Cut", "cuts_of", "dilated", "explored", "find_cut", "lift", "upstream"]
+__all__ = ["Cut", "cuts_of", "dilated", "explored", "find_cut", "lift", "makers_of", "upstream"]
 
 #: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
 OLDEST_OPSET = 7
@@ -671,12 +671,18 @@ def _beyond(state: Walk, cut: Cut) -> list[int]:
     return found
 
 
-def upstream(state: Walk, name: str) -> set[int]:
-    """Seats that a tensor is computed from."""
-    wanted, found = {name}, set()
-    for k in range(len(state.seats) - 1, -1, -1):
-        seat = state.seats[k]
-        if any(o.name in wanted for o in seat.node.outputs):
+def makers_of(state: Walk) -> dict[str, int]:
+    """The seat that makes each tensor."""
+    return {name: k for k, seat in enumerate(state.seats) for name in seat.proto.output if name}
+
+
+def upstream(state: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
+    """Seats that a tensor is computed from; whoever asks for many tensors has `makers_of` at hand."""
+    makers = makers_of(state) if makers is None else makers
+    waiting, found = [name], set()
+    while waiting:
+        k = makers.get(waiting.pop())
+        if k is not None and k not in found:
             found.add(k)
-            wanted |= set(_reads(seat))
+            waiting += _reads(state.seats[k])
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
 from onnx_fcn.interpret import Image, Walk
 from onnx_fcn.lifted import Axis, Lifted
-from onnx_fcn.lifting import upstream
+from onnx_fcn.lifting import makers_of, upstream
 
 __all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
@@ -29,7 +29,8 @@ def sliding(fact: Lifted) -> list[Axis]:
 
 def geometry_of(state: Walk) -> Geometry:
     """Where the answers of all outputs are that lie on a grid."""
-    outputs = {name: _answers(state, name, fact) for name, fact in state.results.items()}
+    makers = makers_of(state)
+    outputs = {name: _answers(state, name, fact, upstream(state, name, makers)) for name, fact in state.results.items()}
     return Geometry(state.image.size, outputs, state.image.name, layout_of(state.image))
 
 
@@ -39,11 +40,13 @@ def layout_of(image: Image) -> str:
     return "".join(letters[k] for k in range(len(image.shape)))
 
 
-def _answers(state: Walk, name: str, fact: Lifted) -> Answers:
-    """The geometry of one output. A map of a network without a head has no window but its receptive field."""
+def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
+    """The geometry of one output, which these seats compute.
+
+    A map of a network without a head has no window but its receptive field.
+    """
     axes = sliding(fact)
     field = tuple(a.field.plain() for a in axes)
-    before = upstream(state, name)
     context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & before)))
     pads = [state.seats[k].name for k in sorted(before) if (s := state.seats[k].slides) is not None and s.pads]
     window: tuple[Number, ...] = state.image.size

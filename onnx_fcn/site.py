@@ -37,13 +37,16 @@ from onnx_fcn.known import Array
 from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.spelling import RAISE_OPSET, Emitter, Operand
 
-__all__ = ["RAISE_OPSET", "RUN_THE_REST", "Operand", "Site"]
+__all__ = ["RAISE_OPSET", "REPEAT_LIMIT", "RUN_THE_REST", "Operand", "Site", "megabytes"]
 
 #: Channels that an unfolded window may have; beyond it a map of answers costs more than the answers are worth.
 UNFOLD_LIMIT = 40_000
 
 #: Values of the kernel that unfolds a window: one for each channel that it makes, and each of its positions.
 UNFOLD_KERNEL = 1 << 24
+
+#: Bytes that all weights of a conversion may take that were repeated for groups of channels, with all such kernels.
+REPEAT_LIMIT = 1 << 28
 
 #: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
@@ -72,7 +75,7 @@ class Site(Emitter):
         A network without any dense layer or pooling of its window is fully convolutional already: its maps stay as
         they are.
         """
-        if not self._walk.has_head and x.is_plain and x.rank == 2 + len(x.space):
+        if x.is_plain and x.rank == 2 + len(x.space) and not self._walk.has_head:
             if any(a.grid > a.stride for a in x.space):
                 raise Unsupported(
                     f"answers with a map that was made finer again ({x}): this is no classifier, it has no head",
@@ -274,15 +277,13 @@ class Site(Emitter):
 
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Say what becomes of this node, which reads x, for the report: see `Change`."""
-        names = [t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)]
-        self._seat.changes.append(
-            Change(kind, tuple(kernel), reads=names[0] if names else "", layout=str(x), **numbers)
-        )
+        reads = next((t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)), "")
+        self._seat.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
     def repeats(self, size: int) -> int:
-        """Note that a weight takes that many bytes, repeated; how many bytes all of them take so far."""
+        """Note that a repeated weight, or a kernel that copies, takes so many bytes; how many all take so far."""
         self._seat.repeated += size
-        return sum(seat.repeated for seat in self._walk.seats)
+        return sum(seat.repeated for seat in (*self._walk.seats, *self._walk.epilogue))
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Say how this operator's result differs from what a single window would see."""
@@ -370,6 +371,14 @@ class Site(Emitter):
                 raise Unsupported(
                     f"wants all positions of the window at once, {size} of {x.width} channels, and the kernel that "
                     f"copies them has {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
+                    code="unfold-too-large",
+                    hint=RUN_THE_REST,
+                )
+            total = self.repeats(channels * taps * self.dtype(x.elem_type).itemsize)
+            if total > REPEAT_LIMIT:
+                raise Unsupported(
+                    "wants all positions of the window at once, and the kernels that copy them, with the weights that "
+                    f"are repeated, would take {megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
                     code="unfold-too-large",
                     hint=RUN_THE_REST,
                 )
@@ -707,3 +716,8 @@ class Site(Emitter):
                 raise Unsupported("poolings cannot be dilated before opset 10", code="rate")
             attrs["dilations"] = rates
         return self.emit([x], "MaxPool" if largest else "AveragePool", **attrs)
+
+
+def megabytes(size: int) -> str:
+    """Bytes, as messages say them."""
+    return f"{size / 1e6:,.0f} MB"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ from onnx_fcn.cases import (
     cropped,
     fed_cut,
     has_crop,
+    largest_of,
     long_case,
     louder,
     native_cases,
@@ -127,11 +128,12 @@ def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     """All that is compared on random images of one deviation."""
     cut = fed_cut(c)
     shared = cut is not None and c.is_ours and same_trunk(c, cut)
-    batched = cut is not None and shared and takes_batches(c, cut)
+    batched = cut is not None and c.is_ours and takes_batches(c, cut)
     run = Run()
     _enlarge(c, cut, data, run, shared=shared)
     wide = run.wides[0] if run.wides else None
-    run.cases = native_cases(c, data, wide, batches_of(c)[:1] if batched else batches_of(c))
+    batches = batches_of(c)[:1] if shared and batched else batches_of(c)
+    run.cases = native_cases(c, data, wide, batches, negated=not batched)
     _ask_converted(c, run)
     heads = run.wides if c.state.has_head else []
     for each in heads:
@@ -144,6 +146,7 @@ def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
         _ask_head(c, heads)
     if heads and batched:
         run.cases += _head_in_batches(c, heads[0])
+    _scale_single(c, run)
     run.checks = list(_all_checks(c, run))
     return run
 
@@ -153,8 +156,9 @@ def _all_checks(c: Comparison, run: Run) -> Iterator[Check]:
         yield from _native_checks(c, case)
     for case in (*run.cases, *run.wides, *run.others):
         yield from _form_checks(c, case)
+    has_head = c.state.has_head
     for wide in run.wides:
-        if c.state.has_head:
+        if has_head:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
     for wide in run.wides[:1]:
@@ -369,6 +373,20 @@ def _ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
         c.scales[name] = own_scale([w[name] for w in first.windows], [w[name] for w in others])
 
 
+def _scale_single(c: Comparison, run: Run) -> None:
+    """An answer of one number has no others of its image beside it that tell its size: those for other images do.
+
+    Else one that is next to zero by chance would have to be right to more digits than its terms have.
+    """
+    quiet = [case for case in run.cases if not case.loud]
+    for name in c.names:
+        if all(case.expected[name].size == case.batch for case in quiet):
+            answers = [case.expected for case in quiet] + [window for wide in run.wides for window in wide.windows]
+            scale = c.scales.get(name, Scale())
+            usual = float(np.median([largest_of(each[name]) for each in answers]))
+            c.scales[name] = replace(scale, least=max(scale.least, usual))
+
+
 def _head_on(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
     """The original head's answers for windows, each with its other inputs; all at once where the batch is free."""
     image, types = c.state.image, {cut.name: windows[0][0].dtype}
@@ -389,8 +407,8 @@ def _head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     """Both heads on several windows at once: no batch is mixed. None where the original's does not run so."""
     cut, size = wide.cut, c.state.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
-    case = Case(size, BATCHES, {}, "the head alone, behind the same trunk")
     stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
+    case = Case(size, BATCHES, {}, "the head alone")
     if not c.rounds:
         stack, case.loud = louder(stack, 0), True
     first = [0] * len(positions[0])

@@ -24,15 +24,12 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.interpret import Known
 from onnx_fcn.known import VIEWS, Array
-from onnx_fcn.site import RUN_THE_REST, Site
+from onnx_fcn.site import REPEAT_LIMIT, RUN_THE_REST, Site, megabytes
 
 __all__ = ["kernel", "vector"]
 
 #: A reshape, transpose or slice of a weight, as a numpy view.
 View = Callable[[Array], Array]
-
-#: Bytes that all weights of a conversion may take that were repeated for groups of channels.
-REPEAT_LIMIT = 1 << 28
 
 
 def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
@@ -74,16 +71,12 @@ def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
         if total > REPEAT_LIMIT:
             raise Unsupported(
                 f"its weight would be repeated {array.size // value.size} times, for each channel or position that it "
-                f"does not sum over, to {_megabytes(array.nbytes)}; all weights that are repeated would take "
-                f"{_megabytes(total)} (at most {_megabytes(REPEAT_LIMIT)})",
+                f"does not sum over, to {megabytes(array.nbytes)}; all weights that are repeated would take "
+                f"{megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
                 code="weight-too-large",
                 hint=RUN_THE_REST,
             )
     return site.constant(array, dims, source=weight.name)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
 
 
 def _is_stored_otherwise(site: Site, weight: Known) -> bool:

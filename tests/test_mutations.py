@@ -35,11 +35,9 @@ SCALES = ((1.0, 0.0), (0.1, 0.5), (10.0, 0.0), (64.0, 128.0))
 #: is 8e-6 for one layer.
 ROUNDING = 2e-5
 
-#: A change that the images of every seed show: five times what the validation allows. Between the two it hangs on them.
-SHOWN = 1e-3
-
-#: Networks in which a step turns a change that is allowed into another answer, on the images that happen to lie there.
-STEEP = ("saturated softmax", "saturated sigmoid of an intermediate", "softmax, then argmax")
+#: A change that the images of every seed show: half as much again as the 2e-4 that the validation allows. Whether it
+#: sees a change between the two hangs on its images.
+SHOWN = 3e-4
 
 HEAD = "f = Flatten (m)  y = MatMul (f, w)"
 TWO = "f = Flatten (m)  d = Gemm (f, w, b)  r = Relu (d)  y = Gemm <transB = 1> (r, v, c)"
@@ -141,6 +139,10 @@ NETWORKS: dict[str, ModelProto] = {
         f'a = Slice (x, one, end, axes)  c = Conv (a, k)  m = Resize (c, "", scales)  {HEAD}',
         image="float[N,3,8,7] x", one=[1, 1], end=[2**31 - 1, -1], axes=[2, 3], k=(4, 3, 2, 2),
         scales=np.float32([1, 1, 2, 2]), w=(384, 5),
+    ),
+    "a single score": law.model(
+        f"m = Conv (x, k, e)  {TWO}", image="float[N,3,6,7] x",
+        k=(3, 3, 3, 3), e=(3,), w=(60, 8), b=(8,), v=(1, 8), c=(1,),
     ),
     "another input that hardly counts": law.model(
         f"m = Conv (x, k)  {HEAD[:-len('y = MatMul (f, w)')]}d = MatMul (f, w)  g = MatMul (e, v)  y = Add (d, g)",
@@ -269,10 +271,10 @@ def test_every_fault_is_rejected(name: str) -> None:
 @pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_fault_is_rejected_on_other_images(count: int) -> None:
     """A network, a fault in it and the images that it is judged on, drawn anew in every run."""
-    names = sorted(set(NETWORKS) - set(STEEP))
+    names = sorted(NETWORKS)
     for seed in fresh.seeds(count):
         random = np.random.default_rng(seed)
-        network = Judged.of(str(random.choice(names if count > 100 else FAST)))
+        network = Judged.of(str(random.choice(names)))
         faults = list(mutants(network.converted))
         what, mutant = faults[random.integers(len(faults))]
         with fresh.told(seed, what):

@@ -15,6 +15,7 @@ import pytest
 from onnx import ModelProto
 
 import onnx_fcn
+import onnx_fcn.site
 from onnx_fcn import Report, ValidationError
 from onnx_fcn.report import Difference, Example, Layer, Map, Tensor
 
@@ -308,3 +309,28 @@ def test_validation_error_holds_the_measurements(tmp_path: Path) -> None:
 def save(model: ModelProto, path: Path) -> Path:
     onnx.save(model, path)
     return path
+
+
+def test_a_file_that_grows_is_told() -> None:
+    """Weights that are repeated, by how much, and where most of them are."""
+    model = law.model(
+        "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)", image="float[N,20,12,12] x", s=[0, 20, 144],
+        v=(144, 128),
+    )  # fmt: skip
+    conversion = onnx_fcn.convert(model, validate=False)
+    (caveat,) = (c for c in conversion.report.caveats if "repeated" in c)
+    assert "far larger than the 73.9 kB of the model" in caveat
+    assert "take 1.5 MB in it, 'mix' most of it" in caveat
+    assert conversion.to_proto().ByteSize() > 1.4e6
+
+
+def test_kernels_that_unfold_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 48 channels for 16 positions is 3 kB."""
+    body = "c = Conv (x, k)  a = Relu (c)  y = Flatten (a)  b = Neg (c)  z = Flatten (b)"
+    model = law.model(body, image="float[N,3,4,4] x", outputs="y, z", k=(3, 3, 1, 1))
+    monkeypatch.setattr(onnx_fcn.site, "REPEAT_LIMIT", 6144)
+    onnx_fcn.convert(model, validate=False)
+    monkeypatch.setattr(onnx_fcn.site, "REPEAT_LIMIT", 6143)
+    with pytest.raises(onnx_fcn.UnsupportedModel, match="weights that are repeated, would take 0 MB") as refused:
+        onnx_fcn.convert(model, validate=False)
+    assert [(d.code, d.node) for d in refused.value.diagnostics] == [("unfold-too-large", "z")]

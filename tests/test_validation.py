@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,10 @@ def test_a_rare_event_is_as_exact_as_its_logit() -> None:
     validation = onnx_fcn.convert(model).report.validation
     assert validation is not None
     assert {c.subject for c in validation.checks if c.kind == "law"} == {"l", "y"}
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.full(4, -200, np.float32), "b"))  # always 0
     mutant = onnx_fcn.convert(model).to_proto()
     bias = next(t for t in mutant.graph.initializer if t.name == "b")
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "b"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1), "b"))
     with pytest.raises(ValidationError, match="'l'"):
         onnx_fcn.validate(model, mutant)
 
@@ -211,6 +213,38 @@ def test_a_fault_is_not_hidden_by_what_saturates_within_the_head(saturates: str,
     assert onnx_fcn.convert(model, seed=seed).report.validation.passed
     with pytest.raises(ValidationError, match="is not the same network"):
         onnx_fcn.validate(model, with_a_weight_zeroed(model), seed=seed)
+
+
+@pytest.mark.parametrize("seed", [59, *range(7)])
+def test_a_single_score_may_be_small_by_chance(seed: int) -> None:
+    """It has no others beside it that tell its size: those for other images do."""
+    original, converted = with_a_single_score()
+    assert onnx_fcn.validate(original, converted, seed=seed).passed
+
+
+@functools.cache
+def with_a_single_score() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    model = law.model(
+        "m = Conv (x, k)  f = Flatten (m)  y = MatMul (f, v)", image="float[N,3,8,9] x", k=(16, 3, 3, 3), v=(672, 1)
+    )
+    return model, onnx_fcn.convert(model, validate=False).to_proto()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_fault_behind_a_unit_that_is_mostly_off_is_found(seed: int) -> None:
+    """It is on in a window of large values, or in the same one negated."""
+    bias = np.array([-100, 0, 0, 0, 0], np.float32)
+    model = law.model(
+        "m = Conv (x, k)  f = Flatten (m)  d = Gemm (f, w, b)  r = Relu (d)  y = MatMul (r, v)",
+        image="float[N,3,5,6] x", k=(3, 3, 2, 2), w=(60, 5), b=bias, v=(5, 4),
+    )  # fmt: skip
+    mutant = onnx_fcn.convert(model, seed=seed).to_proto()
+    weight = next(t for t in mutant.graph.initializer if list(t.dims)[:2] == [4, 5])
+    values = numpy_helper.to_array(weight).copy()
+    values[:, 0] = 0
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    with pytest.raises(ValidationError, match="is not the same network"):
+        onnx_fcn.validate(model, mutant, seed=seed)
 
 
 def test_a_wrong_weight_behind_a_large_bias_is_found() -> None:
