@@ -23,10 +23,11 @@ import onnxruntime
 import onnx_fcn
 from benchmarks import Record, Say
 from benchmarks.files import alexnet, resnet50, vgg16, write
-from onnx_fcn.document import Document
-from onnx_fcn.inputs import Request
-from onnx_fcn.lifting import cuts_of, lift
-from onnx_fcn.sessions import extract
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.sessions import extract
+from onnx_fcn.walk.cut import cuts_of
+from onnx_fcn.walk.images import Request
+from onnx_fcn.walk.lift import lift
 
 __all__ = ["NETWORKS", "dense", "native", "stride"]
 

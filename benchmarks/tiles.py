@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import onnx_fcn
-from onnx_fcn import memory
+from onnx_fcn.images import memory
 from onnx_fcn.tiles.choice import chosen_tile
 from onnx_fcn.tiles.tiled import open_tiled
 
@@ -25,7 +25,7 @@ CHILD = """
 import sys, time
 import numpy as np, onnx_fcn
 import onnxruntime
-from onnx_fcn.preprocess import Preprocessing
+from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.application import apply
 from onnx_fcn.tiles.tiled import open_tiled
 model, image, output, tile = sys.argv[1:]

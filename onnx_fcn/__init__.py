@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 from onnx_fcn._version import __version__
 
 if TYPE_CHECKING:
+    from onnx_fcn.checking.checks import Check, Validation
     from onnx_fcn.conversion import Conversion, convert, inspect, validate
-    from onnx_fcn.dense import DenseModel, DenseResult, Detection, detect
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
-    from onnx_fcn.explanation import Explanation, explain
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
-    from onnx_fcn.metadata import read_geometry
-    from onnx_fcn.preprocess import Preprocessing
-    from onnx_fcn.report import Report
+    from onnx_fcn.model.metadata import read_geometry
+    from onnx_fcn.reporting.explanation import Explanation, explain
+    from onnx_fcn.reporting.report import Report
+    from onnx_fcn.running.dense_model import DenseModel, DenseResult, Detection, detect
+    from onnx_fcn.running.preprocess import Preprocessing
     from onnx_fcn.tiles.application import Applied, apply
-    from onnx_fcn.validation import Check, Validation
 
 __all__ = [
     "Answers",
@@ -69,16 +69,47 @@ __all__ = [
 ]
 
 _HOMES = {
-    "conversion": ("Conversion", "convert", "inspect", "validate"),
-    "dense": ("DenseModel", "DenseResult", "Detection", "detect"),
-    "errors": ("Diagnostic", "FcnError", "ModelError", "OptionError", "UnsupportedModel", "ValidationError"),
-    "explanation": ("Explanation", "explain"),
-    "geometry": ("Answers", "Field", "Geometry", "Grid"),
-    "metadata": ("read_geometry",),
-    "preprocess": ("Preprocessing",),
-    "report": ("Report",),
-    "tiles.application": ("Applied", "apply"),
-    "validation": ("Check", "Validation"),
+    "checking.checks": (
+        "Check",
+        "Validation",
+    ),
+    "conversion": (
+        "Conversion",
+        "convert",
+        "inspect",
+        "validate",
+    ),
+    "errors": (
+        "Diagnostic",
+        "FcnError",
+        "ModelError",
+        "OptionError",
+        "UnsupportedModel",
+        "ValidationError",
+    ),
+    "geometry": (
+        "Answers",
+        "Field",
+        "Geometry",
+        "Grid",
+    ),
+    "model.metadata": ("read_geometry",),
+    "reporting.explanation": (
+        "Explanation",
+        "explain",
+    ),
+    "reporting.report": ("Report",),
+    "running.dense_model": (
+        "DenseModel",
+        "DenseResult",
+        "Detection",
+        "detect",
+    ),
+    "running.preprocess": ("Preprocessing",),
+    "tiles.application": (
+        "Applied",
+        "apply",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

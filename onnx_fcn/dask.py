@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fcn.converted import CPU
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
 from onnx_fcn.images.stored import missing, white_of
-from onnx_fcn.preprocess import Preprocessing
+from onnx_fcn.running.network import CPU
+from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.choice import LEAST
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 
 __all__ = ["apply"]
 
-Array = np.ndarray[Any, Any]
 
 #: Threads of a worker wait for the first of them to open the model.
 OPENING = threading.Lock()

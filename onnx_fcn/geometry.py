@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
 __all__ = [
@@ -51,8 +52,8 @@ __all__ = [
     "interpolated",
 ]
 
+
 Number = int | float | Fraction
-Array = np.ndarray[Any, Any]
 
 #: Names of the sizes of images of 1, 2 and 3 spatial axes.
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}

@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = ["INTERRUPTED", "TERMINATED", "Signals", "ends_at_once", "repair_streams", "silence"]
 
+
 INTERRUPTED, TERMINATED = 130, 143
 
 #: The signals that end a command, and its exit codes.

@@ -10,6 +10,7 @@ from onnx_fcn.errors import printable
 
 __all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "times"]
 
+
 #: Columns of a sentence in plain text.
 WIDTH = 110
 

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from onnx_fcn import cli, storage
+from onnx_fcn import cli
 from onnx_fcn.conversion import convert
+from onnx_fcn.model import staged
 
 CUT = 5_000  # bytes that are left of a model
 
@@ -75,7 +76,7 @@ def child(stage: int, event: str, arguments: list[str]) -> int:
 
         return call
 
-    storage.COPIERS[:] = [announced("copy", copy) for copy in storage.COPIERS]
+    staged.COPIERS[:] = [announced("copy", copy) for copy in staged.COPIERS]
     os.fsync = announced("fsync", os.fsync)
     sys.argv = ["onnx-fcn", *arguments]
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnx_fcn.document import Document
+from onnx_fcn.model.document import Document
 
 RNG = np.random.default_rng(0)
 DENSE = RNG.standard_normal((120, 98)).astype(np.float32)  # 47 kB

@@ -167,7 +167,7 @@ def test_import_is_light() -> None:
 def test_reading_a_geometry_needs_no_converter(tmp_path: Path) -> None:
     onnx_fcn.convert(DIGITS, tmp_path / "out.onnx", validate=False)
     script = "import sys, onnx_fcn; print(onnx_fcn.read_geometry(sys.argv[1]).grid(64, 64).shape); " + (
-        "print({'onnx_graphsurgeon', 'onnx_fcn.interpret', 'onnx_fcn.document'} & set(sys.modules))"
+        "print({'onnx_graphsurgeon', 'onnx_fcn.walk.interpret', 'onnx_fcn.model.document'} & set(sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script, str(tmp_path / "out.onnx")]

@@ -25,7 +25,7 @@ from onnx import numpy_helper
 import onnx_fcn
 import onnx_fcn.conversion
 from onnx_fcn.cli import main
-from onnx_fcn.report import Report
+from onnx_fcn.reporting.report import Report
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -428,14 +428,16 @@ def test_as_a_module(tmp_path: Path) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'onnxruntime', 'rich', 'torch', 'PIL', 'matplotlib'}"
-    script = f"import atexit, sys, onnx_fcn.cli; atexit.register(lambda: print({heavy} & set(sys.modules)))"
-    script += "; onnx_fcn.cli.main(['--help'])"
+    script = f"import atexit, sys, onnx_fcn.cli.convert; atexit.register(lambda: print({heavy} & set(sys.modules)))"
+    script += "; onnx_fcn.cli.convert.main(['--help'])"
     done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_warnings_of_dependencies_are_not_shown() -> None:
-    warns = "import sys, warnings, onnx_fcn.cli as cli; cli._run = lambda _: warnings.warn('deep in a dependency')"
+    warns = (
+        "import sys, warnings, onnx_fcn.cli.convert as cli; cli._run = lambda _: warnings.warn('deep in a dependency')"
+    )
     script = f"{warns}; sys.exit(cli.main(['model.onnx']))"
     done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -534,7 +536,7 @@ def test_memory_that_runs_out_is_a_sentence(command: Command, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("module", ["onnx_fcn", "numpy", "onnx_fcn.report", "onnxruntime"])
+@pytest.mark.parametrize("module", ["onnx_fcn", "numpy", "onnx_fcn.reporting.report", "onnxruntime"])
 def test_interrupted_while_something_is_imported(number: int, code: int, module: str, tmp_path: Path) -> None:
     """Also where a library makes something else of it."""
     hook = f"""
@@ -552,7 +554,7 @@ import runpy
 sys.argv = ["onnx_fcn", "{FIXTURES}/digits_unpadded.onnx", "out.onnx"]
 import onnx_fcn.__main__
 sys.meta_path.insert(0, Finder())
-for name in [n for n in sys.modules if n == "onnx_fcn.cli"]: del sys.modules[name]
+for name in [n for n in sys.modules if n == "onnx_fcn.cli.convert"]: del sys.modules[name]
 sys.exit(onnx_fcn.__main__.main())
 """
     done = subprocess.run([sys.executable, "-c", hook], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)

@@ -16,7 +16,7 @@ from test_tiles import assert_same, converted, noise, once
 import onnx_fcn
 import onnx_fcn.dask
 from onnx_fcn import DenseModel, ModelError, OptionError
-from onnx_fcn.converted import open_converted
+from onnx_fcn.running.network import open_converted
 
 HEAD = "m = Conv <strides = [2, 2], pads = [1, 0, 1, 1]> ({0}, k)  f = Flatten (m)  y = MatMul (f, w)"
 WEIGHTS: dict[str, Any] = {"k": (4, 3, 3, 3), "w": (4 * 36, 5)}

@@ -18,7 +18,7 @@ from torch import nn
 
 import onnx_fcn
 from onnx_fcn import OptionError
-from onnx_fcn.cost import Program, Tensor, macs_of
+from onnx_fcn.model.cost import Program, Tensor, macs_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import onnx_fcn
 from onnx_fcn import DenseModel, DenseResult, ModelError, OptionError, Preprocessing, detect
 from onnx_fcn.images.image import pixels_of, resized
-from onnx_fcn.preprocess import PRESETS
+from onnx_fcn.running.preprocess import PRESETS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGE = FIXTURES / "digits_page.npy"
@@ -464,7 +464,7 @@ def test_pillow_is_asked_for_where_it_is_missing(
 def test_running_needs_neither_the_converter_nor_pillow(tmp_path: Path) -> None:
     onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", tmp_path / "out.onnx", validate=False)
     script = "import sys, onnx_fcn; print(onnx_fcn.DenseModel(sys.argv[1]).run(sys.argv[2]).map.shape); " + (
-        "print({'onnx_graphsurgeon', 'onnx_fcn.document', 'PIL', 'matplotlib', 'rich'} & set(sys.modules))"
+        "print({'onnx_graphsurgeon', 'onnx_fcn.model.document', 'PIL', 'matplotlib', 'rich'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "out.onnx"), str(PAGE)]
     environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent)}

@@ -14,9 +14,11 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from perceptron import DENSE, FLOAT, RNG, SECOND, answer, classifier, location, run, tensor, value_info, weights
 
-from onnx_fcn import wire
-from onnx_fcn.document import Document, Edit, Weight, names_used
 from onnx_fcn.errors import FcnError, ModelError
+from onnx_fcn.model import wire
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit, Weight
+from onnx_fcn.model.graphs import names_used
 
 BACKEND = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data")
 

@@ -11,7 +11,7 @@ import pytest
 
 import onnx_fcn
 from onnx_fcn import Diagnostic, Explanation, OptionError, UnsupportedModel, explain
-from onnx_fcn.explanation import Operand
+from onnx_fcn.reporting.explanation import Operand
 
 DIGITS = Path(__file__).parent.parent / "fixtures/digits_unpadded.onnx"
 

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 import onnx_fcn
 from onnx_fcn import OptionError
 from onnx_fcn.cli import main
-from onnx_fcn.document import Document
+from onnx_fcn.model.document import Document
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import OptionError, UnsupportedModel
-from onnx_fcn.inputs import written_size
+from onnx_fcn.walk.images import written_size
 
 CONFIRMS = "nothing in the file says which of its axes are positions"
 

@@ -18,19 +18,21 @@ from mutations import with_attribute, with_size_factor, with_weight
 from onnx import ModelProto, helper
 
 import onnx_fcn
-from onnx_fcn import ModelError, ValidationError, metadata
-from onnx_fcn.assemble import assemble
-from onnx_fcn.cases import Comparison
-from onnx_fcn.checks import Validation
-from onnx_fcn.claims import VALUES
-from onnx_fcn.document import Document, Edit
+from onnx_fcn import ModelError, ValidationError
+from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.claims import VALUES
+from onnx_fcn.checking.comparison import Comparison
+from onnx_fcn.checking.sizes import long_size, remainders, wide_size
+from onnx_fcn.checking.validation import run_checks
 from onnx_fcn.geometry import Count
-from onnx_fcn.given import Given
-from onnx_fcn.inputs import Request
-from onnx_fcn.lifting import lift
-from onnx_fcn.selection import Selection
-from onnx_fcn.sizes import long_size, remainders, wide_size
-from onnx_fcn.validation import run_checks
+from onnx_fcn.model import metadata
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
+from onnx_fcn.walk.assemble import assemble
+from onnx_fcn.walk.given import Given
+from onnx_fcn.walk.images import Request
+from onnx_fcn.walk.lift import lift
+from onnx_fcn.walk.outputs import Selection
 
 SEEDS = range(4)
 
@@ -274,7 +276,7 @@ def test_the_file_is_compared_and_not_what_was_made_of_it(how: dict[str, Any], m
         made.commit(Edit(nodes={1: [helper.make_node("Identity", ["c"], ["m"])]}))
         return made
 
-    monkeypatch.setattr(onnx_fcn.given, "_ready", without_relu)
+    monkeypatch.setattr(onnx_fcn.walk.given, "_ready", without_relu)
     with pytest.raises(ValidationError, match="is not the same network") as failure:
         onnx_fcn.convert(DENSE, **how)
     assert "native" in {c.kind for c in failure.value.report.checks if not c.passed}
@@ -337,8 +339,8 @@ def test_a_random_model_is_not_blamed_on_its_conversion(monkeypatch: pytest.Monk
     def unseen(site: Any, x: Any) -> Any:
         return x.on(site.emit([x]))
 
-    monkeypatch.setitem(onnx_fcn.interpret._RULES, ("", "RandomUniformLike"), unseen)
-    monkeypatch.setattr(onnx_fcn.interpret, "RANDOM", frozenset())
+    monkeypatch.setitem(onnx_fcn.lifting.registry._RULES, ("", "RandomUniformLike"), unseen)
+    monkeypatch.setattr(onnx_fcn.walk.interpret, "RANDOM", frozenset())
     with pytest.raises(
         ModelError, match=r"the model is random \(RandomUniformLike 'noise'\): on one image two runs differ"
     ):
@@ -442,8 +444,8 @@ def test_a_long_image_is_affordable(axis: int, most: float, size: tuple[int, ...
 
 def test_what_was_not_compared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert onnx_fcn.convert(DENSE).report.validation.uncovered == ()
-    monkeypatch.setattr(onnx_fcn.cases, "LONG_BUDGET", 1)
-    monkeypatch.setattr(onnx_fcn.cases, "largest_factor", lambda _: 1.1)
+    monkeypatch.setattr(onnx_fcn.checking.cases, "LONG_BUDGET", 1)
+    monkeypatch.setattr(onnx_fcn.checking.cases, "largest_factor", lambda _: 1.1)
     report = onnx_fcn.convert(STRIDED).report
     assert report.validation.passed
     second, long = report.validation.uncovered

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Field
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, lcm
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, lcm
 
 FLOAT = onnx.TensorProto.FLOAT
 BATCH = 5

@@ -27,8 +27,8 @@ import wording
 from exports import quiet
 from onnx import helper
 
-from onnx_fcn import wire
 from onnx_fcn.cli import main
+from onnx_fcn.model import wire
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODEL, USAGE = 1, 2

@@ -14,7 +14,7 @@ from onnx import ModelProto, numpy_helper
 
 import onnx_fcn
 from onnx_fcn import Validation, ValidationError
-from onnx_fcn.agreement import difference
+from onnx_fcn.model.agreement import difference
 
 WEIGHT = law.random("w", 36, 7).astype(np.float32)
 

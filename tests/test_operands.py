@@ -20,10 +20,11 @@ from law import Array
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from test_rules import ROWS
 
-from onnx_fcn import interpret
-from onnx_fcn.document import Document
 from onnx_fcn.errors import FcnError
-from onnx_fcn.lifting import Request, explored
+from onnx_fcn.lifting import registry
+from onnx_fcn.model.document import Document
+from onnx_fcn.walk.images import Request
+from onnx_fcn.walk.search import explored
 
 #: What an operand may be.
 KINDS = ("as it is", "lifted", "beside the image", "constant", "left out")
@@ -130,7 +131,7 @@ def check(name: str, output: str, kinds: Sequence[str]) -> None:
             explored(Document.open(network), Request(input=network.graph.input[0].name))
 
 
-@pytest.mark.parametrize("operator", interpret.operators(), ids=lambda op: ".".join(filter(None, op)))
+@pytest.mark.parametrize("operator", registry.operators(), ids=lambda op: ".".join(filter(None, op)))
 def test_one_operand_of_another_kind(operator: tuple[str, str]) -> None:
     for name, output in NODES[operator]:
         count = len(operands_of(name, output))

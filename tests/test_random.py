@@ -35,8 +35,8 @@ from trunks import conv, cropped, meeting, pool, resize
 
 import onnx_fcn
 from onnx_fcn import Conversion, UnsupportedModel, ValidationError
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules import channels, resizing
-from onnx_fcn.site import Site
 
 #: Largest difference allowed, relative to the largest answer: up to a dozen layers in a row, each with the rounding of
 #: `law.ROUNDING`. A weight in the wrong place is a thousand times that.

@@ -27,9 +27,10 @@ from onnx import helper, numpy_helper
 
 import onnx_fcn
 import onnx_fcn.rules
-from onnx_fcn import UnsupportedModel, interpret
+from onnx_fcn import UnsupportedModel
+from onnx_fcn.lifting import facts, registry
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules import dense
-from onnx_fcn.site import Site
 
 NEWEST = law.newest_opset()
 
@@ -1310,7 +1311,7 @@ def pooling_kind(patch: pytest.MonkeyPatch) -> None:
 def bias_broadcast(patch: pytest.MonkeyPatch) -> None:
     """A bias (1,) goes to the first output alone."""
 
-    def alone(site: Site, bias: interpret.Known, size: int, factor: float = 1.0) -> interpret.Known:
+    def alone(site: Site, bias: facts.Known, size: int, factor: float = 1.0) -> facts.Known:
         value = site.value(bias).reshape(-1)[:size]
         value = ((np.arange(size) == 0) * factor * value).astype(value.dtype)
         return site.stated(site.constant(value), value)
@@ -1350,7 +1351,7 @@ def test_law(case: Row, opset: int, trunk: bool) -> None:
 def test_every_operator_has_a_row() -> None:
     graphs = [case.model(case.opsets[-1]).graph for case in ROWS.values()]
     covered = {(node.domain, node.op_type) for graph in graphs for node in graph.node}
-    assert set(interpret.operators()) <= covered
+    assert set(registry.operators()) <= covered
 
 
 def test_a_fully_convolutional_network_keeps_its_maps() -> None:

@@ -16,10 +16,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from perceptron import DENSE, FLOAT, RNG, SECOND, answer, classifier, location, run, tensor, value_info, weights
 
-from onnx_fcn import storage, wire
-from onnx_fcn.document import Document, Edit, Weight
 from onnx_fcn.errors import ModelError, OptionError
-from onnx_fcn.storage import Staged
+from onnx_fcn.model import payloads, wire
+from onnx_fcn.model import staged as staging
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit, Weight
+from onnx_fcn.model.staged import Staged
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -47,9 +49,9 @@ def test_permuted_arrays_are_streamed_in_order(
     monkeypatch: pytest.MonkeyPatch, band: int, tile: int, chunk: int
 ) -> None:
     for name, value in (("BAND", band), ("TILE", tile), ("CHUNK", chunk), ("BLOCK", 4 * chunk)):
-        monkeypatch.setattr(storage, name, value)
+        monkeypatch.setattr(payloads, name, value)
     for view in permutations():
-        blocks = [bytes(block) for block in storage.blocks(view, lambda: None)]
+        blocks = [bytes(block) for block in payloads.blocks(view, lambda: None)]
         assert b"".join(blocks) == view.tobytes(), (view.shape, view.strides)
         assert max(map(len, blocks)) <= max(band, 4 * chunk)
 
@@ -72,7 +74,7 @@ def test_permuted_weight_takes_a_band_of_memory(tmp_path: Path) -> None:
     document.save(tmp_path / "out.onnx", external_data=False)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < storage.BAND + 2 * storage.CHUNK + (4 << 20)
+    assert peak < payloads.BAND + 2 * payloads.CHUNK + (4 << 20)
 
 
 # --- what cannot be opened -------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_weights_can_be_linked_into_a_model_file(source: Path) -> None:
 
 
 def test_models_over_the_limit_go_external_by_themselves(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "LARGEST_FILE", 60_000)
+    monkeypatch.setattr(staging, "LARGEST_FILE", 60_000)
     out = source.with_name("out.onnx")
     document = Document.open(source)
     with document.staged(out) as staged:
@@ -344,8 +346,8 @@ def test_every_way_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copi
     model = classifier()
     model.graph.initializer.append(numpy_helper.from_array(np.arange(3_000_000, dtype=np.int32).reshape(3, -1), "big"))
     (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
-    available: list[Callable[..., int]] = [*[refuse] * (3 - copiers), *storage.COPIERS[-copiers:]]
-    monkeypatch.setattr(storage, "COPIERS", available)
+    available: list[Callable[..., int]] = [*[refuse] * (3 - copiers), *staging.COPIERS[-copiers:]]
+    monkeypatch.setattr(staging, "COPIERS", available)
     Document.open(tmp_path / "in.onnx").save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "in.onnx").read_bytes()
 
@@ -382,10 +384,10 @@ def test_disk_writes_while_the_file_grows(tmp_path: Path, monkeypatch: pytest.Mo
             assert synced.wait(10)
         return copy(source, target, offset, count)
 
-    copy = storage.COPIERS[-1]
+    copy = staging.COPIERS[-1]
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(storage, "SYNCED", 1 << 20)
-    monkeypatch.setattr(storage, "COPIERS", [copied])
+    monkeypatch.setattr(staging, "SYNCED", 1 << 20)
+    monkeypatch.setattr(staging, "COPIERS", [copied])
     Document.open(tmp_path / "in.onnx").save(tmp_path / "out.onnx")
     *_, whole, _ = sizes  # the last one is the folder's
     assert sizes[0] < whole == (tmp_path / "out.onnx").stat().st_size
@@ -422,7 +424,7 @@ def test_failures_while_writing_leave_the_old_file(tmp_path: Path, monkeypatch: 
     if call == "write":
         monkeypatch.setattr(Staged, "_write_file", full)
     elif call == "copy_file_range":
-        monkeypatch.setattr(storage, "COPIERS", [full])
+        monkeypatch.setattr(staging, "COPIERS", [full])
     elif hasattr(os, call):
         monkeypatch.setattr(os, call, full)
     else:

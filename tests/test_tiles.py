@@ -28,9 +28,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 import onnx_fcn
-from onnx_fcn import OptionError, memory
+from onnx_fcn import OptionError
 from onnx_fcn.cli import main
 from onnx_fcn.geometry import Count, Inner, Taps
+from onnx_fcn.images import memory
 from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, chosen_tile
 from onnx_fcn.tiles.maps import Journal
 from onnx_fcn.tiles.tiled import Tiled, open_tiled

@@ -13,10 +13,12 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_fcn
-import onnx_fcn.reference
-import onnx_fcn.validation
+import onnx_fcn.checking.asking
+import onnx_fcn.checking.judging
+import onnx_fcn.checking.reference
+import onnx_fcn.checking.validation
 from onnx_fcn import Check, ValidationError
-from onnx_fcn.agreement import Scale, difference
+from onnx_fcn.model.agreement import Scale, difference
 
 ROOT = Path(__file__).parent.parent
 UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded", "padded"))
@@ -26,7 +28,7 @@ UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that onnxruntime is given, in order."""
     shapes: list[tuple[int, ...]] = []
-    session = onnx_fcn.validation.session
+    session = onnx_fcn.checking.validation.session
 
     def recorded(document: Any, model: Any = None) -> Any:
         run = session(document, model)
@@ -38,7 +40,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         inputs = {i.name for i in (model or document.proto).graph.input}
         return with_record
 
-    for module in (onnx_fcn.validation, onnx_fcn.reference):
+    for module in (
+        onnx_fcn.checking.validation,
+        onnx_fcn.checking.asking,
+        onnx_fcn.checking.judging,
+        onnx_fcn.checking.reference,
+    ):
         monkeypatch.setattr(module, "session", recorded)
     return shapes
 

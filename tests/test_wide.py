@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto
 
 import onnx_fcn
-from onnx_fcn.interpret import Walk
+from onnx_fcn.lifting.program import Walk
 
 #: How many times the calls may be for twice as many; squares would be four times as many.
 TWICE = 2.3

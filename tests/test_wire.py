@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from onnx_fcn import wire
 from onnx_fcn.errors import ModelError
+from onnx_fcn.model import wire
 
 BACKEND = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data")
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import wording
 
 import onnx_fcn
 from onnx_fcn import FcnError, ModelError, UnsupportedModel
-from onnx_fcn.lifted import BATCH
+from onnx_fcn.lifting.lifted import BATCH
 
 PACKAGE = Path(onnx_fcn.__file__).parent
 

@@ -8,8 +8,8 @@ import io
 import re
 from collections.abc import Collection
 
-from onnx_fcn.cli import COMMANDS, main
-from onnx_fcn.lifted import BATCH
+from onnx_fcn.cli.convert import COMMANDS, main
+from onnx_fcn.lifting.lifted import BATCH
 
 #: Names of things in the code, which mean nothing to users.
 INTERNAL = re.compile(

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
 __all__ = ["GREY", "LUMA", "NUMBERS", "RGB", "Reading", "reading_of"]
 
-Array = np.ndarray[Any, Any]
 
 #: ITU-R BT.601, as Pillow makes grey of colours.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

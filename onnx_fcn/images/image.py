@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
 from onnx_fcn.images.identity import stamp
-from onnx_fcn.images.stored import Box, Picture, Stored, check_room, missing, sentence, stored
+from onnx_fcn.images.opening import stored
+from onnx_fcn.images.stored import Box, Picture, Stored, check_room, missing, sentence
 
 __all__ = ["Image", "check_picture", "open_image", "pixels_of", "resized"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

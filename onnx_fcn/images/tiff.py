@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import GREY, NUMBERS, RGB
 from onnx_fcn.images.stored import Stored, check_room, white_of
 
 __all__ = ["tiff"]
 
-Array = np.ndarray[Any, Any]
+
 Box = tuple[slice, ...]
 
 #: Photometric interpretations (TIFF 6.0, and the extensions of it).

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted, atoms_of, counted
+from onnx_fcn.lifting.facts import Fact
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules.elementwise import aligned
-from onnx_fcn.site import Site
 
 LAST = np.iinfo(np.int64).max
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, Unmapped, lifts, product_of_maps
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted, atoms_of, counted, dims_of
+from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted, dims_of
+from onnx_fcn.lifting.refusals import product_of_maps
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import CONVOLVED, Site
+from onnx_fcn.lifting.weights import View, kernel, vector
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
-from onnx_fcn.site import CONVOLVED, Site
-from onnx_fcn.weights import View, kernel, vector
 
 
 def contract(

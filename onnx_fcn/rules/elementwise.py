@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, Unmapped, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Axis, Lifted, atoms_of, counted
-from onnx_fcn.site import RAISE_OPSET, Operand, Site
+from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
+from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 
 BOOL = onnx.TensorProto.BOOL
 

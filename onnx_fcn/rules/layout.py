@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import EVALUATION, Fact, Known, Shared, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Atom, Lifted, dims_of
-from onnx_fcn.site import Site
+from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.lifted import Atom, Lifted, dims_of
+from onnx_fcn.lifting.refusals import EVALUATION
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 
 
 @lifts("Identity", "Dropout")

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import EVALUATION, Fact, Known, Shared, lifts
-from onnx_fcn.lifted import Atom, Lifted
+from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.refusals import EVALUATION
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules.elementwise import combine
-from onnx_fcn.site import Site
 
 
 @lifts("BatchNormalization")

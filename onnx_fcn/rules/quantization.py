@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Known, Shared, Unmapped, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Lifted
+from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules.channels import concatenated
 from onnx_fcn.rules.dense import contract
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.normalization import softmaxed
 from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.rules.sliding import pooling
-from onnx_fcn.site import Operand, Site
 
 MICROSOFT = "com.microsoft"
 FLOAT = onnx.TensorProto.FLOAT

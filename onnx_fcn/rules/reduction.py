@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.interpret import Fact, Unmapped, lifts
-from onnx_fcn.lifted import Atom, Lifted, atoms_of
-from onnx_fcn.site import CONVOLVED, Site
+from onnx_fcn.lifting.facts import Fact, Unmapped
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import CONVOLVED, Site
 
 #: Reductions as (what is done to each element, the pooling, what is done to the result).
 FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {

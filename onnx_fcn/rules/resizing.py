@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
-from onnx_fcn.interpret import Fact, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Axis, Lifted, counted
-from onnx_fcn.site import Operand, Site
+from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.facts import Fact
+from onnx_fcn.lifting.lifted import Axis, Lifted, counted
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
 
 #: The largest denominator of a scale that is written as a float: after so many cells windows lie alike again.
 LARGEST_DENOMINATOR = 64

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
-from onnx_fcn.interpret import Fact, Known, Shared, lifts
-from onnx_fcn.known import Array
-from onnx_fcn.lifted import Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.emitter import RAISE_OPSET
+from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.site import Site
+from onnx_fcn.lifting.weights import kernel
 from onnx_fcn.rules.dense import standing_convolution
 from onnx_fcn.rules.reduction import reduced
-from onnx_fcn.site import RAISE_OPSET, Site
-from onnx_fcn.weights import kernel
 
 
 @dataclass(frozen=True)

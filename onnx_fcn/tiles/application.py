@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fcn import memory as ram
+from onnx_fcn._types import Array
 from onnx_fcn._version import __version__
-from onnx_fcn.converted import CPU, Converted
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
+from onnx_fcn.images import memory as ram
 from onnx_fcn.images.image import Image, open_image
-from onnx_fcn.preprocess import Preprocessing
+from onnx_fcn.running.network import CPU, Converted
+from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.choice import LEAST, chosen_tile
 from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
@@ -32,7 +33,7 @@ from onnx_fcn.tiles.tiling import Tile, Tiling
 
 __all__ = ["Applied", "Progress", "apply"]
 
-Array = np.ndarray[Any, Any]
+
 PathLike = str | os.PathLike[str]
 
 #: With a limit of memory, tiles become larger, up to this many times the halo; beyond it costs next to nothing.

@@ -19,6 +19,7 @@ from onnx_fcn.tiles.tiled import Tiled
 
 __all__ = ["LEAST", "OVERHEAD", "SHARE", "chosen_tile"]
 
+
 #: The smallest tile by the number of axes, in pixels along each: some four million of them, so that what is done once a
 #: tile does not count.
 LEAST = {1: 1 << 22, 2: 2048, 3: 160}

@@ -23,13 +23,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
+from onnx_fcn.files import put
 from onnx_fcn.images.stored import missing
-from onnx_fcn.staging import put
 
 __all__ = ["Journal", "Map", "MapFile", "fill_of"]
 
-Array = np.ndarray[Any, Any]
+
 Box = tuple[slice, ...]
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")

@@ -13,16 +13,17 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto
 
-from onnx_fcn import storage
-from onnx_fcn.converted import Converted, converted_in
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import AXES, Answers
-from onnx_fcn.preprocess import Preprocessing, for_stored
+from onnx_fcn.model import storage
+from onnx_fcn.model.cost import activations_at
+from onnx_fcn.running.network import Converted, converted_in
+from onnx_fcn.running.preprocess import Preprocessing, for_stored
 from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
 
 __all__ = ["Run", "Tiled", "open_tiled"]
 
-Array = np.ndarray[Any, Any]
 
 #: Paddings that make up what they pad with of what lies inside.
 MIRRORS = ("reflect", "edge")
@@ -110,8 +111,6 @@ class Tiled:
 
     def activations(self, crop: Sequence[int], batch: int) -> int | None:
         """Bytes of the tensors that a run on crops of that size has at the worst node; None where that is not known."""
-        from onnx_fcn.cost import activations_at  # with the converter, which runs need for nothing else
-
         sizes = dict(zip(AXES[self.network.rank], crop)) | {"N": batch, "C": self.network.channels}
         shape = [sizes[letter] for letter in self.network.layout]
         return activations_at(self._skeleton, self.network.image, shape)

@@ -23,6 +23,7 @@ from onnx_fcn.geometry import Answers, Field, Inner
 
 __all__ = ["Cut", "Tile", "Tiling", "approximate_answers", "tiling_of"]
 
+
 Box = tuple[slice, ...]
 
 

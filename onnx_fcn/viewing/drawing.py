@@ -11,13 +11,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fcn.dense import Detection
+from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import LUMA
+from onnx_fcn.running.dense_model import Detection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "class_map", "colours", "encoded", "heat_map", "shown"]
 
-Array = np.ndarray[Any, Any]
 
 COLOURS = "magma"
 

@@ -11,17 +11,16 @@ import io
 import json
 import math
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
-from onnx_fcn.dense import DenseResult, ranking
+from onnx_fcn._types import Array
 from onnx_fcn.images.image import resized
+from onnx_fcn.running.dense_model import DenseResult, ranking
 from onnx_fcn.viewing.drawing import colours, shown
 
 __all__ = ["page"]
 
-Array = np.ndarray[Any, Any]
 
 #: Classes with a heat map of their own, the best ones; the best answers of a cell are of all classes.
 CLASSES = 64

@@ -1,0 +1,12 @@
+"""Types that several rooms share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array"]
+
+
+Array = np.ndarray[Any, Any]

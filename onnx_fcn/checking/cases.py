@@ -1,0 +1,282 @@
+"""The images of a comparison: of the native size, larger ones, and the windows on these that are compared."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, Wide
+from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
+from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.windows import batch_axis
+from onnx_fcn.model.agreement import Scale
+from onnx_fcn.model.graphs import static_dims
+from onnx_fcn.model.operators import PLACES
+from onnx_fcn.model.sessions import random_values
+from onnx_fcn.walk.cut import Cut, cuts_of, upstream
+
+__all__ = [
+    "BATCHES",
+    "batches_of",
+    "cropped",
+    "fed_cut",
+    "has_crop",
+    "long_case",
+    "louder",
+    "native_cases",
+    "offsets_of",
+    "own_scale",
+    "period_of",
+    "periods_of",
+    "positions_of",
+    "random_feeds",
+    "ratios_of",
+    "sampled",
+    "shaken",
+    "takes_batches",
+    "uneven_case",
+    "wide_case",
+]
+
+
+#: Multiply-accumulates that a long image may take; and how many times the native ones in any case where a trunk
+#: computes with the places of cells: its arithmetic is not the same everywhere, so that far out is worth more there.
+LONG_BUDGET, PLACES_FACTOR = 7e8, 3
+
+#: Images at once, where the batch is free.
+BATCHES = 3
+
+#: How far the feature map is shaken, relative to its root mean square, to see what hangs on it: far more than
+#: rounding does, and little enough to stay on the same side of most kinks.
+SHAKE = 1e-2
+
+#: How many times the change that the whole map makes, by that slope, an answer counts as: its rounding comes of terms
+#: that may have cancelled.
+MARGIN = 10
+
+
+def fed_cut(c: Comparison) -> Cut | None:
+    """The last map that the original can be fed with: no tensor inside a branch can be. None where nothing slides."""
+    named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
+    return None if c.keeps_size else next((k for k in cuts_of(c.state) if k.name in named), None)
+
+
+def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> Wide:
+    """A given larger image, or a random one with some windows more and these pixels left over."""
+    image, batch = c.state.image, batches_of(c)[0]
+    size = wide_size(image.size, period_of(c, cut), remainder, _most(c))
+    feeds = random_feeds(c, size, batch)
+    given = (data or {}).get(image.name)
+    if given is not None and given.ndim == len(image.shape):
+        sizes = tuple(given.shape[a] for a in image.space)
+        if sizes != image.size and all(have >= native for have, native in zip(sizes, image.size)):
+            feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
+    more = [
+        (size[a.image] - image.size[a.image]) // a.grid if a.image is not None else 0 for a in cut.fact.space
+    ]  # windows beyond the first
+    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps_of(c, cut), more)])
+
+
+def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
+    """A random image that is long along one axis; None where it would have to be too short to tell anything."""
+    image, batch, period = c.state.image, batches_of(c)[0], period_of(c, cut)
+    axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
+    places = any(c.state.seats[k].node.op in PLACES for k in upstream(c.state, cut.name))
+    affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
+    size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
+    return None if size is None else Wide(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
+
+
+def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
+    """A random image of hardly more than the native size, with these pixels left over."""
+    size, batch = uneven_size(c.state.image.size, remainder, _most(c)), batches_of(c)[0]
+    return Case(size, batch, random_feeds(c, size, batch))
+
+
+def period_of(c: Comparison, cut: Cut | None) -> tuple[int, ...]:
+    """Whole pixels from one window to the next, of the cut and of every output, along each axis of the image."""
+    periods = {} if cut is None else periods_of(cut)
+    strides = [[math.ceil(a.stride[k]) for a in c.answers.values()] for k in range(len(c.state.image.size))]
+    return tuple(max(1, math.ceil(periods.get(k, 1)), *given) for k, given in enumerate(strides))
+
+
+def _most(c: Comparison) -> float:
+    """How many times larger than the native image an image may be."""
+    image = c.state.image
+    return largest_factor(math.prod(n for k, n in enumerate(image.shape) if k != image.batch))
+
+
+def native_cases(
+    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int], *, negated: bool
+) -> list[Case]:
+    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions.
+
+    `negated`: that image negated is one more, on which other units are on.
+    """
+    size = c.state.image.size
+    cases = []
+    for batch in batches:
+        loud = batch > 1 and not c.rounds
+        cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
+    if wide is not None and wide.inner is not None:
+        cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
+    image = cases[0].feeds[c.state.image.name]
+    if negated and image.dtype.kind == "f":
+        feeds = {**cases[0].feeds, c.state.image.name: -image}
+        cases.append(Case(size, cases[0].batch, feeds, "the image negated"))
+    others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
+    if others and not c.rounds:  # what comes of them may hardly count
+        feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
+        cases.append(Case(size, cases[0].batch, feeds, "the other inputs louder", loud=True))
+    if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
+        count = len(next(iter(data.values())))
+        cases.append(Case(size, count, {**random_feeds(c, size, count), **data}, "given data"))
+    return cases
+
+
+def steps_of(c: Comparison, cut: Cut) -> list[int]:
+    """Windows of the cut from one cell of the coarsest output to the next, along each axis."""
+    return [max(k) for k in zip(*(ratios_of(f, cut) for f in c.facts.values()))] or [1] * len(cut.fact.space)
+
+
+def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
+    """The windows to compare: corners, some between, those with a whole crop last, and any `inner` at the very end.
+
+    The last windows of a dilated map, or of one that is rounded up, may reach beyond the image: they have no crop.
+    """
+    steps = steps_of(c, wide.cut)
+    cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random, wide.most)
+    found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
+    ordered = sorted((p for p in found if p != wide.inner), key=lambda p: has_crop(c, wide, p))
+    if wide.inner is None:  # the farthest last
+        return sorted(ordered, key=lambda p: (has_crop(c, wide, p), sum(p)))
+    return [*ordered, wide.inner]
+
+
+def cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
+    """The inputs with the image cut to one window."""
+    image, offsets = c.state.image, offsets_of(wide, position)
+    index = [slice(None)] * len(image.shape)
+    for k, (axis, extent) in enumerate(zip(image.space, image.size)):
+        index[axis] = slice(offsets.get(k, 0), offsets.get(k, 0) + extent)
+    return {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+
+
+def has_crop(c: Comparison, wide: Wide, position: Sequence[int]) -> bool:
+    """Does a window lie within the image?"""
+    offsets = offsets_of(wide, position)
+    return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.state.image.size, wide.size)))
+
+
+def offsets_of(wide: Wide, position: Sequence[int]) -> dict[int | None, int]:
+    """The first pixel of a window along each axis of the image."""
+    return {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
+
+
+def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
+    """Windows of the cut from one cell of a tensor to the next."""
+    stride = {a.image: a.stride for a in fact.space}
+    return [max(1, int(stride.get(a.image, a.grid) / a.grid)) for a in cut.fact.space]
+
+
+def periods_of(cut: Cut) -> dict[int | None, Fraction]:
+    """Pixels from one window to the next without dilation, along each axis of the image."""
+    return {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+
+
+def sampled(grid: Sequence[int], random: np.random.Generator, most: int = WINDOWS) -> list[tuple[int, ...]]:
+    """Positions on a grid: the corners, and some between, so many in all."""
+    corners = list(dict.fromkeys(itertools.product(*((0, n - 1) for n in grid))))
+    others = [p for p in np.ndindex(*grid) if p not in set(corners)]
+    chosen = random.permutation(len(others))[: max(0, most - len(corners))]
+    return corners + [others[k] for k in sorted(chosen)]
+
+
+def batches_of(c: Comparison) -> list[int]:
+    image = c.state.image
+    if image.batch is None:
+        return [1]
+    declared = static_dims(c.inputs[image.name])[image.batch]
+    if declared is not None:
+        return [declared]
+    return [1, BATCHES] if c.state.batch == BATCH else [c.state.batch]
+
+
+def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[int, ...]:
+    image = c.state.image
+    if name == image.name:
+        shape = list(image.shape)
+        if image.batch is not None:
+            shape[image.batch] = batch
+        for axis, pixels in zip(image.space, size):
+            shape[axis] = pixels
+        return tuple(shape)
+    dims = static_dims(c.inputs[name])
+    return tuple((batch if k == 0 else 1) if d is None else d for k, d in enumerate(dims))
+
+
+def louder(images: Array, axis: int | None) -> Array:
+    """A batch whose images have larger and larger values, so that what hides in front of a large bias shows.
+
+    None of them is next to nothing, so that whatever reads a single one shows too. Every third is the one before it,
+    negated: a unit that is off there is on here, as far as it depends on the values alone, so that a fault behind it
+    shows.
+    """
+    if axis is None or images.dtype.kind != "f":
+        return images
+    shape = [1] * images.ndim
+    shape[axis] = images.shape[axis]
+    numbers = np.arange(images.shape[axis])
+    images = images.take(numbers - (numbers % 3 == 2), axis)
+    factors = np.resize(np.array(DEVIATIONS) * [1, 1, -1], images.shape[axis]).reshape(shape)
+    least = np.sign(images) * np.std(images, dtype=np.float64)
+    larger: Array = ((images + least) * factors).astype(images.dtype)
+    return larger
+
+
+def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool = False) -> dict[str, Array]:
+    """Random values for every input; of a loud batch of images, `louder` ones."""
+    feeds = {}
+    for name, declared in c.inputs.items():
+        feeds[name] = random_values(declared, _shape(c, name, size, batch), c.random, c.deviation)
+        if loud and name == c.state.image.name:
+            feeds[name] = louder(feeds[name], c.state.image.batch)
+    return feeds
+
+
+def shaken(c: Comparison, feature_map: Array) -> Array:
+    """A feature map (N, C, *space) with a little noise: some for each value, as much for each channel as a whole.
+
+    The latter is what an average over many cells does not even out.
+    """
+    shape = feature_map.shape
+    noise = c.random.standard_normal(shape) + c.random.standard_normal((*shape[:2], *[1] * (len(shape) - 2)))
+    with np.errstate(invalid="ignore", over="ignore"):  # a map that is not finite tells nothing
+        mean_square = np.mean(np.square(feature_map, dtype=np.float64))
+        changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
+    return changed
+
+
+def own_scale(windows: Sequence[Array], changed: Sequence[Array]) -> Scale:
+    """How large each answer counts as, by its values on some windows, and on the same windows of a `shaken` map."""
+    largest = np.max(np.abs(windows), axis=0)
+    with np.errstate(invalid="ignore"):  # infinity stays infinity
+        change = np.max(np.abs(np.subtract(changed, windows)), axis=0)
+    return Scale(own=np.maximum(largest, MARGIN / SHAKE * change))
+
+
+def takes_batches(c: Comparison, cut: Cut) -> bool:
+    """Can the head be run on several windows at once, in the original?"""
+    return (
+        batches_of(c)[0] == 1
+        and c.state.batch == BATCH
+        and len(c.inputs) == 1
+        and not c.state.context
+        and batch_axis(cut.fact) is not None
+        and all(batch_axis(f) is not None for f in c.facts.values())
+    )

@@ -1,0 +1,96 @@
+"""What came out of comparing two models: each comparison as a value, and all of them together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Check", "Validation"]
+
+
+#: What is compared with what, by the kind of check, as the subject of a sentence.
+COMPARED = {
+    "native": "the answer at the native size",
+    "law": "a cell of the map and the original head on its window",
+    "crops": "a cell of the map and the original network on its crop",
+    "trunk": "a cell of the feature map, away from padding, and the original's for a crop",
+    "phases": "a phase of the map and the original trunk on the shifted image",
+    "grid": "the number of answers",
+    "form": "the answers and what they were to become of the map",
+    "metadata": "what the metadata say",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        kind: ``native``, ``law``, ``crops``, ``trunk``, ``phases``, ``form``, ``grid`` or ``metadata``.
+        subject: what was compared, such as an output's name.
+        size: the size of the image, in pixels; empty where no image is needed.
+        batch: images at once.
+        compared: windows, or elements.
+        error: largest difference relative to the largest answer; NaN where it could not be measured.
+        tolerance: the largest error allowed; None for what is only information.
+        note: a sentence.
+        median: of crops, the error of the median window; None for other checks.
+        top1: of crops, the share of windows whose largest answer is the same one; None where that means nothing.
+    """
+
+    kind: str
+    subject: str
+    size: tuple[int, ...]
+    batch: int
+    compared: int
+    error: float
+    tolerance: float | None
+    note: str = ""
+    median: float | None = None
+    top1: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Within its tolerance, or only information."""
+        return self.tolerance is None or self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Validation:
+    """All comparisons of two models.
+
+    Attributes:
+        checks: in the order in which they were made.
+        uncovered: what could not be compared, or would have taken too long, in sentences.
+    """
+
+    checks: tuple[Check, ...]
+    uncovered: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Did everything that decides hold?"""
+        return all(c.passed for c in self.checks)
+
+    @property
+    def is_same_network(self) -> bool:
+        """Are the answers right, whatever the metadata say of them?"""
+        return all(c.passed for c in self.checks if c.kind != "metadata")
+
+    def worst(self, kind: str) -> float | None:
+        """The largest error of one kind of check; None where there was none."""
+        errors = [c.error for c in self.checks if c.kind == kind]
+        return max(errors) if errors else None
+
+    def failure(self) -> str:
+        """One sentence about the worst failure."""
+        worst = max((c for c in self.checks if not c.passed), key=lambda c: np.nan_to_num(c.error, nan=np.inf))
+        where = f" at {'×'.join(map(str, worst.size))}" if worst.size else ""
+        reason = f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
+        if not math.isfinite(worst.error):
+            reason = worst.note or "NaN or infinities stand at other places, or numbers where there were some"
+        elif worst.note:
+            reason += f"; {worst.note}"
+        return f"{COMPARED[worst.kind]} of '{worst.subject}'{where}: {reason}"

@@ -1,0 +1,78 @@
+"""What the metadata of a converted file claim of its answers, held against a walk of the original.
+
+A file whose stride was edited answers as ever, and every box that is drawn with it is wrong. So whoever compares two
+models compares this as well: value by value, with what the walk would have written. Nothing that a file says is
+computed with, so that no number in it can do harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnx import ModelProto
+
+from onnx_fcn.geometry import Geometry
+from onnx_fcn.model.metadata import FORMAT, PREFIX, written
+
+__all__ = ["claims_of", "false_claims"]
+
+
+#: Values of an output's entry, as a sentence names them. What is not here is prose, which versions may word otherwise.
+VALUES = {
+    "window": "window",
+    "stride": "stride",
+    "offset": "offset",
+    "field": "receptive field",
+    "padding": "padding",
+    "cells": "number of cells",
+    "formula": "formula of the number of cells",
+    "inner": "range of the cells that see no padding",
+    "exactness": "exactness",
+    "context": "context",
+    "form": "form",
+    "layout": "layout",
+}
+
+
+def claims_of(model: ModelProto) -> dict[str, str]:
+    """The entries that tell where answers are, without their prefix; none where a reader would not read them."""
+    props = [(e.key, e.value) for e in model.metadata_props if isinstance(e.key, str) and isinstance(e.value, str)]
+    claims = {key.removeprefix(PREFIX): value for key, value in props if key.startswith(PREFIX)}
+    return claims if claims.get("format") == FORMAT else {}
+
+
+def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """(an output, or the image; a sentence) for each value that is not that of this geometry."""
+    whole = {"image": claims.get("image"), "layout": claims.get("layout"), "window": _parsed(claims.get("window"))}
+    right = {"image": geometry.image, "layout": geometry.layout, "window": list(geometry.window)}
+    for key in right:
+        if whole[key] != right[key]:
+            yield geometry.image, _sentence(key, whole[key], right[key])
+    named = {key.removeprefix("output."): _parsed(text) for key, text in claims.items() if key.startswith("output.")}
+    for name, answers in geometry.outputs.items():
+        right = json.loads(json.dumps(written(answers)))
+        claimed = named.pop(name, None)
+        if not isinstance(claimed, dict):
+            yield name, "they do not say where these answers are"
+            continue
+        for key, words in VALUES.items():
+            if claimed.get(key) != right[key]:
+                yield name, _sentence(words, claimed.get(key), right[key])
+    for name in named:
+        yield name, "they say where these answers are, and there are none on a grid"
+
+
+def _sentence(words: str, claimed: Any, right: Any) -> str:
+    text = repr(claimed)
+    given = "is not given" if claimed is None else f"is given as {text if len(text) <= 80 else text[:80] + '…'}"
+    return f"the {words} {given}, and it is {right!r}"
+
+
+def _parsed(text: str | None) -> Any:
+    """A value in JSON; None where it is none."""
+    try:
+        return None if text is None else json.loads(text)
+    except (RecursionError, ValueError):
+        return None

@@ -1,0 +1,257 @@
+"""What is compared: two models with all that is known of them before anything runs, and the images that both answer.
+
+A `Comparison` is the two models at hand. A `Case` is an image or a batch of images, and what both models answered; a
+`Wide` one is larger than native, and has a feature map and windows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.checks import Check
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import Walk
+from onnx_fcn.model.agreement import ROUNDED_TOLERANCE, Scale, tolerance_of
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs
+from onnx_fcn.model.operators import AFFINE, BOUNDED, HIDING, SUMS, THROUGH
+from onnx_fcn.walk.cut import Cut
+from onnx_fcn.walk.fields import geometry_of
+from onnx_fcn.walk.given import Given
+
+__all__ = [
+    "DEVIATIONS",
+    "FAR_WINDOWS",
+    "LEAST_BOUNDED",
+    "WINDOWS",
+    "Answers",
+    "Case",
+    "Comparison",
+    "Run",
+    "Wide",
+    "largest_of",
+    "size_text",
+]
+
+
+#: Deviations of the random images. A network that answers the same everywhere, as one that was trained on bytes may to
+#: noise of deviation 1, is asked again with more.
+DEVIATIONS = (1.0, 16.0, 255.0)
+
+#: Windows that the law is checked on: the corners, and some between. Of a long image both ends are, and some between.
+WINDOWS, FAR_WINDOWS = 9, 5
+
+#: So many of these at most: a head has a few, and each is one more tensor that both models give out.
+MOST_HIDDEN = 32
+LEAST_BOUNDED = 1e-2
+
+Progress = Callable[[str], None]
+
+Answers = dict[str, Array]
+
+
+@dataclass
+class Comparison:
+    """The two models at hand, with what is known of them.
+
+    Attributes:
+        given: the model as it was given; the answers of its file are those to be reproduced.
+        original: the network in it that was lifted.
+        state: the walk that lifted it.
+        lifted: the result of that walk, whose trunk gives the feature map.
+        converted: the file that is judged: that result, or what another tool made of it.
+        scales: what differences of each tensor are relative to, where that is not the largest answer.
+        rounds: whether its arithmetic is coarser than single floats: no slope or size tells how it rounds.
+        affine: tensors whose answers are sums of products, each with a rounding of its own.
+        exact: whether the cells of a map have to equal crops.
+        macs: multiply-accumulates of the original on one image, where they are known.
+        is_ours: whether the judged file is our result; the tensors of another tool's may have any names.
+        maps: for each output that is more than its map of answers, and for each tensor in front of a saturating
+            operator, the tensor of the converted model that is the map.
+    """
+
+    given: Given
+    state: Walk
+    lifted: Document
+    converted: Document
+    seed: int = 0
+    progress: Progress = lambda _: None
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        self.original = self.given.selected
+        self.deviation = DEVIATIONS[0]
+        self.random = np.random.default_rng(self.seed)
+        self.inputs = {i.name: i for i in data_inputs(self.original.proto.graph)}
+        self.outputs = [o.name for o in self.original.proto.graph.output]
+        self.tolerance = tolerance_of(self.original)
+        self.rounds = self.tolerance >= ROUNDED_TOLERANCE
+        self.answers = geometry_of(self.state).outputs
+        self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
+        self.scales: dict[str, Scale] = {}
+        producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
+        self.hidden = self._hidden(producer) if self.is_ours else {}
+        self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
+        every = all(a.exactness == "exact" for a in self.answers.values())
+        self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
+        self.names = [*self.outputs, *self.hidden]
+        self.affine = {n for n in self.facts if not self.rounds and self._is_affine(n, producer)}
+        renamed = self.state.renamed
+        maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
+        if self.keeps_size:
+            maps = {}
+        self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
+
+    @property
+    def keeps_size(self) -> bool:
+        """Does the converted model take images of the native size only?"""
+        return any(final.form == "keep-size" for final in self.state.finals.values())
+
+    def scale_of(self, name: str, case: Case) -> Scale:
+        """What differences of a tensor are relative to.
+
+        The answers for one window may be small because large terms cancel, which were rounded when they were large.
+        Where nothing else tells how large these are, those for the other windows do.
+        """
+        scale = self.scales.get(name, Scale())
+        if self.rounds and isinstance(case, Wide):
+            return Scale(max([scale.least, *(largest_of(answers[name]) for answers in case.windows)]))
+        return Scale(scale.least) if case.loud else scale
+
+    def _hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
+        """Tensors of the head in front of saturating operators, with their facts as they are named in the result.
+
+        The nearest to the outputs are found first. An output that is nothing but saturated is compared as such.
+        """
+        found: dict[str, Lifted] = {}
+        have = {o for n in self.lifted.proto.graph.node for o in n.output}
+        waiting = deque((name, name) for name in self.outputs)  # a tensor, and the output that it is but for saturation
+        seen = set(waiting)
+        while waiting and len(found) < MOST_HIDDEN:
+            name, output = waiting.popleft()
+            node = producer.get(name)
+            if node is None:
+                continue
+            for k, operand in enumerate(node.input):
+                fact = self.state.facts.get(operand)
+                if not isinstance(fact, Lifted) or fact.is_live:
+                    continue
+                step = operand, output if node.op_type in HIDING | THROUGH else ""
+                if step not in seen:
+                    seen.add(step)
+                    waiting.append(step)
+                renamed = self.state.renamed.get(fact.map, fact.map)
+                hides = k == 0 and node.op_type in HIDING
+                if hides and operand not in self.outputs and operand in producer and renamed in have:
+                    found[operand] = fact.on(renamed)
+                    if output and node.op_type in BOUNDED:
+                        self.scales[output] = Scale(LEAST_BOUNDED)
+        return found
+
+    def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:
+        """Is a tensor made of sums of products, by what keeps the rounding of each?"""
+        node = producer.get(name)
+        if node is None or depth == 0:
+            return False
+        lifted = [k for k, n in enumerate(node.input) if isinstance(self.state.facts.get(n), Lifted)]
+        if node.op_type in SUMS:
+            return len(lifted) == 1
+        if node.op_type in ("Mul", "Div") and len(lifted) != 1:
+            return False
+        return node.op_type in AFFINE and all(self._is_affine(node.input[k], producer, depth - 1) for k in lifted)
+
+
+@dataclass
+class Case:
+    """One image, or batch of images, and what both models answered.
+
+    Attributes:
+        size: in pixels.
+        batch: images at once.
+        feeds: all inputs.
+        note: what is said of it in the report.
+        loud: whether its values are larger than those that `Comparison.scales` was found with.
+        expected: the answers of the original.
+        got: those of the converted model, by the names of the original's tensors.
+        finals: what it makes of them, where that is asked for.
+        probabilities: the original's answers behind a closing Softmax, where that was left out.
+        logits: what enters it.
+        within: the original's values of `Wide.trunk`.
+    """
+
+    size: tuple[int, ...]
+    batch: int
+    feeds: dict[str, Array]
+    note: str = ""
+    loud: bool = False
+    expected: Answers = field(default_factory=dict)
+    got: Answers = field(default_factory=dict)
+    finals: Answers = field(default_factory=dict)
+    probabilities: Answers = field(default_factory=dict)
+    logits: Answers = field(default_factory=dict)
+    within: Array | None = None
+
+
+@dataclass
+class Wide(Case):
+    """A larger image.
+
+    Attributes:
+        cut: the map that the law is about.
+        trunk: a map of the trunk, up to the cut, that sees no padding in places on an image of the native size.
+        most: windows that are compared.
+        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size; None
+            of an image that has no part in that.
+        map: the cut's map of this image, (N, C, *space).
+        has_map: whether that is known before the converted model has run, by the original's trunk.
+        found: what the converted model makes of `trunk`.
+        positions: the windows that are compared, as cells of the cut's grid; `inner` is the last.
+        windows: the original head's answers for these windows.
+        crops: the original on the crops of the last of them.
+    """
+
+    cut: Cut = field(kw_only=True)
+    trunk: Cut | None = None
+    most: int = WINDOWS
+    inner: list[int] | None = None
+    map: Array = field(default_factory=lambda: np.zeros(0))
+    has_map: bool = False
+    found: Array | None = None
+    positions: list[list[int]] = field(default_factory=list)
+    windows: list[Answers] = field(default_factory=list)
+    crops: list[Case] = field(default_factory=list)
+
+    @property
+    def grid(self) -> list[int]:
+        """Windows of the cut along each axis."""
+        return [(n - a.extent) // a.step + 1 for n, a in zip(self.map.shape[2:], self.cut.fact.space)]
+
+
+def largest_of(answers: Array) -> float:
+    """The largest finite answer, by its absolute value."""
+    return float(np.abs(answers[np.isfinite(answers)], dtype=np.float64).max(initial=0.0))
+
+
+def _same_graph(a: Document, b: Document) -> bool:
+    return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
+
+
+@dataclass
+class Run:
+    """Images of one deviation, what was compared on them, and what was not, in sentences."""
+
+    cases: list[Case] = field(default_factory=list)
+    wides: list[Wide] = field(default_factory=list)
+    others: list[Case] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
+
+
+def size_text(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))

@@ -1,0 +1,68 @@
+"""The user's own data, read and brought into the form of the model's inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from zipfile import BadZipFile
+
+import numpy as np
+import onnx
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError
+from onnx_fcn.lifting.program import Image
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs, static_dims
+
+__all__ = ["load_data"]
+
+
+def load_data(
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document, image: Image
+) -> dict[str, Array] | None:
+    """The user's images by input name, in the type and of a shape that the model takes.
+
+    Raises:
+        OptionError: the file cannot be read, or does not fit the inputs.
+    """
+    if data is None:
+        return None
+    if isinstance(data, str | os.PathLike):
+        data = _read(data)
+    arrays = {image.name: data} if isinstance(data, np.ndarray) else dict(data)
+    if not arrays:
+        raise OptionError("the data holds no array: it takes one for an input, or several by the inputs' names")
+    inputs = {i.name: i for i in data_inputs(document.proto.graph)}
+    if unknown := set(arrays) - set(inputs):
+        raise OptionError(f"the model has no input '{min(unknown)}': its inputs are {', '.join(map(repr, inputs))}")
+    return {name: _fitting(array, inputs[name], image) for name, array in arrays.items()}
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
+    """The array in an .npy file, or those in an .npz file by name."""
+    try:
+        with open(path, "rb") as file:
+            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file: write one with numpy.save")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise OptionError(f"'{os.fspath(path)}' cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file of numbers: {error}") from None
+
+
+def _fitting(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
+    """The user's data for one input: every axis of the image at least as long as a window, all others as declared."""
+    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise OptionError(f"the data for '{declared.name}' is {array.dtype}, and the model takes {wanted}")
+    space = image.space if declared.name == image.name else ()
+    least = [image.shape[k] if k in space else d for k, d in enumerate(static_dims(declared))]
+    fits = len(least) == array.ndim and array.size > 0
+    if not fits or any(n < m if k in space else n != m for k, (n, m) in enumerate(zip(array.shape, least)) if m):
+        shape = ", ".join(f"≥{d}" if k in space else "any" if d is None else str(d) for k, d in enumerate(least))
+        raise OptionError(f"the data for '{declared.name}' has shape {array.shape}, and the model takes ({shape})")
+    return array.astype(wanted, copy=False)

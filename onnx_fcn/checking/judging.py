@@ -1,0 +1,256 @@
+"""From answers to checks: how far those of the converted model are from those of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.cases import offsets_of, ratios_of, sampled
+from onnx_fcn.checking.checks import Check
+from onnx_fcn.checking.claims import claims_of, false_claims
+from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Run, Wide, size_text
+from onnx_fcn.checking.reference import fits, interior, trunk_of
+from onnx_fcn.errors import ModelError
+from onnx_fcn.geometry import interpolated
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.windows import as_physical, original_at
+from onnx_fcn.model.agreement import Scale, difference, shaped_difference, unusual
+from onnx_fcn.model.sessions import extract, session
+from onnx_fcn.walk.cut import Cut
+from onnx_fcn.walk.fields import geometry_of, sliding
+
+__all__ = ["all_checks"]
+
+
+def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
+    for case in run.cases:
+        yield from _native_checks(c, case)
+    for case in (*run.cases, *run.wides, *run.others):
+        yield from _form_checks(c, case)
+    has_head = c.state.has_head
+    for wide in run.wides:
+        if has_head:
+            yield from _wide_checks(c, wide)
+            yield from _trunk_checks(c, wide)
+    for wide in run.wides[:1]:
+        yield from _phase_checks(c, wide)
+    for case in (*run.wides, *run.others):
+        yield from _grid_checks(c, case)
+    yield from _metadata_checks(c)
+
+
+def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+    """Is each phase of a dilated map the original's map of the shifted image?
+
+    Phase 0 is, everywhere. The others are where no padding is seen: shifting moves the border of the image.
+    """
+    cut, image = wide.cut, c.state.image
+    rates = [axis.rate for axis in cut.fact.space]
+    if max(rates, default=1) == 1 or cut.name == image.name or not fits(c.state, cut, wide.size):
+        return
+    try:
+        trunk = session(c.original, trunk_of(c, cut))
+    except ModelError:
+        return  # it has another input
+    for phase in sampled(rates, c.random):
+        index, ends = [slice(None)] * len(image.shape), list(wide.size)
+        for axis, p in zip(cut.fact.space, phase):
+            if axis.image is not None and p:  # smaller by a whole stride: what depends on the size stays the same
+                start, period = int(p * axis.stride), int(axis.rate * axis.stride)
+                ends[axis.image] += start - period
+                index[image.space[axis.image]] = slice(start, ends[axis.image])
+        c.progress(f"phase {size_text(phase)} of the feature map")
+        feeds = {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+        try:
+            want = as_physical(cut.fact, trunk(feeds)[0])
+        except ModelError:
+            continue  # a size is baked into the original's trunk
+        if want is None:
+            continue
+        slices: list[Any] = [slice(p, None, r) for p, r in zip(phase, rates)]
+        have = wide.map[(..., *slices)]
+        both: list[Any] = [slice(min(m, n)) for m, n in zip(have.shape[2:], want.shape[2:])]
+        have, want = have[(..., *both)], want[(..., *both)]
+        if any(phase):
+            inside = interior(cut.fact, ends, phase, have.shape[2:])
+            have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
+        if want.size:
+            cells = want.size // (want.shape[1] * want.shape[0]) if not any(phase) else len(want)
+            yield Check(
+                "phases", cut.name, wide.size, wide.batch, cells, difference(have, want), c.tolerance,
+                f"phase {size_text(phase)}",
+            )  # fmt: skip
+
+
+def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
+    """On an image with pixels behind the last window, is the number of answers what it is said to be?
+
+    Padding at the far end, and sizes that are rounded up, show there alone.
+    """
+    for name, said in c.answers.items():
+        fact, shape = c.state.results[name], case.got[name].shape
+        counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
+        cells: list[int | None] = [None, None, *(counts.get(a.image, 1) for a in fact.space)]
+        if fact.is_live:
+            cells = [cells[k] for k in fact.order]
+        have = tuple(n for n, cell in zip(shape, cells) if cell is not None)
+        want = tuple(cell for cell in cells if cell is not None)
+        agrees = have == want and len(shape) == len(cells)
+        note = "" if agrees else f"is a grid of {have} where {want} was said"
+        yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)
+
+
+def _metadata_checks(c: Comparison) -> Iterator[Check]:
+    """Is all that the judged file's metadata say of its answers so? Nothing where they say nothing."""
+    claims, geometry = claims_of(c.converted.proto), geometry_of(c.state)
+    if not claims:
+        return
+    wrong = list(false_claims(claims, geometry))
+    for subject, sentence in wrong:
+        yield Check("metadata", subject, (), 1, 1, np.inf, c.tolerance, sentence)
+    if not wrong:
+        yield Check("metadata", geometry.image, (), 1, len(geometry.outputs), 0.0, c.tolerance)
+
+
+def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
+    """Is the answer at the native size the same?
+
+    A dilated network that pads has answers in between at the native size too, whose windows reach beyond the image;
+    the first is the original's.
+    """
+    for name, want in case.expected.items():
+        have, fact, note = case.got[name], c.facts.get(name), case.note
+        if fact is not None and c.state.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
+            have = original_at(fact, have, [0] * len(fact.space))
+        if have.size != want.size or (fact is None and have.shape != want.shape):
+            error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
+        else:
+            error = difference(have.reshape(want.shape), want, c.scale_of(name, case))
+            note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
+        yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
+    for name, want in case.probabilities.items():
+        logits = case.logits[name]
+        tensor = c.given.logits[name]
+        closing = extract(c.given.whole.proto, [tensor], [name], {tensor: logits.dtype})
+        (have,) = session(c.given.whole, closing)({tensor: logits})
+        error, note = difference(have, want, Scale(LEAST_BOUNDED)), "what was left out behind it"
+        yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
+
+
+def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
+    """Answers of an output on an image of this size."""
+    return tuple(1 if a.image is None else a.count(size[a.image]) for a in fact.space)
+
+
+def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
+    """Is what the converted model makes of its maps what the form says, in numpy's words?"""
+    for name, have in case.finals.items():
+        final, fact = c.state.finals[name], c.state.results[name]
+        if final.form == "keep-size":
+            if have.shape != case.expected[name].shape:
+                note = f"has shape {have.shape} where the original has {case.expected[name].shape}"
+                yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
+            continue
+        scores = case.got[name].astype(np.float64)
+        axes, words = tuple(range(2, scores.ndim)), final.form.split()
+        if "mean" in words or "max" in words:
+            scores = scores.mean(axes) if "mean" in words else scores.max(axes)
+        if "full-size" in words:
+            grid = c.answers[name].grid(*case.size)
+            scores = interpolated(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
+        if "argmax" in words:
+            error = _below_the_best(scores, have)
+        else:
+            if final.form in ("mean", "max"):  # in the original's shape
+                scores = original_at(fact, scores.reshape(*scores.shape, *[1] * len(axes)), [0] * len(axes))
+            error = difference(have, scores) if have.shape == scores.shape else np.inf
+        yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, final.form)
+
+
+def _below_the_best(scores: Array, chosen: Array) -> float:
+    """How far the chosen classes' scores are below the best ones, relative to the largest; classes are axis 1."""
+    if chosen.shape != scores.shape[:1] + scores.shape[2:] or chosen.max(initial=0) >= scores.shape[1]:
+        return float("inf")
+    of_chosen = np.take_along_axis(scores, np.expand_dims(chosen.astype(np.int64), 1), 1)[:, 0]
+    return difference(of_chosen, scores.max(1))
+
+
+def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+    """Is every cell the original head on its window? Is it the original on its crop?"""
+    cut = wide.cut
+    for name, fact in c.facts.items():
+        answer = wide.got[name]
+        by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, ratios_of(fact, cut))}
+        grid = tuple(by_image.get(a.image, 1) for a in fact.space)
+        said = _grid_at(fact, wide.size)  # more than whole windows where an output leaves cells of its window unread
+        if answer.shape[1:] != (fact.width, *said) or any(n < windows for n, windows in zip(said, grid)):
+            note = f"has shape {answer.shape} where there are {grid} windows with {fact.width} channels"
+            yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
+            continue
+        cells = [_cell(fact, answer, at, cut) for at in wide.positions]
+        scale = c.scale_of(name, wide)
+        law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
+        yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
+        if wide.crops and (wide.inner is not None or c.exact[name]):
+            yield _crops_check(c, name, wide, _of_crops(wide, cells))
+
+
+def _of_crops(wide: Wide, of_positions: Sequence[Any]) -> Sequence[Any]:
+    """Of what there is for each position, that of those with a crop."""
+    return of_positions[len(of_positions) - len(wide.crops) :]
+
+
+def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+    """Are cells of a map of the trunk that see no padding the original's on a crop, which knows no other size?"""
+    if wide.trunk is None or wide.found is None or not wide.crops:
+        return
+    fact, size = wide.trunk.fact, c.state.image.size
+    inside, errors, cells = interior(fact, size), [], 0
+    for position, crop in zip(_of_crops(wide, wide.positions), wide.crops):
+        want = None if crop.within is None else as_physical(fact, crop.within)
+        if want is None:
+            continue
+        offsets = offsets_of(wide, position)
+        starts = [int(offsets.get(a.image, 0) / a.stride) for a in fact.space]
+        slices: list[Any] = [slice(s, s + a.extent, a.rate) for s, a in zip(starts, fact.space)]
+        have = wide.found[(..., *slices)]
+        if have.shape != want.shape:
+            errors.append(float("inf"))
+            continue
+        have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
+        errors.append(difference(have, want))
+        cells += len(want)
+    if errors:
+        yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
+
+
+def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -> Check:
+    """How far cells agree with the original on their crops."""
+    tolerance, why = c.tolerance if c.exact[name] else None, ""
+    if tolerance is None and name in c.answers:
+        why = c.answers[name].reason
+    wanted = [crop.expected[name] for crop in wide.crops]
+    scale = c.scale_of(name, wide)
+    errors = [shaped_difference(cell, want, scale) for cell, want in zip(cells, wanted)]
+    scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
+    same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []
+    return Check(
+        "crops", name, wide.size, wide.batch, len(errors), max(errors), tolerance, why,
+        median=float(np.median(errors)), top1=float(np.mean(same)) if scores else None,
+    )  # fmt: skip
+
+
+def _best(scores: Array, like: Array) -> Array:
+    """The class with the largest score."""
+    best: Array = scores.reshape(like.shape).argmax(axis=1)
+    return best
+
+
+def _cell(fact: Lifted, answer: Array, at: Sequence[int], cut: Cut) -> Array:
+    """The original tensor at one window of the cut."""
+    ratios = ratios_of(fact, cut)
+    by_image = {a.image: p // r for a, p, r in zip(cut.fact.space, at, ratios)}
+    return original_at(fact, answer, [by_image.get(a.image, 0) for a in fact.space])

@@ -1,0 +1,195 @@
+"""The feature map that the head's windows are cut from: who may say what it is on an image of another size.
+
+The original's trunk, wherever it means the same there. It does not where the native size is built into it, or is read
+off the map at run time where a window's is meant:
+
+    a pooling of the whole map, with the map's size as its kernel    its global form
+    a size that counts as a number, such as a divisor                that of a window
+    context that is computed in yet another way                      its value in the converted model
+    pads, and coordinates of a Resize, that depend on the size       only at sizes that are alike
+
+All of these leave the rest of the trunk to the original. Where it does not run even so, because a Reshape names the
+map's size for instance, the converted trunk has to serve; then what does not depend on the size is held against it:
+the cells of its maps that no padding reaches, on crops (`interior`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.cases import periods_of
+from onnx_fcn.checking.comparison import Comparison
+from onnx_fcn.errors import ModelError
+from onnx_fcn.lifting.constants import share_of_one
+from onnx_fcn.lifting.facts import Known, Unmapped
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import Seat, Walk
+from onnx_fcn.lifting.windows import as_physical
+from onnx_fcn.model.operators import SHAPED_BY_VALUES
+from onnx_fcn.model.sessions import extract, session
+from onnx_fcn.walk.cut import Cut, cuts_of, upstream
+
+__all__ = ["fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
+
+
+#: Poolings as operators that pool the whole map, however large it is.
+GLOBAL = {
+    "AveragePool": "GlobalAveragePool",
+    "LpPool": "GlobalLpPool",
+    "MaxPool": "GlobalMaxPool",
+    "QLinearAveragePool": "QLinearGlobalAveragePool",
+}
+
+#: Of these, the attributes that stay.
+KEPT = frozenset({"channels_last", "p"})
+
+
+def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array | None:
+    """The cut's map of an image (N, C, *space), of the original's trunk; None where that means another one there."""
+    image = c.state.image
+    size = [feeds[image.name].shape[k] for k in image.space]
+    if cut.name == image.name:
+        return as_physical(cut.fact, feeds[image.name])
+    if not fits(c.state, cut, size):
+        return None
+    trunk = trunk_of(c, cut)
+    context = _context(c.state, cut)
+    for fed in ([], context) if context else ([],):
+        try:
+            values = _values(c, fed, feeds)
+            part = extract(trunk, [*c.inputs, *fed], [cut.name], {n: v.dtype for n, v in values.items()})
+            seen = session(c.original, part)({**feeds, **values})[0]
+        except ModelError:
+            continue  # the size is built into it
+        physical = as_physical(cut.fact, seen)
+        cells = tuple(a.extent if a.image is None else a.count(size[a.image]) for a in cut.fact.space)
+        if physical is not None and physical.shape[2:] == cells:
+            return physical
+    return None
+
+
+def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
+    """The original's trunk, with what is built in for the native size spelled so that it means the same at any."""
+    state, part = c.state, extract(c.original.proto, list(c.inputs), [cut.name])
+    seats = {seat.proto.output[0]: k for k, seat in enumerate(state.seats) if seat.proto.output}
+    frozen: dict[str, Array] = {}
+    for node in part.graph.node:
+        k = seats.get(node.output[0])
+        if k is None:
+            continue
+        if k in state.context and node.op_type in GLOBAL:
+            node.op_type = GLOBAL[node.op_type]
+            kept = [a for a in node.attribute if a.name in KEPT]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        for place, name in _numbers(state, state.seats[k]):
+            node.input[place] = f"{name}/of a window"
+            frozen[node.input[place]] = share_of_one(state.values[name])
+    part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
+    return part
+
+
+def _numbers(state: Walk, seat: Seat) -> list[tuple[int, str]]:
+    """Operands, by their place, that are computed from a map's size, and count as numbers beside a map."""
+    facts = [state.facts.get(name) for name in seat.proto.input]
+    frozen = seat.replaced or any(isinstance(f, Lifted) for f in facts)
+    if seat.node.op in SHAPED_BY_VALUES or not frozen:
+        return []
+    return [(k, f.name) for k, f in enumerate(facts) if isinstance(f, Known) and f.sized]
+
+
+def _context(state: Walk, cut: Cut) -> list[str]:
+    """Tensors of the trunk that are reduced from the whole map and the same at all positions."""
+    seats = [state.seats[k] for k in sorted(state.context & upstream(state, cut.name))]
+    names = [o for seat in seats for o in seat.proto.output if o]
+    return [n for n in names if isinstance(state.facts.get(n), Unmapped)]
+
+
+def _values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The values of such tensors in the converted model."""
+    if not names:
+        return {}
+    facts = [c.state.facts[n] for n in names]
+    tensors = [f.name for f in facts if isinstance(f, Unmapped)]
+    part = extract(c.lifted.proto, list(c.inputs), tensors)
+    return dict(zip(names, session(c.lifted, part)(feeds)))
+
+
+def fits(state: Walk, cut: Cut, size: Sequence[int]) -> bool:
+    """Does the original's trunk pad and resample an image of this size as one of the native size?"""
+    if not any(_reads_size(state, state.seats[k]) for k in upstream(state, cut.name)):
+        return True
+    periods = periods_of(cut)
+    return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, state.image.size)))
+
+
+def _reads_size(state: Walk, seat: Seat) -> bool:
+    """Does an operator pad or resample by the size of the map?
+
+    `auto_pad` does, which some exporters spell out with Shape and Pad. A Resize whose sizes are computed has another
+    scale wherever they were rounded, and `half_pixel_symmetric` shifts by what was cut off.
+    """
+    if seat.node.op in ("Pad", "Resize", "Upsample"):
+        if seat.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
+            return True
+        return any(isinstance(f, Known) and f.sized for f in map(state.facts.get, seat.proto.input))
+    return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in seat.proto.attribute)
+
+
+def same_trunk(c: Comparison, cut: Cut) -> bool:
+    """Is all that computes the cut in the converted model, nodes and weights, what it was in the original?"""
+    name, image = cut.fact.map, c.state.image.name
+    if name == image or c.state.renamed.get(name, name) != name:
+        return False
+    before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
+    if not before.graph.node or list(before.graph.node) != list(after.graph.node):
+        return False
+    if list(before.opset_import) != list(after.opset_import) or list(before.functions) != list(after.functions):
+        return False
+    weights = [{t.name: t for t in m.graph.initializer} for m in (before, after)]
+    same = weights[0].keys() == weights[1].keys() and all(
+        _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
+    )
+    c.original.release()
+    c.converted.release()
+    return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_as_bytes(a), _as_bytes(b))
+
+
+def _as_bytes(array: Array) -> Array:
+    """The bytes of an array: NaN equals itself, and -0 is not 0."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def interior_map(state: Walk, cut: Cut) -> Cut | None:
+    """The last map of the trunk, up to the cut, some cells of which see no padding on an image of the native size."""
+    trunk = upstream(state, cut.name)
+    made = {o for k in trunk for o in state.seats[k].proto.output}
+    maps = (m for m in cuts_of(state) if m.name in made)
+    return next((m for m in maps if interior(m.fact, state.image.size).any()), None)
+
+
+def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells: Sequence[int] = ()) -> Array:
+    """Which cells of a window, or of as many `cells`, see neither padding before nor behind an image that ends here.
+
+    Of a dilated map, the cells of one phase, and of an image that begins as many cells later.
+    """
+    phase, cells = phase or [0] * len(fact.space), cells or [a.window for a in fact.space]
+    inside = np.ones(tuple(cells), bool)
+    for k, (axis, p, count) in enumerate(zip(fact.space, phase, cells)):
+        if not axis.field.is_local:
+            return np.zeros_like(inside)
+        if axis.image is None:
+            continue
+        at, behind = axis.rate * np.arange(count), axis.inner.behind(size[axis.image] - int(p * axis.stride))
+        seen = (at >= axis.inner.front) & (at < behind)
+        inside &= seen.reshape([-1 if j == k else 1 for j in range(len(cells))])
+    return inside

@@ -1,0 +1,186 @@
+"""onnxruntime against the original: is it the same network?
+
+Questions, of which all decide but the third, where something pads:
+
+    native    at the native size, is the answer that of the file as it was given?
+    law       on larger images, is every cell the original head on its window of the feature map?
+    crops     on larger images, is every cell the original network on its crop of the image?
+    trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
+    phases    where operators dilate instead of striding, is each phase of the map that of the original's trunk?
+    grid      on images with pixels left over, are there as many answers as was said?
+    form      where the answers are more than the map, is that what they were to be?
+    metadata  does the file say of its answers what the walk of the original does?
+
+The law holds for every network. That cells are crops holds only where nothing pads and nothing sees the whole image: a
+crop sees zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
+
+Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, so what enters them is compared too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from onnx import NodeProto
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.asking import ask_converted, ask_crops, ask_head, ask_original, asking_original, head_in_batches
+from onnx_fcn.checking.cases import (
+    batches_of,
+    fed_cut,
+    long_case,
+    native_cases,
+    period_of,
+    positions_of,
+    takes_batches,
+    uneven_case,
+    wide_case,
+)
+from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, Run, Wide, largest_of, size_text
+from onnx_fcn.checking.judging import all_checks
+from onnx_fcn.checking.reference import interior_map, reference_map, same_trunk
+from onnx_fcn.checking.sizes import remainders
+from onnx_fcn.errors import ModelError
+from onnx_fcn.lifting.refusals import EVALUATION
+from onnx_fcn.model.agreement import Scale, difference
+from onnx_fcn.model.graphs import nodes_within
+from onnx_fcn.model.operators import RANDOM
+from onnx_fcn.model.sessions import session
+from onnx_fcn.walk.cut import Cut
+
+__all__ = ["run_checks"]
+
+
+#: Multiply-accumulates of a native image up to which another one is run that only counts the answers.
+UNEVEN_BUDGET = 1e9
+
+
+def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) -> Validation:
+    """Compare two models on random images, and on the user's own.
+
+    One model is open at a time, so that the weights of one only are mapped. What both share needs no second run: where
+    the trunk is node for node and byte for byte the original's, its map of a larger image is taken from the
+    converted model, and only the head is run in batches.
+
+    Raises:
+        ModelError: onnxruntime cannot run the original, or it answers something else every time.
+        ValidationError: onnxruntime cannot run the converted model.
+    """
+    for deviation in DEVIATIONS:
+        comparison.deviation = deviation
+        run = _compared(comparison, data)
+        if not all(check.passed for check in run.checks):
+            _check_repeatable(comparison, run.cases[0])
+            break
+        if _tell_apart(comparison, run):
+            break
+    return Validation(tuple(run.checks), tuple(run.uncovered))
+
+
+def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
+    """All that is compared on random images of one deviation."""
+    cut = fed_cut(c)
+    shared = cut is not None and c.is_ours and same_trunk(c, cut)
+    batched = cut is not None and c.is_ours and takes_batches(c, cut)
+    run = Run()
+    _enlarge(c, cut, data, run, shared=shared)
+    wide = run.wides[0] if run.wides else None
+    batches = batches_of(c)[:1] if shared and batched else batches_of(c)
+    run.cases = native_cases(c, data, wide, batches, negated=not batched)
+    ask_converted(c, run)
+    heads = run.wides if c.state.has_head else []
+    for each in heads:
+        each.positions = positions_of(c, each)
+    ask = asking_original(c, None if wide is None else wide.trunk)
+    ask_original(c, run.cases, ask)
+    for each in heads:
+        ask_crops(c, each, run.cases[0], ask)
+    if heads:
+        ask_head(c, heads)
+    if heads and batched:
+        run.cases += head_in_batches(c, heads[0])
+    _scale_single(c, run)
+    run.checks = list(all_checks(c, run))
+    return run
+
+
+def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, run: Run, *, shared: bool) -> None:
+    """Larger images: a wide one, a long one, one that is hardly larger; with the original's map where that is known.
+
+    Where the original's trunk means something else on an image with pixels left over, the wide one has none.
+    """
+    if c.keeps_size:
+        return
+    for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
+    costly = c.macs is not None and c.macs > UNEVEN_BUDGET
+    if cut is not None:
+        wide = wide_case(c, cut, for_wide, data)
+        if not shared and not _find_map(c, wide):
+            even = wide_case(c, cut, [0] * len(for_wide), data)
+            if even.size != wide.size and _find_map(c, even):
+                wide, costly = even, False
+        long = long_case(c, cut, for_long)
+        if long is not None and not shared:
+            _find_map(c, long)
+        run.wides = [w for w in (wide, long) if w is not None]
+        trunk = interior_map(c.state, cut) if c.is_ours and not all(c.exact.values()) else None
+        for each in run.wides:
+            each.trunk = trunk
+        if all(n < m + p for n, m, p in zip(wide.size, c.state.image.size, period_of(c, cut))):
+            pixels = "×".join(map(str, period_of(c, cut)))
+            run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")
+        if long is None:
+            run.uncovered.append("images much longer than the native size, which would take too long")
+    if not costly:
+        run.others = [uneven_case(c, for_uneven)]
+
+
+def _find_map(c: Comparison, wide: Wide) -> bool:
+    """Take the feature map of a larger image from the original's trunk, if that means the same there."""
+    c.progress(f"feature map at {size_text(wide.size)}")
+    found = reference_map(c, wide.cut, wide.feeds)
+    if found is not None:
+        wide.map, wide.has_map = found, True
+    return wide.has_map
+
+
+def _check_repeatable(c: Comparison, case: Case) -> None:
+    """Raises: ModelError, if the original itself answers something else when it is asked again."""
+    run = session(c.given.file)
+    apart = max(difference(a, b) for a, b in zip(run(case.feeds), run(case.feeds)))
+    if apart > c.tolerance:
+        nodes = [f"{n.op_type} '{n.name or n.output[0]}'" for n in _random_nodes(c.given.file.proto.graph.node)]
+        whose = f" ({', '.join(nodes[:3])})" if nodes else ""
+        raise ModelError(f"the model is random{whose}: on one image two runs differ by {apart:.2g}; {EVALUATION}")
+
+
+def _random_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes that may answer something else every time, in subgraphs too."""
+    for node in (inner for outer in nodes for inner in (outer, *nodes_within(outer))):
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) == 3 and node.input[2]):
+            yield node
+
+
+def _tell_apart(c: Comparison, run: Run) -> bool:
+    """Do answers differ between windows, or images, by more than is allowed? Else a fault might not show."""
+    found = run.wides[0].windows if run.wides and run.wides[0].windows else [case.expected for case in run.cases]
+    pairs = [(each[name], found[0][name]) for each in found[1:] for name in found[0] if name in each]
+    pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
+    return not pairs or any(difference(a, b) > c.tolerance for a, b in pairs)
+
+
+def _scale_single(c: Comparison, run: Run) -> None:
+    """An answer of one number has no others of its image beside it that tell its size: those for other images do.
+
+    Else one that is next to zero by chance would have to be right to more digits than its terms have.
+    """
+    quiet = [case for case in run.cases if not case.loud]
+    for name in c.names:
+        if all(case.expected[name].size == case.batch for case in quiet):
+            answers = [case.expected for case in quiet] + [window for wide in run.wides for window in wide.windows]
+            scale = c.scales.get(name, Scale())
+            usual = float(np.median([largest_of(each[name]) for each in answers]))
+            c.scales[name] = replace(scale, least=max(scale.least, usual))

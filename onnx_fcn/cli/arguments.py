@@ -1,0 +1,69 @@
+"""Arguments that the commands share: numbers as people write them, and what is asked about a converted model."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from onnx_fcn.running.preprocess import PRESETS
+
+__all__ = ["PREPROCESSING", "add_network", "add_preprocessing", "count", "names", "number", "numbers"]
+
+
+#: The presets, for the end of a help text.
+PREPROCESSING = """\
+preprocessing, with pixels from 0 to 255:
+  unit      pixel/255
+  imagenet  (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+  tf        pixel/127.5 - 1
+  caffe     BGR, pixel - (103.939, 116.779, 123.68)
+  raw       pixels as they are
+"""
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Also 1/128."""
+    found = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?)(?:/([\d.]+))?", text, re.IGNORECASE)
+    try:
+        if found is None:
+            raise ValueError
+        return float(found[1]) / float(found[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """1,1.5,2 → (1.0, 1.5, 2.0)."""
+    return tuple(number(part.strip()) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """scores,boxes → ("scores", "boxes")."""
+    found = tuple(filter(None, (name.strip() for name in text.split(","))))
+    if not found:
+        raise argparse.ArgumentTypeError("there is no name in it")
+    return found
+
+
+def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:
+    """What becomes of pixels; `scale` is the option that multiplies them."""
+    parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, as below")
+    parser.add_argument(f"--{scale}", type=number, metavar="1/255", help="what pixels are multiplied by")
+    parser.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="to subtract, after scaling")
+    parser.add_argument("--std", type=numbers, metavar="S[,S,S]", help="to divide by, after that")
+    parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="that the network reads")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Which answers of the network, and what it runs on."""
+    parser.add_argument("--output", metavar="NAME", help="the output to look at, instead of the first")
+    parser.add_argument(
+        "--providers", type=names, metavar="NAME,…", help="of onnxruntime, such as CUDAExecutionProvider; else the CPU"
+    )

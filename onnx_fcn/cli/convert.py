@@ -1,0 +1,356 @@
+"""The command line: arguments → convert → report on the terminal → exit code.
+
+What the user did wrong is one sentence on stderr; a bug of ours keeps its traceback. A terminal gets tables that fit
+it, a pipe the same as plain text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+import onnx_fcn
+from onnx_fcn import FcnError, OptionError, Validation, ValidationError
+from onnx_fcn.cli.arguments import count, names
+from onnx_fcn.errors import reason_of
+from onnx_fcn.files import drafted
+from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
+from onnx_fcn.reporting.report import FORMAT, tables_of, validation_dict
+from onnx_fcn.tables import Table, plain
+
+__all__ = ["main"]
+
+
+DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
+
+#: Commands of their own, by the first argument; the module's `run` takes all of them and returns the tables to show.
+#: A model of that name is ./heatmap.
+COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.cli.views")
+COMMANDS["apply"] = "onnx_fcn.cli.apply"
+
+EPILOG = """\
+commands on a converted model (onnx-fcn COMMAND --help):
+  heatmap out.onnx photo.jpg heat.png     where a class is, drawn over the picture
+  segment out.onnx photo.jpg classes.png  the best class at every pixel
+  page out.onnx photo.jpg page.html       a page to explore the answers on
+  apply out.onnx huge.tif map.zarr        its answers on an image of any size, tile by tile
+
+exit codes:
+  0    done
+  1    the model cannot be used, or cannot become fully convolutional: every root cause is listed
+  2    the arguments do not fit each other or the model, or the output cannot be written
+  3    converted, but the numbers disagree with the original
+  130  interrupted
+  143  terminated
+After 1, 2 and 3 nothing has been written, and an output that was there is untouched; whoever is interrupted or
+terminated finds the old output or the new one, whole.
+
+examples:
+  onnx-fcn model.onnx                          what would become of it
+  onnx-fcn model.onnx --sizes 512 768x1024     what it would cost there
+  onnx-fcn model.onnx out.onnx                 convert, compare with the original, write
+  onnx-fcn --verify model.onnx optimized.onnx  compare again after another tool
+"""
+
+
+class _UnsaidError(Exception):
+    """What was to be said found no room."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    if arguments is not None:
+        return _guarded(list(arguments))
+    gc.disable()  # a process of its own, which ends with this: a collection over a large graph finds nothing
+    repair_streams()
+    signals = Signals()
+    try:
+        code = _guarded(sys.argv[1:])
+    except BaseException:
+        if signals.code is None:
+            raise
+        code = signals.code
+    finally:
+        signals.done()
+    return code if signals.code is None else signals.code
+
+
+def _guarded(words: Sequence[str]) -> int:
+    """Run the command; whatever keeps it from what it should do becomes a sentence and an exit code."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
+    command = COMMANDS.get(words[0]) if words else None
+    given = argparse.Namespace(verbose=False)
+    wrote = command is not None
+    try:
+        try:
+            if command:
+                _show(import_module(command).run(words) or ())
+            else:
+                given = _parse(words)
+                wrote = given.output is not None and not given.verify
+                _run(given)
+        except SystemExit as leaving:  # argparse's way, after help or an error
+            wrote = False
+            _said(lambda: None)
+            return int(leaving.code or 0)
+    except FcnError as error:
+        _complain(f"error: {error}")
+        if given.verbose and isinstance(error, ValidationError) and isinstance(error.report, Validation):
+            _complain(plain(tables_of(error.report, verbose=True)))
+        return USAGE if isinstance(error, OptionError) else VALIDATION if isinstance(error, ValidationError) else MODEL
+    except _UnsaidError as error:  # files that were to be written are in their places by then
+        _complain(f"{'warning' if wrote else 'error'}: the report cannot be written: {error}")
+        return DONE if wrote else USAGE
+    except MemoryError:
+        smaller = "give it smaller images, or more memory" if command else "it takes a machine that has more"
+        _complain(f"error: there is not enough memory for that: {smaller}")
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def _said(say: Callable[[], object]) -> None:
+    """Say something on stdout, to its end.
+
+    Raises:
+        _UnsaidError: it cannot be written. A reader that went away, as `head` does, has read enough.
+    """
+    try:
+        say()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise _UnsaidError(reason_of(error)) from None
+
+
+def _complain(text: str) -> None:
+    """Say something on stderr, if that can be."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def _run(given: argparse.Namespace) -> None:
+    with _json_file(given) as write_json, _progress(given) as progress:
+        tables: list[Table]
+        how = {"input_size": given.input_size, "input": given.input}
+        if given.verify:
+            checking = {"data": given.data, "seed": given.seed, "progress": progress}
+            validation = onnx_fcn.validate(given.model, given.output, **how, **checking)
+            result = {"version": FORMAT, "validation": validation_dict(validation)}
+            tables = list(tables_of(validation, verbose=given.verbose))
+        elif given.explain is not None:
+            explanation = onnx_fcn.explain(given.model, given.explain, **how, output_stride=given.output_stride)
+            result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
+        else:
+            report = onnx_fcn.convert(
+                given.model,
+                given.output,
+                **how,
+                dynamic_batch=given.dynamic_batch,
+                sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
+                head=given.head,
+                output_stride=given.output_stride,
+                outputs=given.outputs,
+                logits=given.logits,
+                reduce=given.reduce,
+                full_size=given.full_size,
+                argmax=given.argmax,
+                keep_size=given.keep_size,
+                external_data={None: None, "inline": False}.get(given.weights, True),
+                link_data=given.weights == "link",
+                validate=given.output is not None and given.validate,
+                data=given.data,
+                seed=given.seed,
+                progress=progress,
+            ).report
+            result, tables = report.to_dict() if given.json else {}, report.tables(verbose=given.verbose)
+        write_json(result)
+    if not given.quiet and given.json != "-":
+        _show(tables)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="onnx-fcn",
+        description="Turn any ONNX classifier into a fully convolutional network, and prove that it is the same\n"
+        "network. Without an output it only says what it would do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="the classifier, an ONNX file")
+    parser.add_argument("output", nargs="?", help="the file to write")
+    parser.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="N|HxW",
+        help="the image size that the network was made for, where the file does not say it (N: along every axis)",
+    )
+    parser.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
+    parser.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
+    parser.add_argument(
+        "--head",
+        choices=("conv", "folded"),
+        default="conv",
+        help="folded: with the batch folded into a spatial axis, faster for batches of images of the native size",
+    )
+    parser.add_argument(
+        "--output-stride",
+        type=count,
+        metavar="S",
+        help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
+    )
+    parser.add_argument(
+        "--outputs", type=names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
+    )
+    parser.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
+    parser.add_argument(
+        "--reduce", choices=("mean", "max"), help="one answer for an image of any size: the mean or maximum of the map"
+    )
+    parser.add_argument(
+        "--full-size", action="store_true", help="the map at the resolution of the image, interpolated between answers"
+    )
+    parser.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
+    parser.add_argument(
+        "--keep-size", action="store_true", help="keep all shapes as they are, with convolutions for dense layers"
+    )
+    weights = parser.add_mutually_exclusive_group()
+    for option, kind, what in (
+        ("--external-data", "external", "large weights go to a file beside the output"),
+        ("--inline", "inline", "they go into the output itself"),
+        ("--link-data", "link", "they stay in the model's data file, if unchanged; it has to stay too"),
+    ):
+        weights.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
+    parser.add_argument(
+        "--verify", action="store_true", help="compare OUTPUT, whatever made it, with MODEL; nothing is written"
+    )
+    parser.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
+    parser.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
+    parser.add_argument(
+        "--explain", metavar="NAME", help="what is known of this node or tensor, and why it is refused if it is"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to tell the cost of"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
+    parser.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=f"onnx-fcn {onnx_fcn.__version__}")
+    given = parser.parse_args(arguments)
+    if given.output is None:
+        if given.verify:
+            parser.error("--verify compares two files: model and output")
+        if given.data is not None:
+            parser.error("--data is for the comparison with an output, and there is none")
+        if given.weights is not None:
+            parser.error("where weights go is about an output, and there is none")
+    if given.verify and not given.validate:
+        parser.error("--verify and --no-validate contradict each other")
+    forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
+    made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
+    if given.explain is not None and (given.output is not None or any(made)):
+        parser.error("--explain tells of one node or tensor, and takes neither an output nor options about one")
+    if given.verify and (given.output_stride or any(made)):
+        parser.error("--verify converts nothing, so options about converting mean nothing to it")
+    if given.data is not None and not given.validate:
+        parser.error("--data and --no-validate contradict each other")
+    return given
+
+
+def _size(text: str) -> tuple[int, ...]:
+    """224x224 → (224, 224)."""
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 224x224")
+    return tuple(int(n) for n in re.split("[x×]", text.lower()))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 on")
+    return int(text)
+
+
+def _show(tables: Sequence[Table]) -> None:
+    if tables:
+        _said(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
+
+
+def _draw(tables: Sequence[Table]) -> None:
+    """Tables for a terminal."""
+    import rich.console
+    import rich.table
+    import rich.text
+
+    console = rich.console.Console(highlight=False)
+    for k, table in enumerate(tables):
+        if k:
+            console.print()
+        if table.title:
+            console.print(rich.text.Text(table.title, style="bold"))
+        drawn = rich.table.Table(box=None, show_header=bool(table.columns), header_style="dim", padding=(0, 2, 0, 0))
+        for heading in table.columns or (None,) * len(table.rows[0]):
+            is_label = heading is None and not drawn.columns and len(table.rows[0]) > 1
+            drawn.add_column(heading or "", style="cyan" if is_label else None, overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*map(rich.text.Text, row))
+        console.print(drawn)
+
+
+@contextlib.contextmanager
+def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | None]:
+    """A line that says what goes on, on a terminal."""
+    if given.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import rich.console
+
+    with rich.console.Console(stderr=True).status("") as status:
+        yield lambda words: status.update(f"{words} …")
+
+
+@contextlib.contextmanager
+def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What writes the JSON, whole or not at all; whether it can is known before the work begins.
+
+    Raises:
+        OptionError: the file cannot be written, or is one of the models.
+    """
+    if given.json is None:
+        yield lambda _: None
+        return
+    if given.json == "-":
+        yield lambda values: _said(lambda: print(_encoded(values), end=""))
+        return
+    if os.path.realpath(given.json) in {os.path.realpath(p) for p in (given.model, given.output) if p is not None}:
+        raise OptionError(f"'{given.json}' is a model: write the report to another file")
+    with drafted(given.json) as draft:
+
+        def finish(values: dict[str, Any]) -> None:
+            draft.write(_encoded(values).encode())
+            draft.commit()
+
+        yield finish
+
+
+def _encoded(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

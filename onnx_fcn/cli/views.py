@@ -1,0 +1,328 @@
+"""The commands that show: `heatmap`, `segment` and `page`.
+
+Each reads a converted model and a picture, and writes files whose suffixes say what they are: pictures, the numbers as
+.npy, what was found as .json, the page as .html. A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers
+from onnx_fcn.errors import OptionError
+from onnx_fcn.files import drafted, target_of
+from onnx_fcn.images.image import open_image, pixels_of
+from onnx_fcn.running.dense_model import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
+from onnx_fcn.running.preprocess import Preprocessing, chosen
+from onnx_fcn.tables import Table, pixels, times
+
+__all__ = ["run"]
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+#: Boxes of one class beyond which a heat map is hard to read.
+BOXES = 20
+
+ABOUT = {
+    "heatmap": "Where a class is: a heat map over the picture, with the windows in which it was found.",
+    "segment": "What is where: the best class at every pixel, with a legend.",
+    "page": "A page to explore the answers on: one HTML file that needs no network.",
+}
+
+EPILOG = f"""\
+A heat map and a class map are written as .png, .jpg, .webp, .pdf or .svg, the numbers in them as .npy, what was found
+as .json; several files may be given. Without --class a heat map is of the class with the highest score anywhere.
+
+{PREPROCESSING}
+The default is unit, and raw for networks that read integers.
+"""
+
+#: The files that a command makes, and rows of its report.
+Shown = tuple[dict[Path, bytes], Sequence[tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture and its answers at one or more sizes: what all three commands show."""
+
+    model: DenseModel
+    name: str
+    pixels: np.ndarray[Any, Any]
+    results: Sequence[DenseResult]
+
+    @property
+    def first(self) -> DenseResult:
+        return self.results[0]
+
+    @property
+    def activation(self) -> str:
+        """What the scores are, in a word for people."""
+        return {"softmax": "softmax of the scores", "sigmoid": "sigmoid of the scores"}.get(
+            self.first.activation, "score"
+        )
+
+    def named(self, index: int) -> str:
+        """A class with its number, where its name is not just that."""
+        label = self.first.labels[index]
+        return f"class {index}" if label == str(index) else f"{label} (class {index})"
+
+    def there(self, index: int) -> str:
+        """A class of a class map likewise."""
+        return self.first.names[index] if self.first.is_single else self.named(index)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What was read and run, as rows of a table."""
+        shape, geometry = self.first.map.shape, self.model.answers
+        sizes = [times(r.grid.size) for r in self.results]
+        read = "" if sizes == [times(self.first.size)] else f", read at {' and '.join(sizes)}"
+        enlarged = " (enlarged: it is smaller than a window)" if self.is_enlarged else ""
+        windows = f"{times(self.model.window)} windows every {pixels([float(n) for n in geometry.stride], square=True)}"
+        return [
+            ("picture", f"{self.name}, {times(self.first.size)} pixels{read}{enlarged}"),
+            ("answers", f"'{self.model.output}', {times(shape)}: {windows}; {self.activation}"),
+        ]
+
+    @property
+    def is_enlarged(self) -> bool:
+        """Was it too small for a single window?"""
+        return any(have < window for have, window in zip(self.first.size, self.model.window))
+
+
+def run(arguments: Sequence[str]) -> Sequence[Table]:
+    """Run one of the commands; the first argument says which. Returns what to say about it.
+
+    Raises:
+        FcnError: it cannot be done.
+        SystemExit: the arguments make no sense, or ask for help.
+    """
+    command = arguments[0]
+    given = _parser(command).parse_args(arguments[1:])
+    outputs = _outputs(given)
+    view = _view(given)
+    show = {"heatmap": _heatmap, "segment": _segment, "page": _page}[command]
+    files, rows = show(given, view, outputs)
+    _write(files)
+    return [] if given.quiet else [Table("", (), (*view.rows(), *rows, ("written", ", ".join(map(str, outputs)))))]
+
+
+def _view(given: argparse.Namespace) -> View:
+    changed = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
+    preprocess: str | Preprocessing | None = given.preprocess
+    if any(value is not None for value in changed.values()):
+        preprocess = chosen(preprocess, "unit", **changed)
+    model = DenseModel(
+        given.model,
+        output=given.output,
+        preprocess=preprocess,
+        labels=given.labels,
+        activation=given.activation,
+        providers=given.providers,
+    )
+    if len(model.window) != 2:
+        raise OptionError(f"the network reads images with {len(model.window)} axes, and pictures have two")
+    by_size: dict[tuple[int, ...], DenseResult] = {}
+    with contextlib.closing(open_image(given.picture, 2, model.channels)) as image:
+        for scale in given.scale:
+            result = model.run(image, scale)
+            by_size.setdefault(result.grid.size, result)
+    picture = pixels_of(given.picture, model.channels)
+    if model.channels == 1 and (own := pixels_of(given.picture)).shape[:2] == picture.shape[:2]:
+        picture = own  # in its own colours
+    results = list(by_size.values())
+    if not all(np.isfinite(r.map).all() for r in results):
+        raise OptionError(
+            "the network's scores are not all finite: perhaps it was trained on other pixels (--preprocess)"
+        )
+    return View(model, str(given.picture), picture, [replace(r, activation=results[0].activation) for r in results])
+
+
+def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    first = view.first
+    peaks = np.max([r.probabilities.reshape(len(r.map), -1).max(axis=1) for r in view.results], axis=0)
+    chosen = [first.class_index(name) for name in given.classes or ()] or ranking(view.results)[: given.top or 1]
+    found = {k: _found(view, k, given.threshold, given.boxes) for k in chosen}
+    heat = np.stack([np.max([r.at_pixels(r.probabilities[k]) for r in view.results], axis=0) for k in chosen])
+    files = {}
+    for output in outputs:
+        if _kind(output) == "npy":
+            files[output] = _npy(heat)
+        elif _kind(output) == "json":
+            classes = [
+                {
+                    "class": k,
+                    "label": first.labels[k],
+                    "peak": float(peaks[k]),
+                    "windows": [_entry(d) for d in found[k]],
+                }
+                for k in chosen
+            ]
+            files[output] = _json(view, classes=classes)
+        else:
+            from onnx_fcn.viewing.drawing import Panel, encoded, heat_map, shown
+
+            panels = [
+                Panel(f"{view.named(k)}, best {peaks[k]:.2f}{_windows(found[k])}", values, found[k])
+                for k, values in zip(chosen, heat)
+            ]
+            title = f"{Path(view.name).name} · {times(view.model.window)} windows"
+            files[output] = encoded(heat_map(shown(view.pixels), panels, title, view.activation), _kind(output))
+    rows = [(view.named(k), f"best {peaks[k]:.3f} in {_place(found[k][0])}{_windows(found[k])}") for k in chosen]
+    return files, rows
+
+
+def _found(view: View, index: int, threshold: float, count: int) -> list[Detection]:
+    """The windows of a class above the threshold, and at least the best one."""
+    return detect(view.results, index, count, threshold=threshold) or detect(view.results, index)
+
+
+def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    if len(view.results) > 1:
+        raise OptionError("a class map is of one size: give one --scale")
+    first = view.first
+    classes = first.classes_at_pixels()
+    names = replace(first, labels=first.names)
+    background = None if given.background is None else names.class_index(given.background)
+    found, counts = np.unique(classes, return_counts=True)
+    shares = [(int(found[k]), float(counts[k] / classes.size)) for k in np.argsort(-counts, kind="stable")]
+    files = {}
+    for output in outputs:
+        if _kind(output) == "npy":
+            files[output] = _npy(classes.astype(np.min_scalar_type(len(first.names) - 1)))
+        elif _kind(output) == "json":
+            values = [{"class": k, "label": first.names[k], "share": share} for k, share in shares]
+            files[output] = _json(view, classes=values)
+        else:
+            from onnx_fcn.viewing.drawing import class_map, encoded, shown
+
+            title = f"{Path(view.name).name} · the best class of each {times(view.model.window)} window"
+            figure = class_map(shown(view.pixels), classes, first.names, title, background)
+            files[output] = encoded(figure, _kind(output))
+    rows = [(view.there(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
+    return files, [*rows, ("…", f"{len(shares) - 5} more")] if len(shares) > 5 else rows
+
+
+def _page(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
+    from onnx_fcn.viewing.page import page
+
+    if len(view.results) > 1:
+        raise OptionError("a page is of one size: give one --scale")
+    chosen = None if given.classes is None else view.first.class_index(given.classes[-1])
+    text = page(view.first, view.pixels, Path(view.name).name, view.activation, chosen)
+    return dict.fromkeys(outputs, text.encode()), []
+
+
+def _outputs(given: argparse.Namespace) -> list[Path]:
+    """The files to write.
+
+    Raises:
+        OptionError: one is of no kind that is written, or is something that is read.
+    """
+    allowed = (".html", ".htm") if given.command == "page" else (*PICTURES, ".npy", ".json")
+    read = {os.path.realpath(p) for p in (given.model, given.picture, given.labels) if p is not None}
+    outputs = [Path(p) for p in given.outputs]
+    for path in outputs:
+        if path.suffix.lower() not in allowed:
+            raise OptionError(f"cannot write '{path}': its suffix says what it is, one of {', '.join(allowed)}")
+        if os.path.realpath(path) in read:
+            raise OptionError(f"cannot write '{path}': it is what is read")
+        target_of(path)
+    return outputs
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """All files, or none: each is written beside its target before the first takes its place."""
+    with contextlib.ExitStack() as stack:
+        drafts = [(stack.enter_context(drafted(path)), content) for path, content in files.items()]
+        for draft, content in drafts:
+            draft.write(content)
+        for draft, _ in drafts:
+            draft.commit()
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _npy(values: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def _json(view: View, **more: Any) -> bytes:
+    model, first = view.model, view.first
+    values = {
+        "version": 1,
+        "picture": view.name,
+        "size": first.size,
+        "read_at": [r.grid.size for r in view.results],
+        "output": model.output,
+        "window": model.window,
+        "stride": model.answers.stride,
+        "grids": [r.grid.shape for r in view.results],
+        "activation": first.activation,
+        **more,
+    }
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _entry(found: Detection) -> dict[str, Any]:
+    return {"box": [round(edge, 2) for edge in found.box], "score": found.score, "cell": found.cell}
+
+
+def _place(found: Detection) -> str:
+    """A box in words that do not depend on who orders them how."""
+    left, top, right, bottom = (round(edge) for edge in found.box)
+    return f"x {left}–{right}, y {top}–{bottom}"
+
+
+def _windows(found: Sequence[Detection]) -> str:
+    return f", {len(found)} windows" if len(found) > 1 else ""
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"onnx-fcn {command}",
+        description=ABOUT[command],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument("model", help="a file that onnx-fcn converted")
+    parser.add_argument("picture", help="a picture, or an array (height, width[, channels]) in .npy")
+    parser.add_argument("outputs", nargs="+", metavar="output", help="the files to write")
+    if command in ("heatmap", "page"):
+        several = "; several times for several" if command == "heatmap" else " to begin with"
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument("--class", dest="classes", action="append", metavar="CLASS", help=f"name or number{several}")
+    if command == "heatmap":
+        which.add_argument("--top", type=count, metavar="N", help="the N classes with the highest scores")
+        parser.add_argument(
+            "--threshold", type=number, default=0.5, metavar="P", help="draw windows from this probability on (0.5)"
+        )
+        parser.add_argument(
+            "--boxes", type=count, default=BOXES, metavar="N", help=f"at most so many windows of a class ({BOXES})"
+        )
+    if command == "segment":
+        parser.add_argument("--background", metavar="CLASS", help="a class to leave bare")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one on each line")
+    add_preprocessing(parser, "pixel-scale")
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="auto", help="what makes probabilities of scores")
+    parser.add_argument(
+        "--scale", type=numbers, default=(1.0,), metavar="F[,F…]", help="how much larger the network sees the picture"
+    )
+    add_network(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return parser

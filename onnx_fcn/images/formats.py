@@ -1,0 +1,135 @@
+"""Arrays, stores, sound and pictures as stored images."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError
+from onnx_fcn.images.channels import GREY, NUMBERS, RGB
+from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing, times, white_of
+
+__all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
+
+
+def from_numbers(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fetch: Callable[[Box], Array], **more: Any
+) -> Stored:
+    """Numbers that nothing but their type says the meaning of; yes and no are white and black."""
+    if dtype.kind != "b":
+        return Stored(name, shape, dtype, fetch, white_of(dtype), **more)
+    kind = np.dtype(np.uint8)
+    return Stored(name, shape, kind, lambda box: fetch(box) * np.uint8(255), white_of(kind), **more)
+
+
+def from_npy(name: str) -> Stored:
+    """Mapped anew for each region: pages that were read once would count as memory until the end."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with open(name, "rb") as file:
+        shape, by_columns, dtype = headers[np.lib.format.read_magic(file)](file)
+        offset = file.tell()
+        there = file.seek(0, os.SEEK_END)
+    if dtype.hasobject:
+        raise OptionError(f"'{name}' holds objects of Python, which are no pixels")
+    if min(shape, default=0) < 0 or offset + math.prod(shape) * dtype.itemsize > there:
+        raise OptionError(f"'{name}' is cut short: its header speaks of {times(shape)} numbers, which are not there")
+    order: Literal["F", "C"] = "F" if by_columns else "C"
+
+    def fetch(box: Box) -> Array:
+        return np.array(np.memmap(name, dtype, "r", offset, shape, order)[box])
+
+    if 0 in shape:
+        raise OptionError(f"'{name}' has no pixels: its shape is {shape}")
+    return from_numbers(f"'{name}'", shape, dtype, fetch, files=(name,))
+
+
+def from_zarr(name: str, level: int) -> Stored:
+    import zarr
+
+    try:
+        store: Any = zarr.open(name, mode="r")
+    except FileNotFoundError:
+        raise OptionError(f"'{name}' is a folder, and no zarr store") from None
+    if not hasattr(store, "shape"):  # a pyramid is a group of arrays, the finest first
+        if str(level) not in store or not hasattr(store[str(level)], "shape"):
+            raise OptionError(f"'{name}' is a group of arrays without a level '{level}'")
+        store = store[str(level)]
+    elif level:
+        raise OptionError(f"'{name}' is no pyramid, so it has no level {level}")
+    dtype = np.dtype(store.dtype)
+    check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "a chunk of it")
+    return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), files=(name,))
+
+
+def from_wav(name: str) -> Stored:
+    """Sound as (samples, channels), in integers as they are stored."""
+    import wave
+
+    file = wave.open(name, "rb")  # noqa: SIM115  (stays open as long as the image)
+    channels, width = file.getnchannels(), file.getsampwidth()
+    dtype = np.dtype({1: np.uint8, 2: np.int16, 3: np.int32, 4: np.int32}[width])
+
+    def fetch(box: Box) -> Array:
+        start, stop, _ = box[0].indices(file.getnframes())
+        file.setpos(start)
+        data = np.frombuffer(file.readframes(stop - start), np.uint8).reshape(stop - start, channels, width)
+        if width == 3:  # the sign goes into a fourth byte
+            data = np.concatenate([data, np.where(data[..., -1:] > 127, 255, 0).astype(np.uint8)], axis=-1)
+        samples = np.ascontiguousarray(data).view(dtype.newbyteorder("<"))[..., 0]
+        return samples[:, box[1]].astype(dtype)
+
+    shape = (file.getnframes(), channels)
+    white = white_of(dtype)
+    return Stored(f"'{name}'", shape, dtype, fetch, white, 1, NUMBERS, rank=1, files=(name,), close=file.close)
+
+
+def from_picture(name: str) -> Stored:
+    """PNG, JPEG and whatever else Pillow reads; these have no regions, so the whole is decoded."""
+    import PIL.Image
+
+    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # what is too large the memory says
+    try:
+        with PIL.Image.open(name) as file:
+            check_room(f"'{name}'", 2 * math.prod(file.size) * max(len(file.getbands()), 3), "decoding it")
+            return _decoded(f"'{name}'", file, (name,))
+    except PIL.UnidentifiedImageError:
+        raise OptionError(f"'{name}' is not an image: TIFF, PNG, JPEG, .npy, .wav and zarr stores are read") from None
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def from_object(picture: Any) -> Stored:
+    """An image of Pillow's."""
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise missing("a picture that is neither a file nor an array", error) from None
+    if not isinstance(picture, PIL.Image.Image):
+        raise OptionError(f"a {type(picture).__name__} is no picture: give a file, an array, or an image of Pillow")
+    return _decoded("the picture", picture, ())
+
+
+def _decoded(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
+    """Grey or RGB, turned as the EXIF data says."""
+    import PIL.ImageOps
+
+    upright: Any = PIL.ImageOps.exif_transpose(picture)
+    if upright.mode in ("I", "F"):
+        pixels, tone = np.asarray(upright), GREY
+    elif upright.mode.startswith("I;16"):
+        pixels, tone = np.asarray(upright).astype(np.uint16), GREY
+    else:
+        mode = MODES.get(upright.mode, "RGB")
+        pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+        tone = GREY if mode in ("L", "LA") else RGB
+    alpha = int(upright.mode in MODES and MODES[upright.mode] in ("LA", "RGBA"))
+    samples = 2 if pixels.ndim == 3 else None
+    shape, dtype = pixels.shape, pixels.dtype
+    return from_numbers(
+        name, shape, dtype, lambda box: pixels[box], samples=samples, tone=tone, alpha=alpha, files=files
+    )

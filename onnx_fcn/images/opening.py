@@ -1,0 +1,51 @@
+"""Opening whatever holds an image: the format is detected from the first bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.images.formats import from_npy, from_numbers, from_object, from_picture, from_wav, from_zarr
+from onnx_fcn.images.stored import TIFF_SIGNATURES, Picture, Stored, sentence
+from onnx_fcn.images.tiff import tiff
+
+__all__ = ["stored"]
+
+
+def stored(source: Picture, level: int = 0) -> Stored:
+    """The array in a file or in memory.
+
+    Args:
+        source: the file, the array, or an image of Pillow.
+        level: of a pyramid; 0 is the finest.
+
+    Raises:
+        OptionError: it cannot be read, is no image, or has no such level; a package is missing.
+    """
+    if isinstance(source, np.ndarray):
+        return from_numbers("the array", source.shape, source.dtype, lambda box: source[box])
+    if not isinstance(source, (str, os.PathLike)):
+        return from_object(source)
+    name = os.fspath(source)
+    with sentence(f"'{name}'"):
+        return _opened(name, level)
+
+
+def _opened(name: str, level: int) -> Stored:
+    path = Path(name)
+    if path.is_dir():
+        return from_zarr(name, level)
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[:4] in TIFF_SIGNATURES:
+        return tiff(name, level)
+    if level:
+        raise OptionError(f"'{name}' is no pyramid, so it has no level {level}")
+    if start[:6] == b"\x93NUMPY":
+        return from_npy(name)
+    if start[:4] in (b"RIFF", b"RIFX") and start[8:] == b"WAVE":
+        return from_wav(name)
+    return from_picture(name)

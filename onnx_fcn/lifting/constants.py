@@ -1,0 +1,252 @@
+"""Values that do not depend on the image: constants, and everything that the graph computes from them and from shapes.
+
+Shape computations are evaluated, not matched: `Shape` of a mapped tensor is a value here, the original shape at the
+native size, so that a Reshape target comes out as numbers however the exporter computed it. Nothing is evaluated
+before a rule asks, and operators that only look at a weight in another way (Transpose, Reshape …) give numpy views,
+so that a weight which lies in a file stays there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import SparseTensorProto, TensorProto
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.lifted import BATCH, dims_of
+from onnx_fcn.model.graphs import names_used
+
+__all__ = ["Values", "share_of_one", "stored_in"]
+
+
+#: How a graph stores a tensor.
+Stored = TensorProto | SparseTensorProto
+
+#: Computed values beyond this many elements are refused: they are no weights but a malformed graph.
+LARGEST = 1 << 30
+
+
+class Values:
+    """Evaluates tensors on demand and remembers them.
+
+    Args:
+        nodes: whatever computes something.
+        initializers: the stored tensors, by name.
+        array: reads an initializer or an attribute's tensor, as a view where it can.
+        opsets: the version of each operator set.
+        outside: the values around a subgraph, which it reads by their names.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        initializers: Mapping[str, Stored],
+        array: Callable[[TensorProto], Array],
+        opsets: Mapping[str, int],
+        outside: Values | None = None,
+    ) -> None:
+        self._producers: dict[str, onnx.NodeProto] = {}
+        self._initializers, self._array, self._opsets = dict(initializers), array, opsets
+        self._outside = outside
+        self._values: dict[str, Array] = {}
+        self.produce(nodes)
+
+    def produce(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Learn of more nodes: a branch that was put into the program."""
+        self._producers.update({o: node for node in nodes for o in node.output if o})
+
+    def add(self, name: str, tensor: Stored) -> Array:
+        """Learn of one more initializer."""
+        self._initializers[name] = tensor
+        return self[name]
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a tensor; None for initializers."""
+        return self._producers.get(name)
+
+    def set(self, name: str, value: Array) -> None:
+        """State the value of a tensor: the shape of a mapped one."""
+        self._values[name] = value
+
+    def __getitem__(self, name: str) -> Array:
+        """The value of a tensor.
+
+        Raises:
+            Unsupported: an operator on the way to it cannot be evaluated.
+        """
+        wanted = [name]
+        while wanted:  # not recursion: constant chains can be thousands of nodes long
+            top = wanted[-1]
+            if top in self._values:
+                wanted.pop()
+                continue
+            if top in self._initializers:
+                self._values[top] = self._stored(self._initializers[top])
+                continue
+            if top not in self._producers:
+                if self._outside is not None:
+                    self._values[top] = self._outside[top]
+                    continue
+                raise Unsupported(f"the value of '{top}' is not known", code="unknown-value")
+            node = self._producers[top]
+            needed = node.input if node.op_type == "If" else names_used(node)  # an If, what its condition chooses
+            missing = [i for i in needed if i and i not in self._values]
+            if missing:
+                if len(wanted) > len(self._producers) + 1:
+                    raise Unsupported(f"the value of '{top}' depends on itself", code="unknown-value")
+                wanted += missing
+                continue
+            self._values.update(self._evaluate(node))
+        return self._values[name]
+
+    def _evaluate(self, node: onnx.NodeProto) -> dict[str, Array]:
+        inputs = [self._values[i] if i else None for i in node.input]
+        view = VIEWS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        attributes = {a.name: a for a in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            return {node.output[0]: self._array(attributes["value"].t)}
+        if node.op_type == "Constant" and "sparse_value" in attributes:
+            return {node.output[0]: self._stored(attributes["sparse_value"].sparse_tensor)}
+        if node.op_type == "If":
+            graph = attributes["then_branch" if _operand(inputs, 0).all() else "else_branch"].g
+            branch = Values(graph.node, stored_in(graph), self._array, self._opsets, self)
+            return {name: branch[result.name] for name, result in zip(node.output, graph.output) if name}
+        if node.op_type == "ConstantOfShape":
+            fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)
+            return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
+        if node.op_type == "DequantizeLinear":
+            view = _dequantized
+        if view is not None:
+            values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            try:
+                return {node.output[0]: view(inputs, values)}
+            except (ValueError, IndexError, TypeError) as error:  # operands that do not fit each other
+                raise _no_value(node, inputs) from error
+        return self._reference(node)
+
+    def _stored(self, tensor: Stored) -> Array:
+        """A stored tensor; a sparse one as all of its elements."""
+        if isinstance(tensor, TensorProto):
+            return self._array(tensor)
+        if math.prod(tensor.dims) > LARGEST:
+            raise Unsupported(f"the sparse weight '{tensor.values.name}' is too large", code="unknown-value")
+        values, indices = self._array(tensor.values), self._array(tensor.indices)
+        dense = np.zeros(tensor.dims, values.dtype)
+        dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)] = values
+        return dense
+
+    def _reference(self, node: onnx.NodeProto) -> dict[str, Array]:
+        """Evaluate one node by onnx's own reference implementation."""
+        from onnx.reference import ReferenceEvaluator
+
+        given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
+        outputs = [o for o in node.output if o]
+        graph = onnx.helper.make_graph(
+            [node],
+            "value",
+            [
+                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                for n, v in given.items()
+            ],
+            [onnx.helper.make_empty_tensor_value_info(o) for o in outputs],
+        )
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
+        )
+        try:
+            results = ReferenceEvaluator(model).run(None, given)
+        except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
+            raise _no_value(node, list(given.values())) from error
+        values = dict(zip(outputs, map(np.asarray, results)))
+        if any(v.size > LARGEST for v in values.values()):
+            raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
+        return values
+
+
+def share_of_one(value: Array) -> Array:
+    """Of a value that is repeated for each image of the batch that shapes are evaluated with, one: it broadcasts."""
+    return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
+
+
+def stored_in(graph: onnx.GraphProto) -> dict[str, Stored]:
+    """The initializers of a graph, by name."""
+    return {t.name: t for t in graph.initializer} | {t.values.name: t for t in graph.sparse_initializer}
+
+
+def _no_value(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Unsupported:
+    name = node.name or node.output[0]
+    given = " and ".join(dims_of(v.shape) for v in inputs if v is not None)
+    what = f"operands of the shapes {given}" if given else "no operands"
+    return Unsupported(f"the constant {node.op_type} '{name}' cannot be evaluated on {what}", code="unknown-value")
+
+
+def _operand(inputs: list[Array | None], index: int) -> Array:
+    value = inputs[index] if index < len(inputs) else None
+    if value is None:
+        raise Unsupported("a constant lacks an operand", code="unknown-value")
+    return value
+
+
+def _axes(inputs: list[Array | None], attributes: dict[str, Any]) -> list[int] | None:
+    if len(inputs) > 1 and inputs[1] is not None:
+        return [int(a) for a in inputs[1].reshape(-1)]
+    return attributes.get("axes")
+
+
+def _reshape(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    value = _operand(inputs, 0)
+    target = [int(d) for d in (_operand(inputs, 1).reshape(-1) if len(inputs) > 1 else attributes.get("shape", []))]
+    if not attributes.get("allowzero"):
+        target = [value.shape[k] if d == 0 and k < value.ndim else d for k, d in enumerate(target)]
+    try:
+        return value.reshape(target)
+    except ValueError as error:
+        raise Unsupported(
+            f"a constant of shape {dims_of(value.shape)} is reshaped to {dims_of(target)}", code="unknown-value"
+        ) from error
+
+
+def _squeeze(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    axes = _axes(inputs, attributes)
+    value = _operand(inputs, 0)
+    return value.squeeze() if axes is None else value.squeeze(tuple(axes))
+
+
+def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    value, axis = _operand(inputs, 0), attributes.get("axis", 1)
+    axis += value.ndim if axis < 0 else 0
+    return value.reshape(int(np.prod(value.shape[:axis])), int(np.prod(value.shape[axis:])))
+
+
+def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx's evaluator has it from opset 19 on."""
+    value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
+    axis = attributes.get("axis", 1) % max(value.ndim, 1)
+
+    def spread(parameter: Array) -> Array:
+        if block := attributes.get("block_size"):
+            return parameter.repeat(block, axis).take(range(value.shape[axis]), axis)
+        shape = [-1 if k == axis else 1 for k in range(value.ndim)] if parameter.size > 1 else []
+        return parameter.reshape(shape)
+
+    centred = value.astype(scale.dtype)
+    if zero is not None:
+        centred = centred - spread(zero.astype(scale.dtype))
+    return np.asarray(centred * spread(scale), scale.dtype)
+
+
+#: Operators that look at the same bytes in another way: numpy makes views where onnx's evaluator would copy.
+VIEWS: dict[str, Callable[[list[Array | None], dict[str, Any]], Array]] = {
+    "Identity": lambda inputs, _: _operand(inputs, 0),
+    "Dropout": lambda inputs, _: _operand(inputs, 0),
+    "Transpose": lambda inputs, attributes: _operand(inputs, 0).transpose(attributes.get("perm")),
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": lambda inputs, attributes: np.expand_dims(_operand(inputs, 0), tuple(_axes(inputs, attributes) or ())),
+}

@@ -1,0 +1,267 @@
+"""Emitting nodes in the seat of one, and every spelling of them that depends on the version of the operators.
+
+What a rule wants said (slice these axes, reduce over those) is said here as the model's opset says it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.constants import share_of_one
+from onnx_fcn.lifting.facts import Blocked, Fact, Known
+from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.model.edit import Weight
+
+__all__ = ["RAISE_OPSET", "Emitter", "Operand"]
+
+
+#: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
+Operand = str | Fact | Array | None
+
+_DEFAULTS = {
+    "ceil_mode": 0,
+    "strides": 1,
+    "dilations": 1,
+    "pads": 0,
+    "group": 1,
+    "count_include_pad": 0,
+    "auto_pad": "NOTSET",
+}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Does this attribute of a sliding operator say what it means anyway?"""
+    default = _DEFAULTS.get(name)
+    return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
+
+
+RAISE_OPSET = "raise the opset first, with onnx.version_converter"
+
+
+class Emitter:
+    """One node under conversion: its attributes and constants, and the nodes that are emitted in its seat."""
+
+    def __init__(self, walk: Walk, position: int, seat: Seat) -> None:
+        self._walk, self.position, self._seat = walk, position, seat
+        self.node: gs.Node = seat.node
+        self.outputs: list[str] = [o.name for o in seat.node.outputs]
+        self._aliases: dict[str, str] = {}
+
+    @property
+    def op(self) -> str:
+        """The operator."""
+        return str(self.node.op)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self._walk.opsets.get("", self._walk.opsets.get("ai.onnx", 1))
+
+    @property
+    def batch(self) -> int:
+        """The batch that shapes are evaluated with."""
+        return self._walk.batch
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node."""
+        value = self.node.attrs.get(name, default)
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+
+    def flag(self, name: str, default: int = 0) -> bool:
+        """An attribute of the node that is 0 or 1.
+
+        Raises:
+            Unsupported: it is neither, and runtimes differ in what that means.
+        """
+        value = self.attr(name, default)
+        if value not in (0, 1):
+            raise Unsupported(f"its attribute {name} is {value}, and neither 0 nor 1", code="attribute")
+        return bool(value)
+
+    def value(self, fact: Fact | None) -> Array:
+        """The value of an operand, as it is at the native size.
+
+        Raises:
+            Unsupported: it depends on the image.
+        """
+        if not isinstance(fact, Known):
+            raise Unsupported("needs a constant where the value depends on the image", code="not-constant")
+        return self._walk.values[fact.name]
+
+    def frozen(self, fact: Fact | None) -> Array:
+        """A value that was computed from sizes, as it is at the native size.
+
+        Raises:
+            Unsupported: it depends on the size of the batch too.
+        """
+        value = self.value(fact)
+        with np.errstate(invalid="ignore"):  # a mask of infinities has no remainder
+            counts = value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0))
+        if self.batch == BATCH and counts:
+            raise Unsupported("computes with the size of the batch", code="batch")
+        if self.batch == BATCH and BATCH in value.shape:  # repeated for each image
+            one = share_of_one(value)
+            if np.any(value != one):
+                raise Unsupported("counts the images of the batch", code="batch")
+            return one
+        return value
+
+    def constant(self, value: Array, dims: Sequence[int] | None = None, *, source: str | None = None) -> str:
+        """A new initializer, stored as these dims. `source` is the tensor that it was made of, and lends its name."""
+        base = next(o for o in self.outputs if o)
+        name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        self._seat.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
+        if source:
+            self._seat.sources[name] = source
+        return name
+
+    def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
+        """Emit one node with one output; without `op`, the seat's own with other inputs. Returns the tensor's name.
+
+        Attributes that are not named stay as they are in a variation of the seat's node; None removes one.
+        """
+        return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
+
+    def emit_many(
+        self,
+        inputs: Sequence[Operand],
+        op: str | None = None,
+        *,
+        outputs: int | None = None,
+        domain: str = "",
+        **attrs: Any,
+    ) -> list[str]:
+        """Emit one node, with that many outputs or those of the seat's node. Returns their names."""
+        varies = op is None
+        count = len(self.outputs) if outputs is None else outputs
+        base = next(o for o in self.outputs if o)
+        used = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
+        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in used]
+        attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
+        if varies:
+            domain, attrs = self.node.domain or "", {**self.node.attrs, **attrs}
+        node = gs.Node(
+            op=op or self.op,
+            name=self.node.name if varies else names[0],
+            attrs={k: v for k, v in attrs.items() if v is not None},
+            inputs=[gs.Variable(name) for name in self._inputs(inputs)],
+            outputs=[gs.Variable(n) for n in names],
+            domain=domain or None,
+        )
+        self._seat.emissions.append(Emission(node, varies))
+        return names
+
+    def rewritten(self, operands: Sequence[Operand]) -> list[str]:
+        """The seat's node with other operands, in the place of what it was. Returns the names of its outputs."""
+        self._seat.replaced = True
+        return self.emit_many(operands)
+
+    def _inputs(self, operands: Sequence[Operand]) -> list[str]:
+        """Names of the inputs; absent ones at the end are left out, unless the node spelled them."""
+        names = [self._operand(operand) for operand in operands]
+        while names and not names[-1] and len(names) > len(self.node.inputs):
+            names.pop()
+        return names
+
+    def _operand(self, operand: Operand) -> str:
+        if operand is None:
+            return ""
+        if isinstance(operand, str):
+            return operand
+        if isinstance(operand, Lifted):
+            return operand.map
+        if isinstance(operand, np.ndarray):
+            return self.constant(operand)
+        if isinstance(operand, Known) and operand.sized:
+            return self.constant(self.frozen(operand), source=operand.name)
+        assert not isinstance(operand, Blocked), "a rule never sees what was refused"
+        return operand.name
+
+    # Spellings ----------------------------------------------------------------------------------------------------
+
+    def dtype(self, elem_type: int) -> np.dtype[Any]:
+        """The numpy type of an ONNX element type."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+
+    def scalar(self, x: Lifted, value: float) -> Array:
+        """A scalar of the map's type."""
+        return np.array(value, self.dtype(x.elem_type))
+
+    def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
+        """Unsqueeze: axes are an attribute before opset 13."""
+        if self.opset < 13:
+            return self.emit([name], "Unsqueeze", axes=list(axes))
+        return self.emit([name, np.array(axes, np.int64)], "Unsqueeze")
+
+    def squeeze(self, name: str, axes: Sequence[int]) -> str:
+        """Squeeze: axes are an attribute before opset 13."""
+        if self.opset < 13:
+            return self.emit([name], "Squeeze", axes=list(axes))
+        return self.emit([name, np.array(axes, np.int64)], "Squeeze")
+
+    def slice(
+        self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
+    ) -> str:
+        """Slice: attributes, and no steps, before opset 10."""
+        if all(s == 0 for s in starts) and all(e == np.iinfo(np.int64).max for e in ends) and set(steps) <= {1}:
+            return name
+        if self.opset >= 10:
+            operands: list[Operand] = [np.array(v, np.int64) for v in (starts, ends, axes)]
+            if set(steps) - {1}:
+                operands.append(np.array(steps, np.int64))
+            return self.emit([name, *operands], "Slice")
+        name = self.emit([name], "Slice", starts=list(starts), ends=list(ends), axes=list(axes))
+        if set(steps) - {1}:  # a pooling of single cells with that stride
+            spatial = dict(zip(axes, steps))
+            rank = max(axes) - 1
+            strides = [spatial.get(k + 2, 1) for k in range(rank)]
+            name = self.emit([name], "MaxPool", kernel_shape=[1] * rank, strides=strides)
+        return name
+
+    def pad(self, name: str, begins: Sequence[int], ends: Sequence[int], value: Array) -> str:
+        """Pad with a constant: attributes before opset 11."""
+        amounts = [*begins, *ends]
+        if self.opset < 11:
+            return self.emit([name], "Pad", pads=amounts, value=float(value))
+        return self.emit([name, np.array(amounts, np.int64), value], "Pad")
+
+    def lowest(self, elem_type: int) -> float:
+        """The number below all others of a type."""
+        kind = self.dtype(elem_type)
+        return float(np.iinfo(kind).min) if kind.kind in "iu" else -math.inf
+
+    def reduce(self, name: str, kind: str, axes: Sequence[int]) -> str:
+        """ReduceSum takes its axes as an operand from opset 13 on, the others from 18 on. Axes are kept."""
+        if self.opset >= (13 if kind == "ReduceSum" else 18):
+            return self.emit([name, np.array(axes, np.int64)], kind, keepdims=1)
+        return self.emit([name], kind, axes=list(axes), keepdims=1)
+
+    def reduce_as(self, name: str, axes: Sequence[int]) -> str:
+        """The node's own reduction over other axes, which are kept."""
+        if len(self.node.inputs) > 1 and self.node.inputs[1].name:
+            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
+        if self.opset >= (13 if self.op == "ReduceSum" else 18):
+            return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
+        return self.emit([name], axes=list(axes), keepdims=1)
+
+    def softmax(self, name: str, axis: int, rank: int, op: str) -> str:
+        """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis goes to the end."""
+        if self.opset >= 13:
+            return self.emit([name], op, axis=axis)
+        return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
+
+    def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
+        """Apply something to a tensor with one axis moved to the end, and move it back."""
+        perm = [k for k in range(rank) if k != axis] + [axis]
+        back = [perm.index(k) for k in range(rank)]
+        return self.emit([emit(self.emit([name], "Transpose", perm=perm))], "Transpose", perm=back)

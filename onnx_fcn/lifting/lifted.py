@@ -1,0 +1,435 @@
+"""A tensor of the original network at every window position at once, and the algebra of its layout.
+
+A `Lifted` fact says: *this physical map stands for that original tensor, at every position of the window.*
+
+The map is always channels-first, (N, C, *space). Each of its axes is a product of **atoms** (factors); the **layout**
+says how the axes of the original tensor group the same atoms, in order. It is einops' notation with atoms instead of
+letters:
+
+    n c h w         a feature map as it is
+    n (c h w)       after Flatten
+    n (h w c)       after a channels-last Flatten
+    n g c' h w      after a Reshape that splits the channels
+
+Flatten, Reshape, Transpose, Squeeze and Unsqueeze only regroup atoms, so they cost no node. Atoms of size 1 vanish,
+so that nothing needs a special case for them.
+
+The part of the map that one original tensor covers, its *window*, is the product of the atoms along each spatial
+axis; window p along an axis starts at cell p·grid/stride, and its cells lie `rate` apart:
+
+    original tensor at position p, along an axis  =  map[p·grid/stride + rate·(0 … window - 1)]
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.geometry import Count, Field, Inner, Taps
+
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "counted", "dims_of"]
+
+
+#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
+#: whatever it divides comes from the batch.
+BATCH = 7919
+
+#: The image itself: each cell sees one pixel, there is one for every pixel, and nothing is padded.
+PIXEL, EVERY_PIXEL, ALL_INNER = Field(), Count(), Inner()
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """A factor of an axis. Atoms are told apart by identity: two of the same size are different factors."""
+
+    size: int
+    name: str = "k"
+
+    def split(self, outer: int) -> tuple[Atom, Atom]:
+        """(outer, inner) factors of this atom, row-major."""
+        return Atom(outer, self.name + "'"), Atom(self.size // outer, self.name + "''")
+
+    @staticmethod
+    def product(atoms: Iterable[Atom]) -> int:
+        """Number of elements that these atoms index."""
+        return math.prod(a.size for a in atoms)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis of a map.
+
+    Attributes:
+        atoms: what of the window lies along it; empty once the window is contracted.
+        field: the pixels that each cell sees; its stride is input pixels per cell.
+        grid: input pixels between neighbouring windows: the coarsest stride so far.
+        rate: cells of the map between neighbouring cells of the window (à trous).
+        image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
+            the rank, as in 1-D networks written with 2-D operators.
+        count: cells of the map for an image of any size.
+        inner: which of these are the same however the image goes on.
+    """
+
+    atoms: tuple[Atom, ...]
+    field: Field = PIXEL
+    grid: Fraction = Fraction(1)
+    rate: int = 1
+    image: int | None = None
+    count: Count = EVERY_PIXEL
+    inner: Inner = ALL_INNER
+
+    @property
+    def stride(self) -> Fraction:
+        """Input pixels per cell."""
+        return Fraction(self.field.stride)
+
+    @property
+    def window(self) -> int:
+        """Cells of the original tensor along this axis."""
+        return Atom.product(self.atoms)
+
+    @property
+    def step(self) -> int:
+        """Cells of the map between neighbouring windows."""
+        return int(self.grid / self.stride)
+
+    @property
+    def extent(self) -> int:
+        """Cells of the map that one window spans."""
+        return (self.window - 1) * self.rate + 1
+
+    def contracted(self, first: int = 0, last: int | None = None) -> Axis:
+        """The axis after its window, or cells first … last of it, became one cell: one cell a window."""
+        cells = (self.window if last is None else last + 1) - first
+        field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
+        count = self.count.slid(self.extent, self.step)
+        inner = self.inner.slid(count, cells, self.step, self.rate, -first * self.rate)
+        return replace(self, atoms=(), field=field, rate=1, count=count, inner=inner)
+
+    def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
+        """The axis of the map that an operator made: its window, and where its cells are."""
+        grid, atoms = lcm(self.grid, Fraction(field.stride)), atoms_of(window, name)
+        return replace(self, atoms=atoms, field=field, grid=grid, rate=rate, count=count, inner=inner)
+
+    def slid(
+        self,
+        window: int,
+        name: str,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        pads: tuple[int, int] = (0, 0),
+        *,
+        ceil: bool = False,
+        rate: int = 1,
+    ) -> Axis:
+        """The axis after an operator slid along the map, with these parameters in cells of the map."""
+        field = self.field.slid(kernel, stride, dilation, pads[0])
+        count = self.count.slid(kernel, stride, dilation, *pads, ceil=ceil)
+        inner = self.inner.slid(count, kernel, stride, dilation, pads[0])
+        return self._made(window, name, field, count, inner, rate)
+
+    def resampled(self, window: int, name: str, taps: Taps, add: int = 0) -> Axis:
+        """The axis after the map was made finer or coarser, and got so many cells more than the scale gives."""
+        count = self.count.resampled(taps.scale, add)
+        return self._made(window, name, self.field.resampled(taps), count, self.inner.resampled(count, taps))
+
+    def finer(self, factor: int, window: int, name: str) -> Axis:
+        """The axis after each cell of the map became that many."""
+        return self.resampled(window, name, Taps(Fraction(factor)))
+
+    def shortened(self, count: Count) -> Axis:
+        """The axis of the first `count` cells alone, which hold all windows."""
+        return replace(self, count=count, inner=Inner(self.inner.front, self.inner.behind.at_most(count)))
+
+    def joined(self, other: Axis) -> Axis:
+        """The axis of a map that was made of several, which lie on the same cells."""
+        field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
+        count = self.count.joined(other.count)
+        return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count, inner=inner)
+
+
+def counted(size: int) -> str:
+    """A size, in words that a user knows: the batch that shapes are evaluated with is N, and its multiples 9·N."""
+    if size % BATCH or not size:
+        return str(size)
+    return "N" if size == BATCH else f"{size // BATCH}·N"
+
+
+def dims_of(shape: Iterable[int]) -> str:
+    """A shape in words, such as N×256×6×6."""
+    return "×".join(map(counted, shape)) or "a scalar"
+
+
+def lcm(a: Fraction, b: Fraction) -> Fraction:
+    """Least common multiple of two rationals: lcm of the numerators over gcd of the denominators, in lowest terms."""
+    return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
+
+
+def atoms_of(size: int, name: str) -> tuple[Atom, ...]:
+    """One atom of that size, or none: atoms of size 1 vanish."""
+    return (Atom(size, name),) if size != 1 else ()
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A physical map (N, C, *space) that stands for an original tensor at every window position.
+
+    Attributes:
+        map: name of the physical tensor.
+        batch: the atom of the batch; its size is the batch that the walk evaluates shapes with.
+        channels: atoms of the physical channel axis, outermost first.
+        space: the spatial axes of the map.
+        layout: for each axis of the original tensor, its atoms, outermost first.
+        elem_type: `onnx.TensorProto.DataType`.
+        origins: seats of the window reductions and contractions that this value descends from.
+        padding: seat of a Pad that no sliding operator has consumed yet.
+        unfolded: seat that needed all positions of the window at once, and made channels of them.
+        folded: where the batch and the grid lie on one axis, (1, C, 1, N·grid), the tensor that has their sizes,
+            as (_, N, *grid).
+    """
+
+    map: str
+    batch: Atom
+    channels: tuple[Atom, ...]
+    space: tuple[Axis, ...]
+    layout: tuple[tuple[Atom, ...], ...]
+    elem_type: int
+    origins: frozenset[int] = frozenset()
+    padding: int | None = None
+    unfolded: int | None = None
+    folded: str | None = None
+
+    # What it looks like -----------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the original tensor at the native size, with the walk's batch."""
+        return tuple(Atom.product(group) for group in self.layout)
+
+    @property
+    def dims(self) -> str:
+        """That shape in words, such as N×256×6×6: the walk's batch is no number that a user knows."""
+        return "×".join(map(self._dim, self.layout)) or "a scalar"
+
+    def _dim(self, group: tuple[Atom, ...]) -> str:
+        rest = Atom.product(a for a in group if a is not self.batch)
+        return counted(rest) if self.batch not in group else "N" if rest == 1 else f"{counted(rest)}·N"
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the original tensor."""
+        return len(self.layout)
+
+    @property
+    def width(self) -> int:
+        """Number of physical channels."""
+        return Atom.product(self.channels)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Cells of the original tensor along each spatial axis of the map."""
+        return tuple(axis.window for axis in self.space)
+
+    @property
+    def is_live(self) -> bool:
+        """Does a window of more than one cell remain?"""
+        return any(axis.atoms for axis in self.space)
+
+    def kernel(self, axes: Iterable[int]) -> tuple[list[int], list[int], list[int]]:
+        """(kernel, strides, dilations) of an operator that covers the whole window along these spatial axes."""
+        over = set(axes)
+        live = [a if k in over and a.atoms else None for k, a in enumerate(self.space)]
+        return (
+            [a.window if a else 1 for a in live],
+            [a.step if a else 1 for a in live],
+            [a.rate if a else 1 for a in live],
+        )
+
+    @property
+    def has_batch(self) -> bool:
+        """Does the original tensor have an axis that is the batch and nothing else (or the batch is one)?"""
+        return self.batch.size == 1 or (self.batch,) in self.layout
+
+    def axis(self, axis: int) -> int:
+        """A non-negative axis of the original tensor."""
+        if not -self.rank <= axis < self.rank:
+            raise Unsupported(f"axis {axis} of a tensor with {self.rank} axes")
+        return axis % self.rank
+
+    def space_of(self, atoms: Sequence[Atom]) -> int | None:
+        """The spatial axis whose whole window these atoms are, in order."""
+        return next((k for k, a in enumerate(self.space) if a.atoms and a.atoms == tuple(atoms)), None)
+
+    def place(self, atom: Atom) -> int:
+        """The physical axis of an atom: 0 the batch, 1 the channels, 2 … space."""
+        if atom is self.batch:
+            return 0
+        return 1 if atom in self.channels else 2 + next(k for k, a in enumerate(self.space) if atom in a.atoms)
+
+    @property
+    def order(self) -> list[int]:
+        """The physical axis (0 the batch, 1 the channels, 2 … space) that each axis of a plain tensor is.
+
+        Axes of size 1, which have no atoms, are taken for one another in order.
+        """
+        axes = [(self.batch,) if self.batch.size > 1 else (), self.channels, *(a.atoms for a in self.space)]
+        order: list[int] = []
+        for group in self.layout:
+            order.append(next(k for k, a in enumerate(axes) if a == group and k not in order))
+        return order
+
+    @property
+    def is_plain(self) -> bool:
+        """Is every axis of the original tensor one physical axis, whole (in any order)?"""
+        axes = [(self.batch,), self.channels, *(a.atoms for a in self.space)]
+        return all(not group or group in axes for group in self.layout)
+
+    @property
+    def is_apart(self) -> bool:
+        """Is it about features of one position, not a window that became channels, with the batch in front?"""
+        batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
+        return batch and not self.is_live and self.unfolded is None and self.folded is None
+
+    @property
+    def is_map(self) -> bool:
+        """Are its axes batch or one, channels, and then whole axes of the image or of one cell?"""
+        spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])
+        return spatial and self.rank >= 2 and set(self.layout[1]) == set(self.channels)
+
+    def is_channels(self, axis: int) -> bool:
+        """Is this axis of the original tensor exactly the physical channel axis?"""
+        return self.layout[axis] == self.channels
+
+    def __str__(self) -> str:
+        def spell(group: tuple[Atom, ...]) -> str:
+            inner = " ".join(f"{a.name}{'' if a is self.batch else counted(a.size)}" for a in group)
+            return inner if len(group) == 1 else f"({inner})"
+
+        return " ".join(spell(group) for group in self.layout) or "scalar"
+
+    # What becomes of it -----------------------------------------------------------------------------------------
+
+    def on(self, name: str, elem_type: int | None = None) -> Lifted:
+        """The same fact about another tensor: what an elementwise operator makes of it."""
+        return replace(self, map=name, elem_type=self.elem_type if elem_type is None else elem_type)
+
+    def transposed(self, perm: Sequence[int]) -> Lifted:
+        """Axis i of the result is axis perm[i]."""
+        return replace(self, layout=tuple(self.layout[p] for p in perm))
+
+    def squeezed(self, axes: Iterable[int] | None) -> Lifted:
+        """Without these axes of size 1, or without all of them."""
+        gone = {k for k, g in enumerate(self.layout) if not g} if axes is None else {self.axis(a) for a in axes}
+        for k in gone:
+            if self.layout[k]:
+                raise Unsupported(f"squeezes axis {k} of {self}, which is not of size 1")
+        return replace(self, layout=tuple(g for k, g in enumerate(self.layout) if k not in gone))
+
+    def unsqueezed(self, axes: Iterable[int]) -> Lifted:
+        """With new axes of size 1, at these places of the result."""
+        axes = list(axes)
+        rank = self.rank + len(axes)
+        new, groups = {a % rank for a in axes}, iter(self.layout)
+        return replace(self, layout=tuple(() if k in new else next(groups) for k in range(rank)))
+
+    def reshaped(self, shape: Sequence[int]) -> Lifted:
+        """Row-major regrouping into this shape, splitting atoms where it has to.
+
+        Raises:
+            Unsupported: the shape cuts across factors, so that the result is no product of them, or splits the batch.
+        """
+        if math.prod(shape) != math.prod(self.shape):
+            raise Unsupported(f"reshapes {self} ({self.dims}) to {dims_of(shape)}: not the same size")
+        fact = self._coalesced([a for group in self.layout for a in group])
+        fact, groups = fact._cut([a for group in fact.layout for a in group], shape)
+        return replace(fact, layout=groups).canonical()
+
+    def canonical(self) -> Lifted:
+        """Neighbours that stay neighbours, in an axis of the original and in one of the map, are one atom again."""
+        fact = self
+        for k in range(self.rank):
+            fact = fact._coalesced(fact.layout[k], k)
+        return fact
+
+    def _coalesced(self, atoms: Sequence[Atom], axis: int | None = None) -> Lifted:
+        """Merge the runs of these atoms that are runs of a physical axis too.
+
+        They are axis `axis` of the original tensor, or all of its atoms in order, in which case the merged fact has
+        one single group (Reshape does not care where the axes were).
+        """
+        follows: dict[Atom, Atom] = {}
+        for run in (self.channels, *(a.atoms for a in self.space)):
+            follows.update(itertools.pairwise(run))
+        runs: list[list[Atom]] = []
+        for atom in atoms:
+            if runs and follows.get(runs[-1][-1]) is atom:
+                runs[-1].append(atom)
+            else:
+                runs.append([atom])
+        merged = {run[0]: Atom(Atom.product(run), run[0].name.rstrip("'")) for run in runs if len(run) > 1}
+        gone = {a for run in runs for a in run[1:]}
+        fact = self
+        if axis is None:
+            fact = replace(fact, layout=(tuple(atoms),))
+        return fact._substituted({**dict.fromkeys(gone, ()), **{a: (m,) for a, m in merged.items()}})
+
+    def _substituted(self, new: dict[Atom, tuple[Atom, ...]]) -> Lifted:
+        if not new:
+            return self
+
+        def swap(atoms: tuple[Atom, ...]) -> tuple[Atom, ...]:
+            return tuple(b for a in atoms for b in new.get(a, (a,)))
+
+        return replace(
+            self,
+            channels=swap(self.channels),
+            space=tuple(replace(a, atoms=swap(a.atoms)) for a in self.space),
+            layout=tuple(swap(group) for group in self.layout),
+        )
+
+    def renamed(self, names: dict[Atom, Atom]) -> Lifted:
+        """The same fact with other atoms of the same sizes."""
+        fact = self._substituted({old: (new,) for old, new in names.items() if old is not new})
+        return replace(fact, batch=names.get(self.batch, self.batch))
+
+    def refined(self, axis: int, sizes: Sequence[int]) -> Lifted:
+        """The same fact with the atoms of one axis split so that they have (at least) these boundaries, row-major."""
+        if [atom.size for atom in self.layout[axis]] == list(sizes):
+            return self
+        layout = list(self.layout)
+        layout[axis] = ()
+        fact, groups = replace(self, layout=tuple(layout))._cut(self.layout[axis], sizes)
+        layout = list(fact.layout)
+        layout[axis] = tuple(a for group in groups for a in group)
+        return replace(fact, layout=tuple(layout))
+
+    def _cut(self, atoms: Sequence[Atom], sizes: Sequence[int]) -> tuple[Lifted, tuple[tuple[Atom, ...], ...]]:
+        """Cut a row of atoms into groups of these sizes, splitting atoms (of the map too) where a boundary falls."""
+        fact, rest = self, list(atoms)
+        groups: list[tuple[Atom, ...]] = []
+        for size in sizes:
+            group: list[Atom] = []
+            left = size
+            while left > 1:
+                atom = rest.pop(0)
+                if left % atom.size == 0:
+                    group.append(atom)
+                    left //= atom.size
+                elif atom.size % left == 0 and atom is not self.batch:
+                    outer, inner = atom.split(left)
+                    fact = fact._substituted({atom: (outer, inner)})
+                    group.append(outer)
+                    rest.insert(0, inner)
+                    left = 1
+                else:
+                    what = "the batch" if atom is self.batch else f"{atom.name} = {atom.size}"
+                    raise Unsupported(
+                        f"sees {self} as {dims_of(sizes)}, which cuts through {what}", code="reshape-cuts-axis"
+                    )
+            groups.append(tuple(group))
+        return fact, tuple(groups)

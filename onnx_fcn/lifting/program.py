@@ -1,0 +1,255 @@
+"""The program that a walk goes through, and the state of the walk: the image, the seats of the nodes, the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn.errors import Diagnostic, Unsupported
+from onnx_fcn.lifting.constants import Values
+from onnx_fcn.lifting.facts import Fact
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
+from onnx_fcn.model.edit import Weight
+
+__all__ = ["Final", "Image", "Rewind", "Seat", "Walk", "at_node"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """How one input of the model is seen: which of its axes slide.
+
+    Attributes:
+        name: the input.
+        shape: its native shape; the batch as the walk evaluates it.
+        batch: the axis of the batch, or None.
+        channels: the axis of the channels, or None.
+        space: the axes that slide, in order.
+        elem_type: `onnx.TensorProto.DataType`.
+        assumed: what its file does not say of it, and neither the user: sentences on its axes, their sizes, its batch.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch: int | None
+    channels: int | None
+    space: tuple[int, ...]
+    elem_type: int
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Native size, in pixels."""
+        return tuple(self.shape[a] for a in self.space)
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Is the input a map (N, C, *space) as it stands?"""
+        return (self.batch, self.channels, *self.space) == tuple(range(len(self.shape)))
+
+    def lifted(self, name: str) -> Lifted:
+        """The fact of the image itself, once it lies channels-first in the tensor `name`."""
+        letters = {1: "w", 2: "hw", 3: "dhw"}[len(self.space)]
+        batch = Atom(1 if self.batch is None else self.shape[self.batch], "n")
+        channels = () if self.channels is None else atoms_of(self.shape[self.channels], "c")
+        space = tuple(
+            Axis(atoms_of(self.shape[a], letter), image=k) for k, (a, letter) in enumerate(zip(self.space, letters))
+        )
+        layout: list[tuple[Atom, ...]] = []
+        for axis in range(len(self.shape)):
+            if axis == self.batch:
+                layout.append((batch,) if batch.size != 1 else ())
+            elif axis == self.channels:
+                layout.append(channels)
+            else:
+                layout.append(space[self.space.index(axis)].atoms)
+        return Lifted(name, batch, channels, space, tuple(layout), self.elem_type)
+
+
+@dataclass(frozen=True)
+class Emission:
+    """A node that a rule wants. `varies`: it is a variation of the seat's own node, and keeps what it does not name."""
+
+    node: gs.Node
+    varies: bool = False
+
+
+@dataclass
+class Seat:
+    """One node of the program, and what its rule put in its place."""
+
+    node: gs.Node
+    proto: onnx.NodeProto
+    index: int  # of the node in the main graph that it stands in or was unfolded from
+    emissions: list[Emission] = field(default_factory=list)
+    constants: dict[str, Weight] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it was made from
+    repeated: int = 0  # bytes of the constants that are weights, repeated
+    operands: tuple[Fact | None, ...] = ()
+    replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
+    slides: Slides | None = None
+    changes: list[Change] = field(default_factory=list)
+    unfolded: bool = False  # an If whose branch has been put behind it
+
+    @property
+    def own_names(self) -> set[str]:
+        """Names that the node brought along."""
+        return {self.node.name, *(o.name for o in self.node.outputs)}
+
+    @property
+    def name(self) -> str:
+        """The node's name, or that of its first output."""
+        return str(self.node.name or next((o.name for o in self.node.outputs if o.name), ""))
+
+
+@dataclass(frozen=True)
+class Slides:
+    """What a sliding operator did that a single window would not see in the same way.
+
+    Attributes:
+        pads: it pads the map (or reads beyond the window otherwise), so neighbouring windows see each other.
+        strides: it makes the grid of windows coarser.
+    """
+
+    pads: bool
+    strides: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a node, for the report.
+
+    Attributes:
+        kind: ``dense`` (a layer that became a Conv), ``window`` (a convolution or pooling over the whole window),
+            ``unfold`` (window positions became channels) or ``context`` (sees the whole image).
+        kernel: the window that it covers, along the axes of the map.
+        inputs: channels that it reads.
+        outputs: channels that it makes.
+        groups: groups of channels.
+        reads: the tensor that it reads, as it is named in the original.
+        layout: how that tensor lies on the map, such as ``n (c256 h6 w6)``.
+        weight: the name of its weight.
+    """
+
+    kind: str
+    kernel: tuple[int, ...] = ()
+    inputs: int = 0
+    outputs: int = 0
+    groups: int = 1
+    reads: str = ""
+    layout: str = ""
+    weight: str = ""
+
+
+class Rewind(Exception):
+    """A value has met a live map: these seats are context."""
+
+    def __init__(self, seats: Iterable[int]) -> None:
+        super().__init__()
+        self.seats = frozenset(seats)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one walk is asked for beyond lifting.
+
+    Attributes:
+        output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
+        head: reductions that were context in an earlier walk, and belong to the head.
+        folds: fold the batch into a spatial axis around the head.
+        asked: the output stride is the user's; otherwise it is the one that all answers share.
+    """
+
+    output_stride: Fraction | None = None
+    head: frozenset[str] = frozenset()
+    folds: bool = False
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Final:
+    """An output that is more than its map of answers: see `forms`.
+
+    Attributes:
+        tensor: its name.
+        dims: its shape; None for the batch, names and formulas for what depends on the image.
+        elem_type: `onnx.TensorProto.DataType`.
+        form: in words, such as ``full-size argmax``.
+    """
+
+    tensor: str
+    dims: tuple[int | str | None, ...]
+    elem_type: int
+    form: str
+
+
+@dataclass
+class Walk:
+    """The state of a walk, and when it is over its result."""
+
+    image: Image
+    options: Options
+    opsets: Mapping[str, int]
+    values: Values
+    seats: list[Seat]
+    outputs: tuple[str, ...]
+    shape_of: Callable[[str], tuple[int | None, ...] | None]  # of an unmapped tensor, at the native size
+    prologue: Seat
+    epilogue: list[Seat] = field(default_factory=list)
+    results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
+    finals: dict[str, Final] = field(default_factory=dict)  # what was made of these
+    renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
+    read: frozenset[str] = frozenset()  # tensors that something reads
+    facts: dict[str, Fact] = field(default_factory=dict)
+    context: set[int] = field(default_factory=set)
+    diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
+    products: dict[int, frozenset[int]] = field(default_factory=dict)  # of what is blocked, and the seats at fault
+    reductions: set[int] = field(default_factory=set)  # seats that may turn out to be context
+    names: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)  # of each hint, the last number that made a name of it
+
+    @property
+    def batch(self) -> int:
+        """The batch that shapes are evaluated with."""
+        return 1 if self.image.batch is None else self.image.shape[self.image.batch]
+
+    def fresh(self, hint: str) -> str:
+        """A tensor name that nothing has."""
+        name = hint
+        while name in self.names:  # the search goes on where it ended
+            self.counts[hint] = count = self.counts.get(hint, 1) + 1
+            name = f"{hint}_{count}"
+        self.names.add(name)
+        return name
+
+    @property
+    def has_head(self) -> bool:
+        """Is there a dense layer, or an output that contracts its window? A fully convolutional network has neither."""
+        facts = (self.facts.get(name) for name in self.outputs)
+        contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
+        return contracts or any(c.kind == "dense" for seat in self.seats for c in seat.changes)
+
+    @property
+    def succeeded(self) -> bool:
+        """Nothing was refused."""
+        return not self.diagnostics
+
+    @property
+    def causes(self) -> dict[int, Diagnostic]:
+        """The root causes of a refusal, by their seats: of attention, that it is this; see `ABOUT_POSITIONS`."""
+        found = dict(self.diagnostics)
+        for position, seats in sorted(self.products.items()):
+            led = [k for k in seats if k in found and found[k].code in ABOUT_POSITIONS]
+            if led:
+                found = {k: d for k, d in found.items() if k not in led}
+                found[position] = at_node(self.seats[position], product_of_maps())
+        return dict(sorted(found.items()))
+
+
+def at_node(seat: Seat, refusal: Unsupported) -> Diagnostic:
+    """A refusal with its node."""
+    return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)

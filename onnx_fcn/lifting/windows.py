@@ -1,0 +1,55 @@
+"""Where one window's answer stands on a map.
+
+`original_at` is the sentence that every rule obeys, as an array: the original tensor at one position of the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.lifting.lifted import Atom, Lifted
+
+__all__ = ["as_physical", "batch_axis", "original_at", "window_of"]
+
+
+def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
+    """The original tensor at one position of the window, out of a map (N, C, *space): what `Lifted` means."""
+    rates: list[Any] = [slice(None, None, axis.rate) for axis in fact.space]
+    window: Array = physical[window_of(fact, position)][(..., *rates)]
+    atoms = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
+    order = [a for group in fact.layout for a in group]
+    batch = physical.shape[0]
+    seen: Array = window.reshape([batch, *(a.size for a in atoms[1:])])
+    if fact.batch not in order:
+        order = [fact.batch, *order]
+    seen = seen.transpose([atoms.index(a) for a in order])
+    if batch > 1 and fact.batch not in (a for group in fact.layout for a in group):
+        return seen.reshape(-1)
+    return seen.reshape([_size(group, fact.batch, batch) for group in fact.layout])
+
+
+def window_of(fact: Lifted, position: Sequence[int]) -> tuple[slice, ...]:
+    """Where a window lies in a map (N, C, *space)."""
+    starts = [p * axis.step for axis, p in zip(fact.space, position)]
+    return (slice(None), slice(None), *(slice(s, s + axis.extent) for s, axis in zip(starts, fact.space)))
+
+
+def _size(group: tuple[Atom, ...], batch: Atom, count: int) -> int:
+    return int(np.prod([count if a is batch else a.size for a in group]))
+
+
+def as_physical(fact: Lifted, original: Array) -> Array | None:
+    """A whole map with the axes of the original as (N, C, *space); None where its layout is not plain."""
+    axes = [(fact.batch,) if fact.batch.size > 1 else (), fact.channels, *(a.atoms for a in fact.space)]
+    if len(axes) != fact.rank or len(set(axes)) < len(axes) or set(axes) != set(fact.layout):
+        return None
+    return original.transpose([fact.layout.index(group) for group in axes])
+
+
+def batch_axis(fact: Lifted) -> int | None:
+    """The axis of the original tensor that is the batch and nothing else."""
+    return next((k for k, group in enumerate(fact.layout) if group == (fact.batch,)), None)

@@ -1,0 +1,110 @@
+"""How far two answers agree: numpy only, and nothing of windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_fcn._types import Array
+from onnx_fcn.model.document import Document
+
+__all__ = ["ROUNDED_TOLERANCE", "Scale", "difference", "is_rounded", "shaped_difference", "tolerance_of", "unusual"]
+
+
+#: Largest difference allowed, relative to the largest answer. A Conv and a Gemm add the same products in another
+#: order: n of them differ by about √n·ε, which is 2e-5 for the 25,088 inputs of VGG's first dense layer; several
+#: layers and a cancellation of large terms may add a digit.
+TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4, np.dtype(np.float16): 2e-2}
+
+#: A network that rounds its activations to 8 or 16 bits may round one of them the other way: one step of many.
+ROUNDED_TOLERANCE = 2e-2
+
+#: How many times the smallest normal number an answer has to be to be compared relatively: below, digits go missing.
+SMALLEST_SCALE = 16
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a difference is relative to: the largest of all answers, unless more is known.
+
+    Attributes:
+        least: answers below it are compared absolutely.
+        own: for each answer, of one image, how large it counts as where that is less; None where it is not known.
+    """
+
+    least: float = 0.0
+    own: Array | None = None
+
+    def of(self, want: Array, largest: float) -> Array | float:
+        """The scale of each of these answers, of which this is the largest."""
+        if self.own is None:
+            return max(largest, self.least)
+        own = self.own.reshape(want.shape) if self.own.size == want.size else self.own
+        try:
+            each = np.maximum(np.broadcast_to(own, want.shape), np.abs(want))
+        except ValueError:  # the batch is within another axis
+            return max(largest, self.least)
+        return np.maximum(np.minimum(np.where(np.isfinite(each), each, largest), largest), self.least)
+
+
+def is_rounded(document: Document) -> bool:
+    """Does a model round activations to integers?"""
+    operators = {n.op_type for n in document.proto.graph.node}
+    return any("Quantize" in o or "Integer" in o or o.startswith("QLinear") or o == "QGemm" for o in operators)
+
+
+def tolerance_of(document: Document) -> float:
+    """The tolerance of the coarsest arithmetic in a model."""
+    graph = document.proto.graph
+    types = {t.data_type for t in graph.initializer} | {i.type.tensor_type.elem_type for i in graph.input}
+    casts = {a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
+    if is_rounded(document) or (types | casts) & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
+        return ROUNDED_TOLERANCE
+    return TOLERANCE[np.dtype(np.float32)]
+
+
+def difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
+    """Largest difference relative to its scale; infinite where NaN or infinity stand at other places."""
+    if want.size == 0:
+        return 0.0
+    if want.dtype.kind == "b":
+        return float(np.mean(have != want))
+    a, b = have.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    finite = np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(
+        a[~finite & ~np.isnan(b)], b[~finite & ~np.isnan(b)]
+    ):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    kind = want.dtype if want.dtype in TOLERANCE else np.dtype(np.float32)
+    least = SMALLEST_SCALE * float(np.finfo(kind).tiny)
+    scales = np.maximum(scale.of(b, float(np.abs(b[finite]).max())), least)
+    apart = np.subtract(a, b, out=np.zeros_like(b), where=finite)
+    return float((np.abs(apart) / scales).max())
+
+
+def unusual(have: Array, want: Array) -> str:
+    """What is to be said of NaN and infinities in two answers of one shape; nothing where all are finite."""
+    if have.dtype.kind not in "fc" or want.dtype.kind not in "fc":
+        return ""
+    infinite = np.isinf(have) | np.isinf(want)
+    other = (np.isnan(have) != np.isnan(want)) | (infinite & (have != want))
+    if other.any():
+        words = "answers are NaN or infinite where the original's are not, or the other way round"
+        return f"{int(other.sum())} of {want.size} {words}"
+    expected = ~np.isfinite(want)
+    if expected.all() and want.size:
+        return "every answer of the original is NaN or infinite: only where they stand was compared"
+    return (
+        f"{expected.sum()} of {want.size} answers are NaN or infinite in the original as well" if expected.any() else ""
+    )
+
+
+def shaped_difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
+    """The same for answers of other shapes; infinite where there are more or fewer numbers."""
+    return difference(have.reshape(want.shape), want, scale) if have.size == want.size else float("inf")

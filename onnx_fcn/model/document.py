@@ -1,0 +1,328 @@
+"""A model as a document: open it, look at it, commit a difference, save it. Its weights stay on disk.
+
+The `onnx.ModelProto` is the truth, and a skeleton: a large payload is a reference to where it lies in its file, which
+is memory-mapped. Opening, shape inference, checking and rewriting never read a weight, `Document.array` is a view on
+the map, and saving streams the payloads from file to file (see `storage`). `Document.graph` is a view by
+onnx_graphsurgeon for navigation; what it loses is not lost, since `Document.commit` writes only an `Edit`, the
+difference, into the proto.
+
+    document = Document.open("model.onnx")
+    document.commit(Edit(nodes={7: [conv]}, initializers={"kernel": Weight(dense, (4096, 256, 6, 6), dtype)}))
+    with document.staged("out.onnx") as staged:
+        ...                                        # whatever must hold of the file staged.path before it counts
+        staged.commit()
+
+A reader of "out.onnx" sees the old file or the new one, never a mixture, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import graphlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import ModelError
+from onnx_fcn.model import payloads, staged, storage, wire
+from onnx_fcn.model.edit import Edit, Weight
+from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, tensor_names
+from onnx_fcn.model.staged import Staged
+from onnx_fcn.model.storage import Store
+
+__all__ = ["Document"]
+
+
+class Document:
+    """A model with its weights left where they are. Read `proto` as you like; change it through `commit` only.
+
+    Attributes:
+        proto: the skeleton.
+        path: the file, with symbolic links resolved; None for a model in memory.
+        folder: where external data is looked for; None for a model in memory.
+        size: bytes of the file and of its external data.
+        external: whether weights came from external data files.
+    """
+
+    def __init__(self, skeleton: ModelProto, store: Store) -> None:
+        self.proto = skeleton
+        self.path, self.folder = store.path, store.folder
+        self.size, self.external = store.size, store.external
+        self._store = store
+        self._graph: Any = None
+        self._edited = False
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str] | ModelProto) -> Document:
+        """Open a model file, or a copy of a model in memory.
+
+        Raises:
+            ModelError: there is no such model; it is malformed, or its external data is not as it says.
+        """
+        return cls(*storage.read(source))
+
+    def copy(self) -> Document:
+        """The same model, to be changed by itself; both read the same files."""
+        skeleton = ModelProto()
+        skeleton.CopyFrom(self.proto)
+        copy = Document(skeleton, self._store)
+        copy._edited = self._edited
+        return copy
+
+    @property
+    def graph(self) -> Any:
+        """The main graph as onnx_graphsurgeon sees it, for reading; made anew after a commit."""
+        if self._graph is None:
+            try:
+                with G_LOGGER.suppress():
+                    self._graph = gs.import_onnx(self.proto)
+            except Exception as error:
+                raise ModelError(f"onnx_graphsurgeon cannot read the graph of {self._store}: {error}") from error
+        return self._graph
+
+    def array(self, tensor: TensorProto) -> Array:
+        """The values of a tensor of this document, read-only; a view on the memory map when they lie in a file."""
+        try:
+            if tensor.data_location != TensorProto.EXTERNAL:
+                array = onnx.numpy_helper.to_array(tensor)
+            else:
+                array = self._store.array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"the values of tensor '{tensor.name}' do not fit its type and shape: {error}") from None
+        array.flags.writeable = False
+        return array
+
+    def check(self) -> None:
+        """Run onnx.checker, without the weights.
+
+        Raises:
+            ModelError: with the checker's first complaint.
+        """
+
+        def empty(tensor: TensorProto) -> TensorProto:
+            # The checker wants to see the bytes or their file; an empty tensor needs neither.
+            return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
+
+        if self.proto.ir_version > onnx.IR_VERSION:
+            versions = f"{self.proto.ir_version}, and the installed onnx reads up to {onnx.IR_VERSION}"
+            raise ModelError(f"{self._store} has the IR version {versions}: upgrade onnx and onnxruntime")
+        graph = self.proto.graph
+        declared = (*graph.input, *graph.output, *graph.initializer)
+        try:
+            onnx.checker.check_model(payloads.joined(wire.rewrite(self.proto.SerializeToString(), empty)))
+            # Protobuf gives a string that is not UTF-8 as bytes, which the checker lets pass.
+            "".join((graph.name, *(value.name for value in declared)))
+            "".join(t for node in graph.node for t in (node.op_type, node.name, *node.input[:], *node.output[:]))
+        except onnx.checker.ValidationError as error:
+            complaint = " ".join(str(error).split())
+            raise ModelError(f"{self._store} is not a valid ONNX model: {complaint}") from None
+        except (UnicodeDecodeError, TypeError):
+            raise ModelError(f"{self._store} is not a valid ONNX model: a name in it is not UTF-8 text") from None
+
+    def sorted_order(self) -> list[int] | None:
+        """A topological order of the node indices; None when they are in one already.
+
+        Raises:
+            ModelError: nodes depend on each other in a cycle.
+        """
+        nodes = list(self.proto.graph.node)
+        producer = {name: index for index, node in enumerate(nodes) for name in node.output[:] if name}
+        needs = [sorted({producer[name] for name in names_used(node) if name in producer}) for node in nodes]
+        if all(not needed or needed[-1] < index for index, needed in enumerate(needs)):
+            return None
+        try:
+            return list(graphlib.TopologicalSorter(dict(enumerate(needs))).static_order())
+        except graphlib.CycleError as error:
+            cycle = " → ".join(f"'{nodes[index].name or nodes[index].output[0]}'" for index in error.args[1])
+            raise ModelError(
+                f"{self._store} is not a valid ONNX model: its nodes depend on themselves: {cycle}"
+            ) from None
+
+    def commit(self, edit: Edit) -> None:
+        """Write a difference into the proto."""
+        self._edited, self._graph = True, None
+        graph = self.proto.graph
+        before = tensor_names(graph) if graph.quantization_annotation else set()
+        self._commit_nodes(edit)
+        self._commit_initializers(edit)
+        for declared, replacements in ((graph.input, edit.inputs), (graph.output, edit.outputs)):
+            for old in declared:
+                if new := replacements.get(old.name):
+                    _replace_declaration(old, new)
+        if edit.removed_outputs:
+            _retain(graph.output, lambda declared: declared.name not in edit.removed_outputs)
+        if edit.value_info is not None:
+            del graph.value_info[:]
+            graph.value_info.extend(edit.value_info)
+        if gone := before and before - tensor_names(graph):
+            _retain(graph.quantization_annotation, lambda annotation: annotation.tensor_name not in gone)
+        _put(self.proto.metadata_props, "key", "value", edit.metadata)
+        _put(self.proto.opset_import, "domain", "version", edit.opset_imports)
+
+    def inline(self, functions: Sequence[tuple[str, str]]) -> None:
+        """Put the bodies of these local functions, as (domain, name), in place of their calls.
+
+        Raises:
+            ModelError: a call does not fit its function.
+        """
+        self._edited, self._graph = True, None
+        try:
+            self.proto = onnx.inliner.inline_selected_functions(self.proto, list(functions))
+        except Exception as error:  # a RuntimeError, or what pybind11 makes of an exception in C++
+            complaint = " ".join(str(error).split())
+            raise ModelError(f"the local functions of {self._store} cannot be inlined: {complaint}") from None
+
+    def has_repeated_names(self) -> bool:
+        """Does a subgraph give one of its tensors the name of another in the model, as two branches may?"""
+        graphs = list(graphs_within(self.proto.graph))
+        taken = tensor_names(self.proto.graph) if graphs else set()  # most models have none
+        for graph in graphs:
+            names = tensor_names(graph)
+            if not taken.isdisjoint(names):
+                return True
+            taken |= names
+        return False
+
+    def distinguish_names(self) -> None:
+        """Give each tensor of a subgraph a name of its own."""
+        self._edited, self._graph = True, None
+        taken = tensor_names(self.proto.graph)
+        for node in self.proto.graph.node:
+            distinguish(node, taken)
+
+    def to_proto(self) -> ModelProto:
+        """The whole model in memory."""
+        model = ModelProto()
+        model.ParseFromString(payloads.joined(self._store.inlined(self.proto, edited=self._edited)))
+        return model
+
+    def session_model(self, model: ModelProto | None = None) -> tuple[bytes, str]:
+        """What onnxruntime needs to run this document without copying its weights.
+
+        Args:
+            model: a part or a variant of `proto`, to run instead of it.
+
+        Returns:
+            a serialized model, and the value for the session option
+            ``session.model_external_initializers_file_folder_path``; empty when all weights are in the model.
+        """
+        serialized = (model or self.proto).SerializeToString()
+        return payloads.joined(wire.rewrite(serialized, self._store.embedded)), str(self.folder or "")
+
+    def release(self) -> None:
+        """Let go of the pages of the weights that have been read; they are read again when they are asked for."""
+        self._store.release()
+
+    def check_unchanged(self) -> None:
+        """Make sure that the files are still those that were opened.
+
+        Raises:
+            ModelError: one was changed, which changes weights that were read before or will be later.
+        """
+        self._store.check_unchanged()
+
+    def save(self, path: str | os.PathLike[str], *, external_data: bool | None = None, link_data: bool = False) -> None:
+        """Write the model to `path`, atomically; see `staged`."""
+        with self.staged(path, external_data=external_data, link_data=link_data) as staged:
+            staged.commit()
+
+    @contextlib.contextmanager
+    def staged(
+        self, path: str | os.PathLike[str], *, external_data: bool | None = None, link_data: bool = False
+    ) -> Iterator[Staged]:
+        """Write the model to a temporary file beside `path`, which replaces `path` when the stage is committed.
+
+        Args:
+            path: a file, or a link to one, that may exist.
+            external_data: whether large weights go to a data file beside the model. None: those that lay in one do,
+                and all do when the model file would be larger than 2 GB.
+            link_data: refer to weights in the original's files instead of copying them; these have to stay.
+
+        Raises:
+            OptionError: `path` cannot be written.
+            ModelError: the source has changed since it was opened.
+        """
+        with staged.staged(
+            path, self._store, self.proto, edited=self._edited, external_data=external_data, link_data=link_data
+        ) as stage:
+            yield stage
+
+    def _commit_nodes(self, edit: Edit) -> None:
+        graph = self.proto.graph
+        if not edit.nodes and edit.order is None:
+            return
+        seats = list(graph.node)
+        nodes = [node for index in edit.order or range(len(seats)) for node in edit.nodes.get(index, [seats[index]])]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+    def _commit_initializers(self, edit: Edit) -> None:
+        graph = self.proto.graph
+        if edit.removed_initializers:
+            for declared in (graph.initializer, graph.input):
+                _retain(declared, lambda old: old.name not in edit.removed_initializers)
+            _retain(graph.sparse_initializer, lambda old: old.values.name not in edit.removed_initializers)
+        present = {initializer.name: initializer for initializer in graph.initializer}
+        inputs = {value.name: value for value in graph.input}
+        for name, weight in edit.initializers.items():
+            tensor = self._tensor(name, weight)
+            if name in present:
+                present[name].CopyFrom(tensor)
+            else:
+                graph.initializer.append(tensor)
+            # Until IR version 4 an initializer had to be declared as an input.
+            if name in inputs or self.proto.ir_version < 4:
+                value = onnx.helper.make_tensor_value_info(name, weight.elem_type, weight.dims)
+                if name in inputs:
+                    _replace_declaration(inputs[name], value)
+                else:
+                    graph.input.append(value)
+
+    def _tensor(self, name: str, weight: Weight) -> TensorProto:
+        """A new initializer: a reference when it is large."""
+        array = weight.array
+        if array.dtype != onnx.helper.tensor_dtype_to_np_dtype(weight.elem_type) or array.size != math.prod(
+            weight.dims
+        ):
+            raise ValueError(f"weight '{name}': {array.dtype}{array.shape} is not {weight.elem_type}{weight.dims}")
+        tensor = TensorProto(name=name, data_type=weight.elem_type, dims=weight.dims)
+        if wire.BITS[weight.elem_type] < 8:
+            array = np.frombuffer(onnx.numpy_helper.from_array(np.ascontiguousarray(array)).raw_data, np.uint8)
+        if array.nbytes < wire.THRESHOLD or (len(weight.dims) < 2 and weight.elem_type in wire.SHAPES):
+            tensor.raw_data = array.tobytes()
+        else:
+            self._store.refer(tensor, array)
+        return tensor
+
+
+def _replace_declaration(old: ValueInfoProto, new: ValueInfoProto) -> None:
+    """Declare a tensor anew in place; its documentation stays, unless there is a new one."""
+    merged = ValueInfoProto()
+    merged.CopyFrom(new)
+    if not new.doc_string and old.HasField("doc_string"):
+        merged.doc_string = old.doc_string
+    if not new.metadata_props:
+        merged.metadata_props.extend(old.metadata_props)
+    old.CopyFrom(merged)
+
+
+def _retain(repeated: Any, keep: Callable[[Any], bool]) -> None:
+    """Remove the elements of a repeated field that are not to be kept."""
+    for index in reversed(range(len(repeated))):
+        if not keep(repeated[index]):
+            del repeated[index]
+
+
+def _put(repeated: Any, key: str, field: str, values: Mapping[str, Any]) -> None:
+    """Set a field of the elements of a repeated field with these keys, the first of each; new ones for what is new."""
+    found = {getattr(entry, key): entry for entry in reversed(repeated)}
+    for name, value in values.items():
+        setattr(found[name] if name in found else repeated.add(**{key: name}), field, value)

@@ -1,0 +1,353 @@
+"""Where the answers of a converted model are, written into the model itself and read back.
+
+The geometry is stored in the model's `metadata_props` under keys that begin with ``onnx_fcn.`` (docs/geometry.md lists
+them), and loaded from the converted file alone. Metadata outlives the graph that it was written for, as other tools
+copy it along; so it carries a fingerprint of its graph, and is not believed without.
+
+A pipeline reads it beside onnxruntime, so nothing here imports the converter: numpy and onnx are enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto
+
+from onnx_fcn._version import __version__
+from onnx_fcn.errors import ModelError
+from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
+from onnx_fcn.model import storage
+
+__all__ = ["asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
+
+
+#: Version of the keys and what they mean.
+FORMAT = "2"
+
+PREFIX = "onnx_fcn."
+
+#: Numbers beyond this are no pixels of an image, or of a window.
+MOST_PIXELS, MOST_WINDOW = 1 << 40, 1 << 28
+
+#: An image that is so many pixels larger has a cell more for each stride, but for so many.
+FAR, MARGIN = 1 << 24, 1 << 12
+
+
+def metadata_of(
+    geometry: Geometry, source: str, converted: GraphProto, asked: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The entries of `metadata_props` that say where the answers of a converted model are.
+
+    `source` is the fingerprint of the original, and `asked` what the conversion was asked for.
+    """
+    entries = {
+        "version": __version__,
+        "format": FORMAT,
+        "source": source,
+        "graph": fingerprint(converted),
+        "image": geometry.image,
+        "layout": geometry.layout,
+        "window": json.dumps(geometry.window),
+    }
+    if wanted := {key: value for key, value in (asked or {}).items() if value}:
+        entries["asked"] = json.dumps(wanted, ensure_ascii=False)
+    outputs = {f"output.{name}": json.dumps(written(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
+    return {PREFIX + key: value for key, value in {**entries, **outputs}.items()}
+
+
+def written(answers: Answers) -> dict[str, Any]:
+    """Answers in JSON: an infinite field has neither size nor start."""
+    return {
+        "window": answers.window,
+        "stride": answers.stride,
+        "offset": answers.offset,
+        "field": [f.size if f.is_local else None for f in answers.field],
+        "padding": [f.padding if f.is_local else None for f in answers.field],
+        "cells": [c.steps for c in answers.count],
+        "inner": [{"front": i.front, "behind": i.behind.steps} for i in answers.inner],
+        "formula": answers.formulas(),
+        "exactness": answers.exactness,
+        "reason": answers.reason,
+        "context": answers.context,
+        "form": answers.form,
+        "layout": answers.layout or None,
+    }
+
+
+#: Letters of one entry, steps of one count, and nodes of context: more than any network has.
+MOST_LETTERS, MOST_STEPS, MOST_NODES = 1 << 24, 256, 1 << 16
+
+Check = Callable[[Any], Any]
+
+
+def _number(value: Any, above: float = -math.inf, most: float = MOST_PIXELS) -> Number:
+    """A number of pixels."""
+    if type(value) not in (int, float) or not above < value or not abs(value) <= most:
+        raise ValueError(f"{_shortly(value)} is no number of pixels")
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _whole(value: Any, above: float = -math.inf) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{_shortly(value)} is no whole number")
+    return int(_number(value, above))
+
+
+def _positive(value: Any) -> Number:
+    return _number(value, above=0)
+
+
+def _window(value: Any) -> Number:
+    return _number(value, above=0, most=MOST_WINDOW)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{_shortly(value)} is no text")
+    return value
+
+
+def _steps(value: Any) -> Count:
+    """The steps of a count: (multiply, add, divide) each."""
+    steps = _listed(lambda step: step, most=MOST_STEPS)(value)
+    shaped = [_listed(_whole, count=3)(step) for step in steps]
+    if any(multiply < 1 or divide < 1 for multiply, _, divide in shaped):
+        raise ValueError("a step of a count multiplies or divides by less than 1")
+    return Count(tuple((multiply, add, divide) for multiply, add, divide in shaped))
+
+
+def _exactness(value: Any) -> str:
+    if value not in ("exact", "padded", "context"):
+        raise ValueError(f"{_shortly(value)} is no exactness")
+    return _text(value)
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _listed(check: Check, *, count: int | None = None, most: int = MOST_NODES) -> Check:
+    """A list, of so many."""
+
+    def checked(value: Any) -> list[Any]:
+        if type(value) is not list or len(value) > most or count not in (None, len(value)):
+            raise ValueError(f"{_shortly(value)} is no list of {count or f'at most {most}'}")
+        return [check(one) for one in value]
+
+    return checked
+
+
+def _inner(value: Any) -> Inner:
+    """The cells that are the same however the image goes on."""
+    if type(value) is not dict or type(front := value["front"]) is not int or not 0 <= front <= MOST_WINDOW:
+        raise ValueError(f"{_shortly(value)} does not say which cells see no padding")
+    return Inner(front, _steps(value["behind"]))
+
+
+#: What an output's entry holds: for each axis of the image one value, or else one for all.
+PER_AXIS: dict[str, Check] = {
+    "window": _window,
+    "stride": _positive,
+    "offset": _number,
+    "field": _optional(_positive),
+    "padding": _optional(_number),
+    "cells": _steps,
+    "inner": _inner,
+}
+FOR_ALL: dict[str, Check] = {
+    "exactness": _exactness,
+    "reason": _text,
+    "context": _listed(_text),
+    "form": _text,
+    "layout": _optional(_text),
+}
+
+
+def _read(text: str, native: Sequence[int]) -> Answers:
+    """The answers of an output, of a network that was made for images of that size, from its entry.
+
+    Raises:
+        KeyError, RecursionError, ValueError: that is no entry of answers.
+    """
+    entry, rank = _parsed(text), len(native)
+    if type(entry) is not dict:
+        raise ValueError("an output's entry is no object")
+    axes: dict[str, Any] = {key: _listed(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
+    values: dict[str, Any] = {key: check(entry[key]) for key, check in FOR_ALL.items()}
+    fields = []
+    for size, padding, stride in zip(axes["field"], axes["padding"], axes["stride"]):
+        if (size is None) != (padding is None):
+            raise ValueError("a field has a size or a padding, and not both")
+        fields.append(Field(1, stride).everywhere() if size is None else Field(size, stride, -padding))
+    for pixels, stride, count, inner in zip(native, axes["stride"], axes["cells"], axes["inner"]):
+        _check_count(count, pixels)
+        for steps in (count, inner.behind):
+            _check_rate(steps, pixels, stride)
+    return Answers(
+        tuple(axes["window"]),
+        tuple(axes["stride"]),
+        tuple(axes["offset"]),
+        tuple(fields),
+        tuple(axes["cells"]),
+        tuple(axes["inner"]),
+        values["exactness"],
+        values["reason"],
+        tuple(values["context"]),
+        values["form"],
+        "" if values["layout"] is None else _layout(values["layout"], rank),
+    )
+
+
+def _check_count(count: Count, native: int) -> None:
+    """An image of the native size gives a cell, and not many more.
+
+    Raises:
+        ValueError: not so.
+    """
+    cells = count(native)
+    if not 1 <= cells <= 2 * native + MARGIN:
+        raise ValueError(f"an image of {native} pixels would have {_shortly(cells)} cells")
+
+
+def _check_rate(count: Count, native: int, stride: Number) -> None:
+    """Cells lie a stride apart: nothing that is asked of their number takes long, or much room.
+
+    Raises:
+        ValueError: not so.
+    """
+    further = count(native + FAR) - count(native)
+    if abs(further * stride - FAR) > (MARGIN + len(count.steps)) * max(stride, 1):
+        raise ValueError(f"its cells would not lie {float(stride):g} pixels apart")
+
+
+def _layout(text: Any, rank: int) -> str:
+    """Axes of the image in any order, and perhaps a batch and channels."""
+    if (
+        not isinstance(text, str)
+        or len(set(text)) < len(text)
+        or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
+    ):
+        raise ValueError(f"{_shortly(text)} is no layout of {rank} axes")
+    return text
+
+
+def _parsed(text: str) -> Any:
+    """JSON.
+
+    Raises:
+        RecursionError, ValueError: it is none, or endless.
+    """
+    if len(text) > MOST_LETTERS:
+        raise ValueError(f"an entry has {len(text)} letters")
+    return json.loads(text)
+
+
+def _shortly(value: Any) -> str:
+    """A value for a sentence, however large it is."""
+    if isinstance(value, int) and abs(value) > 1 << 64:
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
+    """Where the answers of a converted model are, from its file alone. Weights are not read.
+
+    Raises:
+        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
+    """
+    return geometry_in(storage.read(source)[0])
+
+
+def geometry_in(model: ModelProto) -> Geometry:
+    """The same from a model, or its skeleton, that was read already.
+
+    Raises:
+        ModelError: likewise.
+    """
+    props = [(e.key, e.value) for e in model.metadata_props]
+    # Protobuf gives a string that is not UTF-8 as bytes.
+    text = [(key, value) for key, value in props if isinstance(key, str) and isinstance(value, str)]
+    entries = {key.removeprefix(PREFIX): value for key, value in text if key.startswith(PREFIX)}
+    graph, again = model.graph, "convert the original again"
+    if "format" not in entries:
+        raise ModelError("the model does not say where its answers are: onnx_fcn did not convert it")
+    if entries["format"] != FORMAT:
+        wrote = f"onnx_fcn {entries.get('version', '?')}, in format {entries['format']}"
+        raise ModelError(f"the geometry was written by {wrote}, and this version reads format {FORMAT}: {again}")
+    try:
+        if entries.get("graph") != fingerprint(graph):
+            raise ModelError(f"the geometry in the metadata is that of another graph than this file's: {again}")
+        names = [o.name for o in graph.output if f"output.{o.name}" in entries]
+        window = tuple(_listed(_whole)(_parsed(entries["window"])))
+        if len(window) not in AXES:
+            raise ValueError(f"an image has no {len(window)} axes")
+        if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
+            raise ValueError(f"no network has a window of {'×'.join(map(_shortly, window))} pixels")
+        outputs = {name: _read(entries[f"output.{name}"], window) for name in names}
+        geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
+    except KeyError as error:
+        raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None
+    except (RecursionError, ValueError) as error:
+        raise ModelError(f"the geometry in the metadata cannot be read ({error}): {again}") from None
+    declared = next((i for i in graph.input if i.name == geometry.image), None)
+    if declared is None:
+        raise ModelError(f"the model has no input '{geometry.image}', which its metadata calls the image: {again}")
+    if (axes := len(declared.type.tensor_type.shape.dim)) != len(geometry.layout):
+        raise ModelError(
+            f"the metadata says that the axes of '{geometry.image}' are {geometry.layout}, and it has {axes}: {again}"
+        )
+    return geometry
+
+
+def asked_of(model: ModelProto) -> dict[str, Any]:
+    """What the conversion was asked for beyond the plain map.
+
+    Raises:
+        ModelError: the metadata cannot be read.
+    """
+    entry = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}asked"), "{}")
+    try:
+        asked = _parsed(entry)
+        if not isinstance(asked, dict):
+            raise ValueError(f"{_shortly(asked)} is no object")
+    except (RecursionError, ValueError) as error:
+        raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
+    return asked
+
+
+def fingerprint(graph: GraphProto) -> str:
+    """SHA-256 of a graph without the values of its weights, its names of nodes and its documentation.
+
+    Weights count with name, type and dims, so that it takes milliseconds whatever the model weighs, and is the same
+    for inline and external data. Declared sizes do not count.
+    """
+    digest = hashlib.sha256()
+    for part in _parts(graph):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _parts(graph: GraphProto) -> Iterator[str]:
+    yield from (f"input {v.name}" for v in graph.input)
+    yield from (f"output {v.name}" for v in graph.output)
+    yield from sorted(f"weight {t.name} {t.data_type} {list(t.dims)}" for t in graph.initializer)
+    for node in graph.node:
+        yield f"node {node.domain} {node.op_type} {list(node.input)} {list(node.output)}"
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            yield str(attribute.name)  # bytes, where it is no text
+            if attribute.HasField("t"):
+                yield f"{attribute.t.data_type} {list(attribute.t.dims)}"
+            elif attribute.HasField("g"):
+                yield from _parts(attribute.g)
+            else:
+                plain = AttributeProto()
+                plain.CopyFrom(attribute)
+                plain.ClearField("doc_string")
+                yield plain.SerializeToString(deterministic=True).hex()

@@ -1,0 +1,351 @@
+"""Writing a model and its weights beside the target, streamed and synced, to be put in its place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from onnx import ModelProto, TensorProto
+
+from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.files import created, put, resolved, sync_folder, target_of, temporary, writing
+from onnx_fcn.model import wire
+from onnx_fcn.model.payloads import BLOCK, blocks
+from onnx_fcn.model.sources import Extent, Piece, external, is_text
+from onnx_fcn.model.storage import ALIGNMENT, COMPUTED, LARGE, LARGEST_FILE, PAGE, Store, Substitute, read
+
+__all__ = ["Staged", "staged"]
+
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+
+SYNCED = 64 << 20  # bytes after which the disk begins to write
+
+
+@contextlib.contextmanager
+def staged(
+    path: str | os.PathLike[str],
+    store: Store,
+    skeleton: ModelProto,
+    *,
+    edited: bool,
+    external_data: bool | None = None,
+    link_data: bool = False,
+) -> Iterator[Staged]:
+    """Write a model to a temporary file beside `path`, which replaces `path` when the stage is committed.
+
+    Args:
+        path: a file, or a link to one, that may exist.
+        store: knows the payloads.
+        skeleton: the model, with references to them.
+        edited: whether it is another one than was read.
+        external_data: whether large payloads go to a data file. None: those that lay in one do, and all do when the
+            model file would be larger than 2 GB.
+        link_data: refer to payloads in the files of the store instead of copying them.
+
+    Raises:
+        OptionError: `path` cannot be written.
+        ModelError: the source has changed since it was opened.
+    """
+    with writing(path):
+        stage = Staged(target_of(resolved(path)), store)
+    try:
+        stage._write(skeleton, edited, external_data, link_data)
+        yield stage
+    finally:
+        stage._discard()
+
+
+class Staged:
+    """A model that is written, but not yet in its place.
+
+    Attributes:
+        path: the temporary model file; it can be opened and run like any other.
+        target: the file that `commit` makes of it.
+        data: the data file beside the model, already under its final name; None when all weights are in the model.
+        size: bytes of both.
+    """
+
+    def __init__(self, target: Path, store: Store) -> None:
+        self.target = target
+        self.path = temporary(target)
+        self._replaces = target.exists()  # what appears meanwhile is somebody else's
+        self.data: Path | None = None
+        self.size = 0
+        self._store = store
+        self._made: dict[Path, int] = {}  # what goes unless committed, by its inode
+        self._syncs: list[_Sync] = []
+        self._held = contextlib.ExitStack()  # keeps other runs from removing the data file
+
+    def commit(self) -> None:
+        """Put the model in its place.
+
+        Raises:
+            ModelError: the source has changed since it was opened; nothing is put in place.
+            OptionError: the target cannot be written, or appeared meanwhile.
+        """
+        self._store.check_unchanged()
+        stale = self._stale_data()
+        with writing(self.target):
+            for sync in self._syncs:
+                sync.wait()
+            if self.data is not None and not self.data.exists():
+                raise OptionError(f"'{self.data}' was removed, perhaps by another run: start again")
+            ours = self.path.stat().st_ino
+            put(self.path, self.target, replaces=self._replaces)
+            self._made.clear()
+            sync_folder(self.target.parent)
+        for path in stale:
+            with contextlib.suppress(OSError):
+                if self.target.stat().st_ino == ours:  # and not, since then, a model of another run that needs it
+                    _remove_unheld(path)
+
+    def _write(self, skeleton: ModelProto, edited: bool, external_data: bool | None, link_data: bool) -> None:
+        self._store.check_unchanged()
+        with writing(self.target):
+            if not external_data and (external_data is False or not self._store.external):
+                pieces = self._store.inlined(skeleton, edited=edited)
+                if sum(piece.nbytes for piece in pieces) <= LARGEST_FILE:
+                    self._write_file(self.path, pieces)
+                    return
+                if external_data is False:
+                    raise OptionError(
+                        f"'{self.target}' would be larger than 2 GB, which no single ONNX file can be: "
+                        "keep its weights in a data file"
+                    )
+                external_data = True
+            self._write_file(self.path, self._with_data_file(skeleton, bool(external_data), link_data))
+
+    def _with_data_file(self, skeleton: ModelProto, all_external: bool, link_data: bool) -> list[Piece]:
+        """The pieces of the model file, after the data file that it refers to has been written."""
+        store, model = self._store, skeleton.SerializeToString()
+        pieces: list[Piece] = []
+        offsets: dict[tuple[str, int, int | None], int] = {}
+        end = 0
+
+        def stays_inline(location: str) -> bool:
+            return not all_external and location == store.own.location
+
+        def lay_out(tensor: TensorProto) -> None:
+            nonlocal end
+            place = external(tensor)
+            if place in offsets or stays_inline(place[0]) or (link_data and place[0] != COMPUTED):
+                return
+            payload = store.payload(tensor)
+            padding = -end % (PAGE if payload.nbytes >= LARGE else ALIGNMENT)
+            offsets[place] = end + padding
+            pieces.extend((memoryview(bytes(padding)), payload))
+            end += padding + payload.nbytes
+
+        wire.rewrite(model, lay_out)
+        name = self._write_data(pieces) if pieces else ""
+
+        def settle(tensor: TensorProto) -> Substitute:
+            place = location, offset, _ = external(tensor)
+            if stays_inline(location):
+                return store.inline(tensor)
+            nbytes = store.payload(tensor).nbytes
+            if place in offsets:
+                wire.refer(tensor, name, offsets[place], nbytes)
+            else:
+                wire.refer(tensor, store.sources[location].seen_from(self.target.parent), offset, nbytes)
+            return tensor
+
+        return wire.rewrite(model, settle)
+
+    def _write_data(self, pieces: list[Piece]) -> str:
+        """Write the data file; it is named after its contents, so no model ever finds another one's data in it."""
+        if not is_text(self.target.name):
+            raise OptionError(f"the data file of '{self.target}' needs a name in UTF-8, since ONNX stores it as text")
+        beside = temporary(self.target)
+        digest = self._write_file(beside, pieces, digest=True)
+        self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
+        present = self.data.exists()
+        self._held.callback(os.close, _held(beside))
+        os.replace(beside, self.data)
+        inode = self._made.pop(beside)
+        if not present:
+            self._made[self.data] = inode
+        sync_folder(self.target.parent)
+        return self.data.name
+
+    def _write_file(self, path: Path, pieces: Sequence[Piece], *, digest: bool = False) -> str:
+        """Write pieces one after the other, and start to put them onto the disk, which `commit` waits for.
+
+        Returns:
+            the SHA-256 of the file in hexadecimals if asked for.
+        """
+        with open(created(path, self.target), "wb", buffering=LARGE) as file:
+            self._made[path] = os.fstat(file.fileno()).st_ino
+            _reserve(file.fileno(), sum(piece.nbytes for piece in pieces))
+            sync = _Sync(os.dup(file.fileno()))
+            self._syncs.append(sync)
+            for piece in pieces:
+                if isinstance(piece, Extent) and piece.source.path and piece.nbytes >= LARGE:
+                    file.flush()
+                    _copy(piece, file.fileno(), sync.grown)
+                else:
+                    for block in blocks(piece, self._store.release):
+                        file.write(block)
+                        sync.grown(len(block))
+            file.flush()
+            sync.finish()
+            self.size += file.tell()
+            return _sha256(file.fileno()) if digest else ""
+
+    def _stale_data(self) -> list[Path]:
+        """The data file of the model that will be replaced, if it is one that we wrote and nobody needs."""
+        ours = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{16}\.data")
+        try:
+            _, replaced = read(self.target)
+        except ModelError:
+            return []
+        unneeded = replaced.paths - self._store.paths - {self.data}
+        return [path for path in unneeded if ours.fullmatch(path.name) and path.parent == self.target.parent]
+
+    def _discard(self) -> None:
+        for path, inode in self._made.items():
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+        for sync in self._syncs:
+            with contextlib.suppress(OSError):
+                sync.wait()
+        self._held.close()
+
+
+class _Sync(threading.Thread):
+    """Puts a file onto the disk while it is being written, and what is left while the model is validated.
+
+    Closes the file.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(name="onnx_fcn-fsync")
+        self._fd = fd
+        self._error: OSError | None = None
+        self._waiting = 0
+        self._wake = threading.Event()
+        self._whole = False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            whole = False
+            while not whole:
+                self._wake.wait()
+                self._wake.clear()
+                whole = self._whole
+                os.fsync(self._fd)
+        except OSError as error:
+            self._error = error
+        finally:
+            os.close(self._fd)
+
+    def grown(self, nbytes: int) -> None:
+        """So many bytes more were written."""
+        self._waiting += nbytes
+        if self._waiting >= SYNCED:
+            self._waiting = 0
+            self._wake.set()
+
+    def finish(self) -> None:
+        """Nothing more will be written."""
+        self._whole = True
+        self._wake.set()
+
+    def wait(self) -> None:
+        """Raises: OSError, if the file is not on the disk."""
+        self.finish()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _reserve(fd: int, nbytes: int) -> None:
+    """Have room for a file before it is written: a full disk is known at once, and the system lays it out in one go.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if nbytes >= LARGE and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            if error.errno not in CANNOT_RESERVE:
+                raise
+
+
+def _copy(extent: Extent, target: int, grown: Callable[[int], None]) -> None:
+    """Append a stretch of a file to another one, and tell how it grows; the system does it, or else we."""
+    at, end = extent.offset, extent.offset + extent.nbytes
+    with extent.source.reopened() as source:
+        for copy in COPIERS:
+            try:
+                while at < end:
+                    copied = copy(source, target, at, min(end - at, SYNCED))
+                    if copied == 0:
+                        raise ModelError(f"{extent.source} was cut short while it was being read: start again")
+                    at += copied
+                    grown(copied)
+                return
+            except OSError as error:
+                if error.errno not in CANNOT_COPY or copy is COPIERS[-1]:
+                    raise
+
+
+def _copy_by_reading(source: int, target: int, offset: int, count: int) -> int:
+    return os.write(target, os.pread(source, min(count, BLOCK), offset))
+
+
+# (source, target, offset in the source, count) → bytes copied to the target's position; the fastest first.
+COPIERS: list[Callable[..., int]] = [_copy_by_reading]
+if hasattr(os, "sendfile"):
+    COPIERS.insert(0, lambda source, target, offset, count: os.sendfile(target, source, offset, count))
+if hasattr(os, "copy_file_range"):
+    COPIERS.insert(0, lambda source, target, offset, count: os.copy_file_range(source, target, count, offset))
+CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV}
+CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTSOCK, errno.EPERM}
+
+
+def _held(path: Path) -> int:
+    """A descriptor that says, while it is open, that the file is needed, also under another name."""
+    fd = os.open(path, os.O_RDONLY)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove a data file, unless another run has just written the same and will refer to it.
+
+    Raises:
+        OSError: it is held, or cannot be removed.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_ino == path.stat().st_ino:
+            path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _sha256(fd: int) -> str:
+    digest, at = hashlib.sha256(), 0
+    while block := os.pread(fd, LARGE, at):
+        digest.update(block)
+        at += len(block)
+    return digest.hexdigest()

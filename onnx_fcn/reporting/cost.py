@@ -1,0 +1,216 @@
+"""What the original and the converted network cost on images of any size, as `model.cost` counts it.
+
+Sizes are exact: those of maps are counted by the walk (`Axis.count`), and shape inference fills in what lies between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import GraphProto, ModelProto
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.geometry import Answers, Geometry
+from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.program import Walk
+from onnx_fcn.model.cost import Dims, Program, Tensor, inferred, total
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import static_dims
+from onnx_fcn.walk.cut import find_cut, upstream
+
+__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "costs_of", "native_cost", "tensors_at"]
+
+
+#: Image sizes in terms of the native one, where the user names none.
+FACTORS = (1.5, 2, 4)
+
+#: The form of answers to images of the native size only.
+KEEP_SIZE = "keep-size"
+
+#: Image sizes as users give them: (height, width), or one number for all axes.
+Sizes = Sequence[int | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The trunk or the head: how many nodes depend on an input, and their multiply-accumulates (None: not known)."""
+
+    nodes: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class NativeCost:
+    """What the original costs on an image of its native size.
+
+    Attributes:
+        batch: images that all costs are for: one, or as many as the graph has built in.
+        macs: multiply-accumulates. None where a size is not known before it runs.
+        activations: bytes of the tensors that are live at the worst node; None likewise.
+        trunk: the nodes that the cut is computed from.
+        head: all others.
+    """
+
+    batch: int
+    macs: int | None
+    activations: int | None
+    trunk: Part
+    head: Part
+
+
+@dataclass(frozen=True)
+class ImageCost:
+    """What an image of one size costs on the converted network, and as crops.
+
+    Attributes:
+        size: of the image, in pixels.
+        answers: the grid of answers for it.
+        macs: multiply-accumulates of the map. None where a size is not known before it runs.
+        crops: those of the original on the crops of the same windows; None likewise, and where there are no windows.
+        activations: bytes of the tensors of the converted network that are live at the worst node; None likewise.
+    """
+
+    size: Dims
+    answers: Dims
+    macs: int | None
+    crops: int | None
+    activations: int | None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times fewer multiply-accumulates the map takes than the crops."""
+        return self.crops / self.macs if self.crops is not None and self.macs else None
+
+
+def costs_of(
+    original: Document, document: Document, state: Walk, geometry: Geometry, sizes: Sizes = ()
+) -> tuple[NativeCost, tuple[ImageCost, ...]]:
+    """What the original costs at its native size, and the converted network there and at other sizes.
+
+    Args:
+        original: the model as it was opened.
+        document: the same after the edit.
+        state: the walk.
+        geometry: where the answers are.
+        sizes: of images, in pixels; without any, one and a half times the native size, twice and four times.
+
+    Raises:
+        OptionError: an image is too small, or has another number of axes.
+    """
+    native, answers = native_cost(original, state), geometry.of()
+    chosen = [_spelled(s, len(geometry.window)) for s in sizes]
+    if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
+        raise OptionError("the model keeps its size, so no other has a cost")
+    if not chosen and answers.form != KEEP_SIZE:
+        chosen = list(_larger(geometry.window, answers))
+    rows, program = [], Program(document.proto.graph)
+    for size in dict.fromkeys((geometry.window, *chosen)):
+        windows, tensors = answers.grid(*size).shape, tensors_at(document, state, program, size)
+        crops = math.prod(windows) * native.macs if state.has_head and native.macs is not None else None
+        macs = total(program.macs(tensors).values())
+        rows.append(ImageCost(size, windows, macs, crops, program.peak(tensors)))
+    return native, tuple(rows)
+
+
+def native_cost(original: Document, state: Walk) -> NativeCost:
+    """What the original costs at its native size."""
+    program, cut = Program(original.proto.graph), find_cut(state)
+    tensors = tensors_at(original, state, program)
+    macs = program.macs(tensors)
+    seats = set() if cut is None else upstream(state, cut.name)
+    before = {o.name for k in seats for o in state.seats[k].node.outputs}
+    parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
+    trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
+    return NativeCost(batch_of(state), total(macs.values()), program.peak(tensors), trunk, head)
+
+
+def batch_of(state: Walk) -> int:
+    """Images in a run: one, unless the graph has a batch built in."""
+    return 1 if state.batch == BATCH else state.batch
+
+
+def _spelled(size: int | Sequence[int], axes: int) -> Dims:
+    """A size along all axes."""
+    given = (size,) * axes if isinstance(size, int) else tuple(size)
+    if len(given) != axes:
+        times = "×".join(map(str, given))
+        raise OptionError(f"{times} is no size of an image with {axes} axes")
+    return given
+
+
+def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
+    """Larger images, by whole strides."""
+    for factor in FACTORS:
+        steps = [(native, math.ceil(stride)) for native, stride in zip(window, answers.stride)]
+        yield tuple(native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
+
+
+def tensors_at(document: Document, state: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:
+    """Types and shapes of the tensors that a program needs; shape inference runs if the walk does not know them all.
+
+    Args:
+        document: the original, or with a size the converted model.
+        state: the walk.
+        program: the document's.
+        size: of the image, in pixels.
+    """
+    batch, image = batch_of(state), state.image
+    if size is None:
+        known = {n: Tensor(f.elem_type, _logical(f, batch)) for n, f in _maps(state)}
+    else:
+        facts = {**{f.map: f for _, f in _maps(state)}, **{f.map: f for f in state.results.values() if not f.is_live}}
+        mapped = {state.renamed.get(n, n): f for n, f in facts.items() if f.folded is None}
+        known = {n: Tensor(f.elem_type, _physical(f, size, batch)) for n, f in mapped.items()}
+    known[image.name] = Tensor(image.elem_type, _image(state, size or image.size))
+    stored = {t.name: Tensor(t.data_type, tuple(t.dims)) for t in document.proto.graph.initializer}
+    if program.needed <= known.keys() | stored.keys():
+        return known | stored
+    model = ModelProto()
+    model.CopyFrom(document.proto)
+    _declare(model.graph, known, state, batch)
+    return inferred(model) | stored
+
+
+def _maps(state: Walk) -> list[tuple[str, Lifted]]:
+    return [(name, fact) for name, fact in state.facts.items() if isinstance(fact, Lifted)]
+
+
+def _logical(fact: Lifted, batch: int) -> Dims:
+    """Shape of the tensor in the original, at the native size."""
+    return tuple(math.prod(batch if a is fact.batch else a.size for a in group) for group in fact.layout)
+
+
+def _physical(fact: Lifted, size: Dims, batch: int) -> Dims:
+    """Shape of the map for an image of that size."""
+    return (batch, fact.width, *(1 if a.image is None else a.count(size[a.image]) for a in fact.space))
+
+
+def _image(state: Walk, size: Dims) -> Dims:
+    """Shape of the image at that size."""
+    image, batch = state.image, batch_of(state)
+    space = dict(zip(image.space, size))
+    return tuple(batch if k == image.batch else space.get(k, d) for k, d in enumerate(image.shape))
+
+
+def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], state: Walk, batch: int) -> None:
+    """State what is known, and nothing else, of every tensor."""
+    known = {n: onnx.helper.make_tensor_value_info(n, t.elem_type, t.dims) for n, t in tensors.items() if t.elem_type}
+    image = next(i for i in graph.input if i.name == state.image.name)
+    stated = (None, None if state.image.batch is None else static_dims(image)[state.image.batch])
+    for declared in graph.input:
+        if declared.name in known:
+            declared.CopyFrom(known[declared.name])
+            continue
+        for dim, static in list(zip(declared.type.tensor_type.shape.dim, static_dims(declared)))[:1]:
+            if state.image.batch is not None and static in stated:  # any other first axis of an input is no batch
+                dim.dim_value = batch
+    for declared in graph.output:
+        declared.type.tensor_type.ClearField("shape")
+        if declared.name in known:
+            declared.CopyFrom(known[declared.name])
+    made = {name for node in graph.node for name in node.output} - {o.name for o in graph.output}
+    del graph.value_info[:]
+    graph.value_info.extend(value for name, value in known.items() if name in made)

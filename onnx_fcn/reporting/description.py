@@ -1,0 +1,244 @@
+"""From a finished walk to the report on it: what became of each node, what changed in the graph, what to know."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+from onnx_fcn.geometry import Geometry
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import Change, Emission, Seat, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, costs_of
+from onnx_fcn.reporting.report import Difference, Dim, Example, Layer, Map, Report, Tensor
+from onnx_fcn.tables import bytes_of, pixels
+from onnx_fcn.walk.cut import find_cut
+from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
+
+__all__ = ["describe"]
+
+
+#: Windows along each axis of the example.
+EXAMPLE = 10
+
+#: Pixels between answers from which on their grid is called coarse.
+COARSE = 32
+
+#: Bytes of weights that nobody minds, however small the model was.
+SMALL = 1 << 20
+
+
+def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
+    """What a finished walk found, and what its edit changed.
+
+    Args:
+        original: the model as it was opened.
+        document: the same after the edit.
+        state: the walk.
+        source: the model's path, as the user wrote it.
+        sizes: of images to tell the cost of.
+
+    Raises:
+        OptionError: an image of these sizes is too small, or has another number of axes.
+    """
+    image, geometry = state.image, geometry_of(state)
+    before, after = (_dims([*d.proto.graph.input, *d.proto.graph.output]) for d in (original, document))
+    seats = [*state.seats, *state.epilogue]
+    layers = tuple(_layers(original, document, state, seats))
+    context = tuple(dict.fromkeys((s.name, s.node.op) for s in seats if any(c.kind == "context" for c in s.changes)))
+    cut = find_cut(state)
+    done = not state.has_head
+    native, costs = costs_of(original, document, state, geometry, sizes)
+    return Report(
+        source=source,
+        source_bytes=original.size,
+        image=Tensor(image.name, before[image.name], after[image.name]),
+        axes=geometry.layout,
+        window=image.size,
+        outputs=tuple(
+            Tensor(name, before[name], after[name], _stride(state.results.get(name))) for name in state.outputs
+        ),
+        cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
+        layers=layers,
+        context=context,
+        caveats=tuple(_caveats(state, seats, context, original.size)),
+        example=None if done or geometry.of().form == KEEP_SIZE else _example(state, geometry),
+        native=native,
+        costs=costs,
+        difference=_difference(original, document),
+        geometry=geometry,
+        fields=fields_of(state),
+    )
+
+
+def _dims(declared: Iterable[ValueInfoProto]) -> dict[str, tuple[Dim, ...] | None]:
+    """The declared shapes of tensors, by name; None where there is none."""
+    types = {value.name: value.type.tensor_type for value in declared}
+    return {
+        name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
+        if t.HasField("shape")
+        else None
+        for name, t in types.items()
+    }
+
+
+def _number(value: Fraction) -> float:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def _stride(fact: Lifted | None) -> tuple[float, ...]:
+    return () if fact is None else tuple(_number(a.stride) for a in sliding(fact))
+
+
+def _example(state: Walk, geometry: Geometry) -> Example:
+    """An image that is larger by whole strides, so that the number of windows on it is exact however layers round."""
+    steps = (math.ceil(stride) for stride in geometry.stride)
+    size = tuple(native + (EXAMPLE - 1) * step for native, step in zip(state.image.size, steps))
+    grid = geometry.grid(*size)
+    return Example(size, grid.shape, int(grid.interior.sum()))
+
+
+def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
+    """What a user should know; `size` is the original's, in bytes."""
+    yield from state.image.assumed
+    if not state.has_head:
+        yield (
+            "The network was fully convolutional already: it has no dense layer, and nothing in it covers its whole "
+            "window; only the sizes of its input and outputs became dynamic."
+        )
+    stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
+    if stride >= COARSE and state.has_head and not state.finals:
+        yield (
+            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} gives "
+            "those in between as well."
+        )
+    same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
+    if same:
+        others = f" and {len(same) - 1} more" if len(same) > 1 else ""
+        yield (
+            f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
+            f"the padding is that of {pixels(state.image.size)}."
+        )
+    repeated = sum(s.repeated for s in seats)
+    if repeated > max(size, SMALL):
+        most = max(seats, key=lambda s: s.repeated)
+        yield (
+            f"The result is far larger than the {bytes_of(size)} of the model: weights that are repeated, for each "
+            "channel or position that they do not sum over, and kernels that copy windows take "
+            f"{bytes_of(repeated)} in it, '{most.name}' most of it."
+        )
+    yield from meetings(state)
+    for node, op in context:
+        yield f"'{node}' ({op}) sees the whole image: every answer depends on all of it, not on its window alone."
+
+
+def _layers(original: Document, document: Document, state: Walk, seats: Sequence[Seat]) -> Iterator[Layer]:
+    kernels = _Kernels(original, document)
+    for seat in seats:
+        for change in seat.changes:
+            if change.kind == "context":
+                continue
+            emission = kernels.emission_of(change, seat)
+            kernel = kernels.of(emission)
+            fact = state.facts.get(change.reads)
+            reads = state.renamed.get(fact.map, fact.map) if isinstance(fact, Lifted) else change.reads
+            yield Layer(
+                kind=change.kind,
+                node=seat.name,
+                was=seat.node.op,
+                becomes=str(emission.node.op) if emission is not None else _operators(seat.emissions),
+                kernel=change.kernel,
+                inputs=change.inputs,
+                outputs=change.outputs,
+                groups=change.groups,
+                reads=reads,
+                layout=change.layout,
+                weight=change.weight,
+                same_bytes=kernels.is_original(kernel) if change.weight and kernel is not None else None,
+            )
+
+
+def _operators(emissions: Iterable[Emission]) -> str:
+    return " + ".join(str(e.node.op) for e in emissions)
+
+
+class _Kernels:
+    """The kernels of the result, and whether they are stored as they were."""
+
+    def __init__(self, original: Document, document: Document) -> None:
+        self._document = document
+        self._producers = {name: node for node in document.proto.graph.node for name in node.output if name}
+        self._tensors = {t.name: t for t in document.proto.graph.initializer}
+        self._stored = {_payload(original, t) for t in _stored_tensors(original.proto.graph)}
+
+    def emission_of(self, change: Change, seat: Seat) -> Emission | None:
+        """The node that does what a change says."""
+        dims = (change.outputs, change.inputs, *change.kernel)
+
+        def does(emission: Emission) -> bool:
+            if tuple(emission.node.attrs.get("kernel_shape", ())) != change.kernel:
+                return False
+            return change.kind != "dense" or ((k := self.of(emission)) is not None and tuple(k.dims) == dims)
+
+        return next(filter(does, reversed(seat.emissions)), None)
+
+    def of(self, emission: Emission | None) -> TensorProto | None:
+        """The initializer that holds the kernel of a Conv, behind a DequantizeLinear or a Cast."""
+        node = None if emission is None else self._producers.get(emission.node.outputs[0].name)
+        place = 3 if node is not None and node.op_type == "QLinearConv" else 1
+        name = node.input[place] if node is not None and len(node.input) > place else ""
+        while name and name not in self._tensors:
+            node = self._producers.get(name)
+            name = node.input[0] if node is not None and node.input else ""
+        return self._tensors.get(name)
+
+    def is_original(self, kernel: TensorProto) -> bool:
+        """Does the original hold these bytes, in this order?"""
+        return _payload(self._document, kernel) in self._stored
+
+
+def _stored_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        if node.op_type == "Constant":
+            yield from (a.t for a in node.attribute if a.HasField("t"))
+
+
+def _payload(document: Document, tensor: TensorProto) -> object:
+    """What two tensors of the same bytes share: large ones are references to a place in a file."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return frozenset((e.key, e.value) for e in tensor.external_data if e.key in ("location", "offset"))
+    return document.array(tensor).tobytes()
+
+
+def _difference(original: Document, document: Document) -> Difference:
+    before = {n.SerializeToString(): n for n in original.proto.graph.node}
+    after = {n.SerializeToString(): n for n in document.proto.graph.node}
+    gone = {_place(n) for key, n in before.items() if key not in after}
+    come = {_place(n) for key, n in after.items() if key not in before}
+    had = {t.name: t for t in original.proto.graph.initializer}
+    has = {t.name: t for t in document.proto.graph.initializer}
+    same = {n for n in had.keys() & has.keys() if _payload(original, had[n]) == _payload(document, has[n])}
+    return Difference(
+        kept=_count(n.op_type for key, n in after.items() if key in before),
+        changed=_count(op for op, _ in gone & come),
+        removed=_count(op for op, _ in gone - come),
+        added=_count(op for op, _ in come - gone),
+        reshaped=tuple(n for n in has if n in same and list(has[n].dims) != list(had[n].dims)),
+        rewritten=tuple(n for n in has if n in had and n not in same),
+        removed_initializers=tuple(n for n in had if n not in has),
+        added_initializers=tuple(n for n in has if n not in had),
+    )
+
+
+def _place(node: NodeProto) -> tuple[str, str]:
+    """What a node keeps when a rule varies it: its operator and its first output."""
+    return node.op_type, next(filter(None, node.output), node.name)
+
+
+def _count(operators: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(operators).items()))

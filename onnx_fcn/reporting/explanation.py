@@ -1,0 +1,348 @@
+"""What is known of one node or tensor of a model: what it is on the map, what became of it, or why it is refused.
+
+    >>> print(onnx_fcn.explain("model.onnx", "/classifier/Gemm"))
+
+The facts of the walk are what decides everything, so they are the answer to "why": this shows them in words. A network
+that is refused is explained as far as the walk came.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnx_fcn._version import __version__
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
+from onnx_fcn.lifting.lifted import Lifted, counted
+from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import names_used
+from onnx_fcn.reporting.report import FORMAT
+from onnx_fcn.tables import Table, pixels, plain, times
+from onnx_fcn.walk.assemble import assemble
+from onnx_fcn.walk.cut import Cut, find_cut, upstream
+from onnx_fcn.walk.fields import sliding
+from onnx_fcn.walk.given import Source, opened
+from onnx_fcn.walk.images import Request, Size, size_of
+from onnx_fcn.walk.lift import lift
+from onnx_fcn.walk.search import explored
+
+__all__ = ["Explanation", "Operand", "explain"]
+
+
+#: Elements of the largest constant that is shown.
+SHOWN = 16
+
+#: What a node is, in a sentence, by `Explanation.part`.
+PARTS = {
+    "image": "the image: it slides",
+    "trunk": "trunk: the cut is computed from it",
+    "head": "head: it lies behind the cut",
+    "network": "a network without a head: everything slides",
+    "context": "context: it sees the whole image, and stays as it is",
+    "beside": "beside the image: the same for all positions, so it stays as it is",
+    "constant": "constant: it does not depend on the image",
+    "unused": "unused: no output is computed from it",
+    "reached": "understood, before the network was refused",
+    "refused": "refused",
+    "blocked": "computed from something that is refused",
+}
+
+#: What a tensor is that is no map, in words, by `Operand.fact`.
+FACTS = {
+    "constant": "constant",
+    "unmapped": "the same for all positions",
+    "blocked": "computed from something that is refused",
+    "unused": "unused",
+}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor of the original, and the fact that the walk found for it.
+
+    Attributes:
+        name: its name.
+        fact: ``map`` (there is one for every window), ``constant``, ``unmapped`` (depends on an input, but not on the
+            position), ``blocked`` (computed from something refused) or ``unused``.
+        layout: of a map: which axis of the map each axis of the tensor lies on, such as ``n (c256 h6 w6)``.
+        map: the name of the map in the converted model; None where there is none.
+        channels: of the map.
+        window: cells of the map that one original tensor covers, along each axis of the image.
+        stride: pixels between the cells of the map.
+        field: pixels that a cell sees; None where that is the whole image.
+        start: the first pixel that cell 0 sees; None likewise.
+        cells: how many cells there are for an image of any size.
+        value: of a constant that is computed from sizes, at the native size; N is the batch.
+    """
+
+    name: str
+    fact: str
+    layout: str = ""
+    map: str | None = None
+    channels: int | None = None
+    window: tuple[int, ...] = ()
+    stride: tuple[float, ...] = ()
+    field: tuple[float | None, ...] = ()
+    start: tuple[float | None, ...] = ()
+    cells: tuple[str, ...] = ()
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of a node, or of a tensor and the node that makes it.
+
+    Attributes:
+        name: what was asked for.
+        node: the name of the node; empty for an input or an initializer.
+        op: its operator; ``input`` or ``initializer`` where there is no node.
+        part: ``image``, ``trunk``, ``head``, ``network`` (without a head), ``context``, ``beside`` the image,
+            ``constant``, ``unused``, and in a refused network ``refused``, ``blocked`` or ``reached``.
+        becomes: what does the node's work in the converted model.
+        reads: the tensors that the node reads.
+        makes: the tensors that it makes, or the one that was asked for.
+        causes: root causes, where the node or something before it is refused.
+    """
+
+    name: str
+    node: str
+    op: str
+    part: str
+    becomes: str
+    reads: tuple[Operand, ...]
+    makes: tuple[Operand, ...]
+    causes: tuple[Diagnostic, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as JSON has it: its attributes; see docs/report.md."""
+        return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **asdict(self)}
+
+    def __str__(self) -> str:
+        return plain(self.tables())
+
+    def tables(self) -> list[Table]:
+        """What people read."""
+        return [Table("", (), tuple(_rows(self)))]
+
+
+def explain(
+    source: Source,
+    name: str,
+    *,
+    input_size: Size | None = None,
+    input: str | None = None,
+    output_stride: int | None = None,
+) -> Explanation:
+    """What is known of the node or tensor of that name, also in a network that is refused.
+
+    Args:
+        source: a model file, or a model.
+        name: of a node of the main graph, or of a tensor. A name of both means the node.
+        input_size: the image size that the network was made for, as for `convert`.
+        input: the name of the input that is the image, where there are several.
+        output_stride: pixels between answers, as for `convert`.
+
+    Raises:
+        ModelError: the source is not a usable model.
+        UnsupportedModel: no input looks like an image, so that there is nothing to explain, or the answers cannot lie
+            as close as `output_stride`.
+        OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
+    """
+    document = opened(source)
+    request = Request(input, size_of(input_size), output_stride=output_stride)
+    state, causes = explored(document, request)
+    if state is None:
+        raise UnsupportedModel(causes)
+    if not causes:
+        if output_stride is not None:
+            state = lift(document, request)
+        try:
+            document.commit(assemble(document, state))
+        except UnsupportedModel as refusal:
+            causes = list(refusal.diagnostics)
+    return _Explainer(document, state, causes).of(name)
+
+
+class _Explainer:
+    """Looks up what a walk found."""
+
+    def __init__(self, document: Document, state: Walk, causes: Sequence[Diagnostic]) -> None:
+        self._state, self._causes = state, causes
+        self._cut: Cut | None = find_cut(state) if state.has_head else None
+        self._trunk = set() if self._cut is None else upstream(state, self._cut.name)
+        self._made = {name for node in document.proto.graph.node for name in node.output}
+        self._made |= {i.name for i in document.proto.graph.input}
+        self._nodes = {seat.node.name: k for k, seat in enumerate(state.seats) if seat.node.name}
+        self._makers = {o.name: k for k, seat in enumerate(state.seats) for o in seat.node.outputs if o.name}
+        self._graph = document.proto.graph
+        refusals = {**state.diagnostics, **state.causes}  # found at one node, and told of the one that is at fault
+        self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
+
+    def of(self, name: str) -> Explanation:
+        """The explanation of a node or tensor."""
+        if name in self._nodes:
+            return self._node(name, self._nodes[name])
+        if name in self._makers:
+            return self._node(name, self._makers[name], only=name)
+        if name in self._state.facts:
+            fact = self._state.facts[name]
+            part = "image" if isinstance(fact, Lifted) else "beside" if isinstance(fact, Unmapped) else "constant"
+            op = "initializer" if isinstance(fact, Known) else "input"
+            return Explanation(name, "", op, part, "stays", (), (self._operand(name),))
+        for node in self._graph.node:
+            if name and name in (node.name, *node.output):
+                makes = tuple(Operand(o, "unused") for o in node.output if o)
+                return Explanation(name, node.name, node.op_type, "unused", "stays", (), makes)
+        names = [*self._nodes, *self._state.facts, *self._makers]
+        near = difflib.get_close_matches(name, dict.fromkeys(names), 3)
+        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise OptionError(f"the model has no node or tensor '{name}'{hint}")
+
+    def _node(self, name: str, k: int, *, only: str = "") -> Explanation:
+        seat = self._state.seats[k]
+        part = self._part(k)
+        causes = tuple(self._before(k)) if part in ("refused", "blocked") else ()
+        becomes = "nothing: the network is refused" if self._causes else self._becomes(seat)
+        reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(seat.proto)))
+        makes = tuple(self._operand(o.name) for o in seat.node.outputs if o.name and only in ("", o.name))
+        return Explanation(name, seat.name, str(seat.node.op), part, becomes, reads, makes, causes)
+
+    def _part(self, k: int) -> str:
+        state, facts = self._state, self._facts(k)
+        if k in self._refusals:
+            return "refused"
+        if any(isinstance(f, Blocked) for f in facts):
+            return "blocked"
+        if k in state.context or any(isinstance(f, Unmapped) and f.context for f in facts):
+            return "context"
+        if all(isinstance(f, Known) for f in facts):
+            return "constant"
+        if not any(isinstance(f, Lifted) for f in facts):
+            return "beside"
+        if self._causes:
+            return "reached"
+        if self._cut is None:
+            return "head" if state.has_head else "network"
+        return "trunk" if k in self._trunk else "head"
+
+    def _facts(self, k: int) -> list[Fact]:
+        outputs = (o.name for o in self._state.seats[k].node.outputs)
+        return [self._state.facts[n] for n in outputs if n in self._state.facts]
+
+    def _before(self, k: int) -> Iterator[Diagnostic]:
+        """The root causes among the nodes that this one is computed from, itself included."""
+        wanted: set[str] = set()
+        for j in range(k, -1, -1):
+            seat = self._state.seats[j]
+            if j == k or any(o.name in wanted for o in seat.node.outputs):
+                if j in self._refusals:
+                    yield self._refusals[j]
+                wanted |= set(names_used(seat.proto))
+
+    def _becomes(self, seat: Seat) -> str:
+        """What does the node's work in the converted model."""
+        if not seat.replaced:
+            return "stays as it is" if any(n in self._made for n in seat.proto.output) else "nothing: no longer read"
+        if not seat.emissions:
+            return "no node: it only regroups the axes"
+        live = [e for e in seat.emissions if any(o.name in self._made for o in e.node.outputs)]
+        if not live:
+            return "nothing: no longer read"
+        return " + ".join(_spelled(e, seat) for e in live)
+
+    def _operand(self, name: str) -> Operand:
+        state = self._state
+        fact = state.facts.get(name)
+        if fact is None:
+            return Operand(name, "unused")
+        if isinstance(fact, Known):
+            return Operand(name, "constant", value=self._value(fact))
+        if not isinstance(fact, Lifted):
+            return Operand(name, "blocked" if isinstance(fact, Blocked) else "unmapped")
+        axes = sliding(fact)
+        fields = [a.field.plain() for a in axes]
+        image = state.renamed.get(fact.map, fact.map)
+        return Operand(
+            name,
+            "map",
+            layout=str(fact),
+            map=image if image in self._made and not self._causes else None,
+            channels=fact.width,
+            window=tuple(a.window for a in axes),
+            stride=tuple(float(f.stride) for f in fields),
+            field=tuple(float(f.size) if f.is_local else None for f in fields),
+            start=tuple(float(f.start) if f.is_local else None for f in fields),
+            cells=tuple(a.count.formula(SIZE_NAMES[len(state.image.size)][a.image or 0]) for a in axes),
+        )
+
+    def _value(self, fact: Known) -> str:
+        """A small value that was computed from sizes."""
+        if not fact.sized:
+            return ""
+        try:
+            value = self._state.values[fact.name]
+        except Unsupported:
+            return ""
+        if value.size > SHOWN:
+            return ""
+        words = [counted(int(v)) if v == v // 1 else str(v) for v in value.reshape(-1).tolist()]
+        return f"[{', '.join(words)}]" if value.ndim else words[0]
+
+
+def _spelled(emission: Emission, seat: Seat) -> str:
+    """An operator and its kernel; whether it is the node itself."""
+    node = emission.node
+    kernel = node.attrs.get("kernel_shape")
+    text = f"{node.op} {times(kernel)}" if kernel else str(node.op)
+    if not emission.varies:
+        return text
+    changed = {k for k in (*node.attrs, *seat.node.attrs) if node.attrs.get(k) != seat.node.attrs.get(k)}
+    return f"{text}, with {', '.join(sorted(changed))} rewritten" if changed else f"{text}, as it was"
+
+
+def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
+    yield ("node" if it.node else it.op), f"{it.op} '{it.node}'" if it.node else f"'{it.name}'"
+    yield "part", PARTS[it.part]
+    for cause in it.causes:
+        yield (
+            ("why", f"{cause.reason}{f' ({cause.hint})' if cause.hint else ''}")
+            if cause.node == it.node
+            else (
+                "because",
+                str(cause),
+            )
+        )
+    if it.node:
+        yield "becomes", it.becomes
+    for operand in it.reads:
+        yield "reads", _summary(operand)
+    for operand in it.makes:
+        yield "makes" if it.node else "is", _summary(operand)
+        if operand.fact == "map":
+            yield from _placed(operand)
+
+
+def _summary(operand: Operand) -> str:
+    if operand.fact != "map":
+        return f"'{operand.name}', {FACTS[operand.fact]}" + (f" {operand.value}" if operand.value else "")
+    return f"'{operand.name}', {operand.layout}"
+
+
+def _placed(operand: Operand) -> Iterator[tuple[str, str]]:
+    """Where the cells of a map are."""
+    named = f"'{operand.map}', " if operand.map is not None else ""
+    window = f", a window of {times(operand.window)}" if any(n > 1 for n in operand.window) else ", one cell a window"
+    yield "map", f"{named}{operand.channels} channel{'' if operand.channels == 1 else 's'}{window}"
+    yield "stride", f"{pixels(operand.stride, square=True)} a cell"
+    sizes = [s for s in operand.field if s is not None]
+    if len(sizes) < len(operand.field):
+        yield "field", "the whole image"
+    else:
+        starts = dict.fromkeys(f"{s:g}" for s in operand.start if s is not None)
+        yield "field", f"{pixels(sizes)}, from {'×'.join(starts)} on"
+    yield "cells", ", ".join(operand.cells)

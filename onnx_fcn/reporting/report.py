@@ -1,0 +1,453 @@
+"""What was found, done and measured: one plain value, its texts, and its JSON.
+
+A `Report` holds numbers, names and sentences only, no facts and no protos: it can be compared, pickled and kept. What
+people read is the same list of `Table`s everywhere; `str(report)` aligns them as plain text, and the command line
+draws them where there is a terminal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnx_fcn._version import __version__
+from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.errors import OptionError
+from onnx_fcn.geometry import Field, Geometry
+from onnx_fcn.model.metadata import written
+from onnx_fcn.reporting.cost import ImageCost, NativeCost
+from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
+
+__all__ = ["FORMAT", "Report", "tables_of", "validation_dict"]
+
+
+#: Version of what `Report.to_dict` returns (docs/report.md); it grows when a key is renamed, removed or changes its
+#: meaning.
+FORMAT = 1
+
+#: Layers of the head that the diagram names.
+SHOWN = 6
+
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: its name, and its shape in the original and in the result (None where a size is unknown).
+
+    `stride` is, for an output, how many pixels lie between its answers along each axis of the image.
+    """
+
+    name: str
+    before: tuple[Dim, ...] | None
+    after: tuple[Dim, ...] | None
+    stride: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Map:
+    """The cut: the feature map that all answers are computed from.
+
+    Attributes:
+        name: the tensor in the original.
+        channels: its channels.
+        window: its cells that one answer is computed from.
+        stride: pixels per cell.
+    """
+
+    name: str
+    channels: int
+    window: tuple[int, ...]
+    stride: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that was about one window, and answers at every position now.
+
+    Attributes:
+        kind: ``dense``, ``window`` (a convolution or pooling over the whole window) or ``unfold`` (window positions
+            became channels).
+        node: its name in the original.
+        was: its operator.
+        becomes: the operator that does its work now, or several, joined by " + ".
+        kernel: cells of the map that it covers; all 1 behind the first dense layer.
+        inputs: channels that it reads, in each group.
+        outputs: channels that it makes.
+        groups: groups of channels.
+        reads: the map that it reads.
+        layout: how the exporter had flattened it: ``n (c256 h6 w6)`` is channels first.
+        weight: the name of its weight.
+        same_bytes: whether the kernel is stored as the weight was; else it was laid out anew. None without a weight.
+    """
+
+    kind: str
+    node: str
+    was: str
+    becomes: str
+    kernel: tuple[int, ...]
+    inputs: int
+    outputs: int
+    groups: int
+    reads: str
+    layout: str
+    weight: str
+    same_bytes: bool | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Nodes of the main graph by operator, and names of its initializers.
+
+    Attributes:
+        kept: nodes that are untouched.
+        changed: nodes that kept their operator and their place, with other inputs or attributes.
+        removed, added: nodes of the original only, and of the result only.
+        reshaped: initializers with other dims and the same bytes.
+        rewritten: initializers with other values or another order of them.
+        removed_initializers, added_initializers: what it says.
+    """
+
+    kept: dict[str, int]
+    changed: dict[str, int]
+    removed: dict[str, int]
+    added: dict[str, int]
+    reshaped: tuple[str, ...]
+    rewritten: tuple[str, ...]
+    removed_initializers: tuple[str, ...]
+    added_initializers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image size, in pixels, the grid of answers for it, and how many of these no padding reaches."""
+
+    size: tuple[int, ...]
+    answers: tuple[int, ...]
+    interior: int
+
+
+@dataclass
+class Report:
+    """The result of a conversion, or of an inspection.
+
+    Attributes:
+        source: the path of the model; empty for one in memory.
+        source_bytes: its size with its external data.
+        image: the input that is the image.
+        axes: its axes, such as ``NCHW``.
+        window: the native size, in pixels: what one answer sees.
+        outputs: the answers.
+        cut: the last feature map that all answers are computed from; None where the whole network slides.
+        layers: what became convolutions and poolings, in the order of the graph.
+        context: nodes that see the whole image, whatever its size, and their operators.
+        caveats: what to know about the answers, in sentences.
+        example: a larger image and its grid of answers; None where the network was fully convolutional already.
+        native: what the original costs at its native size.
+        costs: what the converted network costs at that and at larger sizes.
+        difference: what changed in the graph.
+        validation: the comparison with the original; None when it was skipped.
+        output: the path of the result; None when nothing was written.
+        output_bytes: its size with its external data.
+        data: the path of the result's data file; None when its weights are in the model file.
+        seconds: how long each stage took.
+        geometry: where the answers are: their windows, receptive fields, counts and exactness.
+        fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
+    """
+
+    source: str
+    source_bytes: int
+    image: Tensor
+    axes: str
+    window: tuple[int, ...]
+    outputs: tuple[Tensor, ...]
+    cut: Map | None
+    layers: tuple[Layer, ...]
+    context: tuple[tuple[str, str], ...]
+    caveats: tuple[str, ...]
+    example: Example | None
+    native: NativeCost
+    costs: tuple[ImageCost, ...]
+    difference: Difference
+    validation: Validation | None = None
+    output: str | None = None
+    output_bytes: int = 0
+    data: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    geometry: Geometry = field(default_factory=lambda: Geometry((), {}))
+    fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
+
+    def field(self, tensor: str) -> tuple[Field, ...]:
+        """The receptive field of a tensor of the original, along each axis of the image.
+
+        Raises:
+            OptionError: no map of the network has that name.
+        """
+        if tensor not in self.fields:
+            near = difflib.get_close_matches(tensor, self.fields, 3)
+            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise OptionError(f"there is no tensor '{tensor}' that depends on the position in the image{hint}")
+        return self.fields[tensor]
+
+    @property
+    def stride(self) -> tuple[float, ...]:
+        """Pixels between neighbouring answers of the first output, along each axis of the image."""
+        return self.outputs[0].stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it, key by key in docs/report.md; its ``version`` is `FORMAT`."""
+        values = asdict(self)
+        validation = None if self.validation is None else validation_dict(self.validation)
+        values |= {"context": [{"node": node, "op": op} for node, op in self.context], "validation": validation}
+        values["costs"] = [asdict(cost) | {"ratio": cost.ratio} for cost in self.costs]
+        values["geometry"] = {name: written(answers) for name, answers in self.geometry.outputs.items()}
+        values["fields"] = {name: [_field_dict(f) for f in fields] for name, fields in self.fields.items()}
+        return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **values}
+
+    def __str__(self) -> str:
+        return plain(self.tables())
+
+    def tables(self, *, verbose: bool = False) -> list[Table]:
+        """What people read; `verbose` adds every single check, and what became of the initializers."""
+        return list(_tables(self, verbose))
+
+
+def _field_dict(value: Field) -> dict[str, Any]:
+    """A field as JSON has it: without size and padding where it is the whole image."""
+    local = value.is_local
+    return {"size": value.size if local else None, "stride": value.stride, "padding": value.padding if local else None}
+
+
+def validation_dict(validation: Validation) -> dict[str, Any]:
+    """A validation as JSON has it: `passed`, the attributes of its `Check`s, and what was not compared."""
+    checks = [asdict(c) | {"error": c.error if math.isfinite(c.error) else None} for c in validation.checks]
+    return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
+
+
+def _tables(report: Report, verbose: bool) -> Iterator[Table]:
+    yield Table("", (), tuple(_overview(report)))
+    yield Table("From an image to its answers", (), tuple(_diagram(report)))
+    if report.layers:
+        columns = ("node", "was", "becomes", "reads", "weight")
+        yield Table("What answers at every position", columns, tuple(map(_layer_row, report.layers)))
+    yield Table("What changed", (), tuple(_difference_rows(report.difference, verbose)))
+    headings = ("image", "answers", "MACs", "as crops", "ratio", "activations")
+    yield Table("What a larger image costs", headings, tuple(map(_cost_row, report.costs)))
+    if report.caveats:
+        yield Table("What to know", (), tuple((c,) for c in report.caveats))
+    if report.validation is not None:
+        yield from tables_of(report.validation, verbose=verbose)
+
+
+def _overview(report: Report) -> Iterator[tuple[str, str]]:
+    if report.source:
+        yield "model", f"{report.source}, {bytes_of(report.source_bytes)}"
+    yield "image", f"{_change(report.image)}, {report.axes}"
+    for output in report.outputs:
+        yield "answers", _change(output)
+    form = report.geometry.of().form if report.geometry.outputs else "map"
+    if form != "map":
+        yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
+    yield "window", pixels(report.window)
+    for output in report.outputs:
+        if output.stride and (output is report.outputs[0] or output.stride != report.stride):
+            of = "" if output is report.outputs[0] else f" of '{output.name}'"
+            yield "stride", f"{pixels(output.stride, square=True)} between answers{of}"
+    yield from _where(report.geometry)
+    if report.example is not None:
+        yield "example", f"{pixels(report.example.size)} → {times(report.example.answers)} answers{_free(report)}"
+    yield "cost", _native(report.native)
+    if report.output is not None:
+        data = f", with its weights in {report.data}" if report.data else ""
+        doubt = ", not compared with the original" if report.validation is None else ""
+        yield "written", f"{report.output}, {bytes_of(report.output_bytes)}{data}{doubt}"
+    if report.seconds:
+        parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
+        yield "time", f"{sum(report.seconds.values()):.2f} s ({parts})"
+
+
+#: What the first word of a form says of the answers.
+_FORM_WORDS = {
+    "mean": "of the map of answers, for an image of any size",
+    "max": "of the map of answers, for an image of any size",
+    "full-size": "each answer in the middle of its window, linear in between",
+    "argmax": "the best class of each answer",
+    "keep-size": "all shapes as they were, with convolutions for dense layers",
+}
+
+
+def _free(report: Report) -> str:
+    """How many answers of the example no padding reaches, where padding reaches any."""
+    if report.example is None or report.geometry.of().exactness != "padded":
+        return ""
+    return f", {report.example.interior or 'none'} of them free of padding"
+
+
+def _native(cost: NativeCost) -> str:
+    """What one window costs in the original."""
+    macs, activations = _macs(cost.macs), _activations(cost.activations)
+    images = "" if cost.batch == 1 else f", in a batch of {cost.batch}"
+    return f"{macs} multiply-accumulates (MACs) a window, {activations} of activations{images}"
+
+
+def _macs(count: int | None) -> str:
+    return "unknown" if count is None else count_of(count)
+
+
+def _activations(count: int | None) -> str:
+    return "unknown" if count is None else bytes_of(count)
+
+
+def _cost_row(cost: ImageCost) -> tuple[str, ...]:
+    crops, ratio = ("–", "–") if cost.ratio is None else (_macs(cost.crops), f"{cost.ratio:.1f}×")
+    return times(cost.size), times(cost.answers), _macs(cost.macs), crops, ratio, _activations(cost.activations)
+
+
+def _diagram(report: Report) -> Iterator[tuple[str, str]]:
+    """The trunk, the cut and the head, one below the other, with an arrow for each part."""
+    before = report.image.before or ()
+    channels = [d for d, axis in zip(before, report.axes) if axis == "C" and isinstance(d, int)]
+    yield "image", f"'{report.image.name}', {times([*channels, *report.window])}"
+    trunk, head = report.native.trunk, report.native.head
+    if report.cut is None:
+        yield "  ↓", f"{_nodes(trunk.nodes + head.nodes)}, {_macs(report.native.macs)} MACs"
+    else:
+        yield "  ↓", f"trunk: {_nodes(trunk.nodes)}, {_macs(trunk.macs)} MACs"
+        cells = times((report.cut.channels, *report.cut.window))
+        yield "cut", f"'{report.cut.name}', {cells}, a cell every {pixels(report.cut.stride, square=True)}"
+        yield "  ↓", f"head: {_nodes(head.nodes)}, {_macs(head.macs)} MACs a window"
+    for layer in report.layers[:SHOWN]:
+        yield "  ↓", f"  {_becomes(layer)}"
+    if len(report.layers) > SHOWN:
+        yield "  ↓", f"  and {len(report.layers) - SHOWN} more, listed below"
+    for output in report.outputs:
+        yield "answers", f"'{output.name}'{_answer(report, output)}"
+
+
+def _answer(report: Report, output: Tensor) -> str:
+    """What an output has, and where."""
+    answers = report.geometry.outputs.get(output.name)
+    if answers is None or output.after is None:
+        return ""
+    every = f"every {pixels(output.stride, square=True)}"
+    if answers.form != "map":
+        return f", {answers.form}" if answers.form == "keep-size" else f", {answers.form} of a map of answers {every}"
+    width = output.after[1] if len(output.after) > 1 else None
+    return f", {width} numbers {every}" if isinstance(width, int) else f", {every}"
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"
+
+
+def _where(geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """What an answer sees, and whether it is what the original says to a crop; once for outputs that are alike."""
+    told: set[tuple[str, str]] = set()
+    for name, answers in geometry.outputs.items():
+        of = f" of '{name}'" if told else ""
+        starts = list(dict.fromkeys(f"{float(f.start):g}" for f in answers.field))
+        start = f", from {'×'.join(starts)} on"
+        whole = not all(f.is_local for f in answers.field)
+        seen = "the whole image" if whole else f"{pixels([float(f.size) for f in answers.field])}{start}"
+        verdict = f"{'yes' if answers.exactness == 'exact' else f'no, {answers.exactness}'}: {answers.reason}"
+        if (seen, verdict) not in told:
+            yield "field", seen + of
+            yield "exact", verdict + of
+            told.add((seen, verdict))
+
+
+def _change(tensor: Tensor) -> str:
+    before, after = _shape(tensor.before), _shape(tensor.after)
+    return f"'{tensor.name}' {before}" + (f" → {after}" if after != before else "")
+
+
+def _shape(dims: Sequence[Dim] | None) -> str:
+    return "of unknown shape" if dims is None else f"({', '.join('?' if d is None else str(d) for d in dims)})"
+
+
+def _becomes(layer: Layer) -> str:
+    """The operator that does a layer's work, its kernel and its channels."""
+    single = layer.kernel and " + " not in layer.becomes
+    becomes = f"{layer.becomes} {times(layer.kernel)}" if single else layer.becomes
+    if layer.inputs and layer.outputs:
+        becomes += f", {layer.inputs * layer.groups} → {layer.outputs}"
+    if layer.groups > 1 and layer.kind == "dense":
+        becomes += f", {layer.groups} groups"
+    return becomes
+
+
+def _layer_row(layer: Layer) -> tuple[str, ...]:
+    whole = any(k > 1 for k in layer.kernel)
+    size = (layer.inputs * layer.groups,) if layer.inputs else ()
+    reads = f"{times((*size, *(layer.kernel if whole else ())))} of '{layer.reads}'"
+    reads += f" as {layer.layout}" if whole else ""
+    stored = {True: ", same bytes", False: ", laid out anew", None: ""}[layer.same_bytes]
+    return layer.node, layer.was, _becomes(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
+
+
+def _difference_rows(difference: Difference, verbose: bool) -> Iterator[tuple[str, str]]:
+    for verb in ("kept", "changed", "removed", "added"):
+        counts: dict[str, int] = getattr(difference, verb)
+        if counts:
+            listed = verb != "kept" or verbose
+            named = ", ".join(f"{n} {op}" for op, n in counts.items())
+            yield f"nodes {verb}", named if listed else str(sum(counts.values()))
+    weights = {
+        "reshaped": difference.reshaped,
+        "laid out anew": difference.rewritten,
+        "removed": difference.removed_initializers,
+        "added": difference.added_initializers,
+    }
+    for verb, names in weights.items():
+        if names:
+            yield f"weights {verb}", ", ".join(map(repr, names)) if verbose or len(names) <= 4 else str(len(names))
+
+
+#: What each kind of check compares.
+QUESTIONS = {
+    "native": "the original at its native size",
+    "law": "the original head on its window of the feature map",
+    "crops": "the original on the crop of its window",
+    "trunk": "the original's feature map of a crop, where no padding is seen",
+    "phases": "the original's feature map of the shifted image",
+    "grid": "the number of answers that was said",
+    "form": "what was to become of the map",
+    "metadata": "what the metadata say of the answers",
+}
+
+
+def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
+    """A validation: the worst of each kind of check, or every one of them."""
+    title = "Validation: it is the same network" if validation.passed else "Validation: it is NOT the same network"
+    rows = []
+    for kind, question in QUESTIONS.items():
+        checks = [c for c in validation.checks if c.kind == kind]
+        if not checks:
+            continue
+        if verbose:
+            for c in checks:
+                subject = f"{kind}: '{c.subject}', batch {c.batch}" + (f", {c.note}" if c.note else "")
+                rows.append((subject, times(c.size), f"{c.error:.1e}", _verdict(c)))
+            continue
+        worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
+        shown = checks if worst.passed else [worst]
+        windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
+        total = sum(windows.values())
+        count = f"{total} window{'' if total == 1 else 's'}"
+        what = f"{question}, {count}" if kind in ("law", "crops") else question
+        sizes = ", ".join(dict.fromkeys(times(c.size) for c in shown))
+        rows.append((what, sizes, f"{worst.error:.1e}", _verdict(worst)))
+    rows += [(f"not compared: {words}", "", "", "") for words in validation.uncovered]
+    yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
+
+
+def _verdict(check: Check) -> str:
+    if check.tolerance is not None:
+        return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
+    if check.median is None:
+        return "for information"
+    same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
+    return f"median {check.median:.1e}{same}"

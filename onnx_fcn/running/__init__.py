@@ -1,0 +1,1 @@
+"""Using a converted file: pixels in, answers at their places out."""

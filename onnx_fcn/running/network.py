@@ -1,0 +1,309 @@
+"""A converted file that is to be run: how images go in, on what they run, and what comes out.
+
+    converted = open_converted("out.onnx")
+    session = converted.session(providers=["CPUExecutionProvider"])
+    maps = session.run(images)                          # (N, C, *space) → (N, K, *cells)
+
+All of it is read from the file alone, without its weights: metadata says which input is the image, and what each axis
+of it and of the outputs is, as a layout such as ``NCHW`` or ``NHWC``; the graph says their types. Names and sizes that
+other tools have written into a shape do not matter, but the number of channels does.
+
+Nothing here imports the converter, and onnxruntime comes in with a session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, ValueInfoProto
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import ModelError, OptionError, in_one_line
+from onnx_fcn.geometry import AXES, Answers
+from onnx_fcn.model import graphs, storage
+from onnx_fcn.model.metadata import geometry_in
+
+__all__ = ["CPU", "Converted", "Session", "converted_in", "open_converted"]
+
+
+Source = str | os.PathLike[str] | ModelProto
+
+CPU = ("CPUExecutionProvider",)
+
+#: What may be made of a map, and is still one answer for each cell.
+FORMS = ("map", "argmax")
+
+#: How onnxruntime says that there is not enough memory.
+OUT_OF_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "CUDA out of memory")
+
+#: Operators that give numbers of classes: their outputs of that kind.
+CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
+
+#: Operators whose results are values of their operands, elsewhere or of another type.
+CARRYING = frozenset(
+    {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
+    | {"Transpose", "Unsqueeze"}
+)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One output of a converted model.
+
+    Attributes:
+        source: the file, or the model.
+        native: the size that the network was made for, in pixels.
+        answers: where the answers are.
+        image: the input.
+        layout: its axes, such as ``NCHW``.
+        channels: of the image; 1 where the input has no axis for them.
+        batch: images that a run takes; None for any number.
+        fixed: for each axis the only size that the file takes, where another tool fixed it; None where any.
+        image_type: of the pixels.
+        others: the other inputs.
+        output: its name.
+        width: channels of the map; None where the best one of them was chosen.
+        output_type: of the answers.
+        tells_classes: are these numbers of classes, rather than scores?
+    """
+
+    source: str | ModelProto
+    native: tuple[int, ...]
+    answers: Answers
+    image: str
+    layout: str
+    channels: int
+    batch: int | None
+    fixed: tuple[int | None, ...]
+    image_type: np.dtype[Any]
+    others: tuple[str, ...]
+    output: str
+    width: int | None
+    output_type: np.dtype[Any]
+    tells_classes: bool
+
+    @property
+    def rank(self) -> int:
+        """Axes of the image: 2 for a picture."""
+        return len(self.native)
+
+    def map_shape(self, cells: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the map of one image."""
+        return (*cells,) if self.width is None else (self.width, *cells)
+
+    def size_of(self, tensor: Array) -> tuple[int, ...]:
+        """The size of an image, in pixels, of what the network reads."""
+        return tuple(tensor.shape[self.layout.index(letter)] for letter in AXES[self.rank])
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raises OptionError: the file takes images of another size only."""
+        if any(only not in (None, n) for only, n in zip(self.fixed, size)):
+            only = "×".join("any" if n is None else str(n) for n in self.fixed)
+            raise OptionError(
+                f"the file takes images of {only} pixels, to which another tool fixed it, and not of "
+                f"{'×'.join(map(str, size))}: run the file as it was converted, or convert the original again"
+            )
+
+    def arranged(self, images: Array) -> Array:
+        """(N, C, *space) → the axes and the type of the input; numbers are rounded where it reads integers.
+
+        An input without an axis for the batch takes a single image.
+        """
+        if self.image_type.kind != "f" and images.dtype.kind == "f":
+            limits = np.iinfo(self.image_type)
+            images = np.rint(images).clip(limits.min, limits.max)
+        tensor = _transposed(images.astype(self.image_type, copy=False), "NC" + AXES[self.rank], self.layout)
+        return np.ascontiguousarray(tensor)
+
+    def session(self, providers: Sequence[Any] | None = None, options: Any = None) -> Session:
+        """The model, loaded.
+
+        Args:
+            providers: of onnxruntime; the CPU by default.
+            options: an `onnxruntime.SessionOptions`.
+
+        Raises:
+            ModelError: onnxruntime does not load it.
+            OptionError: it has no such provider.
+        """
+        import onnxruntime
+
+        if options is None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4
+        wanted, available = list(providers or CPU), onnxruntime.get_available_providers()
+        for provider in wanted:
+            if (name := provider if isinstance(provider, str) else provider[0]) not in available:
+                raise OptionError(f"this onnxruntime has no provider '{name}': it has {', '.join(available)}")
+        model = self.source if isinstance(self.source, str) else self.source.SerializeToString()
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
+        return Session(self, session)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A converted model in onnxruntime."""
+
+    converted: Converted
+    inference: Any
+
+    def run(self, images: Array, feeds: Mapping[str, Array] | None = None) -> Array:
+        """The maps of images of one size: (N, C, *space) → (N, K, *cells), or (N, *cells) of best classes.
+
+        Args:
+            images: of any type; numbers are rounded where the network reads integers.
+            feeds: values of the other inputs, by name.
+
+        Raises:
+            ModelError: onnxruntime does not run the model, or it gives other cells than its metadata says.
+            OptionError: the file takes images of another size only; there is not enough memory.
+        """
+        return self.run_tensor(self.converted.arranged(images), feeds)
+
+    def run_tensor(self, tensor: Array, feeds: Mapping[str, Array] | None = None) -> Array:
+        """The same for what the network reads, in its own axes and type.
+
+        Raises:
+            ModelError: likewise.
+            OptionError: likewise.
+        """
+        converted = self.converted
+        size = converted.size_of(tensor)
+        converted.check_size(size)
+        try:
+            (values,) = self.inference.run([converted.output], {**(feeds or {}), converted.image: tensor})
+        except Exception as error:
+            pixels = "×".join(map(str, size))
+            if any(words in str(error) for words in OUT_OF_MEMORY):
+                raise OptionError(
+                    f"there is not enough memory to run the model on {pixels} pixels at once: apply takes it tile by "
+                    "tile, and --tile makes tiles smaller"
+                ) from None
+            raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
+        wanted = AXES[converted.rank] if converted.width is None else "C" + AXES[converted.rank]
+        maps = _transposed(np.asarray(values), converted.answers.layout, "N" + wanted)
+        images = tensor.shape[converted.layout.index("N")] if "N" in converted.layout else 1
+        shape = (images, *converted.map_shape(converted.answers.grid(*size).shape))
+        if maps.shape != shape:
+            raise ModelError(f"output '{converted.output}' has the shape {maps.shape}, where its metadata says {shape}")
+        return maps
+
+
+def open_converted(source: Source, output: str | None = None) -> Converted:
+    """Read what a converted model says of itself. Weights are not read.
+
+    Args:
+        source: the file, or the model.
+        output: its name; by default the first that lies on a grid.
+
+    Raises:
+        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
+        OptionError: there is no such output, or it is no map.
+    """
+    return converted_in(storage.read(source)[0], source, output)
+
+
+def converted_in(model: ModelProto, source: Source, output: str | None = None) -> Converted:
+    """The same of a model, or its skeleton, that was read from there already.
+
+    Raises:
+        ModelError: likewise.
+        OptionError: likewise.
+    """
+    geometry, graph = geometry_in(model), model.graph
+    answers = geometry.of(output)
+    name = next(iter(geometry.outputs)) if output is None else output
+    if answers.form not in FORMS:
+        form = answers.form.replace(" ", " --")
+        raise OptionError(f"output '{name}' was made with --{form}, which is no map: convert without that")
+    if not answers.layout:
+        raise OptionError(f"output '{name}' has other axes than a batch, channels and cells, so it is no map")
+    image = next(i for i in graph.input if i.name == geometry.image)
+    stored = graphs.stored_names(graph)
+    layout, declared = geometry.layout, next(o for o in graph.output if o.name == name)
+    channels = _size(image, layout, "C") if "C" in layout else 1
+    output_type = _dtype(declared, "answers with")
+    return Converted(
+        source if isinstance(source, ModelProto) else os.fspath(source),
+        geometry.window,
+        answers,
+        image.name,
+        layout,
+        channels,
+        _declared(image, layout, "N") if "N" in layout else 1,
+        tuple(_declared(image, layout, letter) for letter in AXES[len(geometry.window)]),
+        _dtype(image, "reads"),
+        tuple(i.name for i in graph.input if i.name not in {*stored, image.name}),
+        name,
+        None if answers.form == "argmax" else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
+        output_type,
+        answers.form == "argmax" or (output_type.kind in "iu" and output_type.itemsize > 1) or _chosen(graph, name),
+    )
+
+
+def _chosen(graph: GraphProto, name: str) -> bool:
+    """Does an output hold numbers of classes, whatever their type? Scores in integers are of 8 bits, and computed."""
+    makers = {output: node for node in graph.node for output in node.output if output}
+    waiting, seen = [name], set()
+    while waiting:
+        tensor = waiting.pop()
+        node = makers.get(tensor)
+        if node is None or tensor in seen:
+            continue
+        seen.add(tensor)
+        if list(node.output).index(tensor) in CHOOSING.get(node.op_type, ()):
+            return True
+        if node.op_type in CARRYING:
+            waiting += node.input if node.op_type == "Concat" else node.input[:1]
+    return False
+
+
+def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:
+    """The size of an axis; None where it is left open.
+
+    Raises:
+        ModelError: the metadata speaks of other axes.
+    """
+    dims = tensor.type.tensor_type.shape.dim
+    if len(dims) != len(layout):
+        raise ModelError(
+            f"the metadata says that the axes of '{tensor.name}' are {layout}, and it has {len(dims)}: convert the "
+            "original again"
+        )
+    dim = dims[layout.index(letter)]
+    return int(dim.dim_value) if dim.HasField("dim_value") else None
+
+
+def _size(tensor: ValueInfoProto, layout: str, letter: str) -> int:
+    size = _declared(tensor, layout, letter)
+    if size is None or size < 1:
+        raise ModelError(f"'{tensor.name}' does not say how many channels it has: convert the original again")
+    return size
+
+
+def _dtype(tensor: ValueInfoProto, verb: str) -> np.dtype[Any]:
+    kind = tensor.type.tensor_type.elem_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except (KeyError, TypeError):
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiu":
+        name = onnx.TensorProto.DataType.Name(kind).lower() if kind in onnx.TensorProto.DataType.values() else kind
+        raise OptionError(f"the network {verb} {name} values in '{tensor.name}', which are neither pixels nor scores")
+    return dtype
+
+
+def _transposed(values: Array, have: str, wanted: str) -> Array:
+    """An array of one layout in another; axes that only one of them has are of size 1."""
+    index = tuple(slice(None) if letter in wanted else 0 for letter in have)
+    kept = [letter for letter in have if letter in wanted]
+    values = values[index].transpose([kept.index(letter) for letter in wanted if letter in kept])
+    return values[tuple(slice(None) if letter in kept else None for letter in wanted)]

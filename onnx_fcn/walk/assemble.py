@@ -1,0 +1,298 @@
+"""From a finished walk to the difference that it makes: one `Edit`.
+
+New nodes take the seats of those that they replace, so the order stays topological and untouched nodes stay
+untouched. What nothing reads any more goes; what was unused before stays, as long as it does not hang from the image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import NodeProto, TensorShapeProto, ValueInfoProto
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnx_fcn.errors import Diagnostic, UnsupportedModel
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.lifted import BATCH, Axis, Lifted
+from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit, Weight
+from onnx_fcn.model.graphs import names_used, stored_names
+
+__all__ = ["assemble"]
+
+
+def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) -> Edit:
+    """The edit that turns the document into the fully convolutional network of the walk.
+
+    Raises:
+        UnsupportedModel: a node that stays would read a tensor that is gone.
+    """
+    graph = document.proto.graph
+    _name_outputs(state)
+    made: dict[int, list[NodeProto]] = {}
+    for seat in state.seats:
+        nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
+        made.setdefault(seat.index, []).extend(nodes)
+    front = [_proto(e, state.prologue) for e in state.prologue.emissions]
+    back = [_proto(e, seat) for seat in state.epilogue for e in seat.emissions]
+    in_walk, last = set(made), len(graph.node) - 1
+    lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
+    for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
+        if k in in_walk:
+            continue
+        if lost.isdisjoint(names_used(node)):
+            made[k] = [node]
+        else:
+            lost |= set(filter(None, node.output))
+    if graph.node:
+        made[0] = [*front, *made.get(0, [])]
+        made[last] = [*made.get(last, []), *back]
+    weights = {
+        name: w for seat in [state.prologue, *state.seats, *state.epilogue] for name, w in seat.constants.items()
+    }
+    sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
+    live = _live(made, state.outputs, in_walk)
+    kept = {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
+    used = {name for nodes in kept.values() for node in nodes for name in names_used(node)} | set(state.outputs)
+    _check_complete(document, kept, used, weights)
+    gone = {t.name for t in graph.initializer} - used - _unused(document)
+    names = {**_shared(weights, sources), **_given_back(weights, sources, used, gone)}
+    constant_nodes: list[NodeProto] = []
+    initializers: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        if name not in used:
+            continue
+        if _is_fill(weight):
+            shape = f"{names.get(name, name)}/shape"
+            initializers[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
+            fill = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
+            constant_nodes.append(
+                onnx.helper.make_node("ConstantOfShape", [shape], [names.get(name, name)], value=fill)
+            )
+        else:
+            initializers[names.get(name, name)] = weight
+    for nodes in kept.values():
+        for node in nodes:
+            for k, name in enumerate(node.input):
+                if name in names:
+                    node.input[k] = names[name]
+    if constant_nodes:
+        kept[0] = [*constant_nodes, *kept.get(0, [])]
+    edited = {
+        k: kept.get(k, [])
+        for k, node in enumerate(graph.node)
+        if not (len(kept.get(k, [])) == 1 and kept[k][0] is node)
+    }
+    return Edit(
+        nodes=edited,
+        initializers=initializers,
+        removed_initializers=gone - set(initializers),
+        inputs={state.image.name: _input(document, state, dynamic_batch)},
+        outputs={o.name: _output(o, document, state, dynamic_batch) for o in graph.output if o.name in state.results},
+        value_info=[],
+    )
+
+
+def _name_outputs(state: Walk) -> None:
+    """Let the delivered maps have the names of the outputs, renaming tensors where nothing else is in the way."""
+    delivered = {name: result.map for name, result in state.results.items()}
+    delivered |= {name: final.tensor for name, final in state.finals.items()}
+    taken = Counter(delivered.values())
+    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    produced = {t.name for e in emissions for t in e.node.outputs}
+    untouched = {n for seat in state.seats if not seat.replaced for n in names_used(seat.proto)}
+    renamed: dict[str, str] = {}
+    for seat in state.epilogue:
+        name = seat.node.outputs[0].name
+        current = delivered[name]
+        if current == name:
+            continue
+        if name in produced:  # the tensor that had the name is still read on the way to the output
+            renamed[name] = state.fresh(f"{name}/map")
+        if current in produced and taken[current] == 1 and current not in untouched and current not in delivered:
+            renamed[current] = name
+        else:
+            current = renamed.get(current, current)
+            alias = gs.Node("Identity", name, inputs=[gs.Variable(current)], outputs=[gs.Variable(f"{name}/alias")])
+            seat.emissions.append(Emission(alias))
+            renamed[f"{name}/alias"] = name
+    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    for emission in emissions:
+        for tensor in [*emission.node.inputs, *emission.node.outputs]:
+            tensor.name = renamed.get(tensor.name, tensor.name)
+    state.renamed.update(renamed)
+
+
+def _proto(emission: Emission, seat: Seat) -> NodeProto:
+    """The node as it will be stored; a variation of the seat's own keeps whatever it does not change."""
+    if not emission.varies:
+        exported: NodeProto = OnnxExporter.export_node(emission.node)
+        return exported
+    node = NodeProto()
+    node.CopyFrom(seat.proto)
+    inputs = [t.name for t in emission.node.inputs]
+    outputs = [t.name for t in emission.node.outputs]
+    attrs = emission.node.attrs
+    changed = {
+        k: v
+        for k, v in attrs.items()
+        if k not in seat.node.attrs or (seat.node.attrs[k] is not v and seat.node.attrs[k] != v)
+    }
+    removed = set(seat.node.attrs) - set(attrs)
+    if list(node.input) == inputs and list(node.output) == outputs and not changed and not removed:
+        return seat.proto
+    del node.input[:], node.output[:]
+    node.input.extend(inputs)
+    node.output.extend(outputs)
+    kept = [a for a in node.attribute if a.name not in changed and a.name not in removed]
+    kept += [onnx.helper.make_attribute(k, v) for k, v in changed.items()]
+    kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return node
+
+
+def _live(made: dict[int, list[NodeProto]], outputs: Iterable[str], in_walk: set[int]) -> set[int]:
+    """Ids of the nodes that the outputs need, and of those that nothing needed before either."""
+    producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
+    found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
+    wanted = [
+        *outputs,
+        *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in names_used(node)),
+    ]
+    while wanted:
+        node = producer.get(wanted.pop())
+        if node is not None and id(node) not in found:
+            found.add(id(node))
+            wanted += names_used(node)
+    return found
+
+
+def _check_complete(
+    document: Document, kept: dict[int, list[NodeProto]], used: set[str], weights: dict[str, Weight]
+) -> None:
+    """Does every node that stays find what it reads?"""
+    graph = document.proto.graph
+    have = stored_names(graph)
+    have |= {i.name for i in graph.input} | set(weights)
+    have |= {o for nodes in kept.values() for node in nodes for o in node.output}
+    missing = used - have
+    causes = [
+        Diagnostic(
+            "reads-lost-tensor",
+            node.name or node.output[0],
+            node.op_type,
+            f"reads '{name}' at run time, which has another shape at every image size",
+        )
+        for nodes in kept.values()
+        for node in nodes
+        for name in names_used(node)
+        if name in missing
+    ]
+    if causes:
+        raise UnsupportedModel(causes)
+
+
+def _unused(document: Document) -> set[str]:
+    """Initializers that nothing read in the original."""
+    graph = document.proto.graph
+    used = {n for node in graph.node for n in names_used(node)} | {o.name for o in graph.output}
+    return {t.name for t in graph.initializer} - used
+
+
+def _given_back(weights: dict[str, Weight], sources: dict[str, str], used: set[str], gone: set[str]) -> dict[str, str]:
+    """New weights that take the name of the only one that they were made of."""
+    made = Counter(s for name, s in sources.items() if name in used)
+    return {name: s for name, s in sources.items() if name in used and s in gone and made[s] == 1}
+
+
+def _shared(weights: dict[str, Weight], sources: dict[str, str]) -> dict[str, str]:
+    """New small constants, such as the bounds of slices, under the name of the first that is the same."""
+    first: dict[tuple[object, ...], str] = {}
+    names: dict[str, str] = {}
+    for name, weight in weights.items():
+        if name not in sources and weight.array.size <= 16:
+            names[name] = first.setdefault((weight.dims, weight.elem_type, weight.array.tobytes()), name)
+    return {name: same for name, same in names.items() if name != same}
+
+
+def _is_fill(weight: Weight) -> bool:
+    """Is this large weight one number, as ConstantOfShape makes them?"""
+    return weight.array.size > 1024 and not any(weight.array.strides)
+
+
+def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+    """The image with dynamic sizes, unless these are kept."""
+    declared = ValueInfoProto()
+    declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == state.image.name))
+    dims = declared.type.tensor_type.shape.dim
+    if not _keeps_size(state):
+        for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
+            dims[axis].dim_param = name
+    if state.image.channels is not None:
+        dims[state.image.channels].dim_value = state.image.shape[state.image.channels]
+    if state.image.batch is not None:
+        batch = dims[state.image.batch]
+        if dynamic_batch:
+            batch.dim_param = "batch"
+        elif state.batch != BATCH and not batch.HasField("dim_value"):  # the graph bakes it, whatever is declared
+            batch.dim_value = state.batch
+    return declared
+
+
+def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+    """An output (N, C, *grid); how many cells there are is written as a formula of the image's size."""
+    result = state.results[declared.name]
+    made = ValueInfoProto()
+    made.CopyFrom(declared)
+    shape = made.type.tensor_type.shape
+    del shape.dim[:]
+    if (final := state.finals.get(declared.name)) is not None:
+        made.type.tensor_type.elem_type = final.elem_type
+        for size in final.dims:
+            dim = shape.dim.add()
+            if size is None:
+                dim.CopyFrom(_batch(document, state, dynamic_batch))
+            elif isinstance(size, int):
+                dim.dim_value = size
+            else:
+                dim.dim_param = size
+        return made
+    if result.is_live:  # fully convolutional already: the axes stay where they were
+        for k in result.order:
+            dim = shape.dim.add()
+            if k == 1:
+                dim.dim_value = result.width
+            elif k > 1:
+                dim.dim_param = _formula(result.space[k - 2], state)
+        return made
+    shape.dim.add().CopyFrom(_batch(document, state, dynamic_batch))
+    shape.dim.add().dim_value = result.width
+    for axis in result.space:
+        shape.dim.add().dim_param = _formula(axis, state)
+    return made
+
+
+def _batch(document: Document, state: Walk, dynamic_batch: bool) -> TensorShapeProto.Dimension:
+    """The batch as the image declares it."""
+    if state.image.batch is None:
+        return TensorShapeProto.Dimension(dim_value=1)
+    batch: TensorShapeProto.Dimension = _input(document, state, dynamic_batch).type.tensor_type.shape.dim[
+        state.image.batch
+    ]
+    return batch
+
+
+def _keeps_size(state: Walk) -> bool:
+    return any(final.form == "keep-size" for final in state.finals.values())
+
+
+def _formula(axis: Axis, state: Walk) -> str:
+    """The number of cells along an axis, such as ``(height - 224) // 32 + 1``."""
+    assert axis.image is not None, "an output has no axis that is not the image's"
+    return axis.count.formula(SIZE_NAMES[len(state.image.space)][axis.image])

@@ -1,0 +1,95 @@
+"""Where maps and answers lie in the image, read off a finished walk.
+
+Every axis of a fact carries its field and its count, so nothing is computed here: the axes that run along the image
+are put in its order, and what holds of all nodes before an output is said of its answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
+from onnx_fcn.lifting.lifted import Axis, Lifted
+from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.walk.cut import makers_of, upstream
+
+__all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
+
+
+def fields_of(state: Walk) -> dict[str, tuple[Field, ...]]:
+    """The receptive field of every tensor that lies on a map, along each axis of the image, by its original name."""
+    return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in state.facts.items() if isinstance(f, Lifted)}
+
+
+def sliding(fact: Lifted) -> list[Axis]:
+    """The axes of a map that run along the image, in its order."""
+    return sorted((a for a in fact.space if a.image is not None), key=lambda a: a.image or 0)
+
+
+def geometry_of(state: Walk) -> Geometry:
+    """Where the answers of all outputs are that lie on a grid."""
+    makers = makers_of(state)
+    outputs = {name: _answers(state, name, fact, upstream(state, name, makers)) for name, fact in state.results.items()}
+    return Geometry(state.image.size, outputs, state.image.name, layout_of(state.image))
+
+
+def layout_of(image: Image) -> str:
+    """The axes of an image, such as ``NCHW``."""
+    letters = dict(zip(image.space, AXES[len(image.space)])) | {image.batch: "N", image.channels: "C"}
+    return "".join(letters[k] for k in range(len(image.shape)))
+
+
+def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
+    """The geometry of one output, which these seats compute.
+
+    A map of a network without a head has no window but its receptive field.
+    """
+    axes = sliding(fact)
+    field = tuple(a.field.plain() for a in axes)
+    context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & before)))
+    pads = [state.seats[k].name for k in sorted(before) if (s := state.seats[k].slides) is not None and s.pads]
+    window: tuple[Number, ...] = state.image.size
+    offset: tuple[Number, ...] = (0,) * len(axes)
+    within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, state.image.size))
+    if fact.is_live:
+        window, offset, within = tuple(f.size for f in field), tuple(f.start for f in field), False
+    if context:
+        exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
+    elif pads and not within:
+        exactness, reason = "padded", f"{_verb(pads, 'pad')}: a crop sees padding where the larger image goes on"
+    else:
+        exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
+    stride = tuple(f.stride for f in field)
+    form = state.finals[name].form if name in state.finals else "map"
+    count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
+    layout = _output_layout(fact, form)
+    return Answers(window, stride, offset, field, count, inner, exactness, reason, context, form, layout)
+
+
+def _output_layout(fact: Lifted, form: str) -> str:
+    """The axes of an output, such as ``NCHW``; empty where they are no batch, channels and cells."""
+    if form not in ("map", "argmax") or any(a.image is None for a in fact.space):
+        return ""
+    names = AXES[len(sliding(fact))]
+    letters = ["N", "C", *(names[a.image or 0] for a in fact.space)]
+    if form == "argmax":
+        letters.remove("C")
+    return "".join(letters[k] for k in fact.order) if fact.is_live else "".join(letters)
+
+
+def _verb(nodes: Sequence[str], verb: str) -> str:
+    return f"'{nodes[0]}' {verb}s" if len(nodes) == 1 else f"'{nodes[0]}' and {len(nodes) - 1} more {verb}"
+
+
+def meetings(state: Walk) -> Iterator[str]:
+    """Branches that meet although the middles of their cells lie apart, in sentences."""
+    for seat in state.seats:
+        maps = [(t.name, f) for t, f in zip(seat.node.inputs, seat.operands) if isinstance(f, Lifted)]
+        for k in range(len(state.image.size)):
+            middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
+            middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}
+            if len(set(middles.values())) > 1:
+                paths = " with ".join(f"'{n}', whose first cell lies at pixel {m:g}" for n, m in middles.items())
+                yield f"'{seat.name}' joins {paths}: branches that are not aligned."
+                break

@@ -1,0 +1,224 @@
+"""Other answers than the map: what is made of an output once it lies on its grid.
+
+    reduce      the mean or the maximum of the map: the original's shape again, for images of any size
+    full_size   the map at the resolution of the image, each answer in the middle of its window
+    argmax      the best class instead of the scores
+    keep_size   the input and the outputs as they were, with convolutions in place of dense layers
+
+Each is a few nodes behind the map, which stays in the graph under a name of its own, so that validation sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
+from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.program import Final, Seat, Walk
+from onnx_fcn.lifting.site import Site
+
+__all__ = ["MAP", "Form", "finish"]
+
+
+FLOATS = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+)
+
+#: Classes that a byte can tell apart; more are counted in 64 bits, as ONNX does.
+BYTE = 256
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is made of the map of answers.
+
+    Attributes:
+        reduce: ``mean`` or ``max`` of the map; empty for the map itself.
+        full_size: at the resolution of the image.
+        argmax: the index of the best class, as uint8 up to 256 classes, else as int64.
+        keep_size: for images of the native size only, in the shapes of the original.
+    """
+
+    reduce: str = ""
+    full_size: bool = False
+    argmax: bool = False
+    keep_size: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: OptionError, for forms that contradict each other."""
+        if self.reduce not in ("", "mean", "max"):
+            raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
+        asked = [name for name, value in self._named() if value]
+        for name in ("keep-size", "reduce"):
+            others = [n for n in asked if n != name and not (name == "reduce" and n == "argmax")]
+            if name in asked and others:
+                raise OptionError(f"--{name} and --{others[0]} contradict each other: an output has one shape")
+
+    def _named(self) -> list[tuple[str, object]]:
+        return [
+            ("keep-size", self.keep_size),
+            ("reduce", self.reduce),
+            ("full-size", self.full_size),
+            ("argmax", self.argmax),
+        ]
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Do the outputs get the shapes that they had?"""
+        return self.keep_size or bool(self.reduce and not self.argmax)
+
+    def __str__(self) -> str:
+        """In a word or two, such as ``full-size argmax``; ``map`` for the plain map."""
+        words = [self.reduce] if self.reduce else []
+        words += [name for name, value in self._named() if value and name != "reduce"]
+        return " ".join(words) or "map"
+
+
+MAP = Form()
+
+
+def finish(state: Walk, form: Form) -> None:
+    """Bring all answers of a finished walk into a form.
+
+    Raises:
+        UnsupportedModel: an answer cannot be.
+        OptionError: the network has nothing that the form is about.
+    """
+    if form == MAP:
+        return
+    if not state.has_head:
+        raise OptionError(f"the network has no dense layer, so its maps are no answers that could become '{form}'")
+    causes = []
+    for seat in state.epilogue:
+        name = seat.node.outputs[0].name
+        site = Site(state, len(state.seats), seat)
+        try:
+            state.finals[name] = _final(state, site, seat, name, form)
+        except Unsupported as refusal:
+            causes.append(Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint))
+    if causes:
+        raise UnsupportedModel(causes)
+
+
+def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
+    x, original = state.results[name], seat.operands[0]
+    assert isinstance(original, Lifted)
+    if form.keep_size:
+        return Final(as_original(site, x, original), _original_dims(original), x.elem_type, str(form))
+    sizes = SIZE_NAMES[len(state.image.space)]
+    tensor, elem_type = x.map, x.elem_type
+    dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
+    if (form.reduce or form.full_size) and elem_type not in FLOATS:
+        raise Unsupported("is a map of whole numbers, which have no mean and nothing in between", code="form")
+    if form.reduce:
+        if any(a.count(n) > 1 for a in x.space for n in [state.image.size[a.image or 0]]):
+            raise Unsupported(
+                "has several answers at the native size, where windows reach beyond the image: reduced, they are not "
+                "the original's",
+                code="form",
+                hint="leave --output-stride out" if state.options.asked else "leave --reduce out",
+            )
+        tensor, dims = _reduced(site, x, form.reduce), (None, x.width)
+        if form.argmax:
+            tensor = site.squeeze(tensor, [2 + k for k in range(len(x.space))])
+        else:
+            tensor = as_original(site, x.on(tensor), original)
+            dims = _original_dims(original)
+    if form.full_size:
+        tensor = _enlarged(state, site, x)
+        dims = (None, x.width, *sizes)
+    if form.argmax:
+        if x.width == 1:
+            hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
+            raise Unsupported("has one channel, so there is no best one", code="form", hint=hint)
+        tensor = site.emit([tensor], "ArgMax", axis=1, keepdims=0)
+        elem_type = onnx.TensorProto.INT64
+        if x.width <= BYTE:
+            elem_type = onnx.TensorProto.UINT8
+            tensor = site.emit([tensor], "Cast", to=elem_type)
+        dims = (None, *dims[2:])
+    return Final(tensor, dims, elem_type, str(form))
+
+
+def as_original(site: Site, x: Lifted, original: Lifted) -> str:
+    """One answer for each image, (N, C, 1, …) or (N, C), in the shape of the original."""
+    sizes = [Atom.product(group) for group in original.layout if original.batch not in group]
+    batch = next((k for k, group in enumerate(original.layout) if group == (original.batch,)), None)
+    if original.batch.size > 1 and batch is None:
+        raise Unsupported("has the batch and something else on one axis", code="form")
+    if batch is None and original.rank == len(sizes):  # no axis of its own, or one of size 1 among the others
+        return site.emit([x.map, np.array(sizes, np.int64)], "Reshape")
+    name = site.emit([x.map, np.array([0, *sizes], np.int64)], "Reshape")
+    perm = [k + 1 if k < (batch or 0) else k for k in range(len(sizes) + 1)]
+    perm[batch or 0] = 0
+    return name if not batch else site.emit([name], "Transpose", perm=perm)
+
+
+def _original_dims(original: Lifted) -> tuple[int | str | None, ...]:
+    """The shape of the original; None for the batch."""
+    return tuple(None if group == (original.batch,) else Atom.product(group) for group in original.layout)
+
+
+def _reduced(site: Site, x: Lifted, kind: str) -> str:
+    """(N, C, *grid) → (N, C, 1, …)."""
+    return site.reduce(x.map, {"mean": "ReduceMean", "max": "ReduceMax"}[kind], [2 + k for k in range(len(x.space))])
+
+
+def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
+    """(N, C, *grid) → (N, C, *image): linear between the middles of windows, and constant beyond the outermost."""
+    if site.opset < 11:
+        raise Unsupported("interpolates by Resize, which takes opset 11", code="opset", hint=RAISE_OPSET)
+    if any(a.stride.denominator != 1 for a in x.space):
+        raise Unsupported("lies a fraction of a pixel apart, so answers are in the middle of no pixel", code="form")
+    windows = [state.image.size[a.image or 0] for a in x.space]
+    strides = [int(a.stride) for a in x.space]
+    centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
+    plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
+    name, rank = x.map, len(x.space)
+    casts = x.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    if casts:
+        name = site.emit([name], "Cast", to=onnx.TensorProto.FLOAT)
+    flat = rank == 1  # onnxruntime interpolates two axes or three
+    if flat:
+        name = site.unsqueeze(name, [2])
+    scales = np.array([1.0, 1.0, *[1.0] * flat, *(float(factor) for factor, _, _ in plans)], np.float32)
+    none: Operand = np.zeros(0, np.float32) if site.opset < 13 else None
+    mode = "half_pixel" if centred else "asymmetric"
+    name = site.emit([name, none, scales], "Resize", mode="linear", coordinate_transformation_mode=mode)
+    if flat:
+        name = site.squeeze(name, [2])
+    fronts = [max(front, 0) for _, front, _ in plans]
+    backs = [step * (w + s) for (_, _, step), w, s in zip(plans, windows, strides)]  # more than ever remains
+    name = site.emit([name, np.array([0, 0, *fronts, 0, 0, *backs], np.int64)], "Pad", mode="edge")
+    starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
+    ends = site.emit([state.image.name], "Shape")
+    ends = site.emit([ends, np.array(state.image.space, np.int64)], "Gather", axis=0)
+    if max(steps) > 1:
+        ends = site.emit([ends, np.array(steps, np.int64)], "Mul")
+    if any(starts):
+        ends = site.emit([ends, np.array(starts, np.int64)], "Add")
+    axes = np.arange(2, 2 + rank)
+    name = site.emit([name, np.array(starts, np.int64), ends, axes, np.array(steps, np.int64)], "Slice")
+    return site.emit([name], "Cast", to=x.elem_type) if casts else name
+
+
+def _centred(window: int, stride: int) -> tuple[int, int, int]:
+    """(factor to interpolate by, samples before the first that pixel 0 is at, samples from pixel to pixel).
+
+    Cell i belongs to pixel i·stride + (window - 1)/2, the middle of its window. By Resize's rule of half pixels it is
+    the middle of its samples i·stride … (i + 1)·stride - 1, which takes an even window - stride.
+    """
+    return stride, (window - stride) // 2, 1
+
+
+def _asymmetric(window: int, stride: int) -> tuple[int, int, int]:
+    """The same by Resize's asymmetric rule, by which cell i is sample i·stride.
+
+    The middle of an even window lies between two pixels: then there are two samples a pixel, and every other counts.
+    """
+    return (stride, (window - 1) // 2, 1) if window % 2 else (2 * stride, window - 1, 2)

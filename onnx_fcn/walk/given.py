@@ -1,0 +1,122 @@
+"""A model as it was given, and the network in it that is lifted.
+
+What is lifted has its nodes in order, its local functions inlined, and only the answers that are wanted. What has to be
+reproduced is the file, untouched.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within
+from onnx_fcn.model.sessions import is_builtin
+from onnx_fcn.walk.outputs import Selection, select
+
+__all__ = ["Given", "Source", "opened", "ordered"]
+
+
+Source = str | os.PathLike[str] | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user gave, and the network in it that is lifted.
+
+    Attributes:
+        file: the model as it is: whatever is made of it has to give its answers.
+        whole: ready to be lifted; the same object where the file was.
+        selected: of that the answers that are wanted; the same object where these are all.
+        logits: outputs of which a closing Softmax was left out, and for each the tensor in front of it.
+    """
+
+    file: Document
+    whole: Document
+    selected: Document
+    logits: dict[str, str]
+
+    @classmethod
+    def open(cls, source: Source, selection: Selection) -> Given:
+        """Open a model.
+
+        Raises:
+            ModelError: it is not a usable model.
+            OptionError: the selection does not fit it.
+        """
+        file = Document.open(source)
+        whole = _ready(file)
+        if selection == Selection():
+            return cls(file, whole, whole, {})
+        selected = whole.copy()
+        return cls(file, whole, selected, select(selected, selection))
+
+
+def opened(source: Source) -> Document:
+    """A document that is ready to be lifted.
+
+    Raises:
+        ModelError: it is not a usable model.
+    """
+    return _ready(Document.open(source))
+
+
+def ordered(file: Document) -> Document:
+    """The same model with its nodes in order, which is what onnx calls valid; itself where they are.
+
+    Raises:
+        ModelError: it is not valid even so.
+    """
+    order = file.sorted_order()
+    if order is not None:
+        file = file.copy()
+        file.commit(Edit(order=order))
+    file.check()
+    return file
+
+
+def _ready(file: Document) -> Document:
+    """The same model with its nodes in order, local functions that the image passes inlined, and no name used twice.
+
+    Raises:
+        ModelError: it is not a usable model.
+    """
+    document = ordered(file)
+    if functions := _functions_on_the_way(document):
+        document = document.copy()
+        document.inline(functions)
+    if document.has_repeated_names():
+        document = document.copy()
+        document.distinguish_names()
+    return document
+
+
+def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
+    """Local functions that something of the image passes through, and those that they call.
+
+    A function that is called like an operator of onnxruntime's is not what runs there.
+    """
+    opsets = {o.domain: o.version for o in document.proto.opset_import}
+    functions = document.proto.functions
+    known: dict[tuple[str, str], list[onnx.NodeProto]] = {}  # bodies; those of all overloads together
+    for function in functions:
+        if not is_builtin(function.domain, function.name, opsets):
+            known.setdefault((function.domain, function.name), []).extend(function.node)
+    if not known:
+        return []
+    reached = {i.name for i in data_inputs(document.proto.graph)}
+    wanted: list[tuple[str, str]] = []
+    for node in document.proto.graph.node:
+        if any(n in reached for n in names_used(node)):
+            reached |= set(node.output)
+            wanted += [(n.domain, n.op_type) for n in (node, *nodes_within(node))]
+    found: dict[tuple[str, str], None] = {}
+    while wanted:
+        key = wanted.pop()
+        if key in known and key not in found:
+            found[key] = None
+            wanted += [(n.domain, n.op_type) for node in known[key] for n in (node, *nodes_within(node))]
+    return list(found)

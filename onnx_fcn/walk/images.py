@@ -1,0 +1,346 @@
+"""Which input is the image, at which size, and which of its axes slide: every reading that its shape allows.
+
+The network decides between them wherever something slides over the image: a wrong reading dies at the first
+convolution or pooling. Where a dense layer reads the image itself, several readings may hold, each of them exactly.
+Then the requested size decides, or else the shape suggests one: a picture has few channels, and is not much longer
+than it is wide.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import onnx
+from onnx import GraphProto
+
+from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.lifted import BATCH
+from onnx_fcn.lifting.program import Image
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs, declared_as, names_used, needed_nodes, static_dims
+from onnx_fcn.model.operators import AS_IT_IS, DENSE, SLIDING
+from onnx_fcn.tables import times
+
+__all__ = [
+    "FORMS",
+    "Request",
+    "Size",
+    "axes_in_words",
+    "batches",
+    "first_layer",
+    "images",
+    "likeness",
+    "open_axes",
+    "size_of",
+    "squarest",
+    "unrolled",
+    "width_of",
+    "written_size",
+]
+
+
+#: A size of images as it is given: (height, width), or one number for all axes.
+Size = int | Sequence[int]
+
+#: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
+LARGEST_INPUT = 1 << 28
+
+#: Channels that pictures have.
+FEW = (1, 3, 4)
+
+#: How many times longer than wide a picture of few channels may be, to look like a square of many.
+LONG = 16
+
+#: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
+FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
+    5: [(0, 1, (2, 3, 4)), (0, 4, (1, 2, 3))],
+    4: [(0, 1, (2, 3)), (0, 3, (1, 2)), (0, None, (1, 2, 3)), (None, 0, (1, 2, 3))],
+    3: [(0, 1, (2,)), (0, 2, (1,)), (None, 0, (1, 2)), (0, None, (1, 2)), (None, 2, (0, 1))],
+    2: [(0, None, (1,)), (None, None, (0, 1))],
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user said about the image and the head.
+
+    Attributes:
+        input: the name of the input that is the image.
+        size: the native size, in pixels; of one number along every axis.
+        folds: fold the batch into a spatial axis around the head.
+        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
+        declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
+            Squeeze removes the batch too.
+    """
+
+    input: str | None = None
+    size: tuple[int, ...] | None = None
+    folds: bool = False
+    output_stride: int | None = None
+    declared_batch: bool = False
+
+
+def size_of(size: object) -> tuple[int, ...] | None:
+    """The requested size as a tuple.
+
+    Raises:
+        OptionError: it is no number of pixels, or several.
+    """
+    if size is None:
+        return None
+    try:
+        numbers = tuple(map(operator.index, size if isinstance(size, Sequence) else (size,)))
+    except TypeError:
+        numbers = ()
+    if not numbers or isinstance(size, str) or min(numbers) < 1:
+        raise OptionError(f"the input size {size!r} is no size in pixels, such as (224, 224)")
+    return numbers
+
+
+def images(document: Document, request: Request, open_size: int | None = None) -> Iterator[Image]:
+    """The readings of the inputs as an image, the likeliest first.
+
+    Args:
+        document: the model.
+        request: what the user said; a reading that contradicts it is left out.
+        open_size: pixels along every axis whose size is neither declared nor requested. Without it there is no reading
+            that has such an axis.
+
+    Raises:
+        OptionError: there is no such input.
+        ModelError: an input is larger than any image, or of no type.
+    """
+    given = data_inputs(document.proto.graph)
+    for declared in given:
+        kind = declared.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.TensorProto.DataType.values():
+            raise ModelError(f"input '{declared.name}' holds values of type {kind}, which ONNX does not know")
+        _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
+    if request.input is not None and request.input not in {i.name for i in given}:
+        names = ", ".join(f"'{i.name}'" for i in given)
+        raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
+    given = [i for i in given if request.input in (None, i.name)]
+    used = {name for k in needed_nodes(document.proto.graph) for name in names_used(document.proto.graph.node[k])}
+    given = [i for i in given if i.name in used] or given
+    given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
+    for declared in given:
+        dims = static_dims(declared)
+        if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            continue
+        for batch, channels, space in FORMS.get(len(dims), []):
+            shape = list(dims)
+            if request.size is not None:
+                size = request.size * len(space) if len(request.size) == 1 else request.size
+                if len(size) != len(space):
+                    continue
+                named = len(size) == len(request.size) and all(dims[axis] is None for axis in space)
+                if batch is None and dims[0] is None and not named:
+                    continue  # an open axis in front is a batch, unless all are open and the size names them
+                if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, size)):
+                    continue  # the file says another size
+                for axis, pixels in zip(space, size):
+                    shape[axis] = pixels
+            elif open_size is not None:
+                for axis in space:
+                    shape[axis] = shape[axis] or open_size
+            if batch is not None:
+                shape[batch] = shape[batch] or BATCH
+            elif None in shape:
+                continue
+            for filled in _filled(document, declared.name, shape, batch, channels, is_sized=open_size is None):
+                _check_size(declared.name, [d for k, d in enumerate(filled) if k != batch])
+                yield Image(declared.name, filled, batch, channels, space, declared.type.tensor_type.elem_type)
+
+
+def _filled(
+    document: Document,
+    name: str,
+    shape: Sequence[int | None],
+    batch: int | None,
+    channels: int | None,
+    *,
+    is_sized: bool,
+) -> list[tuple[int, ...]]:
+    """The shapes that one may be whose axis is open: as the first layer that the image enters has weights for.
+
+    A number that is wrong dies at that layer. A convolution tells the channels alone; a dense layer that reads the
+    whole image tells any axis, or the channels where it reads these at every position.
+
+    Args:
+        document: the model.
+        name: the input.
+        shape: its axes, None where they are open.
+        batch: the axis of the batch, or None.
+        channels: the axis of the channels, or None.
+        is_sized: no size is tried, so that a dense layer may tell what is left.
+    """
+    left = [k for k, d in enumerate(shape) if d is None]
+    numbers: list[int] = []
+    if not left:
+        return [tuple(d for d in shape if d is not None)]
+    if len(left) == 1 and (layer := first_layer(document, name)) is not None:
+        if layer.slides:
+            numbers = [layer.reads] if left[0] == channels else []
+        elif is_sized:
+            known = math.prod(d for k, d in enumerate(shape) if d is not None and k != batch)
+            numbers = [layer.reads // known] if layer.reads % known == 0 else []
+            numbers += [layer.reads] if left[0] == channels else []
+    return [tuple(n if d is None else d for d in shape) for n in dict.fromkeys(numbers) if n > 0]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The first layer with weights that an image enters.
+
+    Attributes:
+        node: its name, or that of its output.
+        op: its operator.
+        slides: it is a convolution.
+        reads: the channels that it reads, or of a dense layer the values.
+    """
+
+    node: str
+    op: str
+    slides: bool
+    reads: int
+
+
+def first_layer(document: Document, name: str) -> Layer | None:
+    """The first layer that an input enters; None where none is found, or one without stored weights."""
+    reached, graph = {name}, document.proto.graph
+    dims = _weight_dims(graph)
+    for node in graph.node:
+        if not reached.intersection(node.input):
+            continue
+        weights = [dims[n] for n in node.input if n in dims]
+        attributes = {a.name: a.i for a in node.attribute}
+        called = node.name or node.output[0]
+        if node.op_type in SLIDING:
+            channels = next((w[1] for w in weights if len(w) > 2), None)
+            groups = attributes.get("group", 1)
+            return None if channels is None else Layer(called, node.op_type, True, channels * groups)
+        if node.op_type in DENSE and (matrix := next((w for w in weights if len(w) == 2), None)) is not None:
+            turned = bool(attributes.get("transB")) or node.input[0] in dims
+            return Layer(called, node.op_type, False, matrix[1 if turned else 0])
+        reached.update(node.output)
+    return None
+
+
+def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
+    """The dims of the stored tensors, under the names of what only quantises, casts or copies them too."""
+    dims = {t.name: list(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            dims[node.output[0]] = next((list(a.t.dims) for a in node.attribute if a.name == "value"), [])
+        elif node.op_type in AS_IT_IS and node.input[0] in dims:
+            dims[node.output[0]] = dims[node.input[0]]
+    return dims
+
+
+def _check_size(name: str, sizes: Sequence[int]) -> None:
+    if math.prod(sizes) > LARGEST_INPUT:
+        raise ModelError(
+            f"input '{name}' has {times(sizes)} values for one image: no more than {LARGEST_INPUT:,} are compared"
+        )
+
+
+def open_axes(document: Document, image: Image) -> list[int]:
+    """The axes of an image, but for the batch, that its file leaves open."""
+    dims = static_dims(declared_as(document.proto.graph, image.name))
+    return [k for k, d in enumerate(dims) if d is None and k != image.batch]
+
+
+def width_of(image: Image) -> int | None:
+    """How many channels an image has; None where it has no axis of them."""
+    return None if image.channels is None else image.shape[image.channels]
+
+
+def likeness(image: Image) -> Fraction:
+    """How much a reading looks like a picture: no side far longer than another, which weighs less beside few channels.
+
+    A picture (3, 16, 200) is as long as that, and a feature map (2048, 8, 4) is none of 2048×8 pixels.
+    """
+    channels = width_of(image)
+    few = len(image.space) == 2 if channels is None else channels in FEW and min(image.size) > channels
+    return -Fraction(max(image.size), min(image.size)) / (LONG if few else 1)
+
+
+def unrolled(document: Document, name: str) -> tuple[str, str] | None:
+    """The Reshape that makes an image of an input of pixels in a row, before any layer, and its result; else None."""
+    reached, graph = {name}, document.proto.graph
+    stored = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+        if not reached.intersection(node.input):
+            continue
+        if node.op_type in SLIDING | DENSE:
+            return None
+        if node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in stored:
+            target = document.array(stored[node.input[1]]).reshape(-1)
+            if sum(int(d) != 1 for d in target[1:]) > 1:
+                return node.name or node.output[0], node.output[0]
+        reached.update(node.output)
+    return None
+
+
+def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None:
+    """The size with the most equal sides at which a dense layer reads a whole image of these axes, some of them open.
+
+    None where it reads no such image, or more than two axes of positions are open.
+    """
+    found: list[tuple[int, ...]] = []
+    for batch, channels, space in FORMS[len(dims)] if not layer.slides else ():
+        if batch is None or channels is None:
+            continue
+        left = [axis for axis in space if dims[axis] is None]
+        known = math.prod(d for axis in space if (d := dims[axis]) is not None)
+        width = dims[channels]
+        for count in FEW if width is None else (width,):
+            area, rest = divmod(layer.reads, known * count)
+            if rest or not area or len(left) > 2:
+                continue
+            short = next(n for n in range(math.isqrt(area), 0, -1) if area % n == 0) if len(left) == 2 else area
+            sides = iter((short, area // short))
+            found.append(tuple(next(sides) if (d := dims[axis]) is None else d for axis in space))
+    return min(found, key=lambda size: Fraction(max(size), min(size)), default=None)
+
+
+def batches(document: Document, image: Image, *, declared: bool = False) -> list[int]:
+    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one.
+
+    `declared`: that one first.
+    """
+    if image.batch is None:
+        return [1]
+    if static := static_dims(declared_as(document.proto.graph, image.name))[image.batch]:
+        return [static, BATCH] if declared else [BATCH, static]
+    return [BATCH, 1, *_literals(document)]
+
+
+def _literals(document: Document) -> list[int]:
+    """First dims of constant Reshape targets: batches that the graph may bake."""
+    tensors = {t.name: t for t in document.proto.graph.initializer}
+    found = []
+    for node in document.proto.graph.node:
+        if node.op_type == "Reshape" and len(node.input) > 1 and (t := tensors.get(node.input[1])) is not None:
+            target = document.array(t).reshape(-1)
+            if len(target) and 1 < target[0] < 1024:
+                found.append(int(target[0]))
+    return list(dict.fromkeys(found))[:4]
+
+
+def axes_in_words(image: Image) -> str:
+    """What a reading takes the axes for: ``(batch, height, width, channels)``."""
+    names = {image.batch: "batch", image.channels: "channels"} | dict(zip(image.space, SIZE_NAMES[len(image.space)]))
+    return f"({', '.join(names[k] for k in range(len(image.shape)))})"
+
+
+def written_size(size: Sequence[int]) -> str:
+    """A size as the command line takes it: ``28x28``."""
+    return "x".join(map(str, size))

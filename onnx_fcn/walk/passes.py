@@ -1,0 +1,84 @@
+"""One reading walked to its end: again for what only the end of a walk shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn.errors import Diagnostic
+from onnx_fcn.lifting.constants import Values, stored_in
+from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.program import Image, Options, Seat, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import names_used, needed_nodes
+from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, seats_beyond, upstream
+from onnx_fcn.walk.interpret import run
+from onnx_fcn.walk.shapes import Shapes
+
+__all__ = ["walked"]
+
+
+def walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
+    """Walk once, and again for what only the end of a walk shows."""
+    options = Options(output_stride, folds=folds, asked=output_stride is not None)
+    while True:
+        state = run(_program(document, image, options))
+        cut = find_cut(state)
+        if cut is None:
+            return state
+        meet = any(d.code == "strides-meet" for d in state.diagnostics.values())
+        shared = max(a.stride for a in cut.fact.space)
+        if meet and _coarser(options, shared):  # levels of a pyramid: brought to the stride that they share
+            options = replace(options, output_stride=shared)
+            continue
+        if not state.succeeded or not state.has_head:
+            return state
+        trunk = upstream(state, cut.name)
+        head = {state.seats[k].name for k in state.context if k not in trunk and k in state.reductions}
+        if head - options.head:
+            options = replace(options, head=options.head | head)
+            continue
+        strides = [s for k in seats_beyond(state, cut) if (s := state.seats[k].slides) is not None]
+        if any(s.strides for s in strides) and _coarser(options, shared):
+            options = replace(options, output_stride=shared)
+            continue
+        for k in padded_beyond(state, cut):
+            state.diagnostics[k] = Diagnostic(
+                "padding-beyond-cut",
+                state.seats[k].name,
+                state.seats[k].node.op,
+                f"pads a branch of the head behind '{cut.name}', the last map that all answers are computed from: "
+                "windows of a larger image would see each other where the original sees padding",
+                instead_of_padding(state, cut),
+            )
+        return state
+
+
+def _coarser(options: Options, stride: Fraction) -> bool:
+    """May operators make the map coarser than this?"""
+    return options.output_stride is None or options.output_stride > stride
+
+
+def _program(document: Document, image: Image, options: Options) -> Walk:
+    """The nodes that the outputs need, with a fact for every tensor that no node computes."""
+    graph, view = document.proto.graph, document.graph
+    initializers = stored_in(graph)
+    needed = needed_nodes(document.proto.graph)
+    seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
+    opsets = {o.domain: o.version for o in document.proto.opset_import}
+    values = Values(graph.node, initializers, document.array, opsets)
+    facts: dict[str, Fact] = {name: Known(name) for name in initializers}
+    for declared in graph.input:
+        if declared.name not in facts and declared.name != image.name:
+            facts[declared.name] = Unmapped(declared.name)
+    names = {t for node in graph.node for t in (*node.input, *node.output)} | set(initializers) | set(facts)
+    prologue = gs.Node("Input", image.name, outputs=[gs.Variable(image.name)])
+    outputs = tuple(o.name for o in graph.output)
+    shapes = Shapes(document, image, facts, values)
+    seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
+    read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
+    names |= {image.name} | {node.name for node in graph.node}
+    return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)

@@ -1,0 +1,265 @@
+"""What a file leaves open about its image: which of several readings its shape suggests, and what is said of that.
+
+Where something slides over the image, the network decides which of its axes are positions. Where nothing does, several
+readings hold, each of them exactly; then a size decides, or the shape suggests one, or else it is asked. What is
+assumed, of the axes, their sizes and the batch, is noted in the image, for the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx_fcn.errors import Diagnostic
+from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, static_dims
+from onnx_fcn.model.operators import CHANNELS_FIRST
+from onnx_fcn.tables import pixels
+from onnx_fcn.walk.images import (
+    FEW,
+    Request,
+    axes_in_words,
+    first_layer,
+    likeness,
+    open_axes,
+    unrolled,
+    width_of,
+    written_size,
+)
+from onnx_fcn.walk.mixing import batches_taken
+
+__all__ = [
+    "APART",
+    "check_batch",
+    "has_own_batch",
+    "note_sizes",
+    "row_inside",
+    "row_of_pixels",
+    "suggested",
+    "undecided_reading",
+]
+
+
+def suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:
+    """The likeliest of some readings that all hold, though nothing slides; None where it would be a mere guess.
+
+    One that treats all positions alike is likelier than one that does not, as it takes the scales of channels for
+    those of positions; and along an axis of length 1 there are no positions. Where every reading has such an axis, its
+    proportions say nothing, and the order of ONNX's own operators counts. What else it could be is noted in its image.
+    """
+    undecided = [w for w in undecided if _has_channels_in_place(w)] or list(undecided)
+    undecided = [w for w in undecided if not _tells_positions_apart(w)] or undecided
+    whole = [w for w in undecided if min(w.image.size) > 1]
+    held = whole or undecided
+    if request.size is None:
+        held = _with_channels(held)
+    if not held:
+        return None
+    chosen = max(held, key=lambda w: likeness(w.image)) if whole else held[0]
+    others = [w for w in undecided if w.image.space != chosen.image.space]
+    if others:
+        thin = len(whole) < len(undecided)
+        reason = "slides along no axis of length 1" if whole and thin else "is the order of ONNX's own operators"
+        reason = "looks most like a picture" if whole and len(chosen.image.space) > 1 else reason
+        said = _assumption(document, chosen.image, others, request, reason)
+        chosen.image = replace(chosen.image, assumed=(said, *chosen.image.assumed))
+    return chosen
+
+
+def _with_channels(readings: Sequence[Walk]) -> list[Walk]:
+    """Those readings whose shape suggests them: a table or a sequence is as likely as a picture without channels.
+
+    Without a batch a picture is known by its few channels, and with one by having channels; so is the only signal that
+    there is.
+    """
+    full = [w for w in readings if None not in (w.image.batch, w.image.channels)]
+    pictures = [w for w in full if len(w.image.space) > 1]
+    if any(w.image.batch is not None for w in readings):
+        return pictures or (full if len(readings) == 1 else [])
+    return [w for w in readings if len(w.image.space) == 2 and width_of(w.image) in FEW]
+
+
+def _has_channels_in_place(state: Walk) -> bool:
+    """Does every operator that takes axis 1 for the channels find them there?"""
+    facts = [seat.operands[0] for seat in state.seats if seat.node.op in CHANNELS_FIRST and seat.operands]
+    return all(set(f.layout[1]) <= set(f.channels) for f in facts if isinstance(f, Lifted) and f.rank > 1)
+
+
+def _tells_positions_apart(state: Walk) -> bool:
+    """Does an operator treat the positions of a window in different ways?"""
+    return any(isinstance(f, Lifted) and f.unfolded is not None for f in state.facts.values())
+
+
+def _assumption(document: Document, image: Image, others: Sequence[Walk], request: Request, reason: str) -> str:
+    """What was assumed about an image that nothing slides over, for a reason, and how to say something else.
+
+    A size cannot tell readings of one size apart, and says nothing new where it was given.
+    """
+    said = None if request.size is None else written_size(request.size)
+    own = written_size(image.size)
+    alike = next((w.image for w in others if w.image.size == image.size), None)
+    sizes = [size for size in _offers([w.image for w in others], image) if size not in (own, said)]
+    advice = [] if own == said else [f"--input-size {own} confirms a window of {pixels(image.size)}"]
+    advice += [f"--input-size {' or '.join(sizes)} says another reading"] if sizes else []
+    if alike is not None:
+        first = "first" if alike.channels == len(alike.shape) - 1 else "last"
+        advice.append(
+            f"{axes_in_words(alike)} has the same size: where it is that, give the model an input with the channels "
+            f"{first}, and transpose it inside"
+        )
+    shape = dims_in_words(declared_as(document.proto.graph, image.name))
+    return (
+        f"Nothing slides over '{image.name}', so nothing in the file says which of its axes are positions: {shape} is "
+        f"read as {axes_in_words(image)}, as that {reason}; {', or '.join(advice)}."
+    )
+
+
+def _offers(readings: Sequence[Image], *chosen: Image) -> list[str]:
+    """Sizes that choose one of these readings, as the command line takes them.
+
+    One number is meant along every axis, so that it chooses no row of as many pixels as a picture is high and wide; and
+    a size that names few channels too is taken for a mistake.
+    """
+    sizes = [r.size for r in readings if not _names_few(r)]
+    squares = {n[0] for n in (*sizes, *(r.size for r in chosen)) if len(n) > 1 and len(set(n)) == 1}
+    return list(dict.fromkeys(written_size(n) for n in sizes if len(n) > 1 or n[0] not in squares))
+
+
+def _names_few(image: Image) -> bool:
+    """Does the size of a reading name an axis that may be the few channels of a picture, as well as positions?"""
+    size, shape = image.size, image.shape
+    ends = ((size[0], shape[1]), (size[-1], shape[-1]))
+    return len(size) == len(shape) - 1 > 1 and any(n == width in FEW for n, width in ends)
+
+
+def undecided_reading(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
+    """Nothing slides over the image, and nothing suggests which of its axes are positions."""
+    name = undecided[0].image.name
+    declared = declared_as(document.proto.graph, name)
+    sizes = _offers([w.image for w in undecided])
+    reason = (
+        f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "
+        "positions in an image"
+    )
+    if all(len(w.image.size) == 1 for w in undecided) and len(static_dims(declared)) == 2:
+        hint = (
+            "where it holds the pixels of an image in a row, give the model an input with axes for these, such as "
+            f"(N, channels, height, width), and flatten that; where it is a signal, say --input-size {sizes[0]}"
+        )
+    else:
+        others = (
+            "; where another input is the image, with --input" if len(data_inputs(document.proto.graph)) > 1 else ""
+        )
+        hint = f"say it with --input-size, such as {' or '.join(sizes)}{others}"
+    return Diagnostic("no-positions", name, "input", reason, hint)
+
+
+#: What to do about a network that makes an image of a row, for the result of its Reshape.
+INSIDE = "make '{}' the input, as onnx.utils.extract_model does"
+
+
+def row_of_pixels(document: Document, name: str, size: tuple[int, ...]) -> str:
+    """What is to be said of a size that is that of an image in a row; nothing where it is none."""
+    size = size * 2 if len(size) == 1 else size
+    dims = static_dims(declared_as(document.proto.graph, name))
+    values, positions = dims[-1], math.prod(size)
+    if len(dims) != 2 or values is None or values % positions:
+        return ""
+    if (inside := unrolled(document, name)) is not None:
+        return f"Reshape '{inside[0]}' makes the image of that row: {INSIDE.format(inside[1])}"
+    channels = values // positions
+    forms = [(1, *size)]
+    if channels > 1:
+        forms = [(channels, *size), (*size, channels)]
+    elif len(size) > 2 and {size[0], size[-1]} & set(FEW):
+        forms = [size]
+    shapes = " or ".join(f"(N, {', '.join(map(str, form))})" for form in forms)
+    return (
+        f"the pixels of an image may lie in a row there, but windows are not cut out of rows: give the model an input "
+        f"{shapes}, and flatten it inside"
+    )
+
+
+def row_inside(document: Document, image: Image) -> list[Diagnostic]:
+    """The refusal of a network that makes its image of a row; nothing where it does not."""
+    inside = unrolled(document, image.name) if len(image.shape) == 2 else None
+    if inside is None:
+        return []
+    shape = dims_in_words(declared_as(document.proto.graph, image.name))
+    reason = f"it is a row {shape} of which Reshape '{inside[0]}' makes the image, and windows are not cut out of rows"
+    return [Diagnostic("row-of-pixels", image.name, "input", reason, INSIDE.format(inside[1]))]
+
+
+#: What to do about a network that mixes the images of a batch.
+APART = (
+    "in a larger batch an image has no answer of its own: leave this out of the network, or declare its input with a "
+    "batch of 1 to convert it for one image at a time"
+)
+
+
+def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]:
+    """The refusal of a walk that holds with one batch alone, where it is the network that mixes the images of others.
+
+    Where the file leaves the batch open and yet the network takes no other, as where an export bakes that of its
+    example, or where only a rule is at its end, the batch is noted in the image.
+
+    Args:
+        document: the model.
+        state: the walk that holds.
+        free: the same with any batch.
+    """
+    image = state.image
+    if (
+        image.batch is None
+        or state is free
+        or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None
+    ):
+        return []
+    taken = batches_taken(document, image, [o for o in state.outputs if isinstance(state.facts.get(o), Lifted)])
+    causes = list(free.causes.values())
+    if taken == "mixed":
+        return [replace(d, code="batch", hint=APART) for d in causes]
+    why = "".join(f" ({replace(d, hint='')})" for d in causes[:1])
+    reason = (
+        f"the original runs with no other{_baker(free) or why}" if taken == "one" else f"no rule covers others{why}"
+    )
+    note = f"The network holds for a batch of {state.batch} alone, though its file leaves that open: {reason}."
+    state.image = replace(image, assumed=(*image.assumed, note))
+    return []
+
+
+def _baker(free: Walk) -> str:
+    """The first node that puts the images of a batch into one row, as a clause; empty where none does."""
+    for seat in free.seats:
+        for output in seat.node.outputs:
+            fact = free.facts.get(output.name)
+            if isinstance(fact, Lifted) and any(fact.batch in group and len(group) > 1 for group in fact.layout):
+                return f", as {seat.node.op} '{seat.name}' makes {fact.dims} of N images"
+    return ""
+
+
+def note_sizes(document: Document, state: Walk, request: Request) -> None:
+    """Note in the image what its file leaves open and a dense layer tells."""
+    image, layer = state.image, first_layer(document, state.image.name)
+    told = [k for k in open_axes(document, image) if request.size is None or k not in image.space]
+    if not told or layer is None or layer.slides:
+        return
+    words = axes_in_words(image)[1:-1].split(", ")
+    names, sizes = (" and ".join(found) for found in zip(*((words[k], str(image.shape[k])) for k in told)))
+    shape = dims_in_words(declared_as(document.proto.graph, image.name))
+    note = (
+        f"The shape {shape} of '{image.name}' leaves its {names} open: {sizes} {'is' if len(told) == 1 else 'are'} "
+        f"assumed, as {layer.op} '{layer.node}' reads {layer.reads} values."
+    )
+    state.image = replace(image, assumed=(*image.assumed, note))
+
+
+def has_own_batch(document: Document, state: Walk) -> bool:
+    """Was a walk made with the batch that the file declares, or with any where it declares none?"""
+    axis = state.image.batch
+    return axis is None or state.batch == (
+        static_dims(declared_as(document.proto.graph, state.image.name))[axis] or BATCH
+    )

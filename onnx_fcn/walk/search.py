@@ -1,0 +1,288 @@
+"""Which reading of the inputs holds: every one is walked, the likeliest first, and the network decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import onnx
+
+from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
+from onnx_fcn.lifting.facts import Unmapped
+from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.program import Image, Seat, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, static_dims
+from onnx_fcn.model.metadata import PREFIX
+from onnx_fcn.tables import pixels, times
+from onnx_fcn.walk.images import FEW, FORMS, Request, batches, first_layer, images, open_axes, squarest, written_size
+from onnx_fcn.walk.passes import walked
+from onnx_fcn.walk.readings import (
+    APART,
+    check_batch,
+    has_own_batch,
+    note_sizes,
+    row_inside,
+    row_of_pixels,
+    suggested,
+    undecided_reading,
+)
+
+__all__ = ["causes_of", "explored"]
+
+
+#: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
+OLDEST_OPSET = 7
+
+#: What onnx_fcn writes into the metadata of whatever it converts.
+CONVERTED = f"{PREFIX}format"
+
+#: What to do about a network that has no image.
+NO_MAP = "only a network that convolves or pools its input can become fully convolutional"
+
+#: Image sizes to try when the file does not say one and the head decides: the usual ones first.
+USUAL_SIZES = (
+    224,
+    227,
+    299,
+    256,
+    128,
+    64,
+    32,
+    28,
+    *range(16, 129, 4),
+    *range(8, 65),
+    *range(144, 513, 16),
+    231,
+    331,
+    380,
+)
+
+
+def explored(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:
+    """The walk of the likeliest reading of the inputs, and every root cause for its refusal, if it is refused.
+
+    Raises:
+        OptionError: the request does not fit the model.
+    """
+    opset = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
+        return None, [Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")]
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        reason = f"the model uses opset {opset}, and the installed onnx knows operators up to opset {newest}"
+        return None, [Diagnostic("opset", "", "", reason, "upgrade onnx and onnxruntime")]
+    if any(entry.key == CONVERTED for entry in document.proto.metadata_props):
+        reason = "the model is fully convolutional already: onnx_fcn converted it"
+        return None, [Diagnostic("converted", "", "", reason, "pass the original")]
+    candidates = list(images(document, request))
+    if not candidates:
+        return _read(document, _sized_by_head(document, request), request)
+    state, causes = _read(document, candidates, request)
+    if causes and request.size is None and all(open_axes(document, i) for i in candidates):
+        named = replace(request, input=candidates[0].name)
+        if (fitting := _fitting(document, named)) is not None:  # what is open is another size
+            return _read(document, _sized(document, named, fitting), request)
+    return state, causes
+
+
+def _read(document: Document, candidates: Sequence[Image], request: Request) -> tuple[Walk | None, list[Diagnostic]]:
+    """The walk of the first of these readings that holds, and every root cause for its refusal if none does."""
+    failures: list[Walk] = []
+    undecided: list[Walk] = []  # readings of the first input that hold, though nothing slides
+    mixing: Walk | None = None  # the likeliest reading, where the network mixes what it takes for a batch
+    for name, readings in groupby(candidates, lambda image: image.name):
+        for image in readings:
+            if mixing is not None and image.batch is not None:
+                continue
+            tried: list[Walk] = []
+            for state in _walks(document, image, request):
+                tried.append(state)
+                if _answers_per_pixel(state):
+                    return state, causes_of(state)  # understood: another reading would be a wrong one
+                if _lacks_rules(state):
+                    break  # whatever its batch is
+                if state.succeeded and _depends(state):
+                    slides = any(s.slides is not None for s in state.seats)
+                    if slides or name == candidates[0].name:
+                        if causes := check_batch(document, state, tried[0]):
+                            return tried[0], causes
+                        note_sizes(document, state, request)
+                    if slides:
+                        return state, [] if request.size else _colours_that_slide(document, state)
+                    if name == candidates[0].name:  # a mask or a table beside the image must not pass for one
+                        undecided.append(state)
+                        tried.clear()
+                    break
+            failures += tried
+            mixed = [w for w in tried if _mixes_images(w)]
+            if mixed and image is candidates[0]:
+                if len(mixed) == len(tried):
+                    return mixed[-1], causes_of(mixed[-1])  # understood likewise
+                if mixed[-1].batch != BATCH:
+                    mixing = mixed[-1]  # another batch does not fit the weights, so that this may be none
+            if tried and _lacks_rules(tried[-1]):
+                break  # whatever its axes are
+        if (chosen := suggested(document, undecided, request)) is not None:
+            return chosen, []
+        if mixing is not None and not (undecided := [w for w in undecided if len(w.image.space) == 2]):
+            return mixing, causes_of(mixing)
+        if mixing is not None:
+            break
+    if undecided and not any(seat.slides for state in failures for seat in state.seats):
+        inside = row_inside(document, undecided[0].image)
+        return undecided[0], inside or [undecided_reading(document, undecided)]
+    if not failures:
+        return None, [Diagnostic("no-image", "", "", "no input looks like an image", NO_MAP)]
+    refused = [w for w in failures if w.diagnostics]
+    furthest = max(refused, key=lambda w: (min(w.diagnostics), has_own_batch(document, w))) if refused else failures[0]
+    if _mixes_images(failures[0]) and has_own_batch(document, failures[0]) and not _lacks_rules(furthest):
+        furthest = failures[0]  # with the batch that it bakes, if any, what follows from that was refused
+    return furthest, row_inside(document, furthest.image) or causes_of(furthest)
+
+
+def _sized_by_head(document: Document, request: Request) -> list[Image]:
+    """The image at the size that the first dense layer wants, where the file does not say it.
+
+    Raises:
+        OptionError: the head takes any size, or none of the usual ones.
+    """
+    given = [i for i in data_inputs(document.proto.graph) if request.input in (None, i.name)]
+    if not given:
+        others = [i.name for i in document.proto.graph.input]
+        what = f"input '{others[0]}' is a sequence or optional" if others else "the model has no inputs"
+        hint = "export the network with a tensor as its input"
+        raise UnsupportedModel([Diagnostic("no-image", "", "", f"{what}, and an image is a tensor", hint)])
+    first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
+    rank, shape = len(first.type.tensor_type.shape.dim), dims_in_words(first)
+    if first.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        raise UnsupportedModel([Diagnostic("no-image", "", "", f"input '{first.name}' is text, and no image")])
+    if rank not in FORMS:
+        reason = f"input '{first.name}' has {rank} axes, and an image has 2 to {max(FORMS)}"
+        raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
+    if request.size is not None:
+        known = row_of_pixels(document, first.name, request.size)
+        known = known or "it is the size that the network was made for, whatever the size of your images"
+        raise OptionError(
+            f"--input-size {times(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
+        )
+    named = replace(request, input=first.name)
+    return _sized(document, named, _fitting(document, named))
+
+
+def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | None) -> list[Image]:
+    """The readings of the input that the request names at the size that fits, where a larger one does not.
+
+    Raises:
+        OptionError: the head takes any size, or none of the usual ones.
+    """
+    declared = declared_as(document.proto.graph, request.input or "")
+    dims = static_dims(declared)
+    layer = first_layer(document, declared.name)
+    shaped = fitting is not None and fitting[1].image.channels is not None
+    if not shaped and layer is not None and (found := squarest(dims, layer)) is not None:
+        why = f"{layer.op} '{layer.node}' reads {layer.reads} values of it, which many sizes have"
+        size = found if fitting is None else fitting[1].image.size
+    elif fitting is None:
+        why, size = "its head takes none of the usual sizes", (224,) * max(len(dims) - 2, 1)
+    elif (larger := _at_size(document, request, 2 * fitting[0])) is None:
+        return list(images(document, request, fitting[0]))
+    elif (made := _made_alike(fitting[1], larger)) is not None:
+        seat, size = made
+        why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes {pixels(size)} of them all"
+    else:
+        why, size = "its head takes any size", tuple(dims[axis] or 224 for axis in fitting[1].image.space)
+    raise OptionError(
+        f"input '{declared.name}' has shape {dims_in_words(declared)}, so the size that the network was made for is "
+        f"not in the file, and {why}: say it with --input-size, such as {written_size(size)}"
+    )
+
+
+def _fitting(document: Document, request: Request) -> tuple[int, Walk] | None:
+    """The first of the usual sizes at which a reading holds, and its walk; None where none does."""
+    tried = ((size, _at_size(document, request, size)) for size in USUAL_SIZES)
+    return next(((size, walk) for size, walk in tried if walk is not None), None)
+
+
+def _at_size(document: Document, request: Request, size: int) -> Walk | None:
+    """The walk of the likeliest reading that holds with so many pixels along every axis that is open."""
+    every = (state for image in images(document, request, size) for state in _walks(document, image, request))
+    return next((state for state in every if state.succeeded), None)
+
+
+def _made_alike(small: Walk, larger: Walk) -> tuple[Seat, tuple[int, ...]] | None:
+    """The first node that makes maps of one size of two images of different sizes, and that size."""
+    for seat in small.seats:
+        for output in seat.node.outputs:
+            a, b = small.facts.get(output.name), larger.facts.get(output.name)
+            if isinstance(a, Lifted) and isinstance(b, Lifted) and a.window == b.window and min(a.window) > 1:
+                return seat, a.window
+    return None
+
+
+def _with_batch(image: Image, batch: int) -> Image:
+    return replace(image, shape=tuple(batch if k == image.batch else d for k, d in enumerate(image.shape)))
+
+
+def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
+    """The walks of one reading, with each batch that it may have."""
+    for batch in batches(document, image, declared=request.declared_batch):
+        yield walked(document, _with_batch(image, batch), folds=request.folds)
+
+
+def _depends(state: Walk) -> bool:
+    """Does an output depend on the position in the image?"""
+    return any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+
+
+def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
+    """A refusal where as few slices as a picture has colours become the channels of a convolution over the other axes.
+
+    A file of an axis too many, such as (sequence, 1, 3, 24, 24), would answer for every three neighbouring colours.
+    """
+    image = state.image
+    depth = image.space[0]
+    slices, channels = image.shape[depth], 1 if image.channels is None else image.shape[image.channels]
+    if len(image.space) < 3 or channels > 1 or slices not in FEW:
+        return []
+    maps = (f for f in state.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)
+    if not any(axis.image == 0 and axis.window == 1 for fact in maps for axis in fact.space):
+        return []
+    shape = dims_in_words(declared_as(document.proto.graph, image.name))
+    reason = (
+        f"axis {depth} of its shape {shape} becomes the channels of a convolution, so it may be colours rather than "
+        "positions"
+    )
+    hint = (
+        "where it is colours, give the network an input without the other axes that are no image's, such as "
+        f"(N, {slices}, height, width); where it is a depth, say --input-size {written_size(image.size)}"
+    )
+    return [Diagnostic("colours", image.name, "input", reason, hint)]
+
+
+def _answers_per_pixel(state: Walk) -> bool:
+    """Is a network refused only because of what it answers?"""
+    return {d.code for d in state.diagnostics.values()} == {"decoder-output"}
+
+
+def _lacks_rules(state: Walk) -> bool:
+    """Is a network refused for operators alone that have no rule?"""
+    return {d.code for d in state.diagnostics.values()} == {"no-rule"}
+
+
+def _mixes_images(state: Walk) -> bool:
+    """Is a network refused only because it computes across the images of a batch?"""
+    return {d.code for d in state.diagnostics.values()} == {"batch"}
+
+
+def causes_of(failure: Walk) -> list[Diagnostic]:
+    """The root causes of a refusal, in the order of the graph."""
+    if failure.diagnostics:
+        return [replace(d, hint=d.hint or APART) if d.code == "batch" else d for d in failure.causes.values()]
+    reason = "no output depends on the position in it: nothing slides over this input"
+    made = {o.name for seat in failure.seats for o in seat.node.outputs}
+    others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())
+    hint = "where another input is the image, name it with --input" if others else NO_MAP
+    return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]
