@@ -1,9 +1,9 @@
 """The kinds of fact that a tensor may have.
 
-Lifted     a map that stands for the original tensor at every position       (lifted.py)
-Known      independent of the image: weights, constants, and whatever is computed from them and from shapes
-Unmapped   data of the image that does not depend on the position: a second input, a squeeze-and-excite gate
-Blocked    depends on something refused; only root causes are reported
+Lifted: a map that stands for the original tensor at every position. Known: independent of the image, such as weights,
+constants, and whatever is computed from them and from shapes. Unmapped: data of the image that does not depend on the
+position, such as a second input or a squeeze-and-excite gate. Blocked: depends on something refused; only root causes
+are reported.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Final:
-    """An output that is more than its map of answers: see `forms`.
+    """An output that is more than its map of answers: see `walk.forms`.
 
     Attributes:
         tensor: its name.

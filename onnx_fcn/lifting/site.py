@@ -9,7 +9,7 @@
     grouped    an operator along some of the channels only
     across     an operator that slides along channels, at every cell of a map
 
-Every spelling that depends on the opset version is in `spelling`.
+Every spelling that depends on the opset version is in `emitter`.
 """
 
 from __future__ import annotations

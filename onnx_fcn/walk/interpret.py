@@ -1,12 +1,7 @@
 """The walk: one pass from the image to the outputs that lifts every operator by its rule, trunk and head alike.
 
 Converting a classifier is vectorising it over window positions, as `jax.vmap` vectorises over a batch axis. Each
-tensor gets one fact:
-
-    Lifted     a map that stands for the original tensor at every position       (lifted.py)
-    Known      independent of the image: weights, constants, and whatever is computed from them and from shapes
-    Unmapped   data of the image that does not depend on the position: a second input, a squeeze-and-excite gate
-    Blocked    depends on something refused; only root causes are reported
+tensor gets one fact (`lifting/facts.py`).
 
 A node without a lifted operand is left as it is: *unmapped means untouched*. A node with one needs a rule; a rule
 reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The nodes wait in the seat of the
