@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto
 
 import onnx_fcn
-import onnx_fcn.lifting.site
+import onnx_fcn.lifting.layouts
 from onnx_fcn import Report, ValidationError
 from onnx_fcn.reporting.report import Difference, Example, Layer, Map, Tensor
 
@@ -328,9 +328,9 @@ def test_kernels_that_unfold_are_bounded_together(monkeypatch: pytest.MonkeyPatc
     """Each of 48 channels for 16 positions is 3 kB."""
     body = "c = Conv (x, k)  a = Relu (c)  y = Flatten (a)  b = Neg (c)  z = Flatten (b)"
     model = law.model(body, image="float[N,3,4,4] x", outputs="y, z", k=(3, 3, 1, 1))
-    monkeypatch.setattr(onnx_fcn.lifting.site, "REPEAT_LIMIT", 6144)
+    monkeypatch.setattr(onnx_fcn.lifting.layouts, "REPEAT_LIMIT", 6144)
     onnx_fcn.convert(model, validate=False)
-    monkeypatch.setattr(onnx_fcn.lifting.site, "REPEAT_LIMIT", 6143)
+    monkeypatch.setattr(onnx_fcn.lifting.layouts, "REPEAT_LIMIT", 6143)
     with pytest.raises(onnx_fcn.UnsupportedModel, match="weights that are repeated, would take 0 MB") as refused:
         onnx_fcn.convert(model, validate=False)
     assert [(d.code, d.node) for d in refused.value.diagnostics] == [("unfold-too-large", "z")]

@@ -30,7 +30,7 @@ import onnx_fcn.rules
 from onnx_fcn import UnsupportedModel
 from onnx_fcn.lifting import facts, registry
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules import dense
+from onnx_fcn.rules import dense, reduction
 
 NEWEST = law.newest_opset()
 
@@ -1304,8 +1304,8 @@ def softmax_axis(patch: pytest.MonkeyPatch) -> None:
 
 def pooling_kind(patch: pytest.MonkeyPatch) -> None:
     """A mean is a maximum."""
-    pool = Site.pool
-    patch.setattr(Site, "pool", lambda self, x, largest, *window: pool(self, x, not largest, *window))
+    pool = reduction.pool_window
+    patch.setattr(reduction, "pool_window", lambda site, x, largest, over: pool(site, x, not largest, over))
 
 
 def bias_broadcast(patch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class Emitter:
         self._walk, self.position, self._seat = walk, position, seat
         self.node: gs.Node = seat.node
         self.outputs: list[str] = [o.name for o in seat.node.outputs]
-        self._aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
 
     @property
     def op(self) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.dilation import split_stride
 from onnx_fcn.lifting.facts import Fact
+from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refused
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -36,7 +38,7 @@ def concatenated(site: Site, operands: Sequence[Fact], emit: Callable[[list[Lift
     total = sum(f.shape[axis] for f in maps)
     joined = atoms_of(total, "c")
     others = [a for a in maps[0].channels if a not in maps[0].layout[axis]]
-    parts = [site.arrange(f, [*f.layout[axis], *others]) for f in maps]
+    parts = [arrange(site, f, [*f.layout[axis], *others]) for f in maps]
     y = emit(parts)
     layout = tuple(joined if k == axis else g for k, g in enumerate(maps[0].layout))
     return replace(
@@ -53,7 +55,7 @@ def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     """Elements of one axis, by a constant index. Along channels: a Slice or Gather(axis=1)."""
     group = x.layout[axis]
     others = [a for a in x.channels if a not in group]
-    x = site.arrange(x, [*group, *others])
+    x = arrange(site, x, [*group, *others])
     new, inner = atoms_of(len(index), "c"), Atom.product(others)
     layout = tuple(new if k == axis else g for k, g in enumerate(x.layout))
     if len(index) == x.shape[axis] and np.array_equal(index, np.arange(len(index))):
@@ -90,7 +92,7 @@ def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
         step = int(index[1] - index[0]) if len(index) > 1 else 1
         if step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index))):
             return _crop(site, x, axis, k, int(index[0]), step, len(index))
-    x, _ = site.as_channels(x, [axis])
+    x, _ = as_channels(site, x, [axis])
     return choose(site, x, axis, index)
 
 
@@ -103,7 +105,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
         name = site.slice(x.map, starts, ends, [2 + k], [space.step])
         made, origins = space.contracted(first, first), site.reduces(x, contextable=False)
     else:
-        stride, rate = site.stride(space, step)
+        stride, rate = split_stride(site, space, step)
         # the last cell is a multiple of the step away from the first: what lies behind it is no cell of the window
         name = site.slice(x.map, starts, ends, [2 + k], [stride])
         ends_off = (-first * space.rate, -rest * space.rate)
@@ -111,7 +113,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
         origins = x.origins
         site.note_sliding(pads=False, strides=stride > 1)
     if x.padding is not None and count == 1:
-        raise site.padded(x)
+        raise padding_refused(site, x)
     return replace(
         x,
         map=name,
@@ -152,8 +154,8 @@ def _end(end: int, size: int, step: int) -> int | None:
 @lifts("CumSum")
 def cumulated(site: Site, x: Lifted, axis: Fact) -> Lifted:
     """Sums of the elements of one axis up to each."""
-    x, atoms = site.as_channels(x, [x.axis((site.ints(axis) or [0])[0])])
-    return site.grouped(x, atoms, lambda t, k: site.emit([t, np.array(k, np.int64)]))
+    x, atoms = as_channels(site, x, [x.axis((site.ints(axis) or [0])[0])])
+    return grouped(site, x, atoms, lambda t, k: site.emit([t, np.array(k, np.int64)]))
 
 
 @lifts("Split")

@@ -16,10 +16,12 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.folding import batch_folded
+from onnx_fcn.lifting.layouts import CONVOLVED, arrange, padding_refused, unfold
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted, dims_of
 from onnx_fcn.lifting.refusals import product_of_maps
 from onnx_fcn.lifting.registry import lifts
-from onnx_fcn.lifting.site import CONVOLVED, Site
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import View, kernel, vector
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
@@ -69,16 +71,16 @@ def contract(
         if k not in whole and any(atom in group for atom in a.atoms):
             raise Unsupported(f"sums over a part of a window: axis {axis} of {x}", code="dense-partial-window")
     if x.padding is not None and whole:
-        raise site.padded(x)
+        raise padding_refused(site, x)
     multiplies = emit is None and x.elem_type not in CONVOLVED
     if multiplies:
-        x, whole = site.unfold(x, whole), []
+        x, whole = unfold(site, x, whole), []
     origins = site.reduces(x, contextable=False) if whole else x.origins
     if whole and site.folds and emit is None and all(a in group for a in x.channels):
-        x, whole = site.folded(x, whole), []
+        x, whole = batch_folded(site, x, whole), []
     inner = [a for a in x.channels if a in group]
     outer = [a for a in x.channels if a not in group]
-    x = site.arrange(x, [*outer, *inner])
+    x = arrange(site, x, [*outer, *inner])
     new = atoms_of(outputs, "o")
     order = [*inner, *(atom for k in whole for atom in x.space[k].atoms)]
 

@@ -14,6 +14,16 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.layouts import (
+    arrange,
+    as_channels,
+    as_map,
+    levelled,
+    rearranged,
+    repeated_over,
+    source_of,
+    unfold,
+)
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -130,11 +140,11 @@ def combine(
     Raises:
         Unsupported: the maps lie on different grids, or one's channels meet another's positions.
     """
-    operands = [site.rearranged(f) if isinstance(f, Lifted) else f for f in operands]
+    operands = [rearranged(site, f) if isinstance(f, Lifted) else f for f in operands]
     maps = [f for f in operands if isinstance(f, Lifted)]
     values = {k: site.frozen(f) if f.sized else site.value(f) for k, f in enumerate(operands) if isinstance(f, Known)}
     rank = max(f.rank for f in maps)
-    shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
+    shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
     rank = max([rank, *(v.ndim for v in values.values()), *map(len, shapes)])
     terms = [Term(f).on_axes(rank) for f in maps]
     while (unfolded := _unfolded(site, terms, list(values.values()), shapes)) is not None:
@@ -144,7 +154,7 @@ def combine(
     everything = [
         next(mapped)
         if isinstance(f, Lifted)
-        else Term(site.spread(f, like), uniform=True).on_axes(rank)
+        else Term(as_map(site, f, like), uniform=True).on_axes(rank)
         if isinstance(f, Unmapped)
         else _constant(values[k], terms)
         for k, f in enumerate(operands)
@@ -179,12 +189,12 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     Raises:
         Unsupported: the maps lie on different grids, or different axes meet.
     """
-    maps = [site.as_channels(f, [axis])[0] for f in operands if isinstance(f, Lifted)]
+    maps = [as_channels(site, f, [axis])[0] for f in operands if isinstance(f, Lifted)]
     maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]  # other axes may have them too
     groups = [f.layout[axis] for f in maps]
     values = [site.frozen(f) if f.sized else site.value(f) for f in operands if isinstance(f, Known)]
     terms = [Term(_without(f, axis)) for f in maps]
-    shapes = [site.source_of(f)[1] for f in operands if isinstance(f, Unmapped)]
+    shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
     while (unfolded := _unfolded(site, terms, values, shapes)) is not None:
         terms = unfolded
     terms = _level(site, _on_the_same_axes(site, terms))
@@ -195,13 +205,13 @@ def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
             everything.append(next(mapped))
             continue
         if isinstance(fact, Unmapped):
-            spread = _repeated(site, site.spread(fact, terms[0].fact), axis, site.shape_of(fact))
+            spread = _repeated(site, as_map(site, fact, terms[0].fact), axis, site.shape_of(fact))
         else:
             term = _constant(next(constants), [Term(_with(t.fact, axis, g)) for t, g in zip(terms, groups)])
             assert term.value is not None
             value = term.value.reshape(1, -1, *[1] * len(term.fact.space))
             spread = term.fact.on(site.constant(value, source=fact.name if isinstance(fact, Known) else None))
-        filled = spread.on(site.filled(spread.map, spread.width, terms[0].fact))
+        filled = spread.on(repeated_over(site, spread.map, spread.width, terms[0].fact))
         everything.append((Term(_without(filled, axis), uniform=True), filled.layout[axis]))
     facts = [t.fact for t in _unified([t for t, _ in everything])]
     space = _joined([f for f, (t, _) in zip(facts, everything) if not t.uniform])
@@ -214,7 +224,7 @@ def _repeated(site: Site, x: Lifted, axis: int, shape: Sequence[int]) -> Lifted:
     if x.rank != len(shape) or x.layout[axis] or shape[axis] == 1:
         return x
     new = atoms_of(shape[axis], "u")
-    return _with(site.arrange(x, (*new, *x.channels)), axis, new)
+    return _with(arrange(site, x, (*new, *x.channels)), axis, new)
 
 
 def _without(fact: Lifted, axis: int) -> Lifted:
@@ -256,7 +266,7 @@ def _unfolded(
     for term in terms:
         axes = [k for k, a in enumerate(term.fact.space) if a.atoms and a.image in wanted]
         changed |= bool(axes)
-        result.append(replace(term, fact=site.unfold(term.fact, axes)) if axes else term)
+        result.append(replace(term, fact=unfold(site, term.fact, axes)) if axes else term)
     return result if changed else None
 
 
@@ -281,7 +291,7 @@ def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
 
 
 def _level(site: Site, terms: Sequence[Term]) -> list[Term]:
-    return [replace(t, fact=fact) for t, fact in zip(terms, site.level([t.fact for t in terms]))]
+    return [replace(t, fact=fact) for t, fact in zip(terms, levelled(site, [t.fact for t in terms]))]
 
 
 def _constant(value: Array, terms: Sequence[Term]) -> Term:
@@ -365,7 +375,7 @@ def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Op
     """The physical operand of a term: its channels in the common order, or one channel that broadcasts."""
     have = [a for a in channels if a in term.fact.channels]
     if term.value is None:
-        return site.arrange(term.fact, channels if have and len(have) < len(channels) else have)
+        return arrange(site, term.fact, channels if have and len(have) < len(channels) else have)
     assert isinstance(fact, Known)
     if term.value.size == 1:
         return fact if site.value(fact).ndim <= 1 else site.constant(term.value.reshape(()), source=fact.name)

@@ -9,7 +9,9 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.dilation import sparse
 from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.layouts import arrange, settle
 from onnx_fcn.lifting.lifted import Atom, Lifted, dims_of
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.lifting.registry import lifts
@@ -47,7 +49,7 @@ def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
     try:
         return x.reshaped(dims)
     except Unsupported:  # it cuts through channels that an earlier Reshape split otherwise: those may become one axis
-        return site.settle(x).reshaped(dims)
+        return settle(site, x).reshaped(dims)
 
 
 def resolved(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> list[int]:
@@ -116,7 +118,7 @@ def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
         if count != 1:
             new.append(Atom(int(count), "t"))
             layout[k] = (new[-1], *layout[k])
-    made = site.arrange(x, (*new, *x.channels))
+    made = arrange(site, x, (*new, *x.channels))
     return type(x)(**{**made.__dict__, "layout": tuple(layout)}).canonical()
 
 
@@ -134,7 +136,7 @@ def shape(site: Site, x: Lifted) -> Known:
     for group in x.layout:
         perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
     if perm == kept:
-        return site.known(value, at_run_time=site.emit([site.sparse(x)], "Shape"))
+        return site.known(value, at_run_time=site.emit([sparse(site, x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)
-    name = site.emit([site.emit([site.sparse(x)], "Shape"), order], "Gather", axis=0)
+    name = site.emit([site.emit([sparse(site, x)], "Shape"), order], "Gather", axis=0)
     return site.known(value[kept], at_run_time=name)

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, grouped
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.lifting.registry import lifts
@@ -26,9 +28,9 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
         raise Unsupported("its statistics depend on the image", code="not-constant")
     if x.rank < 2 or x.batch in x.layout[1]:
         raise Unsupported(f"normalises axis 1 of {x}, which is not the channels", code="not-channels")
-    x, atoms = site.as_channels(x, [1])
+    x, atoms = as_channels(site, x, [1])
     if len(atoms) == len(x.channels):
-        x = site.arrange(x, atoms)
+        x = arrange(site, x, atoms)
         return x.on(site.emit([x, *parameters]))
     # some of the channels only: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
     weight, shift, center, spread = (site.value(p).astype(np.float64) for p in parameters)
@@ -42,7 +44,7 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
 @lifts("LRN")
 def local_response(site: Site, x: Lifted) -> Lifted:
     """Across neighbouring channels at every position."""
-    x = site.feature_map(x)
+    x = as_feature_map(site, x)
     return x.on(site.emit([x]))
 
 
@@ -55,16 +57,16 @@ def softmax(site: Site, x: Lifted) -> Lifted:
 def softmaxed(site: Site, x: Lifted, op: str, *, coerces: bool) -> Lifted:
     """A softmax along the node's axis; `coerces`: along all axes from there on, seen as one."""
     axis = x.axis(int(site.attr("axis", 1 if coerces else -1)))
-    x, atoms = site.as_channels(x, range(axis, x.rank) if coerces else [axis])
+    x, atoms = as_channels(site, x, range(axis, x.rank) if coerces else [axis])
     rank = 2 + len(x.space)
-    return site.grouped(x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, op))
+    return grouped(site, x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, op))
 
 
 @lifts("LpNormalization")
 def lp_normalization(site: Site, x: Lifted) -> Lifted:
     """Divided by the norm along one axis."""
-    x, atoms = site.as_channels(x, [x.axis(int(site.attr("axis", -1)))])
-    return site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k))
+    x, atoms = as_channels(site, x, [x.axis(int(site.attr("axis", -1)))])
+    return grouped(site, x, atoms, lambda t, k: site.emit([t], axis=k))
 
 
 @lifts("LayerNormalization")
@@ -73,7 +75,7 @@ def layer_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact | None = 
     if site.has_output(1) or site.has_output(2):
         raise Unsupported("the statistics of a LayerNormalization are used", code="statistics")
     axis = x.axis(int(site.attr("axis", -1)))
-    x, atoms = site.as_channels(x, range(axis, x.rank))
+    x, atoms = as_channels(site, x, range(axis, x.rank))
     y = standardised(site, x, atoms, float(site.attr("epsilon", 1e-5)))
     y = combine(site, [y, scale], op="Mul")
     return y if bias is None else combine(site, [y, bias], op="Add")
@@ -82,14 +84,14 @@ def layer_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact | None = 
 @lifts("RMSNormalization")
 def rms_normalization(site: Site, x: Lifted, scale: Fact) -> Lifted:
     """x/√(mean of x² + ε) over all axes from `axis` on, at every position, then scaled per element."""
-    x, atoms = site.as_channels(x, range(x.axis(int(site.attr("axis", -1))), x.rank))
+    x, atoms = as_channels(site, x, range(x.axis(int(site.attr("axis", -1))), x.rank))
     epsilon = site.scalar(x, float(site.attr("epsilon", 1e-5)))
 
     def emit(name: str, axis: int) -> str:
         square = site.reduce(site.emit([name, name], "Mul"), "ReduceMean", [axis])
         return site.emit([name, site.emit([site.emit([square, epsilon], "Add")], "Sqrt")], "Div")
 
-    return combine(site, [site.grouped(x, atoms, emit), scale], op="Mul")
+    return combine(site, [grouped(site, x, atoms, emit), scale], op="Mul")
 
 
 def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
@@ -101,7 +103,7 @@ def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -
         deviation = site.emit([site.emit([variance, site.scalar(x, epsilon)], "Add")], "Sqrt")
         return site.emit([centred, deviation], "Div")
 
-    return site.grouped(x, atoms, emit)
+    return grouped(site, x, atoms, emit)
 
 
 @lifts("InstanceNormalization", "GroupNormalization")
@@ -113,8 +115,8 @@ def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -
     """
     epsilon = float(site.attr("epsilon", 1e-5))
     if site.op == "GroupNormalization" and x.is_live and not site.is_head:
-        x = site.feature_map(x)
-        site.undilated(x, "normalises over all positions")
+        x = as_feature_map(site, x)
+        check_undilated(site, x, "normalises over all positions")
         site.reduces(x, contextable=True)
         site.note_context(x)
         return x.on(site.emit([x, scale, bias]))
@@ -122,7 +124,7 @@ def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -
         return _instance(site, x, scale, bias, epsilon)
     groups = int(site.attr("num_groups"))
     seen = x.reshaped([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
-    seen, atoms = site.as_channels(seen, range(2, seen.rank))
+    seen, atoms = as_channels(site, seen, range(2, seen.rank))
     y = standardised(site, seen, atoms, epsilon)
     y = replace(y, layout=seen.layout).reshaped(x.shape)
     return _affine(site, y, scale, bias)
@@ -131,15 +133,15 @@ def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -
 def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float) -> Lifted:
     inner = [a for group in x.layout[2:] for a in group]
     if site.is_head or all(a in x.channels for a in inner):
-        x, atoms = site.as_channels(x, range(2, x.rank))
+        x, atoms = as_channels(site, x, range(2, x.rank))
         return _affine(site, standardised(site, x, atoms, epsilon), scale, bias)
     live = [a for axis in x.space for a in axis.atoms]
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
-    site.undilated(x, "normalises over all positions")
+    check_undilated(site, x, "normalises over all positions")
     site.reduces(x, contextable=True)
     site.note_context(x)
-    x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):
         return x.on(site.emit([x, scale, bias]))
     groups = Atom.product(x.layout[1])

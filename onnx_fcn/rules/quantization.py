@@ -15,8 +15,10 @@ import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.dilation import sparse
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
+from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, spatial_axes
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -47,10 +49,10 @@ def linear(site: Site, x: Fact, scale: Fact, zero: Shared | None = None) -> Lift
     if site.value(scale).size == 1:
         return x.on(site.emit(operands), kind)
     axis = x.axis(int(site.attr("axis", 1)))
-    x, atoms = site.as_channels(x, [axis])
+    x, atoms = as_channels(site, x, [axis])
     if len(atoms) != len(x.channels):
         raise Unsupported(f"quantises axis {axis} of {x}, which is a part of the channels", code="not-channels")
-    x = site.arrange(x, atoms)
+    x = arrange(site, x, atoms)
     return x.on(site.emit([x, *operands[1:]], axis=1), kind)
 
 
@@ -166,7 +168,7 @@ def quantized_global_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fa
     first = 1 if site.attr("channels_last", 0) else 2
     if site.is_context and first == 2 and x.is_map:  # the node stays as it was
         site.note_context(x)
-        x, _order = site.spatial(site.feature_map(site.sparse(x)))
+        x, _order = spatial_axes(site, as_feature_map(site, sparse(site, x)))
         return Unmapped(site.emit([x, *operands]))
     return _in_floats(site, x, operands[:2], operands[2:], lambda f: _mean(site, f, first))
 

@@ -13,10 +13,22 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.dilation import sparse
 from onnx_fcn.lifting.facts import Fact, Unmapped
+from onnx_fcn.lifting.layouts import (
+    CONVOLVED,
+    as_channels,
+    as_feature_map,
+    grouped,
+    grouped_many,
+    padding_refused,
+    pool_window,
+    spatial_axes,
+    unfold,
+)
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.lifting.registry import lifts
-from onnx_fcn.lifting.site import CONVOLVED, Site
+from onnx_fcn.lifting.site import Site
 
 #: Reductions as (what is done to each element, the pooling, what is done to the result).
 FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
@@ -77,7 +89,7 @@ def reduced(
         return _global(site, x, kind, axes, operand, keepdims=keepdims)
     origins = site.reduces(x, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
-        raise site.padded(x)
+        raise padding_refused(site, x)
     channels = tuple(a for a in x.channels if a in atoms)
     if over:
         site.note("window", x, x.kernel(over)[0])
@@ -91,9 +103,9 @@ def _global(
 ) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
-    x = site.sparse(x)
+    x = sparse(site, x)
     if site.op.startswith("Global") and x.is_map:
-        x, _order = site.spatial(site.feature_map(x))
+        x, _order = spatial_axes(site, as_feature_map(site, x))
         return Unmapped(site.emit([x]))
     if site.op.startswith("Reduce") and list(x.layout) == _axes(x):  # channels first: the node stays as it was
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
@@ -122,7 +134,7 @@ def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Seque
     """Reduce over whole windows and over channel atoms; the caller states the layout."""
     if kind not in FORMS or x.elem_type not in POOLED:
         channels = [*channels, *(a for k in over for a in x.space[k].atoms)]
-        return site.grouped(site.unfold(x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())
+        return grouped(site, unfold(site, x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())
     before, pooling, after = FORMS[kind]
     name = _chain(site, x.map, before)
     if over:
@@ -130,7 +142,7 @@ def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Seque
     y = replace(x, map=name, space=tuple(a.contracted() if k in over else a for k, a in enumerate(x.space)))
     if channels:
         plain = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}[pooling]
-        y = site.grouped(y, channels, lambda t, axis: site.reduce(t, plain, [axis]), ())
+        y = grouped(site, y, channels, lambda t, axis: site.reduce(t, plain, [axis]), ())
     return y.on(_chain(site, y.map, after))
 
 
@@ -142,7 +154,7 @@ def _chain(site: Site, name: str, operators: Sequence[str]) -> str:
 
 def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], pooling: str) -> str:
     """Pool a map over the whole window along these axes, at every position of the grid."""
-    y = site.pool(x.on(name), pooling == "max", over)
+    y = pool_window(site, x.on(name), pooling == "max", over)
     return site.emit([y, site.scalar(x, float(np.prod(x.kernel(over)[0])))], "Mul") if pooling == "sum" else y
 
 
@@ -150,8 +162,8 @@ def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], pooling: str)
 def arg(site: Site, x: Lifted) -> Lifted:
     """The index of the best element along one axis."""
     axis = x.axis(int(site.attr("axis", 0)))
-    x, atoms = site.as_channels(x, [axis])
-    y = site.grouped(x, atoms, lambda t, k: site.emit([t], axis=k, keepdims=1), ())
+    x, atoms = as_channels(site, x, [axis])
+    y = grouped(site, x, atoms, lambda t, k: site.emit([t], axis=k, keepdims=1), ())
     keep = site.flag("keepdims", 1)
     layout = tuple(() if k == axis else g for k, g in enumerate(x.layout) if keep or k != axis)
     return replace(y, layout=layout, elem_type=onnx.TensorProto.INT64)
@@ -162,10 +174,10 @@ def top_k(site: Site, x: Lifted, count: Fact | None = None) -> Sequence[Fact]:
     """The k best elements along one axis, and their indices."""
     k = int(site.attr("k", 0)) if count is None else (site.ints(count) or [0])[0]
     axis = x.axis(int(site.attr("axis", -1)))
-    x, atoms = site.as_channels(x, [axis])
+    x, atoms = as_channels(site, x, [axis])
     best = atoms_of(k, "k")
     given = [count] if count is not None else []
-    made = site.grouped_many(x, atoms, lambda t, k: site.emit_many([t, *given], axis=k), best)
+    made = grouped_many(site, x, atoms, lambda t, k: site.emit_many([t, *given], axis=k), best)
     layout = tuple(best if j == axis else g for j, g in enumerate(x.layout))
     kinds = [x.elem_type, onnx.TensorProto.INT64]
     return [replace(y, layout=layout, elem_type=kind) for y, kind in zip(made, kinds)]

@@ -12,8 +12,10 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
+from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact
+from onnx_fcn.lifting.layouts import arrange, rearranged
 from onnx_fcn.lifting.lifted import Axis, Lifted, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -61,11 +63,11 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
     """
-    x = site.rearranged(x)
+    x = rearranged(site, x)
     scales, sizes = _targets(site, x, operands)
     if sizes == list(x.shape):
         return x
-    x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
     physical = [Fraction(1)] * (2 + len(x.space))
     space, layout = list(x.space), list(x.layout)
     pads = False
@@ -76,7 +78,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
         if k is None:
             raise Unsupported(f"resizes axis {axis} of {x}, which is no axis of the image", code="not-spatial")
         cells = x.space[k]
-        site.undilated(x, "resizes the map")
+        check_undilated(site, x, "resizes the map")
         physical[2 + k] = scale
         sampling = _sampling(site, scale, cells, size)
         space[k] = cells.resampled(size, cells.atoms[0].name, sampling.taps)
@@ -272,7 +274,7 @@ def depth_to_space(site: Site, x: Lifted) -> Lifted:
         seen, perm = [n, depth, size, size, h, w], [0, 1, 4, 2, 5, 3]
     else:
         seen, perm = [n, size, size, depth, h, w], [0, 3, 4, 1, 5, 2]
-    return site.rearranged(x.reshaped(seen).transposed(perm).reshaped([n, depth, h * size, w * size]))
+    return rearranged(site, x.reshaped(seen).transposed(perm).reshaped([n, depth, h * size, w * size]))
 
 
 @lifts("SpaceToDepth")

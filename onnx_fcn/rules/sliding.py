@@ -19,8 +19,19 @@ import onnx
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
+from onnx_fcn.lifting.dilation import check_undilated, keep_global, split_stride
 from onnx_fcn.lifting.emitter import RAISE_OPSET
 from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.layouts import (
+    along_channels,
+    apart,
+    arrange,
+    as_feature_map,
+    padding_refused,
+    rearranged,
+    repeated_over,
+    spatial_axes,
+)
 from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -144,7 +155,7 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
     contracts = ceil = pads = strides = False
     counted = 1.0
     dense = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
-    steps = [site.stride(x.space[k], s.stride) for s, k in zip(slides, axes)]
+    steps = [split_stride(site, x.space[k], s.stride) for s, k in zip(slides, axes)]
     dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
     for slide, k, (stride, rate) in zip(slides, axes, steps):
         axis = x.space[k]
@@ -176,12 +187,12 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
         space[k] = axis.slid(cells, name, slide.kernel, stride, dilation, pad, ceil=ceil, rate=rate)
     if crops:
         if x.padding is not None and contracts:
-            raise site.padded(x)
+            raise padding_refused(site, x)
         starts, ends = zip(*crops.values())
         ends = tuple(-e if e else np.iinfo(np.int64).max for e in ends)
         x = replace(x, map=site.slice(x.map, list(starts), list(ends), [k + 2 for k in crops]))
     if contracts and x.padding is not None:
-        raise site.padded(x)
+        raise padding_refused(site, x)
     site.note_sliding(pads=pads, strides=strides)
     if contracts:
         site.note("window", x, plan.kernel, inputs=x.width)
@@ -244,14 +255,14 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     shape = site.weight_shape(weight)
     if x.is_live and x.channels and not x.layout[1] and shape[:2] == (1, 1):
         return _window_sum(site, x, weight, shape, operands)
-    x = site.rearranged(x)
+    x = rearranged(site, x)
     if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
     if not x.is_map and x.is_apart and x.rank == len(shape):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
-        return site.apart(x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
-    x = site.feature_map(x)
-    x, axes = site.spatial(x)
+        return apart(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
+    x = as_feature_map(site, x)
+    x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
     x, plan = place(site, x, axes, slides)
     w = laid(site, weight, len(shape) - 2, axes, plan)
@@ -293,8 +304,8 @@ def _window_sum(
         raise Unsupported("convolves along the batch or the channels", code="not-channels")
     channels = [k for k in still if x.batch not in x.layout[k]]
     order = [*(k for k in still if k not in channels), *channels, *moving]
-    x = site.feature_map(replace(x, layout=tuple(x.layout[k] for k in order)))
-    x, axes = site.spatial(x)
+    x = as_feature_map(site, replace(x, layout=tuple(x.layout[k] for k in order)))
+    x, axes = spatial_axes(site, x)
     x, plan = place(site, x, axes, [slides[k] for k in moving])
     cuts: Any = (..., *(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes))
     dims = (x.width, 1, *plan.kernel)
@@ -327,8 +338,8 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
     if not isinstance(weight, Known) or not isinstance(x, Lifted):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape, group = site.weight_shape(weight), site.attr("group", 1)
-    x = site.feature_map(x)
-    x, axes = site.spatial(x)
+    x = as_feature_map(site, x)
+    x, axes = spatial_axes(site, x)
     rank = len(shape) - 2
     if axes != list(range(len(x.space))):
         raise Unsupported("upsamples a map whose axes are permuted", code="not-spatial")
@@ -338,7 +349,7 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
     space = []
     local = True
     for k, axis in enumerate(x.space):
-        site.undilated(x, "upsamples the map")
+        check_undilated(site, x, "upsamples the map")
         span = (shape[2 + k] - 1) * dilations[k] + 1
         full = (axis.window - 1) * strides[k] + span + extra[k]
         if mode == "VALID":
@@ -382,7 +393,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     """A pooling with the node's parameters, which may be the same on another type; `rest` are its other operands."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
-    x = site.rearranged(x)
+    x = rearranged(site, x)
     kind = REDUCES.get((op, site.attr("p", 2)))
     if kind and not x.is_map and not any(site.attr("pads") or []):
         taps = standing(site, x, site.attr("kernel_shape"))
@@ -390,18 +401,18 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
             return reduced(site, x, kind, list(taps), keepdims=True)
     if not x.is_map and x.is_apart and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
-        return site.apart(x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
+        return apart(site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
     along = across(site, x)
     if along:
         return across_channels(site, x, along, op, *rest)
-    x = site.feature_map(x)
-    x, axes = site.spatial(x)
+    x = as_feature_map(site, x)
+    x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
     whole = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
     covers = all(not s.begin and not s.end and s.kernel >= x.space[k].window for s, k in zip(slides, axes))
     contextable = whole and covers and any(x.space[k].window > 1 for k in axes)
     if contextable and site.is_context:
-        return site.keep_global(x, "Global" + op)
+        return keep_global(site, x, "Global" + op)
     x, plan = place(site, x, axes, slides)
     y = pooled(site, x, plan, op, *rest)
     origins = site.reduces(x, contextable=contextable) if plan.contracts else x.origins
@@ -433,8 +444,8 @@ def across_channels(site: Site, x: Lifted, along: dict[int, Slide], op: str, *re
         "auto_pad": "NOTSET",
     }
     sizes = [s.cells(x.shape[k]) for k, s in along.items()]
-    return site.across(
-        x, list(along), sizes, lambda t: site.emit([t, *rest], None if rest or op == site.op else op, **attrs)
+    return along_channels(
+        site, x, list(along), sizes, lambda t: site.emit([t, *rest], None if rest or op == site.op else op, **attrs)
     )
 
 
@@ -481,7 +492,7 @@ def average(site: Site, x: Lifted, plan: Physical) -> str:
     mean = site.emit([x, np.full((x.width, 1, *plan.kernel), 1 / taps, kind)], "Conv", group=x.width, **plan.attrs)
     if not padded or site.flag("count_include_pad"):
         return mean
-    ones = site.filled(np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
+    ones = repeated_over(site, np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
     inside = site.emit([ones, np.full((1, 1, *plan.kernel), 1 / taps, kind)], "Conv", **plan.attrs)
     return site.emit([mean, inside], "Div")
 
@@ -501,7 +512,7 @@ def pad(
     if not any(begins) and not any(ends):
         return x
     mode = str(site.attr("mode", "constant"))
-    x = site.arrange(x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
     rank = 2 + len(x.space)
     front, back = [0] * rank, [0] * rank
     channels, space, layout = x.channels, list(x.space), list(x.layout)

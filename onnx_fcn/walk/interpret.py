@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -25,33 +24,29 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.lifting.constants import stored_in
 from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped
+from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Rewind, Seat, Walk, at_node
 from onnx_fcn.lifting.refusals import EVALUATION, PER_POSITION, REORDERED, REPLACE, SUBGRAPHS, hint_for, product_of_maps
-from onnx_fcn.lifting.registry import rule_of
 from onnx_fcn.lifting.signatures import check_operands
+from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
-
-if TYPE_CHECKING:
-    from onnx_fcn.lifting.site import Site
+from onnx_fcn.rules import rule_of
+from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 
 __all__ = ["run"]
 
 
 def run(state: Walk) -> Walk:
     """Lift every node of the program, in order, and deliver the outputs."""
-    from onnx_fcn import rules  # registers them
-    from onnx_fcn.lifting.site import Site
-
-    assert rules
-    state.facts[state.image.name] = Site(state, -1, state.prologue).begin(state.image)
+    state.facts[state.image.name] = as_image_map(Site(state, -1, state.prologue), state.image)
     position = 0
     while position < len(state.seats):
         seat = state.seats[position]
         try:
-            _step(state, position, seat, Site)
+            _step(state, position, seat)
         except Rewind as rewind:
             state.context |= rewind.seats
             position = min(rewind.seats)
@@ -60,11 +55,11 @@ def run(state: Walk) -> Walk:
         position += 1
     if state.succeeded:
         for name in state.outputs:
-            _deliver(state, name, Site)
+            _deliver(state, name)
     return state
 
 
-def _deliver(state: Walk, name: str, site_type: type[Site]) -> None:
+def _deliver(state: Walk, name: str) -> None:
     """Bring one output into the form (N, C, *grid), in a seat behind all others."""
     fact = state.facts.get(name)
     if not isinstance(fact, Lifted):
@@ -73,7 +68,7 @@ def _deliver(state: Walk, name: str, site_type: type[Site]) -> None:
     seat = Seat(node, onnx.NodeProto(), len(state.seats), replaced=True, operands=(fact,))
     state.epilogue.append(seat)
     try:
-        state.results[name] = site_type(state, len(state.seats), seat).deliver(fact)
+        state.results[name] = delivered(Site(state, len(state.seats), seat), fact)
     except Unsupported as refusal:
         state.diagnostics[len(state.seats)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
 
@@ -93,7 +88,7 @@ def _forget(state: Walk, position: int) -> None:
         state.products.pop(k, None)
 
 
-def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None:
+def _step(state: Walk, position: int, seat: Seat) -> None:
     """Find the facts of one node's outputs."""
     node, facts = seat.node, state.facts
     names = [t.name for t in node.inputs]
@@ -123,9 +118,9 @@ def _step(state: Walk, position: int, seat: Seat, site_type: type[Site]) -> None
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
         if sized and beside and not implicit:
-            outputs = _frozen(site_type(state, position, seat), operands, sized, outputs)
+            outputs = _frozen(Site(state, position, seat), operands, sized, outputs)
     else:
-        site = site_type(state, position, seat)
+        site = Site(state, position, seat)
         try:
             outputs = _apply(site, seat, operands, implicit)
         except Unsupported as refusal:
@@ -182,13 +177,13 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(seat.node.op, REPLACE))
     check_operands(rule, operands, KINDS)
-    site.check_meeting(operands)
+    check_meeting(site, operands)
     seat.replaced = True
-    result = rule(site, *site.alike(operands))
+    result = rule(site, *same_folding(site, operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
-    return site.named(outputs)
+    return named(site, outputs)
 
 
 def _everywhere(fact: Fact) -> Fact:
@@ -225,7 +220,7 @@ def _frozen(
             site.frozen(fact)
     except Unsupported:
         return outputs
-    return site.named([Unmapped(name) for name in site.rewritten(operands)])
+    return named(site, [Unmapped(name) for name in site.rewritten(operands)])
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:

@@ -1,0 +1,82 @@
+"""Beyond the output stride operators dilate: how far they step then, and what of a dilated map others may see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.facts import Unmapped
+from onnx_fcn.lifting.lifted import Axis, Lifted
+from onnx_fcn.lifting.refusals import RUN_THE_REST
+from onnx_fcn.lifting.site import Site
+
+__all__ = ["cell_maps", "check_undilated", "dilation_refused", "keep_global", "sparse", "split_stride"]
+
+
+def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
+    """(cells to step on the map, rate of the result): beyond the wanted output stride operators dilate."""
+    target = site.output_stride
+    if target is None:
+        return stride, 1
+    room, step = target / axis.stride, stride * axis.rate
+    step = math.gcd(step, int(room)) if room.denominator == 1 else 1
+    return step, stride * axis.rate // step
+
+
+def sparse(site: Site, x: Lifted) -> Lifted:
+    """The cells that the map has without dilation: every rate-th. What is global has to see those alone."""
+    axes = [k for k, a in enumerate(x.space) if a.rate > 1]
+    if not axes:
+        return x
+    zeros, most = [0] * len(axes), [np.iinfo(np.int64).max] * len(axes)
+    name = site.slice(x.map, zeros, most, [2 + k for k in axes], [x.space[k].rate for k in axes])
+    rates = {k: x.space[k].rate for k in axes}
+    space = tuple(a.slid(a.window, "w", 1, rates[k]) if k in axes else a for k, a in enumerate(x.space))
+    return replace(x, map=name, space=tuple(replace(a, atoms=b.atoms) for a, b in zip(space, x.space)))
+
+
+def check_undilated(site: Site, x: Lifted, does: str) -> None:
+    """Make sure that a map is not dilated.
+
+    Raises:
+        Unsupported: it is; the operator `does` something that is about neighbouring cells or about all of them.
+    """
+    if any(a.rate > 1 for a in x.space):
+        raise dilation_refused(site, does)
+
+
+def dilation_refused(site: Site, does: str) -> Unsupported:
+    """The refusal of an operator that `does` something which cannot be done to a dilated map."""
+    if site.is_stride_asked:
+        return Unsupported(
+            f"{does}, which a map with answers in between would change",
+            code="rate",
+            hint="a coarser --output-stride keeps the maps before it as they are",
+        )
+    several = site.has_several_outputs
+    return Unsupported(
+        f"{does}, where the answers of all branches lie on one grid only if the map before it dilates",
+        code="rate",
+        hint="take the outputs with other strides apart, with --outputs" if several else RUN_THE_REST,
+    )
+
+
+def cell_maps(site: Site, x: Lifted, axes: Sequence[int]) -> list[str]:
+    """For each cell of the window along these axes, row-major, the map of that cell of all windows."""
+    space = [x.space[k] for k in axes]
+    names = []
+    for at in np.ndindex(*(a.window for a in space)):
+        left = [(a.window - 1 - p) * a.rate for a, p in zip(space, at)]
+        starts, ends = [p * a.rate for a, p in zip(space, at)], [-n if n else np.iinfo(np.int64).max for n in left]
+        names.append(site.slice(x.map, starts, ends, [k + 2 for k in axes], [a.step for a in space]))
+    return names
+
+
+def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
+    """Pool the whole map, whatever its size: context, which is the same for all positions."""
+    site.note_context(x)
+    return Unmapped(site.emit([sparse(site, x)], op))

@@ -1,0 +1,53 @@
+"""The batch in a spatial axis: onnxruntime convolves one image at a time, and reads the weights of a head for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fcn.lifting.dilation import cell_maps
+from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.facts import Fact, Unmapped
+from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.site import Site
+
+__all__ = ["batch_folded", "batch_restored", "same_folding"]
+
+
+def batch_folded(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
+    """The window as channels, and batch and grid on one axis: (N, C, *space) -> (1, k·C, 1, N·grid).
+
+    onnxruntime convolves one image at a time, and so reads the weights of a head once for each image of a batch;
+    with the batch along a spatial axis it multiplies all at once.
+    """
+    rank = 2 + len(x.space)
+    front = site.emit([x], "Transpose", perm=[1, 0, *range(2, rank)])
+    moved = tuple(atom for k in axes for atom in x.space[k].atoms)
+    cells = site.emit(cell_maps(site, x.on(front), axes), "Concat", axis=0)
+    target = np.array([1, x.width * Atom.product(moved), *[1] * (rank - 3), -1], np.int64)
+    name, shape = site.emit([cells, target], "Reshape"), site.emit([cells], "Shape")
+    space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
+    return replace(x, map=name, channels=(*moved, *x.channels), space=space, folded=shape)
+
+
+def batch_restored(site: Site, x: Lifted) -> Lifted:
+    """The map with its batch and its grid on axes of their own again."""
+    if x.folded is None:
+        return x
+    sizes: list[Operand] = [
+        np.array([x.width], np.int64),
+        site.slice(x.folded, [1], [np.iinfo(np.int64).max], [0]),
+    ]
+    seen = site.emit([x, site.emit(sizes, "Concat", axis=0)], "Reshape")
+    rank = 2 + len(x.space)
+    return replace(x, map=site.emit([seen], "Transpose", perm=[1, 0, *range(2, rank)]), folded=None)
+
+
+def same_folding(site: Site, operands: Sequence[Fact | None]) -> list[Fact | None]:
+    """Operands that one node can read together: all of them folded, or none."""
+    mapped = [f for f in operands if isinstance(f, Lifted)]
+    alone = all(f.folded for f in mapped) and not any(isinstance(f, Unmapped) for f in operands)
+    keeps = alone and site.op not in ("Shape", "Size")
+    return [batch_restored(site, f) if isinstance(f, Lifted) and not keeps else f for f in operands]

@@ -1,0 +1,465 @@
+"""Bringing maps into the form that an operator needs: channels in an order, windows as channels, axes in place.
+
+arrange        channels in a given order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
+settle         channels in the logical order of the original tensor
+unfold         window positions become channels: exact for whatever wants all positions of a window at once
+apart          an operator on what is at each position by itself: positions join the batch
+spatial_axes   which physical axis each spatial axis of the original lies on
+grouped        an operator along some of the channels only
+along_channels an operator that slides along channels, at every cell of a map
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.bounds import REPEAT_LIMIT, UNFOLD_KERNEL, UNFOLD_LIMIT, megabytes
+from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refused
+from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
+from onnx_fcn.lifting.facts import Unmapped
+from onnx_fcn.lifting.folding import batch_restored
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
+from onnx_fcn.lifting.refusals import RUN_THE_REST
+from onnx_fcn.lifting.site import Site
+
+__all__ = [
+    "along_channels",
+    "apart",
+    "arrange",
+    "as_channels",
+    "as_feature_map",
+    "as_map",
+    "grouped",
+    "grouped_many",
+    "levelled",
+    "materialise",
+    "padding_refused",
+    "pool_window",
+    "rearranged",
+    "repeated_over",
+    "settle",
+    "shape_with",
+    "source_of",
+    "spatial_axes",
+    "unfold",
+]
+
+#: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
+CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+
+def arrange(site: Site, x: Lifted, channels: Sequence[Atom]) -> Lifted:
+    """The map with its channels in this order of atoms; atoms that it lacks are repeated along."""
+    channels = tuple(channels)
+    if channels == x.channels:
+        return x
+    kept = [a for a in channels if a in x.channels]
+    if set(kept) != set(x.channels):
+        raise AssertionError("arrange drops channels")
+    index = np.arange(x.width, dtype=np.int64).reshape([a.size for a in x.channels])
+    index = index.transpose([x.channels.index(a) for a in kept])
+    index = index.reshape([a.size if a in kept else 1 for a in channels])
+    index = np.broadcast_to(index, [a.size for a in channels]).reshape(-1)
+    if np.array_equal(index, np.arange(x.width)):
+        return replace(x, channels=channels)
+    return replace(x, map=site.emit([x, index], "Gather", axis=1), channels=channels)
+
+
+def settle(site: Site, x: Lifted) -> Lifted:
+    """The map with its channels in the logical order of the original tensor."""
+    order = [a for group in x.layout for a in group if a in x.channels]
+    return arrange(site, x, order).canonical()
+
+
+def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
+    """Window positions become channels, behind those that are there: (N, C, *space) -> (N, C·window, *grid).
+
+    A depthwise Conv with one-hot kernels, which copies; other types than floats are sliced and concatenated.
+    """
+    axes = [k for k, a in enumerate(x.space) if a.atoms and (axes is None or k in axes)]
+    if not axes:
+        return x
+    if x.padding is not None:
+        raise padding_refused(site, x)
+    moved = tuple(atom for k in axes for atom in x.space[k].atoms)
+    channels = x.width * Atom.product(moved)
+    if channels > UNFOLD_LIMIT:
+        raise Unsupported(
+            f"wants all positions of the window at once, which takes {channels} channels (at most {UNFOLD_LIMIT})",
+            code="unfold-too-large",
+            hint=RUN_THE_REST,
+        )
+    if x.elem_type in CONVOLVED:
+        window, strides, rates = x.kernel(axes)
+        taps = math.prod(window)
+        if channels * taps > UNFOLD_KERNEL:
+            size = "×".join(map(str, window))
+            raise Unsupported(
+                f"wants all positions of the window at once, {size} of {x.width} channels, and the kernel that "
+                f"copies them has {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
+                code="unfold-too-large",
+                hint=RUN_THE_REST,
+            )
+        total = site.repeats(channels * taps * site.dtype(x.elem_type).itemsize)
+        if total > REPEAT_LIMIT:
+            raise Unsupported(
+                "wants all positions of the window at once, and the kernels that copy them, with the weights that "
+                f"are repeated, would take {megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
+                code="unfold-too-large",
+                hint=RUN_THE_REST,
+            )
+        kernel = np.tile(np.eye(taps, dtype=site.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
+        name = site.emit([x, kernel], "Conv", kernel_shape=window, strides=strides, dilations=rates, group=x.width)
+        order = (*x.channels, *moved)
+    else:
+        name = site.emit(cell_maps(site, x, axes), "Concat", axis=1)
+        order = (*moved, *x.channels)
+    site.note("unfold", x, x.kernel(axes)[0], inputs=x.width, outputs=channels)
+    space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
+    origins = site.reduces(x, contextable=False)
+    return replace(x, map=name, channels=order, space=space, origins=origins, unfolded=site.position)
+
+
+def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[int]]:
+    """The spatial axes of the original tensor (from `first`) as axes of the map, adding axes of length 1.
+
+    Returns the map and, for each of them, its spatial axis of the map.
+
+    Raises:
+        Unsupported: one of them is no spatial axis of the map as a whole.
+    """
+    found: list[int | None] = []
+    for k in range(first, x.rank):
+        group = x.layout[k]
+        axis = x.space_of(group) if group else None
+        if group and axis is None:
+            raise Unsupported(
+                f"slides along axis {k} of {x} ({x.dims}), which is no axis of the image",
+                code="not-spatial",
+                hint=RUN_THE_REST,
+            )
+        found.append(axis)
+    free = [k for k, a in enumerate(x.space) if not a.atoms]
+    missing = found.count(None) - len(free)
+    if missing > 0:
+        rank = len(x.space)
+        x = replace(
+            x,
+            map=site.unsqueeze(x.map, [2 + rank + k for k in range(missing)]),
+            space=(*x.space, *[Axis(())] * missing),
+        )
+        free += range(rank, rank + missing)
+    return x, [free.pop(0) if axis is None else axis for axis in found]
+
+
+def rearranged(site: Site, x: Lifted) -> Lifted:
+    """The map whose axes are those of the original where that has moved factors between space and depth.
+
+    A pixel shuffle or a nearest upsampling, however it is written, ends as (h r): cells that lie among the
+    channels. A space-to-depth ends with the inner factor of an axis among the channels of the original. Both are
+    layouts until an operator slides along such an axis, or joins it with another.
+    """
+    if x.rank != 2 + len(x.space):
+        return x
+    for k, axis in enumerate(x.space):
+        group = next((g for g in x.layout if g and axis.atoms and g[0] is axis.atoms[0]), ())
+        lead = next(
+            (m for m, (a, b) in enumerate(zip(group, axis.atoms)) if a is not b), min(len(group), len(axis.atoms))
+        )
+        inner, extra = axis.atoms[lead:], group[lead:]
+        if extra and not inner and all(a in x.channels for a in extra):
+            x = _interleaved(site, x, k, extra)
+        elif inner and not extra and lead:
+            x = _deepened(site, x, k, inner)
+    return x
+
+
+def _interleaved(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+    """Depth to space along one axis: these channels become the inner factor of its cells."""
+    check_undilated(site, x, "makes the map finer")
+    others = tuple(a for a in x.channels if a not in atoms)
+    x = arrange(site, x, (*atoms, *others))
+    rank, size = 2 + len(x.space), Atom.product(atoms)
+    # (N, t·C, …, H, …) -> (N, H, t·C, …) -> (N, H·t, C, …): with the axis in front nothing depends on the size
+    perm = [0, 2 + k, 1, *(j for j in range(2, rank) if j != 2 + k)]
+    target = [0, -1, Atom.product(others), *[0] * (rank - 3)]
+    seen = site.emit([site.emit([x], "Transpose", perm=perm), np.array(target, np.int64)], "Reshape")
+    name = site.emit([seen], "Transpose", perm=[perm.index(j) for j in range(rank)])
+    axis = x.space[k]
+    finer = replace(axis.finer(size, axis.window * size, axis.atoms[0].name), atoms=(*axis.atoms, *atoms))
+    space = tuple(finer if j == k else a for j, a in enumerate(x.space))
+    return replace(x, map=name, channels=others, space=space).canonical()
+
+
+def _deepened(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+    """Space to depth along one axis: the inner factor of its cells becomes channels, by one-hot kernels."""
+    axis, size = x.space[k], Atom.product(atoms)
+    target = site.output_stride
+    if axis.rate != 1 or (target is not None and axis.stride * size > target):
+        raise dilation_refused(site, "moves cells of the map to its channels")
+    window = [size if j == k else 1 for j in range(len(x.space))]
+    kernel = np.tile(np.eye(size, dtype=site.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
+    name = site.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
+    coarser = axis.slid(axis.window // size, axis.atoms[0].name, size, size)
+    coarser = replace(coarser, atoms=axis.atoms[: -len(atoms)])
+    site.note_sliding(pads=False, strides=True)
+    space = tuple(coarser if j == k else a for j, a in enumerate(x.space))
+    return replace(x, map=name, channels=(*x.channels, *atoms), space=space)
+
+
+def as_feature_map(site: Site, x: Lifted) -> Lifted:
+    """The map for an operator that slides: channels settled and alone on axis 1, nothing else left over.
+
+    Raises:
+        Unsupported: axis 1 of the original tensor is not the channels.
+    """
+    x = rearranged(site, x)
+    several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
+    if several and set(several) <= set(x.channels):
+        raise Unsupported(
+            f"sees the {Atom.product(several)} images, patches or channels of each sample as images of their own",
+            code="several-images",
+            hint="convert the network that answers for one of them",
+        )
+    if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
+        raise Unsupported(
+            f"wants the channels on axis 1, but the layout here is {x} ({x.dims})",
+            code="not-channels",
+            hint=RUN_THE_REST,
+        )
+    if x.batch.size == 1 and x.layout[0]:
+        raise Unsupported(f"wants the batch on axis 0, but the layout here is {x}", code="not-channels")
+    return arrange(site, x, x.layout[1])
+
+
+def grouped(
+    site: Site, x: Lifted, atoms: Sequence[Atom], emit: Callable[[str, int], str], result: Sequence[Atom] | None = None
+) -> Lifted:
+    """An operator along some channel atoms: `emit(tensor, axis)` gets them as one axis of its own.
+
+    `result` are the atoms that the operator leaves of them, by default the same. The layout is the caller's.
+    """
+    return grouped_many(site, x, atoms, lambda t, axis: [emit(t, axis)], result)[0]
+
+
+def grouped_many(
+    site: Site,
+    x: Lifted,
+    atoms: Sequence[Atom],
+    emit: Callable[[str, int], list[str]],
+    result: Sequence[Atom] | None = None,
+) -> list[Lifted]:
+    """Likewise for an operator with several outputs."""
+    atoms = tuple(atoms)
+    result = atoms if result is None else tuple(result)
+    others = tuple(a for a in x.channels if a not in atoms)
+    x = arrange(site, x, (*others, *atoms))
+    outer, inner = Atom.product(others), Atom.product(atoms)
+    if outer == 1:
+        return [replace(x, map=name, channels=(*others, *result)) for name in emit(x.map, 1)]
+    target = shape_with(site, x, outer * Atom.product(result))
+    seen = site.emit([x, np.array([0, outer, inner, -1], np.int64)], "Reshape")
+    names = [site.emit([made, target], "Reshape") for made in emit(seen, 2)]
+    return [replace(x, map=name, channels=(*others, *result)) for name in names]
+
+
+def apart(site: Site, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], str]) -> Lifted:
+    """An operator on what is at each position by itself: (N, d…) -> (N, *shape).
+
+    `emit` gets the original tensor, with the positions of all images as its batch.
+    """
+    x = settle(site, x)
+    rank = 2 + len(x.space)
+    last = site.emit([x], "Transpose", perm=[0, *range(2, rank), 1])
+    rows = site.emit([last, np.array([-1, *x.shape[1:]], np.int64)], "Reshape")
+    grid: list[Operand] = [site.slice(site.emit([last], "Shape"), [0], [-1], [0]), np.array([math.prod(shape)])]
+    made = site.emit([emit(x.on(rows)), site.emit(grid, "Concat", axis=0)], "Reshape")
+    name = site.emit([made], "Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
+    atoms = [atoms_of(size, "p") for size in shape]
+    return replace(x, map=name, channels=tuple(a for g in atoms for a in g), layout=(x.layout[0], *atoms))
+
+
+def along_channels(
+    site: Site, x: Lifted, axes: Sequence[int], sizes: Sequence[int], emit: Callable[[str], str]
+) -> Lifted:
+    """An operator along axes of the original that are channels, at every cell by itself: these become `sizes` long.
+
+    `emit` gets (N, the other channels, *axes, cells), whatever the size of the image.
+    """
+    along = [x.layout[k] for k in axes]
+    others = tuple(a for a in x.channels if not any(a in group for group in along))
+    x = arrange(site, x, (*others, *(a for group in along for a in group)))
+    made = [atoms_of(size, "c") for size in sizes]
+    seen = [0, Atom.product(others), *map(Atom.product, along), -1]
+    name = emit(site.emit([x, np.array(seen, np.int64)], "Reshape"))
+    target = shape_with(site, x, Atom.product(others) * math.prod(sizes))
+    layout = [made[axes.index(k)] if k in axes else group for k, group in enumerate(x.layout)]
+    return replace(
+        x,
+        map=site.emit([name, target], "Reshape"),
+        channels=(*others, *(a for group in made for a in group)),
+        layout=tuple(layout),
+    )
+
+
+def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
+    """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.
+
+    Raises:
+        Unsupported: the batch is among them.
+    """
+    axes, x = list(axes), rearranged(site, x)
+    wanted = {a for k in axes for a in x.layout[k]}
+    if x.batch in wanted:
+        raise Unsupported(f"works along the batch: axes {axes} of {x}", code="batch")
+    x = unfold(site, x, [k for k, a in enumerate(x.space) if wanted & set(a.atoms)])
+    return x, tuple(a for k in axes for a in x.layout[k])
+
+
+def repeated_over(site: Site, name: Operand, channels: int, like: Lifted) -> str:
+    """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
+    if site.opset < 8:
+        raise Unsupported("repeats a value over the map, which takes opset 8", code="opset", hint=RAISE_OPSET)
+    return site.emit([name, shape_with(site, like, channels)], "Expand")
+
+
+def shape_with(site: Site, x: Lifted, channels: int) -> str:
+    """The shape of a map with another number of channels, (N, channels, *space), as a tensor."""
+    shape = site.emit([x], "Shape")
+    batch, space = site.slice(shape, [0], [1], [0]), site.slice(shape, [2], [np.iinfo(np.int64).max], [0])
+    return site.emit([batch, np.array([channels], np.int64), space], "Concat", axis=0)
+
+
+def materialise(site: Site, x: Lifted) -> str:
+    """A tensor with the axes of the original in their order, at whatever size the image has.
+
+    Raises:
+        Unsupported: its layout merges or splits axes of the map.
+    """
+    order = [a for group in x.layout for a in group if a in x.channels]
+    x = arrange(site, x, order)
+    if not x.is_plain or x.rank != 2 + len(x.space):
+        raise Unsupported(f"needs the tensor as it was, but the layout here is {x}", code="not-plain")
+    perm = x.order
+    return x.map if perm == sorted(perm) else site.emit([x], "Transpose", perm=perm)
+
+
+def source_of(site: Site, fact: Unmapped) -> tuple[str, tuple[int, ...]]:
+    """(tensor, native shape) of a value that is the same for all positions, before it was repeated over them."""
+    name, shape = fact.name, site.shape_of(fact)
+    if fact.spread is not None:
+        source = site.shape_of(Unmapped(fact.spread))
+        source = (1,) * (len(shape) - len(source)) + source
+        if all(s in (1, d) for s, d in zip(source, shape)):
+            return fact.spread, source
+    return name, shape
+
+
+def as_map(site: Site, fact: Unmapped, like: Lifted) -> Lifted:
+    """A tensor that is the same for all positions, as a map of one cell that broadcasts: (N, C, 1, …)."""
+    name, shape = source_of(site, fact)
+    batch_axis = next((k for k, d in enumerate(shape) if d == site.batch and site.batch > 1), None)
+    if batch_axis is None and site.batch == 1 and shape and shape[0] == 1:
+        batch_axis = 0
+    channels = [d for k, d in enumerate(shape) if k != batch_axis]
+    if batch_axis not in (None, 0):
+        perm = [batch_axis, *(k for k in range(len(shape)) if k != batch_axis)]
+        name = site.emit([name], "Transpose", perm=perm)
+    target = [1 if batch_axis is None else -1, int(np.prod(channels)), *[1] * len(like.space)]
+    is_map = len(shape) == len(target) and max(shape[2:]) == 1 and (batch_axis == 0 or shape[0] == 1)
+    if not is_map:
+        name = site.emit([name, np.array(target, np.int64)], "Reshape")
+    atoms = [atoms_of(d, "u") for d in channels]
+    layout = [*atoms]
+    if batch_axis is not None:
+        layout.insert(batch_axis, (like.batch,) if like.batch.size > 1 else ())
+    space = tuple(replace(a, atoms=()) for a in like.space)
+    flat = tuple(a for group in atoms for a in group)
+    return Lifted(name, like.batch, flat, space, tuple(layout), like.elem_type)
+
+
+def padding_refused(site: Site, x: Lifted) -> Unsupported:
+    """The refusal of a Pad that nothing slides after."""
+    assert x.padding is not None
+    return Unsupported(
+        f"reads the padding that '{site.name_at(x.padding)}' puts around each window, while a larger "
+        "image is padded only around its own border",
+        code="pad-then-flatten",
+        hint="pad inside the convolution or pooling before it",
+    )
+
+
+def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> str:
+    """The mean or the maximum of the window along some axes, at every position of the grid.
+
+    Dilated means before opset 19 are depthwise convolutions.
+    """
+    if not largest and x.elem_type not in CONVOLVED:
+        cells = cell_maps(site, x, over)
+        return site.emit([site.emit(cells, "Sum"), site.scalar(x, len(cells))], "Div")
+    kernel, strides, rates = x.kernel(over)
+    attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
+    dilated = any(r > 1 and n > 1 for r, n in zip(rates, kernel))
+    if dilated and not largest and site.opset < 19:
+        weights = np.full((x.width, 1, *kernel), 1 / math.prod(kernel), site.dtype(x.elem_type))
+        return site.emit([x, weights], "Conv", dilations=rates, group=x.width, **attrs)
+    if dilated:
+        if site.opset < 10:
+            raise Unsupported("poolings cannot be dilated before opset 10", code="rate")
+        attrs["dilations"] = rates
+    return site.emit([x], "MaxPool" if largest else "AveragePool", **attrs)
+
+
+def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
+    """Maps that meet, cut to the cells that all of them have.
+
+    Branches that stride or pad in different ways, such as a convolution 3/2 beside a shortcut 1/2, have as many
+    cells at the native size, and at some other sizes one has more. At the native size plus whole strides they have
+    as many again, and counts never fall; so all windows lie within the smallest map, and the surplus goes.
+
+    Raises:
+        Unsupported: now one of them is the smallest and now another; or the opset cannot cut at run time.
+    """
+    apart = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
+    maps = [batch_restored(site, m) for m in maps] if apart else list(maps)
+    for k in apart:
+        counts = [m.space[k].count for m in maps]
+        if len({count.rate for count in counts}) > 1:
+            continue  # their cells lie at different strides, which is refused where they are joined
+        least = next((m for m in maps if all(m.space[k].count.beyond(count)[1] <= 0 for count in counts)), None)
+        if least is None:
+            raise Unsupported(
+                "joins maps of which now one and now the other has more cells, by the size of the image",
+                code="counts-meet",
+            )
+        maps = [_shortened(site, m, k, least) for m in maps]
+    return maps
+
+
+def _shortened(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
+    """A map without the cells along one axis that a smaller one does not have."""
+    count = like.space[k].count
+    fewest, most = x.space[k].count.beyond(count)
+    if most == 0:
+        return x
+    if fewest == most:
+        name = site.slice(x.map, [0], [-most], [2 + k])
+    elif site.opset < 10:
+        raise Unsupported(
+            "joins maps that have as many cells at the native size alone, and cutting them at other sizes takes "
+            "opset 10",
+            code="opset",
+            hint=RAISE_OPSET,
+        )
+    else:
+        cells = site.slice(site.emit([like], "Shape"), [2 + k], [3 + k], [0])
+        at: list[Operand] = [x, np.array([0]), cells, np.array([2 + k])]
+        name = site.emit(at, "Slice")
+    return replace(x, map=name, space=tuple(a.shortened(count) if j == k else a for j, a in enumerate(x.space)))

@@ -1,0 +1,86 @@
+"""The ends of a walk: the image as a map, outputs as they are delivered, and the names of what a rule has made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.facts import Fact, Unmapped
+from onnx_fcn.lifting.folding import batch_restored
+from onnx_fcn.lifting.layouts import materialise, settle, unfold
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import Image, Rewind
+from onnx_fcn.lifting.site import Site
+
+__all__ = ["as_image_map", "check_meeting", "delivered", "named"]
+
+
+def as_image_map(site: Site, image: Image) -> Lifted:
+    """The image as a map: one Transpose where it is not channels-first."""
+    if image.is_channels_first:
+        return image.lifted(image.name)
+    order = [image.batch, image.channels, *image.space]
+    name = site.emit([image.name], "Transpose", perm=[k for k in order if k is not None])
+    missing = [k for k, axis in enumerate(order) if axis is None]
+    if [k for k in order if k is not None] == sorted(k for k in order if k is not None):
+        site.emissions.pop()
+        name = image.name
+    return image.lifted(site.unsqueeze(name, missing) if missing else name)
+
+
+def delivered(site: Site, x: Lifted) -> Lifted:
+    """An output as (N, C, *grid), its axes in the order of the image's.
+
+    A network without any dense layer or pooling of its window is fully convolutional already: its maps stay as
+    they are.
+    """
+    if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
+        if any(a.grid > a.stride for a in x.space):
+            raise Unsupported(
+                f"answers with a map that was made finer again ({x}): this is no classifier, it has no head",
+                code="decoder-output",
+                hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
+            )
+        return x.on(materialise(site, x))
+    x = settle(site, unfold(site, batch_restored(site, x)))
+    extra = [k for k, a in enumerate(x.space) if a.image is None]
+    name = site.squeeze(x.map, [2 + k for k in extra]) if extra else x.map
+    kept = [a for a in x.space if a.image is not None]
+    order = sorted(range(len(kept)), key=lambda k: kept[k].image or 0)
+    if order != list(range(len(kept))):
+        name = site.emit([name], "Transpose", perm=[0, 1, *(2 + k for k in order)])
+    return replace(x, map=name, space=tuple(kept[k] for k in order))
+
+
+def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
+    """Give the maps that this seat emitted the names of the node's outputs."""
+    made = {o.name: o for e in site.emissions for o in e.node.outputs if o.name}
+    renamed = dict(site.aliases)
+    result: list[Fact] = []
+    for name, fact in zip(site.outputs, facts):
+        if isinstance(fact, Lifted | Unmapped):
+            old = fact.map if isinstance(fact, Lifted) else fact.name
+            if name and old in made and old not in renamed and name not in renamed.values():
+                renamed[old] = name
+        result.append(fact)
+    for emission in site.emissions:
+        for tensor in [*emission.node.inputs, *emission.node.outputs]:
+            tensor.name = renamed.get(tensor.name, tensor.name)
+
+    def again(fact: Fact) -> Fact:
+        if isinstance(fact, Lifted):
+            return replace(fact, map=renamed.get(fact.map, fact.map))
+        return replace(fact, name=renamed.get(fact.name, fact.name)) if isinstance(fact, Unmapped) else fact
+
+    return [again(f) for f in result]
+
+
+def check_meeting(site: Site, facts: Iterable[Fact | None]) -> None:
+    """Rewind when a value that was reduced over the window meets a map on which the window is still live."""
+    lifted = [f for f in facts if isinstance(f, Lifted)]
+    live = {a.image for f in lifted for a in f.space if a.atoms}
+    for fact in lifted:
+        missing = any(not a.atoms and a.image in live for a in fact.space)
+        if missing and fact.origins and fact.origins <= site.reductions:
+            raise Rewind(fact.origins)
