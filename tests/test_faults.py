@@ -58,7 +58,7 @@ def runs(folder: Path, event: str, way: str) -> list[dict[str, Any]]:
 
 def ended(folder: Path, event: str, *arguments: str) -> list[dict[str, Any]]:
     """How the command ended, interrupted at one stage after the other."""
-    script = Path(__file__).with_name("interrupted.py")
+    script = ROOT / "tests/support/interrupted.py"
     done = subprocess.run(
         [sys.executable, script, folder, event, *arguments],
         env=ENVIRONMENT,

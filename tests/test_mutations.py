@@ -4,7 +4,7 @@ Faults are planted into converted models (`mutations.py`), over networks that ma
 saturate, weights that are tiny, or all the same, a score that is much smaller than its neighbours, images in bytes.
 A mutant is either rejected, or its answers are those of the converted model on dense random images: the fault is none.
 
-All networks, with the tally: `PYTHONPATH=. python tests/test_mutations.py`.
+All networks, with the tally: `PYTHONPATH=.:tests/support python tests/test_mutations.py`.
 """
 
 from __future__ import annotations

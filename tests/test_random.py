@@ -9,7 +9,7 @@ is onnxruntime, on the original model:
 Everything that `convert` says is held against that too: it validates, its grid has as many cells as there are answers,
 and the outputs' formulas give the same counts.
 
-More examples, other ones every time, with a tally: `PYTHONPATH=. python tests/test_random.py 5000`.
+More examples, other ones every time, with a tally: `PYTHONPATH=.:tests/support python tests/test_random.py 5000`.
 """
 
 from __future__ import annotations

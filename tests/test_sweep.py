@@ -5,7 +5,7 @@ at all. Few of them are classifiers. That is the point: whatever comes in, what 
 `FcnError` in the user's words (`wording`), never another exception, a crash of the interpreter or a hang. So they are
 converted in processes that may die.
 
-Print the tally that docs/reliability.md shows: `PYTHONPATH=. python tests/test_sweep.py`.
+Print the tally that docs/reliability.md shows: `PYTHONPATH=.:tests/support python tests/test_sweep.py`.
 """
 
 from __future__ import annotations

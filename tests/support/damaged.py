@@ -35,7 +35,7 @@ from perceptron import classifier
 
 import onnx_fcn
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 DATA = "weights.bin"
 
 

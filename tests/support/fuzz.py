@@ -1,8 +1,8 @@
 """Damaged and hostile models by the thousand: each is converted or refused, in bounded time and memory.
 
-    PYTHONPATH=. python tests/fuzz.py 10000        # the cases 0 to 9,999 of damaged.py, with a tally
-    PYTHONPATH=. python tests/fuzz.py --case 4711  # one of them, in this process
-    PYTHONPATH=. python tests/fuzz.py 10000 --inputs   # those of reading.py, for the commands that read
+    PYTHONPATH=. python tests/support/fuzz.py 10000        # the cases 0 to 9,999 of damaged.py, with a tally
+    PYTHONPATH=. python tests/support/fuzz.py --case 4711  # one of them, in this process
+    PYTHONPATH=. python tests/support/fuzz.py 10000 --inputs   # those of reading.py, for the commands that read
 
 Cases run in worker processes, so that a crash of the interpreter, a hang or a memory that is exhausted is seen, and
 known by its number. A case passes when `convert` (with validation), `validate` and `read_geometry` return or raise an
@@ -88,7 +88,7 @@ def campaign(numbers: Sequence[int], workers: int = 1, *, inputs: bool = False) 
 def _worker(numbers: Sequence[int], found: queue.SimpleQueue[Outcome | None], inputs: bool) -> int:
     """Run cases in one process until it is done or dead; how many were dealt with."""
     command = [sys.executable, __file__, "--worker", *map(str, numbers), *["--inputs"] * inputs]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
