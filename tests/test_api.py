@@ -6,6 +6,7 @@ import ast
 import graphlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -50,6 +51,12 @@ def test_everything_public_is_listed() -> None:
         assert getattr(onnx_fcn, name) is not None
     with pytest.raises(AttributeError, match="module 'onnx_fcn' has no attribute 'covert'"):
         getattr(onnx_fcn, "covert")  # noqa: B009
+
+
+def test_the_reference_has_everything_public() -> None:
+    pages = re.findall(r"^::: onnx_fcn\.(.+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE)
+    homes = {f"{module}.{name}" for name, module in onnx_fcn._MODULES.items()}
+    assert set(pages) == homes | {"dask.apply"}
 
 
 @pytest.mark.parametrize("function", [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.validate])

@@ -111,7 +111,7 @@ def test_setting_up_ends_with_the_main_job_and_with_the_tests() -> None:
         ".venv/bin/pip install .",
         ".venv/bin/python -m onnx_fcn fixtures/digits_unpadded.onnx out.onnx",
     ]
-    assert tests[1:] == [".venv/bin/pip install -e '.[test]'", ".venv/bin/python -m pytest"]
+    assert tests[1:] == [".venv/bin/pip install -e '.[test-full]'", ".venv/bin/python -m pytest"]
     assert main(shlex.split(main_job[-1])[3:]) == 0
     onnx.checker.check_model("out.onnx", full_check=True)
 
