@@ -21,20 +21,20 @@ import contextlib
 import graphlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, tensor_names
+from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, nodes_within, tensor_names
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
 
@@ -167,18 +167,29 @@ class Document:
         _put(self.proto.metadata_props, "key", "value", edit.metadata)
         _put(self.proto.opset_import, "domain", "version", edit.opset_imports)
 
-    def inline(self, functions: Sequence[tuple[str, str]]) -> None:
-        """Put the bodies of these local functions, as (domain, name), in place of their calls.
+    def inline(self, functions: Sequence[tuple[str, str]], *, of_schemas: bool = False) -> None:
+        """Put the bodies of these functions, as (domain, name), in place of their calls.
+
+        Args:
+            functions: local ones, or with `of_schemas` operators, of which ONNX's schemas have the bodies.
 
         Raises:
-            ModelError: a call does not fit its function.
+            ModelError: a call does not fit its function, or the body depends on a type that is not known.
         """
         self._edited, self._graph = True, None
+        declared = {value.name for value in self.proto.graph.value_info}
+        if of_schemas:
+            _spell_out(self.proto, set(functions))
         try:
-            self.proto = onnx.inliner.inline_selected_functions(self.proto, list(functions))
+            self.proto = onnx.inliner.inline_selected_functions(
+                self.proto, list(functions), inline_schema_functions=of_schemas
+            )
         except Exception as error:  # a RuntimeError, or what pybind11 makes of an exception in C++
             complaint = " ".join(str(error).split())
-            raise ModelError(f"the local functions of {self._store} cannot be inlined: {complaint}") from None
+            what = "operators" if of_schemas else "local functions"
+            raise ModelError(f"the {what} of {self._store} cannot be inlined: {complaint}") from None
+        if of_schemas:
+            _retain(self.proto.graph.value_info, lambda value: value.name in declared)
 
     def has_repeated_names(self) -> bool:
         """Does a subgraph give one of its tensors the name of another in the model, as two branches may?"""
@@ -301,6 +312,23 @@ class Document:
         else:
             self._store.refer(tensor, array)
         return tensor
+
+
+def _spell_out(model: ModelProto, operators: Set[tuple[str, str]]) -> None:
+    """Say what the bodies of these operators depend on: the attributes that they have by default, types of weights."""
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    for node in (n for outer in model.graph.node for n in (outer, *nodes_within(outer))):
+        if (node.domain, node.op_type) in operators:
+            given = {attribute.name for attribute in node.attribute}
+            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+            defaults = ((name, a.default_value) for name, a in schema.attributes.items() if name not in given)
+            node.attribute.extend(value for _, value in defaults if value.type != AttributeProto.UNDEFINED)
+    declared = {value.name for value in model.graph.value_info}
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in model.graph.initializer
+        if t.name not in declared
+    )
 
 
 def _replace_declaration(old: ValueInfoProto, new: ValueInfoProto) -> None:

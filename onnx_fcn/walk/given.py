@@ -6,15 +6,21 @@ reproduced is the file, untouched.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
+from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within
+from onnx_fcn.model.operators import ATTENTION, RANDOM
 from onnx_fcn.model.sessions import is_builtin
+from onnx_fcn.rules import rule_of
 from onnx_fcn.walk.outputs import Selection, select
 
 __all__ = ["Given", "Source", "opened", "ordered"]
@@ -79,7 +85,7 @@ def ordered(file: Document) -> Document:
 
 
 def _ready(file: Document) -> Document:
-    """The same model with its nodes in order, local functions that the image passes inlined, and no name used twice.
+    """The same model with its nodes in order, functions that the image passes inlined, and no name used twice.
 
     Raises:
         ModelError: it is not a usable model.
@@ -88,10 +94,41 @@ def _ready(file: Document) -> Document:
     if functions := _functions_on_the_way(document):
         document = document.copy()
         document.inline(functions)
+    if operators := _defined_by_others(document):
+        parts = document.copy()
+        with contextlib.suppress(ModelError):  # what ONNX cannot take apart is refused as an operator without a rule
+            parts.inline(operators, of_schemas=True)
+            document = parts
     if document.has_repeated_names():
         document = document.copy()
         document.distinguish_names()
     return document
+
+
+def _defined_by_others(document: Document) -> list[tuple[str, str]]:
+    """Operators on the way of the image that have no rule, and that ONNX defines by others, which may have one.
+
+    Those whose refusal is to be about them, such as attention, are left alone.
+    """
+    version = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    found: dict[tuple[str, str], None] = {}
+    for node in _on_the_way(document, ends=("Shape", "Size")):  # what is computed from sizes alone is evaluated
+        if node.domain in ("", "ai.onnx") and node.op_type not in ATTENTION | RANDOM and not rule_of("", node.op_type):
+            with contextlib.suppress(onnx.defs.SchemaError):  # a newer operator than the installed onnx knows
+                schema: Any = onnx.defs.get_schema(node.op_type, version, "")
+                if schema.has_function or schema.has_context_dependent_function:
+                    found[node.domain, node.op_type] = None
+    return list(found)
+
+
+def _on_the_way(document: Document, ends: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
+    """The nodes that something of the inputs passes through, and those within them; it `ends` at some operators."""
+    reached = {i.name for i in data_inputs(document.proto.graph)}
+    for node in document.proto.graph.node:
+        if any(n in reached for n in names_used(node)):
+            reached |= set() if node.op_type in ends else set(node.output)
+            yield node
+            yield from nodes_within(node)
 
 
 def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
@@ -107,12 +144,7 @@ def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
             known.setdefault((function.domain, function.name), []).extend(function.node)
     if not known:
         return []
-    reached = {i.name for i in data_inputs(document.proto.graph)}
-    wanted: list[tuple[str, str]] = []
-    for node in document.proto.graph.node:
-        if any(n in reached for n in names_used(node)):
-            reached |= set(node.output)
-            wanted += [(n.domain, n.op_type) for n in (node, *nodes_within(node))]
+    wanted = [(n.domain, n.op_type) for n in _on_the_way(document)]
     found: dict[tuple[str, str], None] = {}
     while wanted:
         key = wanted.pop()
