@@ -51,7 +51,8 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
         linear, cubic, antialias                    exact for the scale 2ⁿ; for others the weights of cell j are
                                                     rounded to about j·2⁻²⁴ of a cell, as in the original
         half_pixel_symmetric                        half_pixel, which it is wherever the resized size is whole, as it
-                                                    has to be at the native size; refused elsewhere
+                                                    has to be at the native size; refused elsewhere, and where nearest
+                                                    cells lie on the border between two, unless the scale is 2ⁿ
         pytorch_half_pixel                          half_pixel; refused where the native result is one cell
         align_corners, tf_crop_and_resize           refused: the coordinates hang on where the map ends
         scales                                      fractions up to a denominator of 64; refused beyond
@@ -122,6 +123,19 @@ class Sampling:
         if self.support == 1:  # ⌊x⌋ and ⌈x⌉
             return Taps(self.scale, c, c + 2 * p - 1)
         return Taps(self.scale, c - 2 * p * (self.support - 1), c + 2 * p * self.support)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Do nearest cells lie on the border between two, and single floats not tell on which side?
+
+        Scales of 2ⁿ only change exponents.
+        """
+        p, q = self.scale.numerator, self.scale.denominator
+        if p & (p - 1) == 0 and q & (q - 1) == 0:
+            return False
+        c = self.shifts[0] * q - self.shifts[1] * p
+        border = 0 if self.rounding in ("floor", "ceil") else p
+        return any((2 * q * j + c) % (2 * p) == border for j in range(p))
 
     def reads_beyond(self, window: int, cells: int) -> bool:
         """Would some of the cells be made of others than those of a window, if there were any?"""
@@ -194,6 +208,13 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
         if early:  # onnxruntime's reading of operators that do not say how they round
             rounding = "ceil" if scale < 1 else "floor"
         sampling = Sampling(scale, SHIFTS[transform], rounding)
+        if transform == "half_pixel_symmetric" and sampling.is_ambiguous:
+            raise Unsupported(
+                f"resizes by {scale}, where nearest cells lie on the border between two, and onnxruntime takes now one "
+                "and now the other, by the size of the map (half_pixel_symmetric)",
+                code="rounding",
+                hint="with half_pixel it is the same network",
+            )
     else:
         support = 2 if mode == "cubic" else 1
         sampling = Sampling(scale, SHIFTS[transform], "", support, bool(site.attr("antialias", 0)))

@@ -181,6 +181,8 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
     seat.replaced = True
     result = rule(site, *same_folding(site, operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
+    if any(isinstance(f, Lifted) and 0 in f.shape and site.has_output(k) for k, f in enumerate(outputs)):
+        raise Unsupported("gives a tensor without any values", code="empty", hint="crop less, or reduce over less")
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
     return named(site, outputs)
