@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 import onnx
@@ -27,12 +27,11 @@ from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import Sizes, native_cost
 from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
+from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
-from onnx_fcn.walk.forms import Form, finish
 from onnx_fcn.walk.given import Given, Source, ordered
 from onnx_fcn.walk.images import Request, Size, size_of
-from onnx_fcn.walk.lift import dilated, lift
-from onnx_fcn.walk.outputs import Selection
+from onnx_fcn.walk.lift import answering, lift
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
 
@@ -142,26 +141,15 @@ def convert(
     clock = Clock(progress)
     if head not in ("conv", "folded"):
         raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
-    selection = Selection(tuple(outputs), logits)
-    form = Form(reduce or "", full_size, argmax, keep_size)
-    request = Request(
-        input,
-        size_of(input_size),
-        folds=head == "folded",
-        output_stride=output_stride,
-        declared_batch=form.keeps_shape and not dynamic_batch,
-    )
-    asked = {"folds": head == "folded", "output_stride": output_stride, **asdict(selection), **asdict(form)}
-    if keep_size and output_stride is not None:
-        raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
+    asked = Asked(head == "folded", output_stride, tuple(outputs), logits, reduce or "", full_size, argmax, keep_size)
+    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape and not dynamic_batch)
     _check_paths(source, output)
     with clock("open"):
-        given = Given.open(source, selection)
+        given = Given.open(source, asked)
         original = given.selected
         document = original.copy()
     with clock("lift"), _blamed(given):
-        state = lift(document, request)
-        finish(state, form)
+        state = answering(document, lift(document, request), asked)
     images = load_data(data, original, state.image)
     with clock("assemble"), _blamed(given):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
@@ -169,7 +157,7 @@ def convert(
     with clock("describe"):
         report = describe(original, document, state, source=name, sizes=sizes)
     source_graph = fingerprint(given.whole.proto.graph)
-    document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked)))
+    document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:
@@ -233,36 +221,18 @@ def validate(
     judged = Document.open(converted)
     ordered(judged)
     with _doubted(judged):
-        selection, form, folds, output_stride = _asked(judged)
-        given = Given.open(original, selection)
+        asked = Asked.from_json(asked_of(judged.proto))
+        given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
     with _blamed(given):
-        state = lift(document, Request(input, size_of(input_size), folds, declared_batch=form.keeps_shape))
+        state = lift(document, Request(input, size_of(input_size), asked.folds, asked.keeps_shape))
         with _doubted(judged):
-            if output_stride is not None:
-                state = dilated(document, state, output_stride)
-            finish(state, form)
+            state = answering(document, state, asked)
         document.commit(assemble(document, state))
     images = load_data(data, source, state.image)
     macs = native_cost(source, state).macs
     return _compare(given, state, document, judged, seed, images, progress or _silent, macs)
-
-
-def _asked(judged: Document) -> tuple[Selection, Form, bool, int | None]:
-    """What the conversion was asked for that made this model.
-
-    Raises:
-        ModelError: its metadata says something else.
-    """
-    asked = asked_of(judged.proto)
-    outputs, stride = asked.get("outputs", []), asked.get("output_stride")
-    if not isinstance(outputs, list) or not isinstance(stride, int | None):
-        raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
-    flags = {name: bool(asked.get(name)) for name in ("full_size", "argmax", "keep_size")}
-    form = Form(str(asked.get("reduce", "")), **flags)
-    selection = Selection(tuple(map(str, outputs)), bool(asked.get("logits")))
-    return selection, form, bool(asked.get("folds")), stride
 
 
 @contextmanager

@@ -28,11 +28,11 @@ from onnx_fcn.geometry import Count
 from onnx_fcn.model import metadata
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
+from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.given import Given
 from onnx_fcn.walk.images import Request
 from onnx_fcn.walk.lift import lift
-from onnx_fcn.walk.outputs import Selection
 
 SEEDS = range(4)
 
@@ -178,7 +178,7 @@ def test_a_wrong_count_is_found_where_the_trunk_is_the_original_s(monkeypatch: p
 
 def judged(original: ModelProto, plant: Callable[[ModelProto], ModelProto], seed: int) -> Validation:
     """What validation says where the conversion itself is at fault, so that its own trunk is no better."""
-    given = Given.open(original, Selection())
+    given = Given.open(original, Asked())
     document = given.selected.copy()
     state = lift(document, Request())
     document.commit(assemble(document, state))

@@ -189,6 +189,13 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _check_together(given, parser.error)
+    return given
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnx-fcn",
         description="Turn any ONNX classifier into a fully convolutional network, and prove that it is the same\n"
@@ -199,82 +206,106 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", help="the classifier, an ONNX file")
     parser.add_argument("output", nargs="?", help="the file to write")
-    parser.add_argument(
+    parser.add_argument("--version", action="version", version=f"onnx-fcn {onnx_fcn.__version__}")
+    for add in (_add_reading, _add_answers, _add_storing, _add_checking, _add_report):
+        add(parser)
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how the model is read")
+    group.add_argument(
         "--input-size",
         type=_size,
         metavar="N|HxW",
         help="the image size that the network was made for, where the file does not say it (N: along every axis)",
     )
-    parser.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
-    parser.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
-    parser.add_argument(
+    group.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it answers with")
+    group.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
+    group.add_argument(
         "--head",
         choices=("conv", "folded"),
         default="conv",
         help="folded: with the batch folded into a spatial axis, faster for batches of images of the native size",
     )
-    parser.add_argument(
+    group.add_argument(
         "--output-stride",
         type=count,
         metavar="S",
         help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--outputs", type=names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
     )
-    parser.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
-    parser.add_argument(
+    group.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
+    group.add_argument(
         "--reduce", choices=("mean", "max"), help="one answer for an image of any size: the mean or maximum of the map"
     )
-    parser.add_argument(
+    group.add_argument(
         "--full-size", action="store_true", help="the map at the resolution of the image, interpolated between answers"
     )
-    parser.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
-    parser.add_argument(
+    group.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
+    group.add_argument(
         "--keep-size", action="store_true", help="keep all shapes as they are, with convolutions for dense layers"
     )
-    weights = parser.add_mutually_exclusive_group()
+
+
+def _add_storing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where the weights go").add_mutually_exclusive_group()
     for option, kind, what in (
         ("--external-data", "external", "large weights go to a file beside the output"),
         ("--inline", "inline", "they go into the output itself"),
         ("--link-data", "link", "they stay in the model's data file, if unchanged; it has to stay too"),
     ):
-        weights.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
-    parser.add_argument(
+        group.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
+
+
+def _add_checking(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it is compared with the original")
+    group.add_argument(
         "--verify", action="store_true", help="compare OUTPUT, whatever made it, with MODEL; nothing is written"
     )
-    parser.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
-    parser.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
-    parser.add_argument(
+    group.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
+    group.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
+    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is reported")
+    group.add_argument(
         "--explain", metavar="NAME", help="what is known of this node or tensor, and why it is refused if it is"
     )
-    parser.add_argument(
-        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to tell the cost of"
+    group.add_argument(
+        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to report the cost of"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
-    parser.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--version", action="version", version=f"onnx-fcn {onnx_fcn.__version__}")
-    given = parser.parse_args(arguments)
+    group.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
+    group.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _check_together(given: argparse.Namespace, error: Callable[[str], object]) -> None:
+    """Report options that do not go together; `error` ends the command."""
     if given.output is None:
         if given.verify:
-            parser.error("--verify compares two files: model and output")
+            error("--verify compares two files: model and output")
         if given.data is not None:
-            parser.error("--data is for the comparison with an output, and there is none")
+            error("--data is for the comparison with an output, and there is none")
         if given.weights is not None:
-            parser.error("where weights go is about an output, and there is none")
+            error("where weights go is about an output, and there is none")
     if given.verify and not given.validate:
-        parser.error("--verify and --no-validate contradict each other")
+        error("--verify and --no-validate contradict each other")
     forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
     if given.explain is not None and (given.output is not None or any(made)):
-        parser.error("--explain tells of one node or tensor, and takes neither an output nor options about one")
+        error("--explain tells of one node or tensor, and takes neither an output nor options about one")
     if given.verify and (given.output_stride or any(made)):
-        parser.error("--verify converts nothing, so options about converting mean nothing to it")
+        error("--verify converts nothing, so options about converting mean nothing to it")
     if given.data is not None and not given.validate:
-        parser.error("--data and --no-validate contradict each other")
-    return given
+        error("--data and --no-validate contradict each other")
 
 
 def _size(text: str) -> tuple[int, ...]:

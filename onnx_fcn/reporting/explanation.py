@@ -28,7 +28,7 @@ from onnx_fcn.walk.cut import Cut, find_cut, upstream
 from onnx_fcn.walk.fields import sliding
 from onnx_fcn.walk.given import Source, opened
 from onnx_fcn.walk.images import Request, Size, size_of
-from onnx_fcn.walk.lift import lift
+from onnx_fcn.walk.lift import dilated
 from onnx_fcn.walk.search import explored
 
 __all__ = ["Explanation", "Operand", "explain"]
@@ -154,13 +154,13 @@ def explain(
         OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
     """
     document = opened(source)
-    request = Request(input, size_of(input_size), output_stride=output_stride)
+    request = Request(input, size_of(input_size))
     state, causes = explored(document, request)
     if state is None:
         raise UnsupportedModel(causes)
     if not causes:
         if output_stride is not None:
-            state = lift(document, request)
+            state = dilated(document, state, output_stride)
         try:
             document.commit(assemble(document, state))
         except UnsupportedModel as refusal:

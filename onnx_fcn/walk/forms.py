@@ -10,8 +10,6 @@ Each is a few nodes behind the map, which stays in the graph under a name of its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 
@@ -21,8 +19,9 @@ from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.program import Final, Seat, Walk
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.walk.asked import Asked
 
-__all__ = ["MAP", "Form", "finish"]
+__all__ = ["finish"]
 
 
 FLOATS = frozenset(
@@ -33,89 +32,42 @@ FLOATS = frozenset(
 BYTE = 256
 
 
-@dataclass(frozen=True)
-class Form:
-    """What is made of the map of answers.
-
-    Attributes:
-        reduce: ``mean`` or ``max`` of the map; empty for the map itself.
-        full_size: at the resolution of the image.
-        argmax: the index of the best class, as uint8 up to 256 classes, else as int64.
-        keep_size: for images of the native size only, in the shapes of the original.
-    """
-
-    reduce: str = ""
-    full_size: bool = False
-    argmax: bool = False
-    keep_size: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises: OptionError, for forms that contradict each other."""
-        if self.reduce not in ("", "mean", "max"):
-            raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
-        asked = [name for name, value in self._named() if value]
-        for name in ("keep-size", "reduce"):
-            others = [n for n in asked if n != name and not (name == "reduce" and n == "argmax")]
-            if name in asked and others:
-                raise OptionError(f"--{name} and --{others[0]} contradict each other: an output has one shape")
-
-    def _named(self) -> list[tuple[str, object]]:
-        return [
-            ("keep-size", self.keep_size),
-            ("reduce", self.reduce),
-            ("full-size", self.full_size),
-            ("argmax", self.argmax),
-        ]
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Do the outputs get the shapes that they had?"""
-        return self.keep_size or bool(self.reduce and not self.argmax)
-
-    def __str__(self) -> str:
-        """In a word or two, such as ``full-size argmax``; ``map`` for the plain map."""
-        words = [self.reduce] if self.reduce else []
-        words += [name for name, value in self._named() if value and name != "reduce"]
-        return " ".join(words) or "map"
-
-
-MAP = Form()
-
-
-def finish(state: Walk, form: Form) -> None:
-    """Bring all answers of a finished walk into a form.
+def finish(state: Walk, asked: Asked) -> None:
+    """Bring all answers of a finished walk into a asked.
 
     Raises:
         UnsupportedModel: an answer cannot be.
         OptionError: the network has nothing that the form is about.
     """
-    if form == MAP:
+    if asked.form == "map":
         return
     if not state.has_head:
-        raise OptionError(f"the network has no dense layer, so its maps are no answers that could become '{form}'")
+        raise OptionError(
+            f"the network has no dense layer, so its maps are no answers that could become '{asked.form}'"
+        )
     causes = []
     for seat in state.epilogue:
         name = seat.node.outputs[0].name
         site = Site(state, len(state.seats), seat)
         try:
-            state.finals[name] = _final(state, site, seat, name, form)
+            state.finals[name] = _final(state, site, seat, name, asked)
         except Unsupported as refusal:
             causes.append(Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint))
     if causes:
         raise UnsupportedModel(causes)
 
 
-def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
+def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Final:
     x, original = state.results[name], seat.operands[0]
     assert isinstance(original, Lifted)
-    if form.keep_size:
-        return Final(as_original(site, x, original), _original_dims(original), x.elem_type, str(form))
+    if asked.keep_size:
+        return Final(as_original(site, x, original), _original_dims(original), x.elem_type, asked.form)
     sizes = SIZE_NAMES[len(state.image.space)]
     tensor, elem_type = x.map, x.elem_type
     dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
-    if (form.reduce or form.full_size) and elem_type not in FLOATS:
+    if (asked.reduce or asked.full_size) and elem_type not in FLOATS:
         raise Unsupported("is a map of whole numbers, which have no mean and nothing in between", code="form")
-    if form.reduce:
+    if asked.reduce:
         if any(a.count(n) > 1 for a in x.space for n in [state.image.size[a.image or 0]]):
             raise Unsupported(
                 "has several answers at the native size, where windows reach beyond the image: reduced, they are not "
@@ -123,16 +75,16 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
                 code="form",
                 hint="leave --output-stride out" if state.options.asked else "leave --reduce out",
             )
-        tensor, dims = _reduced(site, x, form.reduce), (None, x.width)
-        if form.argmax:
+        tensor, dims = _reduced(site, x, asked.reduce), (None, x.width)
+        if asked.argmax:
             tensor = site.squeeze(tensor, [2 + k for k in range(len(x.space))])
         else:
             tensor = as_original(site, x.on(tensor), original)
             dims = _original_dims(original)
-    if form.full_size:
+    if asked.full_size:
         tensor = _enlarged(state, site, x)
         dims = (None, x.width, *sizes)
-    if form.argmax:
+    if asked.argmax:
         if x.width == 1:
             hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
             raise Unsupported("has one channel, so there is no best one", code="form", hint=hint)
@@ -142,7 +94,7 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, form: Form) -> Final:
             elem_type = onnx.TensorProto.UINT8
             tensor = site.emit([tensor], "Cast", to=elem_type)
         dims = (None, *dims[2:])
-    return Final(tensor, dims, elem_type, str(form))
+    return Final(tensor, dims, elem_type, asked.form)
 
 
 def as_original(site: Site, x: Lifted, original: Lifted) -> str:

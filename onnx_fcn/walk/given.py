@@ -21,7 +21,8 @@ from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within
 from onnx_fcn.model.operators import ATTENTION, RANDOM
 from onnx_fcn.model.sessions import is_builtin
 from onnx_fcn.rules import rule_of
-from onnx_fcn.walk.outputs import Selection, select
+from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.outputs import select
 
 __all__ = ["Given", "Source", "opened", "ordered"]
 
@@ -46,19 +47,19 @@ class Given:
     logits: dict[str, str]
 
     @classmethod
-    def open(cls, source: Source, selection: Selection) -> Given:
+    def open(cls, source: Source, asked: Asked) -> Given:
         """Open a model.
 
         Raises:
             ModelError: it is not a usable model.
-            OptionError: the selection does not fit it.
+            OptionError: it has no such outputs, or none that closes with probabilities.
         """
         file = Document.open(source)
         whole = _ready(file)
-        if selection == Selection():
+        if asked.is_whole:
             return cls(file, whole, whole, {})
         selected = whole.copy()
-        return cls(file, whole, selected, select(selected, selection))
+        return cls(file, whole, selected, select(selected, asked))
 
 
 def opened(source: Source) -> Document:

@@ -67,13 +67,12 @@ FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the user said about the image and the head.
+    """What the user said about the image, and what of that which is asked for decides how it is read.
 
     Attributes:
         input: the name of the input that is the image.
         size: the native size, in pixels; of one number along every axis.
         folds: fold the batch into a spatial axis around the head.
-        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
         declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
             Squeeze removes the batch too.
     """
@@ -81,7 +80,6 @@ class Request:
     input: str | None = None
     size: tuple[int, ...] | None = None
     folds: bool = False
-    output_stride: int | None = None
     declared_batch: bool = False
 
 

@@ -17,22 +17,40 @@ from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
+from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.search import causes_of, explored
 
-__all__ = ["dilated", "lift"]
+__all__ = ["answering", "dilated", "lift"]
 
 
 def lift(document: Document, request: Request) -> Walk:
-    """Lift a whole model.
+    """Lift a whole model, to answers at its own stride.
 
     Raises:
         UnsupportedModel: it cannot slide; with every root cause of the likeliest reading of its inputs.
         OptionError: the request does not fit the model.
     """
-    state = _lifted(document, request)
-    return state if request.output_stride is None else dilated(document, state, request.output_stride)
+    _check_channels(document, request)
+    state, causes = explored(document, request)
+    if state is None or causes:
+        raise UnsupportedModel(causes)
+    return state
+
+
+def answering(document: Document, state: Walk, asked: Asked) -> Walk:
+    """The walk of a lifted model whose answers are as close, and in the form, that is asked for.
+
+    Raises:
+        UnsupportedModel: an answer cannot be.
+        OptionError: the network's strides do not divide so, or it has nothing that the form is about.
+    """
+    if asked.output_stride is not None:
+        state = dilated(document, state, asked.output_stride)
+    finish(state, asked)
+    return state
 
 
 def dilated(document: Document, state: Walk, output_stride: int) -> Walk:
@@ -89,15 +107,6 @@ def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
                         )
                     ]
                 )
-
-
-def _lifted(document: Document, request: Request) -> Walk:
-    """Lift a whole model at its own stride."""
-    _check_channels(document, request)
-    state, causes = explored(document, request)
-    if state is None or causes:
-        raise UnsupportedModel(causes)
-    return state
 
 
 def _check_channels(document: Document, request: Request) -> None:

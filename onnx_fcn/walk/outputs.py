@@ -6,7 +6,6 @@ This is said of the original: what follows, lifting and validation alike, is abo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onnx import NodeProto, helper
 
@@ -15,24 +14,12 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.model.operators import PROBABILITIES, THROUGH
+from onnx_fcn.walk.asked import Asked
 
-__all__ = ["Selection", "select"]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which answers are wanted.
-
-    Attributes:
-        outputs: names of the outputs to keep; none for all.
-        logits: drop a closing Softmax, LogSoftmax or Sigmoid.
-    """
-
-    outputs: tuple[str, ...] = ()
-    logits: bool = False
+__all__ = ["select"]
 
 
-def select(document: Document, selection: Selection) -> dict[str, str]:
+def select(document: Document, asked: Asked) -> dict[str, str]:
     """Make a model the network of the answers that are wanted.
 
     Returns the outputs that do not close with probabilities any more, and for each the tensor in front of them.
@@ -40,9 +27,9 @@ def select(document: Document, selection: Selection) -> dict[str, str]:
     Raises:
         OptionError: it has no such output, or none that closes with probabilities.
     """
-    if selection.outputs:
-        _keep(document, selection.outputs)
-    return _drop_probabilities(document) if selection.logits else {}
+    if asked.outputs:
+        _keep(document, asked.outputs)
+    return _drop_probabilities(document) if asked.logits else {}
 
 
 def _keep(document: Document, wanted: Sequence[str]) -> None:

@@ -1,0 +1,91 @@
+"""What a conversion is asked for: one value, which finds its contradictions, and which the converted file repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnx_fcn.errors import ModelError, OptionError
+
+__all__ = ["Asked"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the answers are to be.
+
+    Attributes:
+        folds: fold the batch into a spatial axis around the head.
+        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
+        outputs: names of the outputs to keep; none for all.
+        logits: drop a closing Softmax, LogSoftmax or Sigmoid.
+        reduce: ``mean`` or ``max`` of the map; empty for the map itself.
+        full_size: at the resolution of the image.
+        argmax: the index of the best class, as uint8 up to 256 classes, else as int64.
+        keep_size: for images of the native size only, in the shapes of the original.
+    """
+
+    folds: bool = False
+    output_stride: int | None = None
+    outputs: tuple[str, ...] = ()
+    logits: bool = False
+    reduce: str = ""
+    full_size: bool = False
+    argmax: bool = False
+    keep_size: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: OptionError, for what contradicts itself."""
+        if self.reduce not in ("", "mean", "max"):
+            raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
+        asked = [name for name, value in self._forms() if value]
+        for name in ("keep-size", "reduce"):
+            others = [n for n in asked if n != name and not (name == "reduce" and n == "argmax")]
+            if name in asked and others:
+                raise OptionError(f"--{name} and --{others[0]} contradict each other: an output has one shape")
+        if self.keep_size and self.output_stride is not None:
+            raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
+
+    def _forms(self) -> list[tuple[str, object]]:
+        return [
+            ("keep-size", self.keep_size),
+            ("reduce", self.reduce),
+            ("full-size", self.full_size),
+            ("argmax", self.argmax),
+        ]
+
+    @property
+    def form(self) -> str:
+        """What is made of the map, in a word or two, such as ``full-size argmax``; ``map`` for the map itself."""
+        words = [self.reduce] if self.reduce else []
+        words += [name for name, value in self._forms() if value and name != "reduce"]
+        return " ".join(words) or "map"
+
+    @property
+    def is_whole(self) -> bool:
+        """Are the answers those of all outputs, as they close?"""
+        return not self.outputs and not self.logits
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Do the outputs get the shapes that they had?"""
+        return self.keep_size or bool(self.reduce and not self.argmax)
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from the plain map."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_json(cls, asked: Mapping[str, Any]) -> Asked:
+        """What `to_json` wrote, perhaps changed since.
+
+        Raises:
+            ModelError: a value is of another type.
+            OptionError: it contradicts itself.
+        """
+        outputs, stride = asked.get("outputs", []), asked.get("output_stride")
+        if not isinstance(outputs, list) or not isinstance(stride, int | None):
+            raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
+        flags = {name: bool(asked.get(name)) for name in ("folds", "logits", "full_size", "argmax", "keep_size")}
+        return cls(output_stride=stride, outputs=tuple(map(str, outputs)), reduce=str(asked.get("reduce", "")), **flags)
