@@ -18,19 +18,19 @@ fuses nodes or lets one write over its input: it tells how sizes compare, and is
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from onnx_fcn.model.graphs import names_used, nodes_within, stored_names
+from onnx_fcn.model.inference import declared, dims_in, inferred
 from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
-__all__ = ["Dims", "Program", "Tensor", "activations_at", "inferred", "macs_of", "total"]
+__all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensors_in", "total"]
 
 
 Dims = tuple[int, ...]
@@ -62,12 +62,12 @@ def activations_at(model: ModelProto, image: str, shape: Sequence[int]) -> int |
     program, known = Program(model.graph), ModelProto()
     known.CopyFrom(model)
     graph = known.graph
-    declared = next(i for i in graph.input if i.name == image)
-    declared.CopyFrom(onnx.helper.make_tensor_value_info(image, declared.type.tensor_type.elem_type, shape))
+    given = next(i for i in graph.input if i.name == image)
+    given.CopyFrom(onnx.helper.make_tensor_value_info(image, given.type.tensor_type.elem_type, shape))
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    return program.peak(inferred(known))
+    return program.peak(tensors_in(known))
 
 
 class Program:
@@ -121,18 +121,15 @@ class Program:
         return peak
 
 
-def inferred(model: ModelProto) -> dict[str, Tensor]:
-    """Types and shapes as far as they follow from those that are declared."""
-    with contextlib.suppress(Exception):  # it refuses some valid models; then only what is declared is known
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return {v.name: _tensor(v) for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+def tensors_in(model: ModelProto) -> dict[str, Tensor]:
+    """The tensors of a model, as far as they follow from those that are declared."""
+    return {name: _tensor(kind) for name, kind in (inferred(model) or declared(model)).items()}
 
 
-def _tensor(declared: ValueInfoProto) -> Tensor:
-    kind = declared.type.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-    known = kind.HasField("shape") and None not in dims
-    return Tensor(kind.elem_type or None, tuple(d for d in dims if d is not None) if known else None)
+def _tensor(kind: TypeProto.Tensor) -> Tensor:
+    dims = dims_in(kind)
+    known = dims is not None and None not in dims
+    return Tensor(kind.elem_type or None, tuple(d for d in dims or () if d is not None) if known else None)
 
 
 def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:

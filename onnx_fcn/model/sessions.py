@@ -5,7 +5,6 @@ onnxruntime is imported when the first session is made: nothing else in the pack
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.inference import declared, inferred
 
 __all__ = ["Run", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
 
@@ -137,10 +137,8 @@ def element_types(model: ModelProto) -> dict[str, int]:
     stripped = ModelProto()
     stripped.CopyFrom(model)
     del stripped.graph.value_info[:]
-    with contextlib.suppress(Exception):  # it refuses some valid models; then the declared types have to do
-        stripped = onnx.shape_inference.infer_shapes(stripped)
-    graph = stripped.graph
-    return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    kinds = inferred(stripped, values=False) or declared(stripped)
+    return {name: kind.elem_type for name, kind in kinds.items()}
 
 
 def is_builtin(domain: str, operator: str, opsets: Mapping[str, int]) -> bool:

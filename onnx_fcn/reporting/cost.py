@@ -16,7 +16,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Walk
-from onnx_fcn.model.cost import Dims, Program, Tensor, inferred, total
+from onnx_fcn.model.cost import Dims, Program, Tensor, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.walk.cut import find_cut, upstream
@@ -171,7 +171,7 @@ def tensors_at(document: Document, state: Walk, program: Program, size: Dims | N
     model = ModelProto()
     model.CopyFrom(document.proto)
     _declare(model.graph, known, state, batch)
-    return inferred(model) | stored
+    return tensors_in(model) | stored
 
 
 def _maps(state: Walk) -> list[tuple[str, Lifted]]:

@@ -11,6 +11,7 @@ from onnx_fcn.lifting.facts import Fact, Known
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
+from onnx_fcn.model.inference import dims_in, inferred
 from onnx_fcn.model.operators import SHAPED_BY_VALUES, STAND_INS
 
 __all__ = ["Shapes"]
@@ -83,13 +84,5 @@ class Shapes:
         self._stand_in(model.graph)
         for declared in model.graph.output:
             declared.type.tensor_type.ClearField("shape")
-        try:
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        except Exception:  # it refuses some valid models; then these shapes are simply not known
-            return {}
-        graph = model.graph
-        return {
-            v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
-            for v in (*graph.value_info, *graph.input, *graph.output)
-            if v.type.tensor_type.HasField("shape")
-        }
+        shapes = {name: dims_in(kind) for name, kind in (inferred(model) or {}).items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
