@@ -30,20 +30,12 @@ from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Seat, Walk
 from onnx_fcn.lifting.windows import as_physical
-from onnx_fcn.model.operators import SHAPED_BY_VALUES
+from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.walk.cut import Cut, cuts_of, upstream
 
 __all__ = ["fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
 
-
-#: Poolings as operators that pool the whole map, however large it is.
-GLOBAL = {
-    "AveragePool": "GlobalAveragePool",
-    "LpPool": "GlobalLpPool",
-    "MaxPool": "GlobalMaxPool",
-    "QLinearAveragePool": "QLinearGlobalAveragePool",
-}
 
 #: Of these, the attributes that stay.
 KEPT = frozenset({"channels_last", "p"})

@@ -74,8 +74,7 @@ def arrange(site: Site, x: Lifted, channels: Sequence[Atom]) -> Lifted:
 
 def settle(site: Site, x: Lifted) -> Lifted:
     """The map with its channels in the logical order of the original tensor."""
-    order = [a for group in x.layout for a in group if a in x.channels]
-    return arrange(site, x, order).canonical()
+    return arrange(site, x, x.channels_in_order).canonical()
 
 
 def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
@@ -343,8 +342,7 @@ def materialise(site: Site, x: Lifted) -> str:
     Raises:
         Unsupported: its layout merges or splits axes of the map.
     """
-    order = [a for group in x.layout for a in group if a in x.channels]
-    x = arrange(site, x, order)
+    x = arrange(site, x, x.channels_in_order)
     if not x.is_plain or x.rank != 2 + len(x.space):
         raise Unsupported(f"needs the tensor as it was, but the layout here is {x}", code="not-plain")
     perm = x.order

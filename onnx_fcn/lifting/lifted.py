@@ -272,15 +272,24 @@ class Lifted:
         return 1 if atom in self.channels else 2 + next(k for k, a in enumerate(self.space) if atom in a.atoms)
 
     @property
+    def axes(self) -> list[tuple[Atom, ...]]:
+        """The atoms of each axis of the map, (N, C, *space): none for a batch of one."""
+        return [(self.batch,) if self.batch.size > 1 else (), self.channels, *(a.atoms for a in self.space)]
+
+    @property
+    def channels_in_order(self) -> list[Atom]:
+        """The atoms of the channel axis in the order in which the original tensor has them."""
+        return [a for group in self.layout for a in group if a in self.channels]
+
+    @property
     def order(self) -> list[int]:
         """The physical axis (0 the batch, 1 the channels, 2 … space) that each axis of a plain tensor is.
 
         Axes of size 1, which have no atoms, are taken for one another in order.
         """
-        axes = [(self.batch,) if self.batch.size > 1 else (), self.channels, *(a.atoms for a in self.space)]
         order: list[int] = []
         for group in self.layout:
-            order.append(next(k for k, a in enumerate(axes) if a == group and k not in order))
+            order.append(next(k for k, a in enumerate(self.axes) if a == group and k not in order))
         return order
 
     @property

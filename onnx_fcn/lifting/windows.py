@@ -44,7 +44,7 @@ def _size(group: tuple[Atom, ...], batch: Atom, count: int) -> int:
 
 def as_physical(fact: Lifted, original: Array) -> Array | None:
     """A whole map with the axes of the original as (N, C, *space); None where its layout is not plain."""
-    axes = [(fact.batch,) if fact.batch.size > 1 else (), fact.channels, *(a.atoms for a in fact.space)]
+    axes = fact.axes
     if len(axes) != fact.rank or len(set(axes)) < len(axes) or set(axes) != set(fact.layout):
         return None
     return original.transpose([fact.layout.index(group) for group in axes])

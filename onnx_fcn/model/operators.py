@@ -7,11 +7,14 @@ __all__ = [
     "AS_IT_IS",
     "ATTENTION",
     "BOUNDED",
+    "CARRYING",
     "CHANNELS_FIRST",
+    "CHOOSING",
     "CONVOLUTIONS",
     "COUNTED",
     "DENSE",
     "FACTORS",
+    "GLOBAL",
     "HIDING",
     "PLACES",
     "PROBABILITIES",
@@ -26,7 +29,7 @@ __all__ = [
 ]
 
 
-#: Operators that compute with places.
+#: Operators that compute with places: a check that looks far out goes farther where there are such.
 PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Upsample"})
 
 #: Operators whose results saturate or discard: what enters them is compared too.
@@ -41,25 +44,29 @@ BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 #: Operators that add up products of weights, and those through which each result stays as exact as its terms are.
 SUMS = frozenset({"Gemm", "MatMul", "Conv"})
 
-#: What may stand between them and the output.
+#: What may stand between them and the output, and moves values only.
 THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
+
+#: Likewise, and adds, scales or averages: the answer is still a sum of products.
 AFFINE = THROUGH | {"Add", "Sub", "Mul", "Div", "BatchNormalization", "ReduceMean", "GlobalAveragePool", "AveragePool"}
 
-#: Operators whose operand of this number is a kernel (outputs, channels of a group, *taps).
+#: Operators whose operand of this number is a kernel (outputs, channels of a group, *taps), for their cost.
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}
 
-#: Operators that sum over the last axis of their first operand, or the one before it where that is transposed.
+#: Operators that sum over the last axis of their first operand, or the one before it where that
+#: is transposed, for their cost.
 PRODUCTS = frozenset(
     {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul", "QGemm", "MatMulNBits"}
     | {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
 
+#: Operators whose multiply-accumulates are counted.
 COUNTED = frozenset({*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "Einsum"})
 
-#: Layers whose kernels are (outputs, channels in a group, *window).
+#: Layers whose kernels are (outputs, channels in a group, *window): the first tells an image's channels and axes.
 SLIDING = frozenset({"Conv", "ConvInteger", "FusedConv", "QLinearConv"})
 
-#: Layers whose weights are matrices.
+#: Layers whose weights are matrices: the first tells how many values an image has.
 DENSE = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "QGemm", "QLinearMatMul"})
 
 #: Operators that give what they are given, in another type.
@@ -70,7 +77,7 @@ RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
-#: Fused attention.
+#: Fused attention: the refusal names it, whatever else on the way of the image is refused.
 ATTENTION = frozenset(
     {
         *("Attention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention"),
@@ -89,7 +96,7 @@ FACTORS: dict[str, tuple[int, int]] = {
 #: Operators that pick elements of an axis, in any order.
 REORDERS = frozenset({"Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice"})
 
-#: Operators that may repeat one value over the positions of a map.
+#: Operators that may repeat one value over the positions of a map: what they repeat is remembered.
 SPREADS = frozenset({"Expand", "Resize", "Tile", "Upsample"})
 
 #: Operators whose later operands say what shape the result has.
@@ -130,3 +137,21 @@ CHANNELS_FIRST = frozenset(
 
 #: What makes probabilities of logits.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+
+#: Poolings, as operators that pool the whole map, however large it is: where the reference is an image of another size.
+GLOBAL = {
+    "AveragePool": "GlobalAveragePool",
+    "LpPool": "GlobalLpPool",
+    "MaxPool": "GlobalMaxPool",
+    "QLinearAveragePool": "QLinearGlobalAveragePool",
+}
+
+#: Operators that give numbers of classes, with their outputs of that kind: an answer of these is no score.
+CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
+
+#: Operators whose results are values of their operands, elsewhere or of another type: such
+#: numbers are followed through them.
+CARRYING = frozenset(
+    {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
+    | {"Transpose", "Unsqueeze"}
+)

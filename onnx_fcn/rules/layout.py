@@ -129,12 +129,9 @@ def shape(site: Site, x: Lifted) -> Known:
     if site.op == "Size":
         return site.known(np.array(value.prod()))
     kept = list(range(x.rank))[site.attr("start", 0) : site.attr("end")]
-    axes = [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
-    if not x.is_plain or len(axes) != x.rank:
+    if not x.is_plain or len(x.axes) != x.rank:
         return site.known(value[kept])
-    perm: list[int] = []
-    for group in x.layout:
-        perm.append(next(k for k, a in enumerate(axes) if a == group and k not in perm))
+    perm = x.order
     if perm == kept:
         return site.known(value, at_run_time=site.emit([sparse(site, x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)

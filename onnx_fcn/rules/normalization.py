@@ -141,7 +141,7 @@ def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float
     check_undilated(site, x, "normalises over all positions")
     site.reduces(x, contextable=True)
     site.note_context(x)
-    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, x.channels_in_order)
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):
         return x.on(site.emit([x, scale, bias]))
     groups = Atom.product(x.layout[1])

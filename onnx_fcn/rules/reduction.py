@@ -82,7 +82,7 @@ def reduced(
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
     left = [x.layout[k] for k in range(x.rank) if k not in axes]
     # nothing but the batch and the channels is left: an axis of one cell that is kept has more on a larger image
-    whole = x.is_plain or (all(not g or g in _axes(x) for g in left) and atoms.isdisjoint(x.channels))
+    whole = x.is_plain or (all(not g or g in x.axes for g in left) and atoms.isdisjoint(x.channels))
     rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
     contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
     if contextable and site.is_context:
@@ -107,7 +107,7 @@ def _global(
     if site.op.startswith("Global") and x.is_map:
         x, _order = spatial_axes(site, as_feature_map(site, x))
         return Unmapped(site.emit([x]))
-    if site.op.startswith("Reduce") and list(x.layout) == _axes(x):  # channels first: the node stays as it was
+    if site.op.startswith("Reduce") and list(x.layout) == x.axes:  # channels first: the node stays as it was
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
     reduced_atoms = {a for k in axes for a in x.layout[k]}
     channels = [1] if x.channels and reduced_atoms.issuperset(x.channels) else []
@@ -117,17 +117,13 @@ def _global(
     rank = 2 + len(x.space)
     left = [k for k in range(x.rank) if keepdims or k not in axes]
     groups = [x.layout[k] if k not in axes else () for k in left]
-    shape = [_axes(x).index(g) if g else None for g in groups]
+    shape = [x.axes.index(g) if g else None for g in groups]
     used = [k for k in shape if k is not None]
     perm = [*used, *(k for k in range(rank) if k not in used)]
     if perm != list(range(rank)):
         name = site.emit([name], "Transpose", perm=perm)
     target = [1 if k is None else x.width if k == 1 else -1 for k in shape]
     return Unmapped(site.emit([name, np.array(target, np.int64)], "Reshape"))
-
-
-def _axes(x: Lifted) -> list[tuple[Atom, ...]]:
-    return [(x.batch,) if x.batch.size > 1 else (), x.channels, *(a.atoms for a in x.space)]
 
 
 def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Sequence[Atom]) -> Lifted:

@@ -68,7 +68,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
     scales, sizes = _targets(site, x, operands)
     if sizes == list(x.shape):
         return x
-    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, x.channels_in_order)
     physical = [Fraction(1)] * (2 + len(x.space))
     space, layout = list(x.space), list(x.layout)
     pads = False

@@ -512,7 +512,7 @@ def pad(
     if not any(begins) and not any(ends):
         return x
     mode = str(site.attr("mode", "constant"))
-    x = arrange(site, x, [a for group in x.layout for a in group if a in x.channels])
+    x = arrange(site, x, x.channels_in_order)
     rank = 2 + len(x.space)
     front, back = [0] * rank, [0] * rank
     channels, space, layout = x.channels, list(x.space), list(x.layout)

@@ -27,6 +27,7 @@ from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import graphs, storage
 from onnx_fcn.model.metadata import geometry_in
+from onnx_fcn.model.operators import CARRYING, CHOOSING
 
 __all__ = ["CPU", "Converted", "Session", "converted_in", "open_converted"]
 
@@ -40,15 +41,6 @@ FORMS = ("map", "argmax")
 
 #: How onnxruntime says that there is not enough memory.
 OUT_OF_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "CUDA out of memory")
-
-#: Operators that give numbers of classes: their outputs of that kind.
-CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
-
-#: Operators whose results are values of their operands, elsewhere or of another type.
-CARRYING = frozenset(
-    {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
-    | {"Transpose", "Unsqueeze"}
-)
 
 
 @dataclass(frozen=True)

@@ -5,5 +5,4 @@ tiled        a converted file that is run tile by tile
 maps         what is written by region, and the journal of it
 choice       which tile is taken where none is asked for
 application  the run
-command      the same on the command line
 """
