@@ -18,6 +18,7 @@ __all__ = [
     "HIDING",
     "PLACES",
     "PROBABILITIES",
+    "PRODUCTS",
     "RANDOM",
     "REORDERS",
     "SHAPED_BY_VALUES",
@@ -44,17 +45,17 @@ BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 #: Operators that add up products of weights, and those through which each result stays as exact as its terms are.
 SUMS = frozenset({"Gemm", "MatMul", "Conv"})
 
-#: What may stand between them and the output, and moves values only.
+#: Operators that only move values: what may stand between a closing Softmax and the output.
 THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
 
-#: Likewise, and adds, scales or averages: the answer is still a sum of products.
+#: These, and operators that add, scale or average: through them a sum of products stays one.
 AFFINE = THROUGH | {"Add", "Sub", "Mul", "Div", "BatchNormalization", "ReduceMean", "GlobalAveragePool", "AveragePool"}
 
 #: Operators whose operand of this number is a kernel (outputs, channels of a group, *taps), for their cost.
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}
 
-#: Operators that sum over the last axis of their first operand, or the one before it where that
-#: is transposed, for their cost.
+#: Operators that sum over the last axis of their first operand, or the one before it where that is transposed: their
+#: cost follows from it.
 PRODUCTS = frozenset(
     {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul", "QGemm", "MatMulNBits"}
     | {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
@@ -138,7 +139,7 @@ CHANNELS_FIRST = frozenset(
 #: What makes probabilities of logits.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
-#: Poolings, as operators that pool the whole map, however large it is: where the reference is an image of another size.
+#: For each pooling the operator that pools the whole map: what a kernel as large as the map means on a larger image.
 GLOBAL = {
     "AveragePool": "GlobalAveragePool",
     "LpPool": "GlobalLpPool",
@@ -149,8 +150,8 @@ GLOBAL = {
 #: Operators that give numbers of classes, with their outputs of that kind: an answer of these is no score.
 CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
 
-#: Operators whose results are values of their operands, elsewhere or of another type: such
-#: numbers are followed through them.
+#: Operators whose results are values of their operands, elsewhere or of another type: numbers of classes are followed
+#: through them.
 CARRYING = frozenset(
     {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
     | {"Transpose", "Unsqueeze"}
