@@ -366,7 +366,7 @@ class Answers:
             OptionError: the image is smaller than the network takes, or has another number of axes.
         """
         if len(size) != len(self.window):
-            raise OptionError(f"{_times(size)} is no size of an image with {len(self.window)} axes")
+            raise OptionError(f"{_times(size)} is not a size of an image with {len(self.window)} axes")
         shape = tuple(count(n) for count, n in zip(self.count, size))
         if 0 in shape:
             raise OptionError(

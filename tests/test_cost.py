@@ -208,7 +208,7 @@ def test_sizes() -> None:
     ]  # fmt: skip
     with pytest.raises(OptionError, match="an image of 20×20 pixels has no room for one window of 28×28"):
         onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx", sizes=[20])
-    with pytest.raises(OptionError, match="64×64×64 is no size of an image with 2 axes"):
+    with pytest.raises(OptionError, match="64×64×64 is not a size of an image with 2 axes"):
         onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx", sizes=[(64, 64, 64)])
 
 

@@ -223,7 +223,7 @@ def test_classes_have_names(model: DenseModel, tmp_path: Path) -> None:
         result.class_index("crane")
     with pytest.raises(OptionError, match=r"no class 'thre'.*do you mean 'three'"):
         result.class_index("thre")
-    with pytest.raises(OptionError, match="no class '11' among the 11, from 0 on"):
+    with pytest.raises(OptionError, match=r"no class '11' among the 11, numbered from 0 to 10$"):
         result.class_index(11)
     with pytest.raises(OptionError, match="2 labels for 11 classes"):
         DenseModel(proto, labels=["a", "b"]).run(PAGE)
@@ -302,7 +302,7 @@ def test_resizing_is_pillows() -> None:
         (np.zeros((4, 4), np.int64), "pixels are unsigned integers, or floats from 0 to 1"),
         (np.full((4, 4), 9.0), "these are from 9 to 9: give them as"),
         (np.full((4, 4), np.nan), "these are from nan to nan"),
-        (7, "a int is no picture"),
+        (7, "a int is not a picture"),
         ("nothing.png", "'nothing.png' does not exist"),
     ],
 )
@@ -398,7 +398,7 @@ def test_the_best_class_alone(model: DenseModel, result: DenseResult) -> None:
 @pytest.mark.parametrize("form", [{"full_size": True}, {"reduce": "mean"}, {"keep_size": True}])
 def test_other_forms_are_refused(form: dict[str, Any]) -> None:
     proto = onnx_fcn.convert(FIXTURES / "digits_unpadded.onnx", validate=False, **form).to_proto()
-    with pytest.raises(OptionError, match="is no map: convert without that"):
+    with pytest.raises(OptionError, match="is not a map: convert without that option"):
         DenseModel(proto)
 
 
@@ -528,7 +528,7 @@ def test_a_single_score_says_yes_from_one_half_on(last: str) -> None:
     named = DenseModel(converted(head(last, classes=1)), labels=["scratch"]).run(picture)
     assert named.names == ("below 0.5", "scratch")
     raw = DenseModel(converted(head("y = Identity (l)", classes=1)), activation="none").run(picture)
-    with pytest.raises(OptionError, match=r"single score is no probability.* --activation sigmoid makes one of it"):
+    with pytest.raises(OptionError, match=r"single score is not a probability.* --activation sigmoid makes one of it"):
         _ = raw.classes
 
 

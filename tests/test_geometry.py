@@ -614,7 +614,7 @@ def test_sizes(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
     assert geometry.grid(48, 60).remainder == (0, 0)
     with pytest.raises(OptionError, match="an image of 27×40 pixels has no room for one window of 28×28: the smallest"):
         geometry.grid(27, 40)
-    with pytest.raises(OptionError, match="40 is no size of an image with 2 axes"):
+    with pytest.raises(OptionError, match="40 is not a size of an image with 2 axes"):
         geometry.grid(40)
     with pytest.raises(OptionError, match="those that do are 'scores'"):
         geometry.grid(40, 40, output="boxes")

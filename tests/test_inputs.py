@@ -260,7 +260,7 @@ def test_a_number_for_each_channel_decides_too() -> None:
 
 @pytest.mark.parametrize("size", [0, -3, (8, 0), (), "8x8", 8.5, (8.0, 8), [[8]]])
 def test_what_is_no_size(size: Any) -> None:
-    with pytest.raises(OptionError, match="is no size in pixels, such as"):
+    with pytest.raises(OptionError, match="is not a size in pixels, such as"):
         onnx_fcn.inspect(dense("N", 10, 10, 3), input_size=size)
 
 

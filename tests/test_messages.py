@@ -380,7 +380,7 @@ MISTAKES = {
         "--input-size 3x28x28", f"--input-size 3×28×28 does not fit input 'image' of shape {{shape}}: {SIZE}"
     ),
     "a size with a comma": asked(
-        "--input-size 28,28", "argument --input-size: '28,28' is no size in pixels, such as 224x224"
+        "--input-size 28,28", "argument --input-size: '28,28' is not a size in pixels, such as 224x224"
     ),
     "another input": asked("--input picture", "the model has no input 'picture': its inputs are 'image'"),
     "output onto the model": Mistake(
@@ -401,7 +401,7 @@ MISTAKES = {
     ),
     "no data": asked("--data nowhere.npy", "'nowhere.npy' cannot be read: No such file or directory"),
     "a picture as data": asked(
-        "--data bad", "'bad' is no .npy or .npz file: write one with numpy.save", content(b"\x89PNG\r\n\x1a\n")
+        "--data bad", "'bad' is not an .npy or .npz file: write one with numpy.save", content(b"\x89PNG\r\n\x1a\n")
     ),
     "an empty archive as data": asked(
         "--data bad",

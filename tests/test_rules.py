@@ -1253,7 +1253,7 @@ refusal("a scale that single floats do not hold", SCALED.format("asymmetric", "n
     ("rounding", "up", "resizes by 6/5, which single floats do not hold: in onnxruntime cell 18 is a copy of cell 14"),
     image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.2, 1.2]), w=(216, 5))
 refusal("a scale that is no fraction", SCALED.format("half_pixel", "linear"),
-    ("irrational-scale", "up", "resizes by 1.4142, which is no fraction with a denominator of at most 64"),
+    ("irrational-scale", "up", "resizes by 1.4142, which is not a fraction with a denominator of at most 64"),
     image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.4142, 1.4142]), w=(294, 5))
 refusal("a shift by what is cut off", SCALED.format("half_pixel_symmetric", "linear"),
     ("half-pixel-symmetric", "up", "resizes 5 cells to 2.5"), image="float[N,6,5,4] x", opset=19,

@@ -660,7 +660,7 @@ def test_two_runs_do_not_write_one_map(tmp_path: Path, digits: Path, page: Path)
 def test_a_foreign_journal_is_left_alone(tmp_path: Path, digits: Path, page: Path) -> None:
     for text in ("monday: slept\n", "monday: slept", "[]\n"):
         (tmp_path / "map.npy.journal").write_text(text)
-        with pytest.raises(OptionError, match="is no journal of an unfinished map"):
+        with pytest.raises(OptionError, match="is not the journal of an unfinished map"):
             onnx_fcn.apply(digits, page, tmp_path / "map.npy")
         assert (tmp_path / "map.npy.journal").read_text() == text
 
@@ -853,7 +853,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "none.onnx page.npy map.npy": (1, "'{none.onnx}' does not exist"),
     "page.npy page.npy map.npy": (1, "'{page.npy}' is not an ONNX model"),
     "plain.onnx page.npy map.npy": (1, "onnx_fcn did not convert it"),
-    "full.onnx page.npy map.npy": (2, "was made with --full-size, which is no map"),
+    "full.onnx page.npy map.npy": (2, "was made with --full-size, which is not a map"),
     "out.onnx none.npy map.npy": (2, "'{none.npy}' does not exist"),
     "out.onnx text.png map.npy": (2, "'{text.png}' is not an image: TIFF, PNG, JPEG"),
     "out.onnx torn.png map.npy": (2, "'{torn.png}' cannot be read as an image: "),
@@ -863,20 +863,20 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx bands.npy map.npy": (2, "has the shape (30, 30, 5), and the model takes images with 2 axes"),
     "out.onnx alpha.npy map.npy": (2, "and 1 channel; an alpha channel has to go, if that is one"),
     "out.onnx small.npy map.npy": (2, "an image of 9×40 pixels has no room for one window of 28×28"),
-    "out.onnx words.npy map.npy": (2, "holds values of type <U1, which are no pixels"),
-    "out.onnx page.npy map.jpg": (2, "is no name of a map: it ends in .npy, .tif, .tiff or .zarr"),
+    "out.onnx words.npy map.npy": (2, "holds values of type <U1, which are not pixels"),
+    "out.onnx page.npy map.jpg": (2, "is not a name for a map: it must end in .npy, .tif, .tiff or .zarr"),
     "out.onnx page.npy page.npy": (2, "'{page.npy}' exists: remove it, or write to another name"),
     "out.onnx page.npy none/map.npy": (2, "there is no folder"),
-    "out.onnx page.npy map.npy --level 1": (2, "is no pyramid, so it has no level 1"),
+    "out.onnx page.npy map.npy --level 1": (2, "is not a pyramid, so it has no level 1"),
     "out.onnx page.npy map.npy --tile 0": (2, "--tile is a whole number from 1 on, not 0"),
-    "out.onnx page.npy map.npy --memory lots": (2, "'lots' is no amount of memory, such as 2G"),
+    "out.onnx page.npy map.npy --memory lots": (2, "'lots' is not an amount of memory, such as 2G"),
     "out.onnx page.npy map.npy --memory 1M": (2, "the smallest tile takes "),
     "out.onnx page.npy map.npy --mean 1,2,3": (2, "mean has 3 values, and the network reads 1 channel"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask alpha.png": (2, "has an alpha channel, which masks have not: save it in grey"),
     "out.onnx page.npy map.npy --output logits": (2, "no answers lie on a grid in an output 'logits'"),
     "out.onnx page.npy map.npy --tile 9 --memory 2G": (2, "not allowed with argument"),
-    "out.onnx page.npy map.npy --scale half": (2, "'half' is no number"),
+    "out.onnx page.npy map.npy --scale half": (2, "'half' is not a number"),
     "two.onnx page.npy map.npy": (2, "the model takes 2 images at a time, not 1: give --batch 2"),
 }  # fmt: skip
 

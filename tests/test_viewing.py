@@ -439,8 +439,8 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         (2, "heatmap out.onnx page.npy o.png --scale 0", "a scale is a positive number, not 0"),
         (2, "segment out.onnx page.npy o.png --scale 1,2", "a class map is of one size: give one --scale"),
         (2, "page out.onnx page.npy o.html --scale 1,2", "a page is of one size: give one --scale"),
-        (2, "heatmap out.onnx page.npy o.png --top 0", "'0' is no whole number from 1 on"),
-        (2, "heatmap out.onnx page.npy o.png --scale many", "'many' is no number"),
+        (2, "heatmap out.onnx page.npy o.png --top 0", "'0' is not a whole number of at least 1"),
+        (2, "heatmap out.onnx page.npy o.png --scale many", "'many' is not a number"),
     ):
         result = command(*words.split())
         assert (result[0], result[1]) == (code, ""), words

@@ -44,14 +44,14 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
     try:
         with open(path, "rb") as file:
             if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
-                raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file: write one with numpy.save")
+                raise OptionError(f"'{os.fspath(path)}' is not an .npy or .npz file: write one with numpy.save")
             file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise OptionError(f"'{os.fspath(path)}' cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, BadZipFile) as error:
-        raise OptionError(f"'{os.fspath(path)}' is no .npy or .npz file of numbers: {error}") from None
+        raise OptionError(f"'{os.fspath(path)}' is not an .npy or .npz file of numbers: {error}") from None
 
 
 def _fitting(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:

@@ -24,7 +24,7 @@ preprocessing, with pixels from 0 to 255:
 def count(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
 
 
@@ -36,7 +36,7 @@ def number(text: str) -> float:
             raise ValueError
         return float(found[1]) / float(found[2] or 1)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -48,7 +48,7 @@ def names(text: str) -> tuple[str, ...]:
     """scores,boxes → ("scores", "boxes")."""
     found = tuple(filter(None, (name.strip() for name in text.split(","))))
     if not found:
-        raise argparse.ArgumentTypeError("there is no name in it")
+        raise argparse.ArgumentTypeError("it contains no name")
     return found
 
 

@@ -311,13 +311,13 @@ def _check_together(given: argparse.Namespace, error: Callable[[str], object]) -
 def _size(text: str) -> tuple[int, ...]:
     """224x224 → (224, 224)."""
     if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 224x224")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size in pixels, such as 224x224")
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
     return int(text)
 
 

@@ -130,7 +130,8 @@ def _view(given: argparse.Namespace) -> View:
         providers=given.providers,
     )
     if len(model.window) != 2:
-        raise OptionError(f"the network reads images with {len(model.window)} axes, and pictures have two")
+        axes = "1 axis" if len(model.window) == 1 else f"{len(model.window)} axes"
+        raise OptionError(f"the network reads images with {axes}, and pictures have two")
     by_size: dict[tuple[int, ...], DenseResult] = {}
     with contextlib.closing(open_image(given.picture, 2, model.channels)) as image:
         for scale in given.scale:

@@ -35,7 +35,7 @@ def from_npy(name: str) -> Stored:
         offset = file.tell()
         there = file.seek(0, os.SEEK_END)
     if dtype.hasobject:
-        raise OptionError(f"'{name}' holds objects of Python, which are no pixels")
+        raise OptionError(f"'{name}' holds Python objects, which are not pixels")
     if min(shape, default=0) < 0 or offset + math.prod(shape) * dtype.itemsize > there:
         raise OptionError(f"'{name}' is cut short: its header speaks of {times(shape)} numbers, which are not there")
     order: Literal["F", "C"] = "F" if by_columns else "C"
@@ -60,7 +60,7 @@ def from_zarr(name: str, level: int) -> Stored:
             raise OptionError(f"'{name}' is a group of arrays without a level '{level}'")
         store = store[str(level)]
     elif level:
-        raise OptionError(f"'{name}' is no pyramid, so it has no level {level}")
+        raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
     check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "a chunk of it")
     return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), files=(name,))
@@ -110,7 +110,7 @@ def from_object(picture: Any) -> Stored:
     except ImportError as error:
         raise missing("a picture that is neither a file nor an array", error) from None
     if not isinstance(picture, PIL.Image.Image):
-        raise OptionError(f"a {type(picture).__name__} is no picture: give a file, an array, or an image of Pillow")
+        raise OptionError(f"a {type(picture).__name__} is not a picture: give a file, an array, or an image of Pillow")
     return _decoded("the picture", picture, ())
 
 

@@ -109,7 +109,8 @@ def check_picture(image: Image, pixels: Array) -> None:
         return
     if image.dtype.kind != "f":
         raise OptionError(
-            f"{image.name} holds {image.dtype}, and is no picture: pixels are unsigned integers, or floats from 0 to 1"
+            f"{image.name} holds {image.dtype}, and is not a picture: pixels are unsigned "
+            f"integers, or floats from 0 to 1"
         )
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # nor NaN

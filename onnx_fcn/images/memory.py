@@ -39,7 +39,7 @@ def parsed(text: str) -> int:
     """2G, 500M → bytes. Raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not found or not float(found[1]):
-        raise ValueError(f"'{text}' is no amount of memory, such as 2G")
+        raise ValueError(f"'{text}' is not an amount of memory, such as 2G")
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 

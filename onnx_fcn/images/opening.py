@@ -43,7 +43,7 @@ def _opened(name: str, level: int) -> Stored:
     if start[:4] in TIFF_SIGNATURES:
         return tiff(name, level)
     if level:
-        raise OptionError(f"'{name}' is no pyramid, so it has no level {level}")
+        raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     if start[:6] == b"\x93NUMPY":
         return from_npy(name)
     if start[:4] in (b"RIFF", b"RIFX") and start[8:] == b"WAVE":

@@ -140,7 +140,7 @@ def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[in
         axis = x.space_of(group) if group else None
         if group and axis is None:
             raise Unsupported(
-                f"slides along axis {k} of {x} ({x.dims}), which is no axis of the image",
+                f"slides along axis {k} of {x} ({x.dims}), which is not an axis of the image",
                 code="not-spatial",
                 hint=RUN_THE_REST,
             )

@@ -89,13 +89,13 @@ Check = Callable[[Any], Any]
 def _number(value: Any, above: float = -math.inf, most: float = MOST_PIXELS) -> Number:
     """A number of pixels."""
     if type(value) not in (int, float) or not above < value or not abs(value) <= most:
-        raise ValueError(f"{_shortly(value)} is no number of pixels")
+        raise ValueError(f"{_shortly(value)} is not a number of pixels")
     return int(value) if isinstance(value, int) else float(value)
 
 
 def _whole(value: Any, above: float = -math.inf) -> int:
     if type(value) is not int:
-        raise ValueError(f"{_shortly(value)} is no whole number")
+        raise ValueError(f"{_shortly(value)} is not a whole number")
     return int(_number(value, above))
 
 
@@ -109,7 +109,7 @@ def _window(value: Any) -> Number:
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{_shortly(value)} is no text")
+        raise ValueError(f"{_shortly(value)} is not text")
     return value
 
 
@@ -124,7 +124,7 @@ def _steps(value: Any) -> Count:
 
 def _exactness(value: Any) -> str:
     if value not in ("exact", "padded", "context"):
-        raise ValueError(f"{_shortly(value)} is no exactness")
+        raise ValueError(f"{_shortly(value)} is not an exactness")
     return _text(value)
 
 
@@ -137,7 +137,7 @@ def _listed(check: Check, *, count: int | None = None, most: int = MOST_NODES) -
 
     def checked(value: Any) -> list[Any]:
         if type(value) is not list or len(value) > most or count not in (None, len(value)):
-            raise ValueError(f"{_shortly(value)} is no list of {count or f'at most {most}'}")
+            raise ValueError(f"{_shortly(value)} is not a list of {count or f'at most {most}'}")
         return [check(one) for one in value]
 
     return checked
@@ -177,7 +177,7 @@ def _read(text: str, native: Sequence[int]) -> Answers:
     """
     entry, rank = _parsed(text), len(native)
     if type(entry) is not dict:
-        raise ValueError("an output's entry is no object")
+        raise ValueError("an output's entry is not an object")
     axes: dict[str, Any] = {key: _listed(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
     values: dict[str, Any] = {key: check(entry[key]) for key, check in FOR_ALL.items()}
     fields = []
@@ -233,7 +233,7 @@ def _layout(text: Any, rank: int) -> str:
         or len(set(text)) < len(text)
         or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
     ):
-        raise ValueError(f"{_shortly(text)} is no layout of {rank} axes")
+        raise ValueError(f"{_shortly(text)} is not a layout of {rank} axes")
     return text
 
 
@@ -316,7 +316,7 @@ def asked_of(model: ModelProto) -> dict[str, Any]:
     try:
         asked = _parsed(entry)
         if not isinstance(asked, dict):
-            raise ValueError(f"{_shortly(asked)} is no object")
+            raise ValueError(f"{_shortly(asked)} is not an object")
     except (RecursionError, ValueError) as error:
         raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
     return asked

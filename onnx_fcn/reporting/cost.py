@@ -137,7 +137,7 @@ def _spelled(size: int | Sequence[int], axes: int) -> Dims:
     given = (size,) * axes if isinstance(size, int) else tuple(size)
     if len(given) != axes:
         times = "×".join(map(str, given))
-        raise OptionError(f"{times} is no size of an image with {axes} axes")
+        raise OptionError(f"{times} is not a size of an image with {axes} axes")
     return given
 
 

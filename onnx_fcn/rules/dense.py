@@ -52,7 +52,7 @@ def contract(
     """
     stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
     if view(stub).ndim < 2:
-        raise Unsupported(f"its weight has the shape {dims_of(stub.shape)}, which is no matrix", code="rank")
+        raise Unsupported(f"its weight has the shape {dims_of(stub.shape)}, which is not a matrix", code="rank")
     if not 0 <= axis < x.rank:
         raise Unsupported(f"multiplies {x} ({x.dims}), which has no axis to sum over", code="rank")
     *stack, inputs, outputs = view(stub).shape
@@ -219,7 +219,7 @@ def gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
     else:
         raise both_mapped(a, b)
     if x.rank != 2:
-        raise Unsupported(f"multiplies {x}, which is no matrix", code="rank")
+        raise Unsupported(f"multiplies {x}, which is not a matrix", code="rank")
 
     def view(w: Array) -> Array:
         w = w.T if flip else w
@@ -336,7 +336,7 @@ def einsum(site: Site, *operands: Fact) -> Fact:
 
 
 def _no_dense_layer(site: Site, why: str) -> Unsupported:
-    return Unsupported(f"the equation '{site.attr('equation')}' {why}, so it is no dense layer", code="einsum")
+    return Unsupported(f"the equation '{site.attr('equation')}' {why}, so it is not a dense layer", code="einsum")
 
 
 def _letters(site: Site, operands: Sequence[Lifted | Known]) -> tuple[list[str], str]:

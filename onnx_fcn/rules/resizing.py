@@ -77,7 +77,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
             continue
         k = x.space_of(x.layout[axis])
         if k is None:
-            raise Unsupported(f"resizes axis {axis} of {x}, which is no axis of the image", code="not-spatial")
+            raise Unsupported(f"resizes axis {axis} of {x}, which is not an axis of the image", code="not-spatial")
         cells = x.space[k]
         check_undilated(site, x, "resizes the map")
         physical[2 + k] = scale
@@ -264,7 +264,8 @@ def _check_fractions(given: Sequence[float], scales: Sequence[Fraction]) -> None
     for scale, fraction in zip(given, scales):
         if np.float32(scale) != np.float32(float(fraction)):
             raise Unsupported(
-                f"resizes by {scale:g}, which is no fraction with a denominator of at most {LARGEST_DENOMINATOR}: no "
+                f"resizes by {scale:g}, which is not a fraction with a "
+                f"denominator of at most {LARGEST_DENOMINATOR}: no "
                 "two windows of a larger image would be resized alike",
                 code="irrational-scale",
                 hint="a scale such as 2 or 1/2 repeats",

@@ -533,7 +533,7 @@ def pad(
             front[1], back[1] = begins[k], ends[k]
             channels = layout[k] = atoms_of(size, "c")
         else:
-            raise Unsupported(f"pads axis {k} of {x}, which is no axis of the map", code="not-spatial")
+            raise Unsupported(f"pads axis {k} of {x}, which is not an axis of the map", code="not-spatial")
     amounts = [*front, *back]
     if site.opset < 11:
         y = site.emit([x], pads=amounts)

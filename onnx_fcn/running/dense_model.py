@@ -149,8 +149,8 @@ class DenseResult:
             (shares,) = self.probabilities
             if shares.min() < 0 or shares.max() > 1 + ROUNDING:
                 raise OptionError(
-                    "the single score is no probability, so nothing says from where on it means yes: --activation "
-                    "sigmoid makes one of it"
+                    "the single score is not a probability, so nothing says from which value on it means yes: "
+                    "--activation sigmoid makes one of it"
                 )
             there: Array = (shares >= HALF).astype(np.int64)
             return there
@@ -180,9 +180,10 @@ class DenseResult:
             return found[0]
         if str(name).isdecimal() and int(name) < len(self.labels):
             return int(name)
-        near = difflib.get_close_matches(str(name), self.labels, 3)
+        near = [] if str(name).isdecimal() else difflib.get_close_matches(str(name), self.labels, 3)
         hint = f"; do you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise OptionError(f"there is no class '{name}' among the {len(self.labels)}, from 0 on{hint}")
+        last = len(self.labels) - 1
+        raise OptionError(f"there is no class '{name}' among the {last + 1}, numbered from 0 to {last}{hint}")
 
     def best(
         self, name: int | str, count: int = 1, *, threshold: float = -math.inf, overlap: float = OVERLAP
@@ -359,9 +360,8 @@ class DenseModel:
             ModelError: onnxruntime does not run the model.
         """
         if self._converted.rank != 2:
-            raise OptionError(
-                f"the network reads images with {self._converted.rank} axes, and pictures have two: see run_tensor"
-            )
+            axes = "1 axis" if self._converted.rank == 1 else f"{self._converted.rank} axes"
+            raise OptionError(f"the network reads images with {axes}, and pictures have two: see run_tensor")
         image = picture if isinstance(picture, Image) else open_image(picture, 2, self.channels)
         with contextlib.nullcontext() if image is picture else contextlib.closing(image):
             pixels = image.whole()
@@ -455,7 +455,7 @@ def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, 
     except OSError as error:
         raise OptionError(f"cannot read '{os.fspath(given)}': {reason_of(error)}") from None
     except ValueError:
-        raise OptionError(f"cannot read '{os.fspath(given)}': it is no text in UTF-8") from None
+        raise OptionError(f"cannot read '{os.fspath(given)}': it is not UTF-8 text") from None
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(line.strip() for line in lines)

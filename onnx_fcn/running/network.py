@@ -215,9 +215,9 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
     name = next(iter(geometry.outputs)) if output is None else output
     if answers.form not in FORMS:
         form = answers.form.replace(" ", " --")
-        raise OptionError(f"output '{name}' was made with --{form}, which is no map: convert without that")
+        raise OptionError(f"output '{name}' was made with --{form}, which is not a map: convert without that option")
     if not answers.layout:
-        raise OptionError(f"output '{name}' has other axes than a batch, channels and cells, so it is no map")
+        raise OptionError(f"output '{name}' has other axes than a batch, channels and cells, so it is not a map")
     image = next(i for i in graph.input if i.name == geometry.image)
     stored = graphs.stored_names(graph)
     layout, declared = geometry.layout, next(o for o in graph.output if o.name == name)

@@ -105,7 +105,8 @@ class MapFile:
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.journal = self.path.with_name(self.path.name + ".journal")
         if self.path.suffix.lower() not in SUFFIXES:
-            raise OptionError(f"'{path}' is no name of a map: it ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+            suffixes = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            raise OptionError(f"'{path}' is not a name for a map: it must end in {suffixes}")
         if os.path.lexists(self.path):
             raise OptionError(f"'{path}' exists: remove it, or write to another name")
         if not self.path.parent.is_dir():
@@ -246,7 +247,7 @@ class Journal:
                 raise ValueError("something else")
         except (RecursionError, ValueError):
             self._file.close()
-            raise OptionError(f"'{path}' is no journal of an unfinished map: move it away") from None
+            raise OptionError(f"'{path}' is not the journal of an unfinished map: move it away") from None
         self._file.truncate(len(text) - len(torn))
 
     @property

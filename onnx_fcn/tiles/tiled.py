@@ -82,7 +82,7 @@ class Tiled:
         """
         network = self.network
         if dtype.kind not in "uif":
-            raise OptionError(f"{name} holds values of type {dtype}, which are no pixels")
+            raise OptionError(f"{name} holds values of type {dtype}, which are not pixels")
         reads_integers = network.image_type.kind != "f"
         preprocess = for_stored(preset, dtype, white, network.rank, network.channels, reads_integers, **numbers)
         preprocess.check(network.channels)

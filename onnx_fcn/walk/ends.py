@@ -38,7 +38,7 @@ def delivered(site: Site, x: Lifted) -> Lifted:
     if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
         if any(a.grid > a.stride for a in x.space):
             raise Unsupported(
-                f"answers with a map that was made finer again ({x}): this is no classifier, it has no head",
+                f"answers with a map that was made finer again ({x}): this is not a classifier, as it has no head",
                 code="decoder-output",
                 hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
             )

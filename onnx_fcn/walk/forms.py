@@ -43,7 +43,7 @@ def finish(state: Walk, asked: Asked) -> None:
         return
     if not state.has_head:
         raise OptionError(
-            f"the network has no dense layer, so its maps are no answers that could become '{asked.form}'"
+            f"the network has no dense layer, so its maps are not answers that could become '{asked.form}'"
         )
     causes = []
     for seat in state.epilogue:

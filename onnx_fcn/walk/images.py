@@ -87,7 +87,7 @@ def size_of(size: object) -> tuple[int, ...] | None:
     """The requested size as a tuple.
 
     Raises:
-        OptionError: it is no number of pixels, or several.
+        OptionError: it is not a number of pixels, or several.
     """
     if size is None:
         return None
@@ -96,7 +96,7 @@ def size_of(size: object) -> tuple[int, ...] | None:
     except TypeError:
         numbers = ()
     if not numbers or isinstance(size, str) or min(numbers) < 1:
-        raise OptionError(f"the input size {size!r} is no size in pixels, such as (224, 224)")
+        raise OptionError(f"the input size {size!r} is not a size in pixels, such as (224, 224)")
     return numbers
 
 
