@@ -498,8 +498,10 @@ row("batch norm of a flattened map", "f = Flatten (x)  n = BatchNormalization (f
 row("batch norm of groups", "r = Reshape (x, s)  n = BatchNormalization (r, scale, shift, mean, var)  "
     "f = Flatten (n)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5), **{name: positive(name, 2) for name in BN})
 row("LRN", f"m = LRN <size = 3, alpha = 0.5, bias = 2.0> (x)  {HEAD}", opset=(7, 13), w=(72, 5))
-MVN = "MeanVarianceNormalization"  # has no rule: ONNX defines it, and the next, by operators that have
+MVN = "MeanVarianceNormalization"
 row("mean and variance of channels", f"m = {MVN} <axes = [1]> (x)  {HEAD}", opset=(9, 13, 18, NEWEST), w=(72, 5))
+row("mean and variance far from zero", f"m = {MVN} <axes = [1]> (x)  {HEAD}", opset=(9, 13), trunk=False, w=(72, 5),
+    between=(29, 31))
 row("mean and variance of positions", f"m = {MVN} <axes = [2, 3]> (x)  {HEAD}", opset=(9, 13, 18), cut="m", w=(72, 5))
 row("mean and variance of one image", f"m = {MVN} (x)  {HEAD}", image="float[1,6,4,3] x", opset=9, cut="m", w=(72, 5))
 row("CenterCropPad", "m = CenterCropPad <axes = [2, 3]> (x, s)  f = Flatten (m)  y = MatMul (f, w)", opset=(18, NEWEST),

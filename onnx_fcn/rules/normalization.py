@@ -94,6 +94,27 @@ def rms_normalization(site: Site, x: Lifted, scale: Fact) -> Lifted:
     return combine(site, [grouped(site, x, atoms, emit), scale], op="Mul")
 
 
+@lifts("MeanVarianceNormalization")
+def mean_variance_normalization(site: Site, x: Lifted) -> Lifted:
+    """(x - mean)/√var over some axes, at every position.
+
+    ONNX defines the variance as the difference of two means, in which a large mean leaves nothing but rounding errors;
+    onnxruntime centres first, as is done here, and adds no ε.
+    Statistics of all positions of a live map are context.
+    """
+    axes = sorted({x.axis(int(a)) for a in site.attr("axes", [0, 2, 3])})
+    if any(x.batch in x.layout[a] for a in axes) and x.shape[0] != 1:
+        raise Unsupported(f"normalises over the batch: axes {axes} of {x}", code="batch")
+    if x.is_live and not site.is_head and set(range(2, x.rank)) <= set(axes):
+        x = as_feature_map(site, x)
+        check_undilated(site, x, "normalises over all positions")
+        site.reduces(x, contextable=True)
+        site.note_context(x)
+        return x.on(site.emit([x]))
+    x, atoms = as_channels(site, x, axes)
+    return standardised(site, x, atoms, 0.0)
+
+
 def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
     """(x - mean)/√(var + ε) over some channel atoms, at every position."""
 
