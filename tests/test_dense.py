@@ -229,7 +229,7 @@ def test_classes_have_names(model: DenseModel, tmp_path: Path) -> None:
         DenseModel(proto, labels=["a", "b"]).run(PAGE)
     with pytest.raises(OptionError, match="labels': no such file"):
         DenseModel(proto, labels=tmp_path / "labels")
-    with pytest.raises(OptionError, match="no text in UTF-8"):
+    with pytest.raises(OptionError, match="not UTF-8 text"):
         DenseModel(proto, labels=PAGE)
 
 
@@ -302,7 +302,7 @@ def test_resizing_is_pillows() -> None:
         (np.zeros((4, 4), np.int64), "pixels are unsigned integers, or floats from 0 to 1"),
         (np.full((4, 4), 9.0), "these are from 9 to 9: give them as"),
         (np.full((4, 4), np.nan), "these are from nan to nan"),
-        (7, "a int is not a picture"),
+        (7, "a int is nott a picture"),
         ("nothing.png", "'nothing.png' does not exist"),
     ],
 )

@@ -1290,7 +1290,7 @@ refusal("a table beside an image that cannot slide",
 refusal("a window of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
 refusal("a map that is made finer again", 'a = Relu (x)  b = Resize (a, "", s)  y = Conv (b, k)',
-    ("decoder-output", "y", "this is no classifier"), s=np.float32([1, 1, 2, 2]), k=(6, 6, 1, 1))
+    ("decoder-output", "y", "this is not a classifier"), s=np.float32([1, 1, 2, 2]), k=(6, 6, 1, 1))
 refusal("a kernel of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "65×65 of 1 channels, and the kernel that copies them has 17,850,625 values"),
     image="float[N,1,65,65] x")
@@ -1393,7 +1393,7 @@ def test_refusal(case: Refusal) -> None:
 def test_a_refused_image_is_not_taken_for_a_volume() -> None:
     """Nothing before the finer map tells channels from a depth; the first reading is understood, and refused."""
     model = law.model('a = Relu (x)  y = Resize (a, "", s)', s=np.float32([1, 1, 2, 2]), image="float[N,2,6,8] x")
-    with pytest.raises(UnsupportedModel, match="this is no classifier"):
+    with pytest.raises(UnsupportedModel, match="this is not a classifier"):
         onnx_fcn.convert(model, validate=False)
 
 

@@ -95,10 +95,10 @@ def _ready(file: Document) -> Document:
     if functions := _functions_on_the_way(document):
         document = document.copy()
         document.inline(functions)
-    if operators := _defined_by_others(document):
+    for operator in _defined_by_others(document):
         parts = document.copy()
         with contextlib.suppress(ModelError):  # what ONNX cannot take apart is refused as an operator without a rule
-            parts.inline(operators, of_schemas=True)
+            parts.inline([operator], of_schemas=True)
             document = parts
     if document.has_repeated_names():
         document = document.copy()
