@@ -335,6 +335,8 @@ class Answers:
         form: what the output is: ``map`` for the grid of answers, or what was made of it, such as ``mean`` or
             ``full-size argmax``.
         layout: the axes of the output, such as ``NCHW``; empty where they are not batch, channels and cells.
+        mirror: pixels by which padding that repeats or reflects a map may reach further inside than an answer that sees
+            it; empty where there is none.
     """
 
     window: tuple[Number, ...]
@@ -348,6 +350,7 @@ class Answers:
     context: tuple[str, ...] = ()
     form: str = "map"
     layout: str = ""
+    mirror: tuple[Number, ...] = ()
 
     @property
     def padding(self) -> tuple[Number, ...]:

@@ -212,8 +212,10 @@ def test_tiles_of_other_networks(tmp_path_factory: pytest.TempPathFactory, examp
 def check_tiles(case: tuple[onnx.ModelProto, tuple[int, ...], int], folder: Path) -> None:
     """The map of an image is the same by tiles and in one pass."""
     model, size, tile = case
+    native = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:]]
     try:
         path = converted(folder, model)
+        once(path, noise(2, *native))  # reflecting takes more cells than are reflected
         expected = once(path, noise(2, *size))
     except (onnx_fcn.UnsupportedModel, OptionError):
         assume(False)
@@ -227,6 +229,36 @@ def check_tiles(case: tuple[onnx.ModelProto, tuple[int, ...], int], folder: Path
         assume(" pixels apart" not in str(error))
         raise
     assert_same(np.load(folder / "map.npy"), expected)
+
+
+REFLECTS = {
+    "behind a stride": "c = Conv <strides = [3, 1], pads = [2, 0, 0, 0]> (x, k)  m = MaxPool <kernel_shape = [2, 1]> "
+    '(c)  p = Pad <mode = "reflect"> (m, end)  y = Relu (p)',
+    "behind a crop": 'c = Slice (x, zero, five, axis)  p = Pad <mode = "reflect"> (c, both)  y = Conv (p, k)',
+    "twice": 'a = Pad <mode = "reflect"> (x, both)  c = Conv (a, k)  p = Pad <mode = "reflect"> (c, both)  '
+    "y = Conv (p, k)",
+    "the edge": 'c = Slice (x, zero, five, axis)  p = Pad <mode = "edge"> (c, both)  y = Conv (p, k)',
+}
+
+
+@pytest.mark.parametrize("name", REFLECTS)
+@pytest.mark.parametrize("size", [20, 21, 22, 41])
+def test_what_padding_reflects_lies_within_the_tile(name: str, size: int, tmp_path: Path) -> None:
+    model = law.model(
+        REFLECTS[name],
+        image="float[N,2,12,4] x",
+        k=(2, 2, 4, 1),
+        end=[0, 0, 0, 0, 0, 0, 1, 0],
+        both=[0, 0, 2, 0, 0, 0, 2, 0],
+        zero=[0],
+        five=[-5],
+        axis=[2],
+    )
+    path = converted(tmp_path, model)
+    image = noise(2, size, 9)
+    np.save(tmp_path / "image.npy", image)
+    onnx_fcn.apply(path, tmp_path / "image.npy", tmp_path / "map.npy", tile=3)
+    assert_same(np.load(tmp_path / "map.npy"), once(path, image))
 
 
 def forgotten_crop(patch: pytest.MonkeyPatch) -> None:

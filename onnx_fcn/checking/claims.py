@@ -28,6 +28,7 @@ VALUES = {
     "padding": "padding",
     "cells": "number of cells",
     "formula": "formula of the number of cells",
+    "mirror": "reach of padding that repeats or reflects",
     "inner": "range of the cells that see no padding",
     "exactness": "exactness",
     "context": "context",
@@ -58,8 +59,8 @@ def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tupl
             yield name, "they do not say where these answers are"
             continue
         for key, words in VALUES.items():
-            if claimed.get(key) != right[key]:
-                yield name, _sentence(words, claimed.get(key), right[key])
+            if claimed.get(key) != right.get(key):
+                yield name, _sentence(words, claimed.get(key), right.get(key))
     for name in named:
         yield name, "they say where these answers are, and there are none on a grid"
 

@@ -72,6 +72,8 @@ class Axis:
             the rank, as in 1-D networks written with 2-D operators.
         count: cells of the map for an image of any size.
         inner: which of these are the same however the image goes on.
+        mirror: pixels by which what a cell is made of may lie further inside than that cell, where padding repeats or
+            reflects the map.
     """
 
     atoms: tuple[Atom, ...]
@@ -81,6 +83,7 @@ class Axis:
     image: int | None = None
     count: Count = EVERY_PIXEL
     inner: Inner = ALL_INNER
+    mirror: Fraction = Fraction(0)
 
     @property
     def stride(self) -> Fraction:
@@ -146,11 +149,16 @@ class Axis:
         """The axis of the first `count` cells alone, which hold all windows."""
         return replace(self, count=count, inner=Inner(self.inner.front, self.inner.behind.at_most(count)))
 
+    def mirrored(self, inside: int) -> Axis:
+        """The axis where cells beyond the edge are made of others, up to so many cells further inside."""
+        return replace(self, mirror=self.mirror + inside * self.stride)
+
     def joined(self, other: Axis) -> Axis:
         """The axis of a map that was made of several, which lie on the same cells."""
         field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
         count = self.count.joined(other.count)
-        return replace(self, grid=lcm(self.grid, other.grid), field=field, count=count, inner=inner)
+        grid, mirror = lcm(self.grid, other.grid), max(self.mirror, other.mirror)
+        return replace(self, grid=grid, field=field, count=count, inner=inner, mirror=mirror)
 
 
 def counted(size: int) -> str:

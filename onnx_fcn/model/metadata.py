@@ -63,7 +63,7 @@ def metadata_of(
 
 def written(answers: Answers) -> dict[str, Any]:
     """Answers in JSON: an infinite field has neither size nor start."""
-    return {
+    entry = {
         "window": answers.window,
         "stride": answers.stride,
         "offset": answers.offset,
@@ -78,6 +78,7 @@ def written(answers: Answers) -> dict[str, Any]:
         "form": answers.form,
         "layout": answers.layout or None,
     }
+    return entry | ({"mirror": answers.mirror} if answers.mirror else {})
 
 
 #: Letters of one entry, steps of one count, and nodes of context: more than any network has.
@@ -126,6 +127,10 @@ def _exactness(value: Any) -> str:
     if value not in ("exact", "padded", "context"):
         raise ValueError(f"{_shortly(value)} is not an exactness")
     return _text(value)
+
+
+def _distance(value: Any) -> Number:
+    return 0 if value == 0 else _positive(value)
 
 
 def _optional(check: Check) -> Check:
@@ -201,6 +206,7 @@ def _read(text: str, native: Sequence[int]) -> Answers:
         tuple(values["context"]),
         values["form"],
         "" if values["layout"] is None else _layout(values["layout"], rank),
+        tuple(_listed(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
     )
 
 

@@ -497,6 +497,10 @@ def average(site: Site, x: Lifted, plan: Physical) -> str:
     return site.emit([mean, inside], "Div")
 
 
+#: How far inside the cells that a cell of padding is made of lie, for each cell that it is beyond the edge.
+MIRRORS = {"edge": 1, "reflect": 2}
+
+
 @lifts("Pad")
 def pad(
     site: Site, x: Lifted, pads: Fact | None = None, value: Shared | None = None, axes: Fact | None = None
@@ -528,6 +532,8 @@ def pad(
             margin = (front[2 + axis], back[2 + axis])
             space[axis] = x.space[axis].slid(size, x.layout[k][0].name, 1, pads=margin, rate=rate)
             layout[k] = space[axis].atoms
+            if mode in MIRRORS:
+                space[axis] = space[axis].mirrored(MIRRORS[mode] * max(*margin, 0))
             padding = site.position if begins[k] > 0 or ends[k] > 0 else padding
         elif x.layout[k] == x.channels and k != 0:
             front[1], back[1] = begins[k], ends[k]

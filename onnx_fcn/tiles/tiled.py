@@ -25,9 +25,6 @@ from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
 __all__ = ["Run", "Tiled", "open_tiled"]
 
 
-#: Paddings that make up what they pad with of what lies inside.
-MIRRORS = ("reflect", "edge")
-
 #: Tiles along an axis, of which a list is made.
 MOST_TILES = 1 << 20
 
@@ -43,13 +40,11 @@ class Tiled:
         path: the file.
         network: what it says of itself.
         obstacle: why tiles cannot be exact; empty where they can.
-        mirrors: does the network pad with what it finds inside?
     """
 
     path: str
     network: Converted
     obstacle: str
-    mirrors: bool
 
     def tiling(self, size: Sequence[int], tile: int, *, approximate: bool = False) -> Tiling:
         """The tiles of an image of that size.
@@ -66,7 +61,7 @@ class Tiled:
                 "an axis: give a larger --tile, if it is that large"
             )
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
-        tiling = tiling_of(answers, self.network.native, size, tile, mirrors=self.mirrors)
+        tiling = tiling_of(answers, self.network.native, size, tile)
         lengths = [{cut.pixels.stop - cut.pixels.start for cut in cuts} for cuts in tiling.axes]
         for extreme in (min, max):
             self.network.check_size([extreme(several) for several in lengths])
@@ -140,8 +135,7 @@ def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled
     network = converted_in(model, os.fspath(path), output)
     if network.others:
         raise OptionError(f"the model takes more than an image: {', '.join(map(repr, network.others))}")
-    mirrors = any(_padding(node) in MIRRORS for node in model.graph.node)
-    return Tiled(os.fspath(path), network, _obstacle(model.graph, network.answers), mirrors)
+    return Tiled(os.fspath(path), network, _obstacle(model.graph, network.answers))
 
 
 def _obstacle(graph: GraphProto, answers: Answers) -> str:

@@ -106,9 +106,7 @@ def _tile(number: int, cuts: Sequence[Cut]) -> Tile:
     return Tile(number, cells, pixels, kept)
 
 
-def tiling_of(
-    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, *, mirrors: bool = False
-) -> Tiling:
+def tiling_of(answers: Answers, native: Sequence[int], size: Sequence[int], tile: int) -> Tiling:
     """Exact tiles of an image.
 
     Args:
@@ -116,8 +114,6 @@ def tiling_of(
         native: the size that the network was made for: no crop is smaller, unless the image is.
         size: of the image, in pixels.
         tile: pixels from tile to tile along each axis, rounded down to whole strides, and at least one.
-        mirrors: does the network pad with what it finds inside (`reflect`, `edge`)? Then border cells see as far inside
-            as the padding reaches out.
 
     Raises:
         OptionError: the image is too small, or an answer depends on all of it.
@@ -126,20 +122,19 @@ def tiling_of(
     grid = answers.grid(*size)
     if not all(f.is_local for f in answers.field):
         raise OptionError(f"tiles cannot be exact: {answers.reason}")
-    axes = tuple(_cuts(answers, k, native[k], n, tile, mirrors) for k, n in enumerate(size))
+    axes = tuple(_cuts(answers, k, native[k], n, tile) for k, n in enumerate(size))
     return Tiling(grid.size, grid.shape, axes)
 
 
-def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int, mirrors: bool) -> tuple[Cut, ...]:
+def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> tuple[Cut, ...]:
     """The cuts of an axis of that many pixels."""
-    field, count, inner = answers.field[axis], answers.count[axis], answers.inner[axis]
+    count, inner = answers.count[axis], answers.inner[axis]
     stride = int(answers.stride[axis])
     if stride != answers.stride[axis]:
         raise OptionError(f"tiles cannot be exact: answers lie {float(answers.stride[axis]):g} pixels apart")
     cells = count(pixels)
     chunk = max(tile // stride, 1)
-    overhang = field.start + (cells - 1) * stride + field.size - pixels
-    margin = math.ceil(max(field.padding, overhang, 0) / stride) if mirrors else 0
+    margin = math.ceil(answers.mirror[axis] / stride) if answers.mirror else 0
     cuts = []
     for first in range(0, cells, chunk):
         behind = min(first + chunk, cells)

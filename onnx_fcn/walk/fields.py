@@ -64,7 +64,8 @@ def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     form = state.finals[name].form if name in state.finals else "map"
     count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
     layout = _output_layout(fact, form)
-    return Answers(window, stride, offset, field, count, inner, exactness, reason, context, form, layout)
+    mirror = tuple(math.ceil(a.mirror) for a in axes) if any(a.mirror for a in axes) else ()
+    return Answers(window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror)
 
 
 def _output_layout(fact: Lifted, form: str) -> str:
