@@ -302,7 +302,7 @@ def test_resizing_is_pillows() -> None:
         (np.zeros((4, 4), np.int64), "pixels are unsigned integers, or floats from 0 to 1"),
         (np.full((4, 4), 9.0), "these are from 9 to 9: give them as"),
         (np.full((4, 4), np.nan), "these are from nan to nan"),
-        (7, "a int is nott a picture"),
+        (7, "a int is not a picture"),
         ("nothing.png", "'nothing.png' does not exist"),
     ],
 )
