@@ -282,7 +282,7 @@ def _blamed(given: Given) -> Iterator[None]:
         yield
     except FcnError:
         raise
-    except Exception:
+    except Exception:  # whatever it is: it goes on, unless onnxruntime blames the model
         session(given.file)
         raise
 

@@ -50,9 +50,9 @@ def once(model: Path, image: np.ndarray) -> np.ndarray:
     return run({onnx.load(model).graph.input[0].name: image[None]})[0][0]
 
 
-def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_same(found: np.ndarray, expected: np.ndarray, least: float = 0) -> None:
+    """The same but for rounding; answers count as no less than `least`."""
     assert found.shape == expected.shape
-    least = 1e-2  # means of noise of deviation 1 that cancel are as exact as the noise, however small they are
     np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * max(np.abs(expected).max(), least))
 
 
@@ -229,7 +229,8 @@ def check_tiles(case: tuple[onnx.ModelProto, tuple[int, ...], int], folder: Path
     except OptionError as error:  # answers at fractions of a pixel are never tiled
         assume(" pixels apart" not in str(error))
         raise
-    assert_same(np.load(folder / "map.npy"), expected)
+    # Of drawn networks some answer with means of noise that cancel: these are as exact as the noise, of deviation 1.
+    assert_same(np.load(folder / "map.npy"), expected, least=1e-2)
 
 
 REFLECTS = {

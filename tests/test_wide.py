@@ -106,7 +106,7 @@ def test_a_name_is_found_at_once() -> None:
     class Names:
         names, counts = Asked({"a", "a_3"}), {}
 
-    made = [Walk.fresh(Names, "a") for _ in range(1000)]  # type: ignore[arg-type]
+    made = [Walk.fresh(Names, "a") for _ in range(1000)]  # type: ignore[arg-type]  (all that it reads of a walk)
     assert made[:2] == ["a_2", "a_4"]
     assert len(set(made)) == 1000
     assert Names.names.count < 3000

@@ -34,7 +34,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, nodes_within, tensor_names
+from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, nodes_within, opset_of, tensor_names
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
 
@@ -316,7 +316,7 @@ class Document:
 
 def _spell_out(model: ModelProto, operators: Set[tuple[str, str]]) -> None:
     """Say what the bodies of these operators depend on: the attributes that they have by default, types of weights."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    version = opset_of(model) or 1
     for node in (n for outer in model.graph.node for n in (outer, *nodes_within(outer))):
         if (node.domain, node.op_type) in operators:
             given = {attribute.name for attribute in node.attribute}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 __all__ = [
     "data_inputs",
@@ -16,10 +16,16 @@ __all__ = [
     "names_used",
     "needed_nodes",
     "nodes_within",
+    "opset_of",
     "static_dims",
     "stored_names",
     "tensor_names",
 ]
+
+
+def opset_of(model: ModelProto) -> int | None:
+    """The version of ONNX's own operators that a model uses; None where it imports none."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
 
 
 def names_used(node: NodeProto) -> list[str]:
@@ -112,14 +118,15 @@ def static_dims(declared: ValueInfoProto) -> list[int | None]:
     return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
 
 
-def needed_nodes(graph: GraphProto) -> set[int]:
-    """Indices of the nodes that the outputs need."""
+def needed_nodes(graph: GraphProto, outputs: Iterable[str] | None = None, given: Collection[str] = ()) -> set[int]:
+    """Indices of the nodes that some tensors need, by default the outputs, where others are given."""
     nodes = graph.node
     producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
-    wanted = [o.name for o in graph.output]
+    wanted = [o.name for o in graph.output] if outputs is None else list(outputs)
     found: set[int] = set()
     while wanted:
-        k = producer.get(wanted.pop())
+        name = wanted.pop()
+        k = None if name in given else producer.get(name)
         if k is not None and k not in found:
             found.add(k)
             wanted += names_used(nodes[k])

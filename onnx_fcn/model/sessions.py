@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.model.inference import declared, inferred
 
 __all__ = ["Run", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
@@ -102,15 +102,7 @@ def extract(
     that it does not know. All others are those declared, or inferred.
     """
     graph = model.graph
-    producer = {o: k for k, n in enumerate(graph.node) for o in n.output if o}
-    wanted, kept = [o for o in outputs if o not in inputs], set()
-    while wanted:
-        name = wanted.pop()
-        k = producer.get(name)
-        if k is not None and name not in inputs and k not in kept:
-            kept.add(k)
-            wanted += names_used(graph.node[k])
-    nodes = [graph.node[k] for k in sorted(kept)]
+    nodes = [graph.node[k] for k in sorted(needed_nodes(graph, outputs, inputs))]
     used = {n for node in nodes for n in names_used(node)} | set(outputs)
     made = ModelProto()
     made.CopyFrom(ModelProto(ir_version=model.ir_version))

@@ -87,7 +87,7 @@ def _read(own: Source) -> tuple[ModelProto, Store]:
         proto = ModelProto.FromString(skeleton.model)
     except ModelError as error:
         raise ModelError(f"{own} is not an ONNX model, or damaged: {_lookalike(own.data) or error}") from None
-    except Exception:
+    except Exception:  # those of protobuf have no common base
         kind = _lookalike(own.data) or "a message in it cannot be parsed"
         raise ModelError(f"{own} is not an ONNX model, or damaged: {kind}") from None
     if not proto.HasField("graph"):

@@ -1,4 +1,9 @@
-"""Where the trunk ends: the last map that every output is reached through, and what lies beyond it."""
+"""Where the trunk ends, and what lies beyond.
+
+The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
+model's output is the original head, run on one window of that map. So beyond the cut nothing may pad (windows would
+see each other), and whatever strides there dilates instead, so that all outputs have one grid.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import onnx
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within
+from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within, opset_of
 from onnx_fcn.model.operators import ATTENTION, RANDOM
 from onnx_fcn.model.sessions import is_builtin
 from onnx_fcn.rules import rule_of
@@ -111,15 +111,17 @@ def _defined_by_others(document: Document) -> list[tuple[str, str]]:
 
     Those whose refusal is to be about them, such as attention, are left alone.
     """
-    version = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    found: dict[tuple[str, str], None] = {}
-    for node in _on_the_way(document, ends=("Shape", "Size")):  # what is computed from sizes alone is evaluated
-        if node.domain in ("", "ai.onnx") and node.op_type not in ATTENTION | RANDOM and not rule_of("", node.op_type):
-            with contextlib.suppress(onnx.defs.SchemaError):  # a newer operator than the installed onnx knows
-                schema: Any = onnx.defs.get_schema(node.op_type, version, "")
-                if schema.has_function or schema.has_context_dependent_function:
-                    found[node.domain, node.op_type] = None
-    return list(found)
+    version = opset_of(document.proto) or 1
+    way = _on_the_way(document, ends=("Shape", "Size"))  # what is computed from sizes alone is evaluated
+    found = []
+    for domain, operator in dict.fromkeys((node.domain, node.op_type) for node in way):
+        if domain not in ("", "ai.onnx") or operator in ATTENTION | RANDOM or rule_of("", operator):
+            continue
+        with contextlib.suppress(onnx.defs.SchemaError):  # a newer operator than the installed onnx knows
+            schema: Any = onnx.defs.get_schema(operator, version, "")
+            if schema.has_function or schema.has_context_dependent_function:
+                found.append((domain, operator))
+    return found
 
 
 def _on_the_way(document: Document, ends: Collection[str] = ()) -> Iterator[onnx.NodeProto]:

@@ -1,12 +1,4 @@
-"""From a document to a finished walk: which reading of its inputs holds, at which size and batch, where its trunk ends.
-
-What cannot be known in advance is tried: the axes of the image (a wrong reading dies at its first convolution), the
-batch (a prime tells it from every literal; where the graph bakes one, that one), whether a reduction is context.
-
-The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
-model's output is the original head, run on one window of that map. So beyond the cut nothing may pad (windows would
-see each other), and whatever strides there dilates instead, so that all outputs have one grid.
-"""
+"""From a document to a finished walk, and to the one whose answers are as close and in the form that is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which reading of the inputs holds: every one is walked, the likeliest first, and the network decides."""
+"""Which reading of the inputs holds: every one is walked, the likeliest first, and the network decides.
+
+What cannot be known in advance is tried: the axes of the image (a wrong reading dies at its first convolution), and the
+batch (a prime tells it from every literal; where the graph bakes one, that one).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Image, Seat, Walk
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, static_dims
+from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
 from onnx_fcn.tables import pixels, times
 from onnx_fcn.walk.images import FEW, FORMS, Request, batches, first_layer, images, open_axes, squarest, written_size
@@ -66,7 +70,8 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     Raises:
         OptionError: the request does not fit the model.
     """
-    opset = next((o.version for o in document.proto.opset_import if o.domain in ("", "ai.onnx")), OLDEST_OPSET)
+    opset = opset_of(document.proto)
+    opset = OLDEST_OPSET if opset is None else opset
     if opset < OLDEST_OPSET:
         reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
         return None, [Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")]
