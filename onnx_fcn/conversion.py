@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.claims import claimed_image, claims_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
 from onnx_fcn.checking.validation import run_checks
-from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError
+from onnx_fcn.errors import FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.geometry import Grid
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.graphs import data_inputs
 from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import Sizes, native_cost
@@ -210,11 +212,12 @@ def validate(
 ) -> Validation:
     """Compare any converted model with its original, also after another tool has optimised it.
 
-    What the conversion was asked for (an output stride, a form of the answers) is read from the model's metadata, and
-    what these say of the answers has to be so.
+    The size of the image and what the conversion was asked for (an output stride, a form of the answers) are read from
+    the metadata of the converted model. What these say of the answers has to be true.
 
     Raises:
-        ModelError: one of them is not a usable model.
+        ModelError: one of them is not a usable model, or the second has other inputs or outputs than a conversion of
+            the first.
         UnsupportedModel: the original cannot become fully convolutional.
         ValidationError: the numbers disagree.
     """
@@ -225,14 +228,62 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
+    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape)
     with _blamed(given):
-        state = lift(document, Request(input, size_of(input_size), asked.folds, asked.keeps_shape))
+        state = _lifted_as_claimed(document, request, judged)
         with _doubted(judged):
             state = answering(document, state, asked)
         document.commit(assemble(document, state))
+    _check_signature(document, judged)
     images = load_data(data, source, state.image)
     macs = native_cost(source, state).macs
-    return _compare(given, state, document, judged, seed, images, progress or _silent, macs)
+    try:
+        return _compare(given, state, document, judged, seed, images, progress or _silent, macs)
+    except ValidationError as error:
+        made_of = claims_of(judged.proto).get("source")
+        if made_of is None or made_of == fingerprint(given.whole.proto.graph):
+            raise
+        raise ValidationError(
+            f"{error}; by its metadata it was made of another model than this one", error.report
+        ) from None
+
+
+def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
+    """Lift an original at the size that the metadata of the converted model name, where nobody else names one.
+
+    A size that does not fit is a false claim, which the comparison finds.
+    """
+    image, size = claimed_image(judged.proto)
+    if request.size is None and size is not None:
+        claimed = replace(request, input=request.input or image, size=size)
+        with suppress(ModelError, OptionError, UnsupportedModel):
+            return lift(document, claimed)
+    return lift(document, request)
+
+
+def _check_signature(lifted: Document, judged: Document) -> None:
+    """Raises: ModelError, if a converted model has other inputs or outputs than the conversion of its original."""
+    ours, theirs = lifted.proto.graph, judged.proto.graph
+    for kind, wanted, found in (
+        ("input", data_inputs(ours), data_inputs(theirs)),
+        ("output", ours.output, theirs.output),
+    ):
+        ranks = {value.name: _rank(value) for value in found}
+        for value in wanted:
+            rank = _rank(value)
+            if value.name not in ranks:
+                wrong = f"it has no {kind} '{value.name}'"
+            elif None in (rank, ranks[value.name]) or rank == ranks[value.name]:
+                continue
+            else:
+                wrong = f"its {kind} '{value.name}' has {ranks[value.name]} axes in place of {rank}"
+            raise ModelError(f"the second model is not a conversion of the first: {wrong}")
+
+
+def _rank(declared: onnx.ValueInfoProto) -> int | None:
+    """The number of axes, where it is declared."""
+    kind = declared.type.tensor_type
+    return len(kind.shape.dim) if kind.HasField("shape") else None
 
 
 @contextmanager

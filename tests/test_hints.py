@@ -76,7 +76,7 @@ def proposals(said: str, given: tuple[str, ...], outputs: list[str]) -> list[tup
         found.append(given[:at] + given[end:])
     for option, values in re.findall(rf"(--input-size)(?:, such as)? ({VALUES})", said):
         found += [(*given, option, value) for value in re.split(", | or ", values)]
-    for values in re.findall(rf"--output-stride \d+ does not divide that: it can be ({VALUES})", said):
+    for values in re.findall(rf"--output-stride \d+ does not divide: use ({VALUES})", said):
         found += [("--output-stride", value) for value in re.split(", | or ", values)]
     if "--outputs" in said:
         found += [(*given, "--outputs", name) for name in outputs]

@@ -351,6 +351,7 @@ def test_a_number_of_pixels_is_that_of_all_axes() -> None:
     assert onnx_fcn.explain(model, "m", input_size=12).makes[0].window == (6, 6)
     converted = onnx_fcn.convert(model, input_size=12, validate=False).to_proto()
     assert onnx_fcn.validate(model, converted, input_size=12).passed
+    assert onnx_fcn.validate(model, converted).passed  # the converted model says it
     volume = "g = GlobalAveragePool (x)  f = Flatten (g)  y = MatMul (f, w)"
     model = free(law.model(volume, image="float[N,3,8,8,8] x", w=(3, 5)), d=2, h=3, w=4)
     assert onnx_fcn.inspect(model, input_size=6).window == (6, 6, 6)

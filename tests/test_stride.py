@@ -610,7 +610,7 @@ def test_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "message"), [
-    (3, "4 pixels apart, and --output-stride 3 does not divide that: it can be 1, 2, 4"),
+    (3, "4 pixels apart, which --output-stride 3 does not divide: use 1, 2, 4"),
     (8, "--output-stride 8 does not divide"), (0, "a number of pixels from 1 on"), (-2, "from 1 on, not -2"),
 ])  # fmt: skip
 def test_strides_that_do_not_divide(wanted: int, message: str) -> None:

@@ -906,7 +906,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx page.npy map.npy --tile 0": (2, "--tile is a whole number from 1 on, not 0"),
     "out.onnx page.npy map.npy --memory lots": (2, "'lots' is not an amount of memory, such as 2G"),
     "out.onnx page.npy map.npy --memory 1M": (2, "the smallest tile takes "),
-    "out.onnx page.npy map.npy --mean 1,2,3": (2, "mean has 3 values, and the network reads 1 channel"),
+    "out.onnx page.npy map.npy --mean 1,2,3": (2, "(1, 2, 3) is for 3 channels, and the network reads 1: give --mean"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask alpha.png": (2, "has an alpha channel, which masks have not: save it in grey"),
     "out.onnx page.npy map.npy --output logits": (2, "no answers lie on a grid in an output 'logits'"),

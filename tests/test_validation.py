@@ -17,7 +17,8 @@ import onnx_fcn.checking.asking
 import onnx_fcn.checking.judging
 import onnx_fcn.checking.reference
 import onnx_fcn.checking.validation
-from onnx_fcn import Check, ValidationError
+from onnx_fcn import Check, ModelError, ValidationError
+from onnx_fcn.checking.claims import claimed_image
 from onnx_fcn.model.agreement import Scale, difference
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,38 @@ def test_a_head_may_read_its_batch_off_the_image() -> None:
     shape = next(n for n in trunk.graph.node if n.op_type == "Shape")
     shape.input[0] = trunk.graph.input[0].name
     assert onnx_fcn.convert(trunk).report.validation.passed
+
+
+def test_what_is_no_conversion_of_the_model_is_told_by_its_signature() -> None:
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
+    table = law.model("y = MatMul (x, w)", image="float[N,6] x", w=(6, 4))
+    with pytest.raises(ModelError, match=r"not a conversion of the first: its input 'x' has 2 axes in place of 4$"):
+        onnx_fcn.validate(model, table)
+    converted = onnx_fcn.convert(model, validate=False).to_proto()
+    converted.graph.output[0].name = converted.graph.node[-1].output[0] = "z"
+    with pytest.raises(ModelError, match=r"not a conversion of the first: it has no output 'y'$"):
+        onnx_fcn.validate(model, converted)
+
+
+def test_a_conversion_of_another_network_says_so() -> None:
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
+    other = law.model("c = Conv (x, k)  r = Relu (c)  f = Flatten (r)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
+    converted = onnx_fcn.convert(other, validate=False).to_proto()
+    with pytest.raises(
+        ValidationError, match=r"not the same network: .*; by its metadata it was made of another model"
+    ):
+        onnx_fcn.validate(model, converted)
+
+
+def test_a_size_that_the_metadata_name_is_not_run_when_it_is_huge() -> None:
+    """It is only a file's word."""
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
+    converted = onnx_fcn.convert(model, validate=False).to_proto()
+    assert claimed_image(converted) == ("x", (4, 3))
+    entry = next(e for e in converted.metadata_props if e.key == "onnx_fcn.window")
+    for text in ("[99999, 99999]", "[0, 9]", "[true, 9]", '["9", 9]', "9", "[" * 9999):
+        entry.value = text
+        assert claimed_image(converted) == ("x", None)
 
 
 @pytest.mark.parametrize("channels", [1, 7])

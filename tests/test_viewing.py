@@ -434,7 +434,11 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         (2, "segment out.onnx page.npy o.png --background 11", "there is no class '11' among the 11"),
         (2, "heatmap best.onnx page.npy o.png", "tells the best class only"),
         (2, "heatmap out.onnx page.npy o.png --output x", "those that do are 'scores'"),
-        (2, "heatmap out.onnx page.npy o.png --mean 1,2,3", "mean has 3 values, and the network reads 1 channel"),
+        (
+            2,
+            "heatmap out.onnx page.npy o.png --mean 1,2,3",
+            "the mean (1, 2, 3) is for 3 channels, and the network reads 1: give --mean",
+        ),
         (2, "heatmap out.onnx page.npy o.png --std 0", "neither scale nor std is zero"),
         (2, "heatmap out.onnx page.npy o.png --scale 0", "a scale is a positive number, not 0"),
         (2, "segment out.onnx page.npy o.png --scale 1,2", "a class map is of one size: give one --scale"),

@@ -8,6 +8,7 @@ computed with, so that no number in it can do harm.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,11 @@ from onnx import ModelProto
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.model.metadata import FORMAT, PREFIX, written
 
-__all__ = ["claims_of", "false_claims"]
+__all__ = ["claimed_image", "claims_of", "false_claims"]
+
+
+#: Pixels of the largest image that a file's word alone is enough to run a network on.
+LARGEST_CLAIM = 1 << 24
 
 
 #: Values of an output's entry, as a sentence names them. What is not here is prose, which versions may word otherwise.
@@ -42,6 +47,14 @@ def claims_of(model: ModelProto) -> dict[str, str]:
     props = [(e.key, e.value) for e in model.metadata_props if isinstance(e.key, str) and isinstance(e.value, str)]
     claims = {key.removeprefix(PREFIX): value for key, value in props if key.startswith(PREFIX)}
     return claims if claims.get("format") == FORMAT else {}
+
+
+def claimed_image(model: ModelProto) -> tuple[str | None, tuple[int, ...] | None]:
+    """The name of the image and its native size in pixels, as the metadata name them; None for what is not usable."""
+    claims = claims_of(model)
+    size = _parsed(claims.get("window"))
+    usable = isinstance(size, list) and all(type(n) is int and n > 0 for n in size)
+    return claims.get("image"), tuple(size) if usable and 0 < math.prod(size) <= LARGEST_CLAIM else None
 
 
 def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tuple[str, str]]:

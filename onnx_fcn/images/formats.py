@@ -110,7 +110,8 @@ def from_object(picture: Any) -> Stored:
     except ImportError as error:
         raise missing("a picture that is neither a file nor an array", error) from None
     if not isinstance(picture, PIL.Image.Image):
-        raise OptionError(f"a {type(picture).__name__} is not a picture: give a file, an array, or an image of Pillow")
+        kind = type(picture).__name__
+        raise OptionError(f"expected a file, an array or a Pillow image, and this is of type {kind}")
     return _decoded("the picture", picture, ())
 
 

@@ -85,8 +85,10 @@ class Preprocessing:
         """Raises OptionError: `mean` or `std` are for another number of channels."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
+                wanted = "one value" if channels == 1 else f"one value or {channels}"
                 raise OptionError(
-                    f"{name} has {len(values)} values, and the network reads {channels} channel{'s' * (channels > 1)}"
+                    f"the {name} {_listed(values)} is for {len(values)} channels, and the network reads {channels}: "
+                    f"give --mean and --std {wanted} each"
                 )
 
     @property

@@ -75,10 +75,8 @@ def _check_stride(state: Walk, output_stride: int) -> Fraction:
     if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:
         stride = int(strides[-1])
         fit = ", ".join(str(n) for n in range(1, stride + 1) if not any(s % n and n % s for s in strides))
-        raise OptionError(
-            f"the answers lie {' and '.join(map(str, strides))} pixels apart, and --output-stride {output_stride} "
-            f"does not divide that: it can be {fit}"
-        )
+        apart = f"{' and '.join(map(str, strides))} {'pixel' if strides == [1] else 'pixels'} apart"
+        raise OptionError(f"the answers lie {apart}, which --output-stride {output_stride} does not divide: use {fit}")
     return strides[-1]
 
 
