@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 
 import onnx_fcn
+import onnx_fcn.rules
 from onnx_fcn import (
     Conversion,
     FcnError,
@@ -29,6 +30,8 @@ from onnx_fcn import (
     Validation,
     ValidationError,
 )
+from onnx_fcn.lifting.registry import operators
+from onnx_fcn.model import operators as tables_of_operators
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "fixtures/digits_unpadded.onnx"
@@ -205,6 +208,14 @@ def imported_by(file: Path, named: Iterable[str]) -> set[str]:
             below = str(node.module).partition(".")[2]
             found |= {m if (m := f"{below}.{a.name}".strip(".")) in named else below for a in node.names}
     return found - {""}
+
+
+def test_every_operator_with_a_rule_was_considered_in_the_tables() -> None:
+    """A saturating operator that is not in HIDING weakens the validation, and a product not in PRODUCTS is free."""
+    tables = {name: set(getattr(tables_of_operators, name)) for name in tables_of_operators.__all__}
+    ordinary = tables.pop("ORDINARY")
+    ruled = {operator for _, operator in operators()}
+    assert ordinary == ruled - set().union(*tables.values()), "see onnx_fcn/model/operators.py"
 
 
 def test_imports_run_one_way() -> None:

@@ -243,11 +243,26 @@ def test_what_saturates_is_not_compared_by_its_own_size(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("saturates", ["Sigmoid", "Tanh", "Softmax <axis = 1>", "HardSigmoid"])
+@pytest.mark.parametrize(
+    "saturates",
+    [
+        *(
+            "Sigmoid (g)",
+            "Tanh (g)",
+            "Softmax <axis = 1> (g)",
+            "HardSigmoid (g)",
+            "Sign (g)",
+            "Erf (g)",
+            "Softsign (g)",
+        ),
+        *("Greater (g, h)", "Less (g, h)"),
+    ],
+)
 def test_a_fault_is_not_hidden_by_what_saturates_within_the_head(saturates: str, seed: int) -> None:
     """A weight that hardly ever turns 0 into 1, and so no answer of most images."""
     model = law.model(
-        f"f = Flatten (x)  d = MatMul (f, w)  g = Mul (d, h)  s = {saturates} (g)  r = Abs (s)  y = MatMul (r, v)",
+        f"f = Flatten (x)  d = MatMul (f, w)  g = Mul (d, h)  s = {saturates}  "
+        "t = Cast <to = 1> (s)  r = Abs (t)  y = MatMul (r, v)",
         image="float[N,3,4,5] x", w=(60, 5), h=300.0, v=(5, 4),
     )  # fmt: skip
     assert onnx_fcn.convert(model, seed=seed).report.validation.passed

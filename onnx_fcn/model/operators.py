@@ -16,6 +16,7 @@ __all__ = [
     "FACTORS",
     "GLOBAL",
     "HIDING",
+    "ORDINARY",
     "PLACES",
     "PROBABILITIES",
     "PRODUCTS",
@@ -35,7 +36,11 @@ PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Upsam
 
 #: Operators whose results saturate or discard: what enters them is compared too.
 HIDING = frozenset(
-    {"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "HardSigmoid", "ArgMax", "ArgMin", "TopK", "Hardmax", "Clip"}
+    {
+        *("ArgMax", "ArgMin", "Clip", "Equal", "Erf", "Greater", "GreaterOrEqual", "Hardmax", "HardSigmoid", "Less"),
+        *("LessOrEqual", "LogSoftmax", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Sign", "Softmax", "Softsign"),
+        *("Tanh", "TopK"),
+    }
 )
 
 #: Of these the result is as exact as 1 is, however small it is. Where what enters them is compared, answers below a
@@ -155,4 +160,18 @@ CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
 CARRYING = frozenset(
     {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
     | {"Transpose", "Unsqueeze"}
+)
+
+#: Operators with a rule that belong into none of the tables above: read them all before you add one here.
+ORDINARY = frozenset(
+    {
+        *("Abs", "Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),
+        *("BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "DepthToSpace", "Dropout"),
+        *("DynamicQuantizeLinear", "Elu", "Exp", "Floor", "HardSwish", "IsInf", "IsNaN"),
+        *("LayerNormalization", "LeakyRelu", "Log", "LpNormalization", "Max", "Mean"),
+        *("MeanVarianceNormalization", "Min", "Mish", "Mod", "Neg", "Not", "Or", "PRelu", "Pow"),
+        *("RMSNormalization", "Reciprocal", "Relu", "Round", "Selu", "Shape", "Shrink", "Sin", "Sinh"),
+        *("Size", "Softplus", "SpaceToDepth", "Sqrt", "Sum", "Swish", "Tan", "ThresholdedRelu", "Where"),
+        "Xor",
+    }
 )
