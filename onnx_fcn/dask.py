@@ -5,9 +5,9 @@
     answers = onnx_fcn.dask.apply("out.onnx", dask.array.from_zarr("scene.zarr"))
     answers.to_zarr("map.zarr")
 
-Nothing runs before the result is computed, where and how is dask's affair. Each worker process opens the model once.
-`map_overlap` is not used: it would give each chunk the halo on both sides, from chunks of one size; here each tile is
-a slice of the array that begins where the network's own strides do, and ends with the image where that ends.
+Evaluation is lazy, and dask decides where tiles run. Each worker process opens the model once. `map_overlap` is not
+used: it would give each chunk the halo on both sides, from chunks of one size; here each tile is a slice of the array
+that begins where the network's own strides do, and ends with the image where that ends.
 """
 
 from __future__ import annotations
@@ -70,21 +70,13 @@ def apply(
     except ImportError as error:
         raise missing("onnx_fcn.dask", error) from None
 
-    if not isinstance(array, dask.array.Array):
-        raise OptionError(f"onnx_fcn.dask.apply takes a dask array, not {type(array).__name__}")
     if tile is not None and tile < 1:
         raise OptionError(f"a tile is a whole number of pixels from 1 on, not {tile}")
+    _check_array(array, dask.array.Array)
     tiled = open_tiled(os.path.abspath(model), name)
     network = tiled.network
     if network.batch not in (None, 1):
         raise OptionError(f"the model takes {network.batch} images at a time: convert it with --dynamic-batch")
-    if any(math.isnan(n) for n in array.shape):
-        raise OptionError(
-            f"the array has the shape {array.shape}, since the sizes of its chunks are not known: "
-            "array.compute_chunk_sizes() finds them out"
-        )
-    if 0 in array.shape:
-        raise OptionError(f"the array has no pixels: its shape is {array.shape}")
     if array.dtype.kind == "b":  # black and white, as in files
         array = dask.array.where(array, np.uint8(255), np.uint8(0))
     reading = reading_of(array.shape, network.rank, network.channels, "the array")
@@ -101,6 +93,19 @@ def apply(
         block = dask.array.from_delayed(values, shape, network.output_type)  # type: ignore[no-untyped-call]
         blocks[np.unravel_index(part.number, blocks.shape)] = block
     return dask.array.block(blocks.tolist())  # type: ignore[no-untyped-call]
+
+
+def _check_array(array: Any, kind: type[Any]) -> None:
+    """Raises: OptionError, if it is not a dask array of a known shape with pixels in it."""
+    if not isinstance(array, kind):
+        raise OptionError(f"onnx_fcn.dask.apply takes a dask array, not {type(array).__name__}")
+    if any(math.isnan(n) for n in array.shape):
+        raise OptionError(
+            f"the array has the shape {array.shape}, since the sizes of its chunks are not known: "
+            "array.compute_chunk_sizes() finds them out"
+        )
+    if 0 in array.shape:
+        raise OptionError(f"the array has no pixels: its shape is {array.shape}")
 
 
 def _answer(

@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,14 +126,7 @@ def apply(
         OptionError: an argument does not fit the model or another one; a file cannot be read or written.
     """
     begun = time.perf_counter()
-    if tile is not None and memory is not None:
-        raise OptionError("--tile and --memory contradict each other: what fits decides how large tiles are")
-    if level < 0:
-        raise OptionError(f"--level is a whole number from 0 on, not {level}")
-    for option, value in (("tile", tile), ("batch", batch)):
-        if value is not None and value < 1:
-            raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
-    limit = None if memory is None else bytes_of(memory)
+    limit = _checked(tile, memory, batch, level)
     target = MapFile(output)
     tiled = open_tiled(model, name)
     network = tiled.network
@@ -141,48 +134,21 @@ def apply(
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
         formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name, **numbers)
-        # refused before anything is written
-        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)
+        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises where there is none
         if network.batch not in (None, batch):
             raise OptionError(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
             )
-        left_out = None
-        if mask is not None:
-            covering = opened.enter_context(contextlib.closing(open_image(mask, network.rank, 1)))
-            if covering.has_alpha:
-                raise OptionError(f"{covering.name} has an alpha channel, which masks have not: save it in grey")
-            left_out = Mask(covering, network.answers, source.size)
+        left_out = None if mask is None else Mask.open(opened, mask, network, source.size)
         job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
-        identity = job.identity()
         job.run  # noqa: B018  (what onnxruntime cannot load is known before anything is written)
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
-        resumes = journal.header is not None and target.partial.exists()
-        if tile is None and resumes:
-            tile = journal.tile
+        if tile is None:
+            tile = journal.tile if _resumes(target, journal) else None
         if tile is None:
             tile = job.chosen_tile() if limit is None else job.largest_tile(limit)
         tiling = job.tiling(tile)
-        header = {**identity, "level": level, "tile": tile}
-        if resumes:
-            journal.agree(header)
-        else:
-            target.create(network.map_shape(tiling.shape), network.output_type, network.map_shape(tiling.chunk))
-            journal.begin(header)
-        resumed = len(journal.done)
-        try:
-            skipped = _carry_out(job, tiling, target, journal, progress)
-        except BaseException:
-            if not journal.done:  # there is nothing to go on with
-                target.discard()
-                journal.discard()
-            raise
-        if changed := [what for what, before in identity.items() if job.identity()[what] != before]:
-            raise OptionError(
-                f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' is of both "
-                f"states: remove '{target.journal}' to start anew"
-            )
-        target.finish()
+        resumed, skipped = _make_map(job, tiling, {"level": level, "tile": tile}, target, journal, progress)
     return Applied(
         path=str(output),
         shape=network.map_shape(tiling.shape),
@@ -197,6 +163,65 @@ def apply(
         exact=not tiled.obstacle,
         seconds=time.perf_counter() - begun,
     )
+
+
+def _checked(tile: int | None, memory: int | str | None, batch: int, level: int) -> int | None:
+    """The limit of memory in bytes, where one is given.
+
+    Raises:
+        OptionError: a number is out of range, or two options contradict each other.
+    """
+    if tile is not None and memory is not None:
+        raise OptionError("--tile and --memory contradict each other: what fits decides how large tiles are")
+    if level < 0:
+        raise OptionError(f"--level is a whole number from 0 on, not {level}")
+    for option, value in (("tile", tile), ("batch", batch)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
+    return None if memory is None else bytes_of(memory)
+
+
+def _resumes(target: MapFile, journal: Journal) -> bool:
+    """Was a map begun there, and not completed?"""
+    return journal.header is not None and target.partial.exists()
+
+
+def _make_map(
+    job: Job,
+    tiling: Tiling,
+    asked: Mapping[str, Any],
+    target: MapFile,
+    journal: Journal,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Make a map, or complete one; returns how many tiles were there already, and how many the mask leaves out.
+
+    Raises:
+        OptionError: the journal is that of another map, or a file changed meanwhile.
+    """
+    identity = job.identity()
+    header = {**identity, **asked}
+    if _resumes(target, journal):
+        journal.agree(header)
+    else:
+        shape, chunk = job.network.map_shape(tiling.shape), job.network.map_shape(tiling.chunk)
+        target.create(shape, job.network.output_type, chunk)
+        journal.begin(header)
+    resumed = len(journal.done)
+    try:
+        skipped = _carry_out(job, tiling, target, journal, progress)
+    except BaseException:
+        if not journal.done:  # there is nothing to resume
+            target.discard()
+            journal.discard()
+        raise
+    if changed := [what for what, before in identity.items() if job.identity()[what] != before]:
+        raise OptionError(
+            f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' is of both "
+            f"states: remove '{target.journal}' to start anew"
+        )
+    target.finish()
+    return resumed, skipped
 
 
 def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, progress: Progress | None) -> int:
@@ -314,6 +339,18 @@ class Mask:
     image: Image
     answers: Answers
     size: tuple[int, ...]
+
+    @classmethod
+    def open(cls, opened: contextlib.ExitStack, path: PathLike, network: Converted, size: tuple[int, ...]) -> Mask:
+        """The mask of an image of that size in a file, which is closed with the stack.
+
+        Raises:
+            OptionError: it cannot be read as a mask.
+        """
+        covering = opened.enter_context(contextlib.closing(open_image(path, network.rank, 1)))
+        if covering.has_alpha:
+            raise OptionError(f"{covering.name} has an alpha channel, which masks have not: save it in grey")
+        return cls(covering, network.answers, size)
 
     def wanted(self, tile: Tile) -> Array:
         """Which cells of a tile have a window that the mask does not cover altogether."""
