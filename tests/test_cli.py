@@ -277,7 +277,7 @@ BAD = {
     "a checkpoint": Bad("perhaps a PyTorch checkpoint", make=lambda: Path("bad.onnx").write_bytes(b"PK\3\4")),
     "rejected by the checker": Bad("No Op registered for Konv", make=unknown_operator),
     "external data missing": Bad("'bad.data', is missing", make=without_its_weights),
-    "no native size": Bad("say it with --input-size", code=2, make=without_a_size),
+    "no native size": Bad("give it with --input-size", code=2, make=without_a_size),
     "positions times positions": Bad("MatMul 'affinity': multiplies positions with positions", make=attention),
     "output is the model": Bad("'model.onnx' is the model itself", "model.onnx model.onnx", 2),
     "output is a link to the model": Bad(

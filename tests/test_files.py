@@ -92,6 +92,6 @@ def test_a_head_that_takes_any_size_needs_to_be_told() -> None:
     model = law.model("m = Conv (x, k)  g = GlobalAveragePool (m)  y = Flatten (g)", k=(6, 6, 2, 2))
     for axis, name in ((2, "h"), (3, "w")):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
-    with pytest.raises(onnx_fcn.OptionError, match="takes any size: say it with --input-size"):
+    with pytest.raises(onnx_fcn.OptionError, match="takes any size: give it with --input-size"):
         onnx_fcn.inspect(model)
     assert onnx_fcn.inspect(model, input_size=(9, 7)).window == (9, 7)

@@ -469,7 +469,7 @@ def test_branches_that_are_not_aligned_are_told() -> None:
         "float[N,1,12,12] x", k=(1, 1, 3, 2),
     )  # fmt: skip
     (told,) = [c for c in onnx_fcn.inspect(apart).caveats if "aligned" in c]
-    assert "joins 'a', whose first cell lies at pixel 0.5 with 'b', whose first cell lies at pixel 0:" in told
+    assert "joins 'a', whose first cell is at pixel 0.5 with 'b', whose first cell is at pixel 0:" in told
 
 
 def test_the_size_that_auto_pad_was_resolved_at_is_told() -> None:

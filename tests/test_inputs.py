@@ -20,7 +20,7 @@ import onnx_fcn
 from onnx_fcn import OptionError, UnsupportedModel
 from onnx_fcn.walk.images import written_size
 
-CONFIRMS = "nothing in the file says which of its axes are positions"
+CONFIRMS = "so the file does not say which of its axes are positions"
 
 
 def dense(*shape: int | str, flatten: str = "f = Flatten (x)", **given: Any) -> ModelProto:
@@ -86,7 +86,7 @@ def test_a_picture_without_a_batch(axes: str, shape: tuple[int, ...]) -> None:
     row = {"flatten": "f = Reshape (x, s)", "s": [1, -1]}
     found, window, (caveat,) = axes_of(dense(*shape, **row))
     assert found == axes
-    assert f"as that looks most like a picture; --input-size {window[0]}x{window[1]} confirms" in caveat
+    assert f"which looks most like a picture; --input-size {window[0]}x{window[1]} confirms" in caveat
     assert axes_of(dense(*shape, **row), input_size=window) == (axes, window, [])
 
 
@@ -103,11 +103,12 @@ def test_what_was_said_is_not_offered_again() -> None:
     assert axes_of(dense("N", 28, 28), input_size=(28, 28)) == ("NHW", (28, 28), [])
     (caveat,) = axes_of(dense("N", 6, 6, 6), input_size=6)[2]
     assert (
-        "; --input-size 6x6 confirms a window of 6×6 pixels, or --input-size 6x6x6 says another reading, or" in caveat
+        "; --input-size 6x6 confirms a window of 6×6 pixels, or --input-size 6x6x6 chooses another reading, or"
+        in caveat
     )
     (caveat,) = axes_of(dense("N", 6, 6, 6), input_size=(6, 6))[2]
     assert caveat.endswith(
-        "; (batch, height, width, channels) has the same size: where it is that, give the model an input with the "
+        "; (batch, height, width, channels) has the same size: if it is that, give the model an input with the "
         "channels first, and transpose it inside."
     )
 
@@ -146,7 +147,9 @@ def test_every_size_that_is_asked_for_is_taken(shape: tuple[int, ...]) -> None:
 def test_another_input_is_named_where_there_is_one() -> None:
     body = "f = Flatten (x)  d = MatMul (f, w)  y = Add (d, t)"
     model = law.model(body, image="float[N,9,16] x, float[N,4] t", outputs="float[N,4] y", w=(144, 4))
-    with pytest.raises(UnsupportedModel, match="such as 16 or 9 or 9x16; where another input is the image, with --inp"):
+    with pytest.raises(
+        UnsupportedModel, match="such as 16 or 9 or 9x16; if another input is the image, name it with --inp"
+    ):
         onnx_fcn.inspect(model)
 
 
@@ -174,11 +177,11 @@ def test_a_network_that_makes_its_image_of_a_row(shape: tuple[int | str, ...], t
     """It is what it makes that can slide, as it says."""
     image = f"float[{shape[0]},{shape[1]}] x"
     model = law.model(INSIDE, image=image, s=[-1, 1, 8, 6], k=(5, 1, 2, 2), w=(175, 4))
-    says = r"input 'x': it is a row \(., 48\) of which Reshape 'r' makes the image, .* \(make 'r' the input, as onnx"
+    says = r"input 'x': it is a row \(., 48\) that Reshape 'r' turns into an image, .* \(make 'r' the input, as onnx"
     with pytest.raises(UnsupportedModel, match=says) as refused:
         onnx_fcn.inspect(model)
     assert [d.code for d in refused.value.diagnostics] == ["row-of-pixels"]
-    with pytest.raises(OptionError, match="Reshape 'r' makes the image of that row: make 'r' the input, as onnx"):
+    with pytest.raises(OptionError, match="Reshape 'r' turns the row into an image: make 'r' the input, as onnx"):
         onnx_fcn.inspect(model, input_size=(8, 6))
     onnx.save(model, tmp_path / "row.onnx")
     onnx.utils.extract_model(tmp_path / "row.onnx", tmp_path / "image.onnx", ["r"], ["y"])
@@ -196,7 +199,7 @@ ROWS = [
     (784, (28, 28), r"shape \(N, 784\): the pixels .* an input \(N, 1, 28, 28\), and flatten it inside$"),
     (784, 28, r"an input \(N, 1, 28, 28\), and"),
     (432, (12, 12), r"an input \(N, 3, 12, 12\) or \(N, 12, 12, 3\), and"),
-    (784, (30, 30), r"it is the size that the network was made for, whatever the size of your images$"),
+    (784, (30, 30), r"give the size that the network was made for, not that of your images$"),
 ]
 
 
@@ -240,7 +243,7 @@ def test_a_literal_batch_of_one_is_no_reason_against_a_size() -> None:
 UNDECIDED: list[tuple[tuple[int | str, ...], str]] = [
     (("N", 9, 16), r"\(N, 9, 16\).*with --input-size, such as 16 or 9 or 9x16\)$"),
     (("N", 8, 8), r"\(N, 8, 8\).*with --input-size, such as 8x8\)$"),
-    (("N", 784), r"\(N, 784\).*\(N, channels, height, width\), and flatten that; .* --input-size 784"),
+    (("N", 784), r"\(N, 784\).*\(N, channels, height, width\), and flatten that inside; .* --input-size 784"),
 ]
 
 
@@ -325,7 +328,7 @@ def test_what_a_dense_layer_tells_is_said(shape: tuple[int, ...], names: dict[st
 )
 def test_a_size_that_many_images_have_is_asked_for(shape: tuple[int, ...], names: dict[str, int], such: str) -> None:
     values = np.prod(shape)
-    says = f", so the size .* and MatMul 'y' reads {values} values of it, which many sizes have: .* such as {such}$"
+    says = f", so the file .* and MatMul 'y' reads {values} values, which fits many sizes: .* such as {such}$"
     with pytest.raises(OptionError, match=says):
         onnx_fcn.inspect(free(dense("N", *shape), **names))
 
@@ -364,7 +367,7 @@ ASKED = {
     "resized": (
         f'r = Resize <mode = "linear"> (x, "", "", to)  {HEADED.replace("(x", "(r")}',
         {"h": 2, "w": 3},
-        "takes any size, as Resize 'r' makes 16×16 pixels of them all: say it with --input-size, such as 16x16",
+        "takes any size, as Resize 'r' makes each 16×16 pixels: give it with --input-size, such as 16x16",
     ),
 }
 
@@ -399,7 +402,9 @@ def test_colours_are_no_depth() -> None:
     body = "r = Reshape (x, s)  a = Add (r, b)  m = Conv (a, k)  f = Reshape (m, t)  y = MatMul (f, w)"
     given = {"s": [1, 3, 8, 8], "b": (3, 1, 1), "k": (6, 3, 3, 3), "t": [1, 216], "w": (216, 4)}
     model = law.model(body, image="float[sequence,1,3,8,8] x", **given)
-    says = r"axis 2 of its shape \(sequence, 1, 3, 8, 8\) .*\(N, 3, height, width\); .* say --input-size 3x8x8"
+    says = (
+        r"axis 2 of its shape \(sequence, 1, 3, 8, 8\) .*\(N, 3, height, width\) without .*; .* give --input-size 3x8x8"
+    )
     with pytest.raises(UnsupportedModel, match=says):
         onnx_fcn.inspect(model)
     assert onnx_fcn.convert(model, input_size=(3, 8, 8)).report.axes == "NCDHW"

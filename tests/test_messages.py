@@ -33,7 +33,7 @@ from onnx_fcn.model import wire
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODEL, USAGE = 1, 2
 REFUSED = "this network cannot slide over a larger image, for one reason:"
-SIZE = "it is the size that the network was made for, whatever the size of your images"
+SIZE = "give the size that the network was made for, not that of your images"
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ MISTAKES = {
         changed(lambda model: setattr(model.opset_import[0], "version", 99)),
     ),
     "an opset too old": refused(
-        "the model uses opset 6, and operators mean something else before opset 7 (raise it first, with "
+        "the model uses opset 6, and before opset 7 operators have other meanings (raise it first, with "
         "onnx.version_converter)",
         written(f"{IMAGE_OF_8} {{ y = Relu (image) }}", opset=6),
     ),
@@ -294,13 +294,12 @@ MISTAKES = {
         lambda path: main(["model.onnx", str(path), "--no-validate", "-q"]),
     ),
     "optimised by onnxruntime": refused(
-        "Conv '/0/Conv': there is no rule for com.microsoft.nchwc.Conv, so it is not known what it means at "
-        "every position "
+        "Conv '/0/Conv': there is no rule for com.microsoft.nchwc.Conv, so its meaning at every position is unknown "
         "(start from the model before onnxruntime optimised it)",
         blocked_layout,
     ),
     "an operator of one's own": refused(
-        "Foo 'y': there is no rule for mine.Foo, so it is not known what it means at every position "
+        "Foo 'y': there is no rule for mine.Foo, so its meaning at every position is unknown "
         "(replace it before the export by operators that there are rules for, or open an issue with the model)",
         written(f"{IMAGE_OF_8} {{ y = mine.Foo (image) }}"),
     ),
@@ -312,14 +311,13 @@ MISTAKES = {
         vision_transformer,
     ),
     "a recurrent network": refused(
-        "LSTM 'lstm': there is no rule for LSTM, so it is not known what it means at every position "
+        "LSTM 'lstm': there is no rule for LSTM, so its meaning at every position is unknown "
         "(recurrence runs along "
         "positions: take the map before it as an output)",
         recurrent,
     ),
     "a detector": refused(
-        "NonMaxSuppression 'nms': there is no rule for NonMaxSuppression, so it is not known what it means "
-        "at every position "
+        "NonMaxSuppression 'nms': there is no rule for NonMaxSuppression, so its meaning at every position is unknown "
         "(a detector finds objects anywhere already: take the class scores before it as an output)",
         detector,
     ),
@@ -341,25 +339,24 @@ MISTAKES = {
         written("() => (float[2] y) { y = Constant <value_floats = [1.0, 2.0]> () }"),
     ),
     "text as input": refused(
-        "input 'x' is text, and no image", written("(string[N,3,8,8] x) => (string[N,3,8,8] y) { y = Identity (x) }")
+        "input 'x' is text, not an image", written("(string[N,3,8,8] x) => (string[N,3,8,8] y) { y = Identity (x) }")
     ),
     "a table of features": refused(
-        "input 'x': nothing slides over its shape (N, 10), so nothing in the file says which of its axes are positions "
-        "in an image (where it holds the pixels of an image in a row, give the model an input with axes for these, "
-        "such as (N, channels, height, width), and flatten that; where it is a signal, say --input-size 10)",
+        "input 'x': nothing slides over its shape (N, 10), so the file does not say which of its axes are positions "
+        "in an image (if it holds the pixels of an image in a row, give the model an input with axes for them, "
+        "such as (N, channels, height, width), and flatten that inside; if it is a signal, give --input-size 10)",
         written("(float[N,10] x) => (float[N,10] y) { y = Relu (x) }"),
     ),
     "frames of features": refused(
-        "input 'x': nothing slides over its shape (N, 9, 16), so nothing in the file says which of its axes are "
-        "positions in an image (say it with --input-size, such as 16 or 9 or 9x16)",
+        "input 'x': nothing slides over its shape (N, 9, 16), so the file does not say which of its axes are "
+        "positions in an image (give the size of its window with --input-size, such as 16 or 9 or 9x16)",
         written("(float[N,9,16] x) => (float[N,144] y) { y = Flatten (x) }"),
     ),
     "no size in the file": Mistake(
         "bad out.onnx",
         USAGE,
-        "input 'image' has shape (batch, 1, h, w), so the size that the network was made for is not in the "
-        "file, and its "
-        "head takes any size: say it with --input-size, such as 224x224",
+        "input 'image' has shape (batch, 1, h, w), so the file does not say which size the network "
+        "was made for, and its head takes any size: give it with --input-size, such as 224x224",
         changed(free_sizes),
     ),
     "a smaller size": asked(
@@ -373,8 +370,8 @@ MISTAKES = {
     ),
     "channels in the size": asked(
         "--input-size 1x28x28",
-        "--input-size 1x28x28 names the channels of input 'image' too, which are no size in pixels: it is --input-size "
-        "28x28",
+        "--input-size 1x28x28 includes the channels of input 'image', which are not a size in pixels: "
+        "give --input-size 28x28",
     ),
     "other channels in the size": asked(
         "--input-size 3x28x28", f"--input-size 3×28×28 does not fit input 'image' of shape {{shape}}: {SIZE}"

@@ -417,7 +417,7 @@ def test_cells_are_crops_where_nothing_pads(reading):
     else:
         assert difference.min() > ROUNDING  # not one cell is its crop
         assert check.tolerance is None
-        assert "pad: a crop sees padding where the larger image goes on" in check.note
+        assert "pad: a crop sees padding where the larger image has pixels" in check.note
 
 
 def test_the_command_line_does_the_same(tmp_path):

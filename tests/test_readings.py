@@ -105,9 +105,7 @@ def test_a_batch_that_is_fixed_though_it_is_open_is_said(name: str) -> None:
     conversion = onnx_fcn.convert(model)
     law.check(model, conversion.to_proto(), batch=batch)
     (caveat,) = (c for c in conversion.report.caveats if "batch" in c)
-    assert caveat.startswith(
-        f"The network holds for a batch of {batch} alone, though its file leaves that open: {says}"
-    )
+    assert caveat.startswith(f"The batch is fixed at {batch}, though the file leaves it open: {says}")
 
 
 def test_axes_in_another_order_mix_nothing() -> None:

@@ -138,7 +138,7 @@ def test_padding_is_told_once() -> None:
     assert one.caveats == two.caveats == ()
     for report, says in ((one, "'first' pads: a crop sees"), (two, "'first' and 1 more pad: a crop sees")):
         assert str(report).count(" padding where") == 1
-        assert f"exact    no, padded: {says} padding where the larger image goes on" in str(report)
+        assert f"exact    no, padded: {says} padding where the larger image has pixels" in str(report)
     assert one.example == Example((13, 12), (10, 10), 64)
     assert "13×12 pixels → 10×10 answers, 64 of them free of padding" in str(one)
 

@@ -1,3 +1,3 @@
-"""From a document to a finished walk and the edit that it makes: which input is the image, one pass over
-the nodes, where the trunk ends, what is made of the outputs.
+"""From a document to a finished walk and its edit: which input is the image, one pass over the nodes, where the trunk
+ends, and the form of the outputs.
 """

@@ -1,4 +1,4 @@
-"""What a conversion is asked for: one value, which finds its contradictions, and which the converted file repeats."""
+"""What a conversion is asked for: one value that checks itself, and that is stored in the converted file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Asked"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the answers are to be.
+    """What the answers shall be.
 
     Attributes:
         folds: fold the batch into a spatial axis around the head.
         output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
-        outputs: names of the outputs to keep; none for all.
+        outputs: names of the outputs to keep; empty for all.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: ``mean`` or ``max`` of the map; empty for the map itself.
         full_size: at the resolution of the image.
@@ -36,7 +36,7 @@ class Asked:
     keep_size: bool = False
 
     def __post_init__(self) -> None:
-        """Raises: OptionError, for what contradicts itself."""
+        """Raises OptionError if the options contradict each other."""
         if self.reduce not in ("", "mean", "max"):
             raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
         asked = [name for name, value in self._forms() if value]
@@ -57,32 +57,32 @@ class Asked:
 
     @property
     def form(self) -> str:
-        """What is made of the map, in a word or two, such as ``full-size argmax``; ``map`` for the map itself."""
+        """The form of the output, such as ``full-size argmax``; ``map`` for the map itself."""
         words = [self.reduce] if self.reduce else []
         words += [name for name, value in self._forms() if value and name != "reduce"]
         return " ".join(words) or "map"
 
     @property
     def is_whole(self) -> bool:
-        """Are the answers those of all outputs, as they close?"""
+        """Are all outputs wanted, unchanged?"""
         return not self.outputs and not self.logits
 
     @property
     def keeps_shape(self) -> bool:
-        """Do the outputs get the shapes that they had?"""
+        """Do the outputs keep the shapes that they had?"""
         return self.keep_size or bool(self.reduce and not self.argmax)
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the plain map."""
+        """The options that differ from the plain map."""
         return {name: value for name, value in asdict(self).items() if value}
 
     @classmethod
     def from_json(cls, asked: Mapping[str, Any]) -> Asked:
-        """What `to_json` wrote, perhaps changed since.
+        """Read what `to_json` wrote, which may have been changed since.
 
         Raises:
-            ModelError: a value is of another type.
-            OptionError: it contradicts itself.
+            ModelError: if a value has the wrong type.
+            OptionError: if the options contradict each other.
         """
         outputs, stride = asked.get("outputs", []), asked.get("output_stride")
         if not isinstance(outputs, list) or not isinstance(stride, int | None):

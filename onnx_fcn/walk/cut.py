@@ -1,8 +1,8 @@
-"""Where the trunk ends, and what lies beyond.
+"""Where the trunk ends and the head begins.
 
 The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
-model's output is the original head, run on one window of that map. So beyond the cut nothing may pad (windows would
-see each other), and whatever strides there dilates instead, so that all outputs have one grid.
+model's output is the original head, run on one window of that map. So nothing after the cut may pad (windows would see
+each other), and operators that stride there dilate instead, so that all outputs have one grid.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Cut:
 
 
 def padded_beyond(state: Walk, cut: Cut) -> list[int]:
-    """Seats that pad a map behind the cut."""
+    """Seats that pad a map after the cut."""
     return [k for k in seats_beyond(state, cut) if (s := state.seats[k].slides) is not None and s.pads]
 
 
 def instead_of_padding(state: Walk, cut: Cut) -> str:
-    """What to do about padding behind the cut: an output that has none of its own, or the map at the cut."""
+    """The hint for padding after the cut: keep an output without any, or take the map at the cut as an output."""
     for name in state.outputs if len(state.outputs) > 1 else ():
         alone = replace(state, outputs=(name,))
         own = find_cut(alone)
@@ -47,7 +47,7 @@ def instead_of_padding(state: Walk, cut: Cut) -> str:
 
 
 def find_cut(state: Walk) -> Cut | None:
-    """The last map with a live window that all outputs are reached through; None where there is none."""
+    """The last map with a live window that all outputs are reached through; None if there is none."""
     cuts = list(cuts_of(state))
     return cuts[0] if cuts else None
 
@@ -110,7 +110,7 @@ def makers_of(state: Walk) -> dict[str, int]:
 
 
 def upstream(state: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
-    """Seats that a tensor is computed from; whoever asks for many tensors has `makers_of` at hand."""
+    """Seats that a tensor is computed from; pass `makers_of(state)` when asking for many tensors."""
     makers = makers_of(state) if makers is None else makers
     waiting, found = [name], set()
     while waiting:

@@ -1,4 +1,4 @@
-"""The ends of a walk: the image as a map, outputs as they are delivered, and the names of what a rule has made."""
+"""The ends of a walk: the image as a map, the outputs as (N, C, *grid), and the names of what a rule emitted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_image_map", "check_meeting", "delivered", "named"]
 
 
 def as_image_map(site: Site, image: Image) -> Lifted:
-    """The image as a map: one Transpose where it is not channels-first."""
+    """The image as a map: one Transpose if it is not channels-first."""
     if image.is_channels_first:
         return image.lifted(image.name)
     order = [image.batch, image.channels, *image.space]
@@ -30,15 +30,15 @@ def as_image_map(site: Site, image: Image) -> Lifted:
 
 
 def delivered(site: Site, x: Lifted) -> Lifted:
-    """An output as (N, C, *grid), its axes in the order of the image's.
+    """An output as (N, C, *grid), with its axes in the order of the image's.
 
-    A network without any dense layer or pooling of its window is fully convolutional already: its maps stay as
-    they are.
+    A network without a dense layer or a pooling over its window is fully convolutional already: its maps stay
+    unchanged.
     """
     if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
         if any(a.grid > a.stride for a in x.space):
             raise Unsupported(
-                f"answers with a map that was made finer again ({x}): this is not a classifier, as it has no head",
+                f"answers with a map that was upsampled ({x}): this is not a classifier, as it has no head",
                 code="decoder-output",
                 hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
             )
@@ -77,7 +77,7 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
 
 
 def check_meeting(site: Site, facts: Iterable[Fact | None]) -> None:
-    """Rewind when a value that was reduced over the window meets a map on which the window is still live."""
+    """Rewind if a value that was reduced over the window meets a map on which the window is still live."""
     lifted = [f for f in facts if isinstance(f, Lifted)]
     live = {a.image for f in lifted for a in f.space if a.atoms}
     for fact in lifted:

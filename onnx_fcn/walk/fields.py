@@ -1,7 +1,7 @@
-"""Where maps and answers lie in the image, read off a finished walk.
+"""Where maps and answers are in the image, read off a finished walk.
 
 Every axis of a fact carries its field and its count, so nothing is computed here: the axes that run along the image
-are put in its order, and what holds of all nodes before an output is said of its answers.
+are put in its order, and what is true of every node before an output is stated for its answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
 
 def fields_of(state: Walk) -> dict[str, tuple[Field, ...]]:
-    """The receptive field of every tensor that lies on a map, along each axis of the image, by its original name."""
+    """The receptive field of every tensor on a map, along each axis of the image, by its original name."""
     return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in state.facts.items() if isinstance(f, Lifted)}
 
 
@@ -28,7 +28,7 @@ def sliding(fact: Lifted) -> list[Axis]:
 
 
 def geometry_of(state: Walk) -> Geometry:
-    """Where the answers of all outputs are that lie on a grid."""
+    """Where the answers are of all outputs with a grid."""
     makers = makers_of(state)
     outputs = {name: _answers(state, name, fact, upstream(state, name, makers)) for name, fact in state.results.items()}
     return Geometry(state.image.size, outputs, state.image.name, layout_of(state.image))
@@ -41,9 +41,9 @@ def layout_of(image: Image) -> str:
 
 
 def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
-    """The geometry of one output, which these seats compute.
+    """The geometry of one output, which the seats `before` compute.
 
-    A map of a network without a head has no window but its receptive field.
+    In a network without a head, the window of an answer is its receptive field.
     """
     axes = sliding(fact)
     field = tuple(a.field.plain() for a in axes)
@@ -57,7 +57,7 @@ def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     if context:
         exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
     elif pads and not within:
-        exactness, reason = "padded", f"{_verb(pads, 'pad')}: a crop sees padding where the larger image goes on"
+        exactness, reason = "padded", f"{_verb(pads, 'pad')}: a crop sees padding where the larger image has pixels"
     else:
         exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
     stride = tuple(f.stride for f in field)
@@ -69,7 +69,7 @@ def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
 
 
 def _output_layout(fact: Lifted, form: str) -> str:
-    """The axes of an output, such as ``NCHW``; empty where they are no batch, channels and cells."""
+    """The axes of an output, such as ``NCHW``; empty if they are not batch, channels and cells."""
     if form not in ("map", "argmax") or any(a.image is None for a in fact.space):
         return ""
     names = AXES[len(sliding(fact))]
@@ -84,13 +84,13 @@ def _verb(nodes: Sequence[str], verb: str) -> str:
 
 
 def meetings(state: Walk) -> Iterator[str]:
-    """Branches that meet although the middles of their cells lie apart, in sentences."""
+    """Branches that meet although the middles of their cells are apart, in sentences."""
     for seat in state.seats:
         maps = [(t.name, f) for t, f in zip(seat.node.inputs, seat.operands) if isinstance(f, Lifted)]
         for k in range(len(state.image.size)):
             middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
             middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}
             if len(set(middles.values())) > 1:
-                paths = " with ".join(f"'{n}', whose first cell lies at pixel {m:g}" for n, m in middles.items())
+                paths = " with ".join(f"'{n}', whose first cell is at pixel {m:g}" for n, m in middles.items())
                 yield f"'{seat.name}' joins {paths}: branches that are not aligned."
                 break

@@ -1,7 +1,7 @@
 """A model as it was given, and the network in it that is lifted.
 
-What is lifted has its nodes in order, its local functions inlined, and only the answers that are wanted. What has to be
-reproduced is the file, untouched.
+The lifted network has its nodes in order, its local functions inlined, and only the requested outputs. The answers
+to be reproduced are those of the untouched file.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Given:
     """What a user gave, and the network in it that is lifted.
 
     Attributes:
-        file: the model as it is: whatever is made of it has to give its answers.
-        whole: ready to be lifted; the same object where the file was.
-        selected: of that the answers that are wanted; the same object where these are all.
-        logits: outputs of which a closing Softmax was left out, and for each the tensor in front of it.
+        file: the untouched model, whose answers are to be reproduced.
+        whole: the model ready to be lifted; the same object as `file` if that was ready.
+        selected: the model reduced to the requested outputs; the same object as `whole` if these are all.
+        logits: outputs whose closing Softmax was dropped, each with the tensor of its logits.
     """
 
     file: Document
@@ -51,8 +51,8 @@ class Given:
         """Open a model.
 
         Raises:
-            ModelError: it is not a usable model.
-            OptionError: it has no such outputs, or none that closes with probabilities.
+            ModelError: if it is not a usable model.
+            OptionError: if it has no such outputs, or none that closes with probabilities.
         """
         file = Document.open(source)
         whole = _ready(file)
@@ -63,19 +63,19 @@ class Given:
 
 
 def opened(source: Source) -> Document:
-    """A document that is ready to be lifted.
+    """Open a model that is ready to be lifted.
 
     Raises:
-        ModelError: it is not a usable model.
+        ModelError: if it is not a usable model.
     """
     return _ready(Document.open(source))
 
 
 def ordered(file: Document) -> Document:
-    """The same model with its nodes in order, which is what onnx calls valid; itself where they are.
+    """The same model with its nodes in topological order, as onnx requires; itself if they are.
 
     Raises:
-        ModelError: it is not valid even so.
+        ModelError: if it is not valid even so.
     """
     order = file.sorted_order()
     if order is not None:
@@ -86,10 +86,10 @@ def ordered(file: Document) -> Document:
 
 
 def _ready(file: Document) -> Document:
-    """The same model with its nodes in order, functions that the image passes inlined, and no name used twice.
+    """The same model with its nodes in order, functions on the path of the image inlined, and no name used twice.
 
     Raises:
-        ModelError: it is not a usable model.
+        ModelError: if it is not a usable model.
     """
     document = ordered(file)
     if functions := _functions_on_the_way(document):
@@ -97,7 +97,7 @@ def _ready(file: Document) -> Document:
         document.inline(functions)
     for operator in _defined_by_others(document):
         parts = document.copy()
-        with contextlib.suppress(ModelError):  # what ONNX cannot take apart is refused as an operator without a rule
+        with contextlib.suppress(ModelError):  # an operator that ONNX cannot inline is refused as one without a rule
             parts.inline([operator], of_schemas=True)
             document = parts
     if document.has_repeated_names():
@@ -107,12 +107,12 @@ def _ready(file: Document) -> Document:
 
 
 def _defined_by_others(document: Document) -> list[tuple[str, str]]:
-    """Operators on the way of the image that have no rule, and that ONNX defines by others, which may have one.
+    """Operators on the path of the image without a rule that ONNX defines by other operators, which may have one.
 
-    Those whose refusal is to be about them, such as attention, are left alone.
+    Attention and random operators are left alone, so that a refusal names them.
     """
     version = opset_of(document.proto) or 1
-    way = _on_the_way(document, ends=("Shape", "Size"))  # what is computed from sizes alone is evaluated
+    way = _on_the_way(document, ends=("Shape", "Size"))  # values computed from sizes are evaluated instead
     found = []
     for domain, operator in dict.fromkeys((node.domain, node.op_type) for node in way):
         if domain not in ("", "ai.onnx") or operator in ATTENTION | RANDOM or rule_of("", operator):
@@ -125,7 +125,7 @@ def _defined_by_others(document: Document) -> list[tuple[str, str]]:
 
 
 def _on_the_way(document: Document, ends: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
-    """The nodes that something of the inputs passes through, and those within them; it `ends` at some operators."""
+    """The nodes that depend on the inputs, and the nodes within them; operators in `ends` stop the dependence."""
     reached = {i.name for i in data_inputs(document.proto.graph)}
     for node in document.proto.graph.node:
         if any(n in reached for n in names_used(node)):
@@ -135,9 +135,9 @@ def _on_the_way(document: Document, ends: Collection[str] = ()) -> Iterator[onnx
 
 
 def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:
-    """Local functions that something of the image passes through, and those that they call.
+    """Local functions on the path of the inputs, and the functions that these call.
 
-    A function that is called like an operator of onnxruntime's is not what runs there.
+    A function with the name of an onnxruntime operator is left alone: onnxruntime runs its operator instead.
     """
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     functions = document.proto.functions

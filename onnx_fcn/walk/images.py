@@ -1,9 +1,8 @@
 """Which input is the image, at which size, and which of its axes slide: every reading that its shape allows.
 
-The network decides between them wherever something slides over the image: a wrong reading dies at the first
-convolution or pooling. Where a dense layer reads the image itself, several readings may hold, each of them exactly.
-Then the requested size decides, or else the shape suggests one: a picture has few channels, and is not much longer
-than it is wide.
+If something slides over the image, the network decides between the readings: a wrong one fails at the first
+convolution or pooling. If a dense layer reads the image itself, several readings may be exact. Then the requested size
+decides, or otherwise the shape suggests one: a picture has few channels and is not much longer than it is wide.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ __all__ = [
 ]
 
 
-#: A size of images as it is given: (height, width), or one number for all axes.
+#: An image size as users give it: (height, width), or one number for all axes.
 Size = int | Sequence[int]
 
-#: Values of an input for one image: 1 GB of floats. A larger one is damage, and nothing could be compared.
+#: The most values that an input may have for one image: 1 GB of floats. More than that means a damaged file.
 LARGEST_INPUT = 1 << 28
 
-#: Channels that pictures have.
+#: Numbers of channels that pictures have.
 FEW = (1, 3, 4)
 
-#: How many times longer than wide a picture of few channels may be, to look like a square of many.
+#: A picture of few channels may be this many times longer than wide, and still looks as likely as a square of many.
 LONG = 16
 
-#: (batch, channels, spatial axes) of an image of that rank, the likeliest first.
+#: For each rank of an input: its (batch, channels, spatial axes), the likeliest first.
 FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
     5: [(0, 1, (2, 3, 4)), (0, 4, (1, 2, 3))],
     4: [(0, 1, (2, 3)), (0, 3, (1, 2)), (0, None, (1, 2, 3)), (None, 0, (1, 2, 3))],
@@ -67,14 +66,14 @@ FORMS: dict[int, list[tuple[int | None, int | None, tuple[int, ...]]]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the user said about the image, and what of that which is asked for decides how it is read.
+    """What the user said about the image, and the options that decide how it is read.
 
     Attributes:
         input: the name of the input that is the image.
-        size: the native size, in pixels; of one number along every axis.
+        size: the native size, in pixels; a single number applies to every axis.
         folds: fold the batch into a spatial axis around the head.
-        declared_batch: the answers get the original's shapes, which depend on a batch that is fixed: of one image, a
-            Squeeze removes the batch too.
+        declared_batch: the answers keep the original's shapes, which may depend on a fixed batch: a Squeeze removes a
+            batch of one, too.
     """
 
     input: str | None = None
@@ -87,7 +86,7 @@ def size_of(size: object) -> tuple[int, ...] | None:
     """The requested size as a tuple.
 
     Raises:
-        OptionError: it is not a number of pixels, or several.
+        OptionError: if it is neither a number of pixels nor a sequence of them.
     """
     if size is None:
         return None
@@ -105,13 +104,13 @@ def images(document: Document, request: Request, open_size: int | None = None) -
 
     Args:
         document: the model.
-        request: what the user said; a reading that contradicts it is left out.
-        open_size: pixels along every axis whose size is neither declared nor requested. Without it there is no reading
-            that has such an axis.
+        request: what the user said; readings that contradict it are left out.
+        open_size: pixels along every axis whose size is neither declared nor requested. Without it, readings with such
+            an axis are left out.
 
     Raises:
-        OptionError: there is no such input.
-        ModelError: an input is larger than any image, or of no type.
+        OptionError: if there is no such input.
+        ModelError: if an input is larger than any image, or has no valid type.
     """
     given = data_inputs(document.proto.graph)
     for declared in given:
@@ -138,9 +137,9 @@ def images(document: Document, request: Request, open_size: int | None = None) -
                     continue
                 named = len(size) == len(request.size) and all(dims[axis] is None for axis in space)
                 if batch is None and dims[0] is None and not named:
-                    continue  # an open axis in front is a batch, unless all are open and the size names them
+                    continue  # an open first axis is a batch, unless all axes are open and the size names them
                 if any(dims[axis] not in (None, pixels) for axis, pixels in zip(space, size)):
-                    continue  # the file says another size
+                    continue  # the file declares another size
                 for axis, pixels in zip(space, size):
                     shape[axis] = pixels
             elif open_size is not None:
@@ -164,18 +163,18 @@ def _filled(
     *,
     is_sized: bool,
 ) -> list[tuple[int, ...]]:
-    """The shapes that one may be whose axis is open: as the first layer that the image enters has weights for.
+    """The shapes that an input with an open axis may have, by the weights of the first layer that it enters.
 
-    A number that is wrong dies at that layer. A convolution tells the channels alone; a dense layer that reads the
-    whole image tells any axis, or the channels where it reads these at every position.
+    A wrong number fails at that layer. A convolution gives the channels only; a dense layer that reads the whole image
+    gives any axis, or the channels if it reads those at every position.
 
     Args:
         document: the model.
         name: the input.
-        shape: its axes, None where they are open.
+        shape: its axes; None for those that are open.
         batch: the axis of the batch, or None.
         channels: the axis of the channels, or None.
-        is_sized: no size is tried, so that a dense layer may tell what is left.
+        is_sized: whether every size is known, so that a dense layer determines what is left.
     """
     left = [k for k, d in enumerate(shape) if d is None]
     numbers: list[int] = []
@@ -198,8 +197,8 @@ class Layer:
     Attributes:
         node: its name, or that of its output.
         op: its operator.
-        slides: it is a convolution.
-        reads: the channels that it reads, or of a dense layer the values.
+        slides: whether it is a convolution.
+        reads: the number of channels that a convolution reads, or of values that a dense layer reads.
     """
 
     node: str
@@ -209,7 +208,7 @@ class Layer:
 
 
 def first_layer(document: Document, name: str) -> Layer | None:
-    """The first layer that an input enters; None where none is found, or one without stored weights."""
+    """The first layer that an input enters; None if there is none, or if its weights are not stored."""
     reached, graph = {name}, document.proto.graph
     dims = _weight_dims(graph)
     for node in graph.node:
@@ -230,7 +229,7 @@ def first_layer(document: Document, name: str) -> Layer | None:
 
 
 def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
-    """The dims of the stored tensors, under the names of what only quantises, casts or copies them too."""
+    """The dims of the stored tensors, also under the names of their quantised, cast or copied versions."""
     dims = {t.name: list(t.dims) for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
@@ -243,25 +242,25 @@ def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
 def _check_size(name: str, sizes: Sequence[int]) -> None:
     if math.prod(sizes) > LARGEST_INPUT:
         raise ModelError(
-            f"input '{name}' has {times(sizes)} values for one image: no more than {LARGEST_INPUT:,} are compared"
+            f"input '{name}' has {times(sizes)} values for one image, more than the {LARGEST_INPUT:,} that are compared"
         )
 
 
 def open_axes(document: Document, image: Image) -> list[int]:
-    """The axes of an image, but for the batch, that its file leaves open."""
+    """The axes of an image, except the batch, that its file leaves open."""
     dims = static_dims(declared_as(document.proto.graph, image.name))
     return [k for k, d in enumerate(dims) if d is None and k != image.batch]
 
 
 def width_of(image: Image) -> int | None:
-    """How many channels an image has; None where it has no axis of them."""
+    """The number of channels of an image; None if it has no channel axis."""
     return None if image.channels is None else image.shape[image.channels]
 
 
 def likeness(image: Image) -> Fraction:
-    """How much a reading looks like a picture: no side far longer than another, which weighs less beside few channels.
+    """How much a reading looks like a picture: the more equal its sides, the more; less strictly with few channels.
 
-    A picture (3, 16, 200) is as long as that, and a feature map (2048, 8, 4) is none of 2048×8 pixels.
+    A picture may be (3, 16, 200), but (2048, 8, 4) is a feature map, and not a picture of 2048×8 pixels.
     """
     channels = width_of(image)
     few = len(image.space) == 2 if channels is None else channels in FEW and min(image.size) > channels
@@ -269,7 +268,7 @@ def likeness(image: Image) -> Fraction:
 
 
 def unrolled(document: Document, name: str) -> tuple[str, str] | None:
-    """The Reshape that makes an image of an input of pixels in a row, before any layer, and its result; else None."""
+    """The Reshape that turns a row of pixels into an image before any layer, and its result; None if there is none."""
     reached, graph = {name}, document.proto.graph
     stored = {t.name: t for t in graph.initializer}
     for node in graph.node:
@@ -290,7 +289,7 @@ def unrolled(document: Document, name: str) -> tuple[str, str] | None:
 def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None:
     """The size with the most equal sides at which a dense layer reads a whole image of these axes, some of them open.
 
-    None where it reads no such image, or more than two axes of positions are open.
+    None if it cannot read such an image, or if more than two spatial axes are open.
     """
     found: list[tuple[int, ...]] = []
     for batch, channels, space in FORMS[len(dims)] if not layer.slides else ():
@@ -310,9 +309,9 @@ def squarest(dims: Sequence[int | None], layer: Layer) -> tuple[int, ...] | None
 
 
 def batches(document: Document, image: Image, *, declared: bool = False) -> list[int]:
-    """The batches to evaluate shapes with: a prime first, then the one that the model declares, or one.
+    """The batches to evaluate shapes with: a prime first, then the declared one, or 1 if it is open.
 
-    `declared`: that one first.
+    `declared`: start with the declared one.
     """
     if image.batch is None:
         return [1]
@@ -322,7 +321,7 @@ def batches(document: Document, image: Image, *, declared: bool = False) -> list
 
 
 def _literals(document: Document) -> list[int]:
-    """First dims of constant Reshape targets: batches that the graph may bake."""
+    """First dims of constant Reshape targets: batches that the graph may have baked in."""
     tensors = {t.name: t for t in document.proto.graph.initializer}
     found = []
     for node in document.proto.graph.node:
@@ -334,7 +333,7 @@ def _literals(document: Document) -> list[int]:
 
 
 def axes_in_words(image: Image) -> str:
-    """What a reading takes the axes for: ``(batch, height, width, channels)``."""
+    """What the axes are in this reading: ``(batch, height, width, channels)``."""
     names = {image.batch: "batch", image.channels: "channels"} | dict(zip(image.space, SIZE_NAMES[len(image.space)]))
     return f"({', '.join(names[k] for k in range(len(image.shape)))})"
 

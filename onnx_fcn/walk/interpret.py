@@ -3,13 +3,13 @@
 Converting a classifier is vectorising it over window positions, as `jax.vmap` vectorises over a batch axis. Each
 tensor gets one fact (`lifting/facts.py`).
 
-A node without a lifted operand is left as it is: *unmapped means untouched*. A node with one needs a rule; a rule
-reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The nodes wait in the seat of the
-node that they replace: until the whole walk has succeeded the model is not touched.
+A node without a lifted operand is left unchanged: *unmapped means untouched*. A node with one needs a rule; a rule
+reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The new nodes wait in the seat of the
+node that they replace: the model is not changed before the whole walk has succeeded.
 
 **Context.** A gate such as squeeze-and-excite cannot be told from a head in advance: both begin with a pooling over
 the whole window. So every such reduction is an *origin* of what it computes; when a value meets a live map again,
-the walk rewinds to its origins and marks them as context: they stay global, and their branch stays as it is.
+the walk rewinds to its origins and marks them as context: they stay global, and their branch stays unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["run"]
 
 
 def run(state: Walk) -> Walk:
-    """Lift every node of the program, in order, and deliver the outputs."""
+    """Lift every node in order, and deliver the outputs."""
     state.facts[state.image.name] = as_image_map(Site(state, -1, state.prologue), state.image)
     position = 0
     while position < len(state.seats):
@@ -60,7 +60,7 @@ def run(state: Walk) -> Walk:
 
 
 def _deliver(state: Walk, name: str) -> None:
-    """Bring one output into the form (N, C, *grid), in a seat behind all others."""
+    """Bring one output into the form (N, C, *grid), in a seat after all others."""
     fact = state.facts.get(name)
     if not isinstance(fact, Lifted):
         return
@@ -108,7 +108,7 @@ def _step(state: Walk, position: int, seat: Seat) -> None:
             state.products[position] = causes
         outputs = [Blocked(origins, causes)] * len(node.outputs)
     elif node.op in RANDOM and node.domain in (None, "", "ai.onnx"):
-        reason = "answers something else every time, so that no answer can be compared with the original's"
+        reason = "gives other values in every run, so that no answer can be compared with the original's"
         state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
     elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
@@ -135,7 +135,7 @@ def _step(state: Walk, position: int, seat: Seat) -> None:
 
 
 def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:
-    """Does a node multiply two values that depend on the image, or that would if they were not refused?"""
+    """Does a node multiply two values that depend on the image, counting those that were refused?"""
     if node.op in ATTENTION:
         return True
     places = FACTORS.get(node.op, ())
@@ -144,11 +144,11 @@ def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:
 
 
 def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifted]) -> Diagnostic:
-    """A refusal with its node; the earlier node at fault where one mixed the positions, or made channels of them."""
+    """A refusal with its node, or with an earlier node at fault that mixed positions or turned them into channels."""
     mixing = sorted(k for f in lifted for k in f.origins if any(c.kind == "dense" for c in state.seats[k].changes))
     if mixing and refusal.code == "unfold-too-large":
         layer = state.seats[mixing[-1]]
-        reason = f"mixes the positions of a window, and {seat.node.op} '{seat.name}', behind it, {refusal.reason}"
+        reason = f"mixes the positions of a window, and {seat.node.op} '{seat.name}', after it, {refusal.reason}"
         return at_node(layer, Unsupported(reason, code="mixes-positions", hint=refusal.hint))
     unfolded = next((f.unfolded for f in lifted if f.unfolded is not None), None)
     if unfolded is None or refusal.code not in ("not-channels", "not-spatial"):
@@ -170,7 +170,7 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
         raise product_of_maps()
     if rule is None:
         raise Unsupported(
-            f"there is no rule for {domain}{seat.node.op}, so it is not known what it means at every position",
+            f"there is no rule for {domain}{seat.node.op}, so its meaning at every position is unknown",
             code="no-rule",
             hint=hint_for(seat.node.domain, seat.node.op),
         )
@@ -189,14 +189,14 @@ def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: 
 
 
 def _everywhere(fact: Fact) -> Fact:
-    """The fact of a tensor that knows something of the whole image."""
+    """The fact of a tensor that depends on the whole image."""
     if isinstance(fact, Lifted):
         return replace(fact, space=tuple(replace(a, field=a.field.everywhere()) for a in fact.space))
     return replace(fact, context=True) if isinstance(fact, Unmapped) else fact
 
 
 def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
-    """The facts of a node without a mapped operand, which stays as it is."""
+    """The facts of a node without a mapped operand, which stays unchanged."""
     names = [o.name for o in seat.node.outputs]
     unmapped = [f for f in operands if isinstance(f, Unmapped)]
     sized = any(isinstance(f, Known) and f.sized for f in operands)
@@ -213,9 +213,9 @@ def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
 def _frozen(
     site: Site, operands: Sequence[Fact | None], sized: Sequence[Known], outputs: Sequence[Fact]
 ) -> Sequence[Fact]:
-    """What a node beside the image computes with sizes that it reads off the image: with those of a window.
+    """Replace the sizes of the image that a node beside it reads by those of a window.
 
-    The size of the batch it goes on reading: that is the same for all windows.
+    The batch size is still read from the image: it is the same for all windows.
     """
     try:
         for fact in sized:
@@ -236,7 +236,7 @@ def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:
 
 
 def _inline_branch(state: Walk, position: int, seat: Seat, condition: Known) -> Sequence[Fact]:
-    """Put the nodes of the branch that a constant condition chooses behind the If, which itself goes."""
+    """Replace an If by the nodes of the branch that its constant condition chooses."""
     chosen = "then_branch" if bool(state.values[condition.name].reshape(-1)[0]) else "else_branch"
     view: gs.Graph = seat.node.attrs[chosen]
     graph = next(a.g for a in seat.proto.attribute if a.name == chosen)

@@ -1,4 +1,4 @@
-"""From a document to a finished walk, and to the one whose answers are as close and in the form that is asked for."""
+"""From a document to a finished walk, with the output stride and the form of answers that are requested."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["answering", "dilated", "lift"]
 
 
 def lift(document: Document, request: Request) -> Walk:
-    """Lift a whole model, to answers at its own stride.
+    """Lift a whole model, with answers at its own stride.
 
     Raises:
-        UnsupportedModel: it cannot slide; with every root cause of the likeliest reading of its inputs.
-        OptionError: the request does not fit the model.
+        UnsupportedModel: if it cannot slide; with every root cause for the likeliest reading of its inputs.
+        OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
     state, causes = explored(document, request)
@@ -33,11 +33,11 @@ def lift(document: Document, request: Request) -> Walk:
 
 
 def answering(document: Document, state: Walk, asked: Asked) -> Walk:
-    """The walk of a lifted model whose answers are as close, and in the form, that is asked for.
+    """The walk of a lifted model with the requested output stride and form of answers.
 
     Raises:
-        UnsupportedModel: an answer cannot be.
-        OptionError: the network's strides do not divide so, or it has nothing that the form is about.
+        UnsupportedModel: if an output cannot have them.
+        OptionError: if the strides of the network do not allow it, or the form does not apply to any output.
     """
     if asked.output_stride is not None:
         state = dilated(document, state, asked.output_stride)
@@ -46,11 +46,11 @@ def answering(document: Document, state: Walk, asked: Asked) -> Walk:
 
 
 def dilated(document: Document, state: Walk, output_stride: int) -> Walk:
-    """The walk whose answers lie so many pixels apart, of a model that was lifted at its own stride.
+    """The walk with answers `output_stride` pixels apart, of a model that was lifted at its own stride.
 
     Raises:
-        UnsupportedModel: something in it cannot dilate.
-        OptionError: the network's strides do not divide so.
+        UnsupportedModel: if something in it cannot dilate.
+        OptionError: if `output_stride` does not divide the strides of the network.
     """
     if _check_stride(state, output_stride) == output_stride:
         return state
@@ -62,16 +62,16 @@ def dilated(document: Document, state: Walk, output_stride: int) -> Walk:
 
 
 def _check_stride(state: Walk, output_stride: int) -> Fraction:
-    """The largest stride of all answers, which the wanted one has to divide.
+    """The largest stride of all answers, which `output_stride` has to divide.
 
     Raises:
-        OptionError: it does not.
+        OptionError: if it does not.
     """
     if output_stride < 1:
         raise OptionError(f"--output-stride is a number of pixels from 1 on, not {output_stride}")
     strides = sorted({a.stride for f in state.results.values() for a in f.space if a.image is not None})
     if not strides:
-        raise OptionError("no answer depends on the position, so there is no --output-stride")
+        raise OptionError("no answer depends on the position, so --output-stride does not apply")
     if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:
         stride = int(strides[-1])
         fit = ", ".join(str(n) for n in range(1, stride + 1) if not any(s % n and n % s for s in strides))
@@ -81,7 +81,7 @@ def _check_stride(state: Walk, output_stride: int) -> Fraction:
 
 
 def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
-    """Did every answer come out at the stride that was asked for?"""
+    """Raises UnsupportedModel if an answer did not come out at the requested stride."""
     for name, fact in dense.results.items():
         for axis, was in zip(fact.space, plain.results[name].space):
             if axis.image is not None and axis.stride != min(was.stride, output_stride):
@@ -91,8 +91,8 @@ def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
                             "output-stride",
                             name,
                             "output",
-                            f"lies {axis.stride} pixels apart where {min(was.stride, output_stride)} were asked for: "
-                            "the strides of its network do not divide into it",
+                            f"has answers {axis.stride} pixels apart, not {min(was.stride, output_stride)}: "
+                            "the strides before it cannot be divided so",
                             "another --output-stride, or none",
                         )
                     ]
@@ -100,9 +100,9 @@ def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
 
 
 def _check_channels(document: Document, request: Request) -> None:
-    """Raises: OptionError, if one number of the size is that of the channels.
+    """Raises OptionError if one number of the requested size is that of the channels.
 
-    Where the size holds as it was said too, it is, unless the channels are as few as those of pictures.
+    A size that also works as given is accepted, unless that number is one of the few channels of pictures.
     """
     given = request.size or ()
     for declared in data_inputs(document.proto.graph):
@@ -116,6 +116,6 @@ def _check_channels(document: Document, request: Request) -> None:
             if any(images(document, other)) and not explored(document, other)[1]:
                 long, short = written_size(given), written_size(size)
                 raise OptionError(
-                    f"--input-size {long} names the channels of input '{declared.name}' too, which are no size in "
-                    f"pixels: it is --input-size {short}"
+                    f"--input-size {long} includes the channels of input '{declared.name}', which are not a size in "
+                    f"pixels: give --input-size {short}"
                 )

@@ -1,8 +1,8 @@
-"""Whether the images of a batch change each other's answers: the original itself is asked, in onnxruntime.
+"""Whether the images of a batch change each other's answers: the original is run in onnxruntime to find out.
 
-Where a walk holds with one batch alone, the walk with any batch tells what is in the way, but not what that means. An
-export may have baked the batch of its example into a network that takes no other; a rule may be at its end; or the
-network mixes the images, as a mean along the batch does. Several images at once, and each by itself, tell which it is.
+If a walk succeeds with one batch only, the walk with a free batch shows which node is in the way, but not why. The
+export may have baked in the batch of its example; a rule may be too narrow; or the network mixes the images, as a mean
+along the batch does. Running several images together and each alone shows which it is.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ Taken = Literal["one", "apart", "mixed"]
 
 
 def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> Taken:
-    """Does a network take other batches than one, and answer for each of their images as for that image alone?
+    """Does a network take another batch, and answer for each image in it as for that image alone?
 
     Args:
         document: the model.
-        image: its image, with the batch that is known to hold.
+        image: its image, with the batch that is known to work.
         outputs: the outputs that depend on it.
 
     Returns:
-        ``"one"``: it takes no other batch, or none to compare with; ``"apart"``; ``"mixed"``.
+        ``"one"``: it does not run with another batch; ``"apart"``: the images do not affect each other; ``"mixed"``:
+        they do.
     """
     assert image.batch is not None
     count = 2 if image.shape[image.batch] != 2 else 3
@@ -62,7 +63,7 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
 
 
 def _holds(whole: Array, alone: Array, k: int, count: int, tolerance: float) -> bool:
-    """Is the answer for an image that of number `k` of so many, along whatever axis the batch is in?"""
+    """Is the answer `alone` that of image `k` out of `count`, whichever axis the batch is on?"""
     if whole.size != count * alone.size:
         return False
     for axis, size in enumerate(whole.shape):

@@ -1,6 +1,6 @@
-"""Which answers a network is asked for: some of its outputs, and those in front of a closing Softmax.
+"""Which answers are requested: a selection of the outputs, or the logits before a closing Softmax.
 
-This is said of the original: what follows, lifting and validation alike, is about the network that remains.
+The selection is made in the original: lifting and validation both work on the network that remains.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["select"]
 
 
 def select(document: Document, asked: Asked) -> dict[str, str]:
-    """Make a model the network of the answers that are wanted.
+    """Reduce a model, in place, to the requested answers.
 
-    Returns the outputs that do not close with probabilities any more, and for each the tensor in front of them.
+    Returns the outputs whose closing probabilities were dropped, each with the tensor of its logits.
 
     Raises:
-        OptionError: it has no such output, or none that closes with probabilities.
+        OptionError: if it has no such output, or none that closes with probabilities.
     """
     if asked.outputs:
         _keep(document, asked.outputs)
@@ -68,14 +68,14 @@ def _drop_probabilities(document: Document) -> dict[str, str]:
             reader = graph.node[others[0]]
             raise OptionError(
                 f"the {node.op_type} before '{output.name}' is read by '{reader.name or reader.output[0]}' too, "
-                "which wants probabilities: leave --logits out, or choose other outputs with --outputs"
+                "which needs probabilities: leave --logits out, or choose other outputs with --outputs"
             )
         logits[output.name] = node.input[0]
         edited[k] = [helper.make_node("Identity", [node.input[0]], [node.output[0]], node.name)]
     if not edited:
         raise OptionError(
-            "no output closes with a Softmax, LogSoftmax or Sigmoid, so the answers are logits already, or something "
-            "else: leave --logits out"
+            "no output closes with a Softmax, LogSoftmax or Sigmoid, so there are no probabilities to drop: leave "
+            "--logits out"
         )
     document.commit(Edit(nodes=edited))
     return logits

@@ -1,4 +1,4 @@
-"""One reading walked to its end: again for what only the end of a walk shows."""
+"""One reading walked to its end, and walked again for what only the end of a walk shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["walked"]
 
 
 def walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
-    """Walk once, and again for what only the end of a walk shows."""
+    """Walk, and walk again with other options for what only the end of a walk shows."""
     options = Options(output_stride, folds=folds, asked=output_stride is not None)
     while True:
         state = run(_program(document, image, options))
@@ -31,7 +31,7 @@ def walked(document: Document, image: Image, *, folds: bool = False, output_stri
             return state
         meet = any(d.code == "strides-meet" for d in state.diagnostics.values())
         shared = max(a.stride for a in cut.fact.space)
-        if meet and _coarser(options, shared):  # levels of a pyramid: brought to the stride that they share
+        if meet and _coarser(options, shared):  # levels of a pyramid: bring them to the stride that they share
             options = replace(options, output_stride=shared)
             continue
         if not state.succeeded or not state.has_head:
@@ -50,7 +50,7 @@ def walked(document: Document, image: Image, *, folds: bool = False, output_stri
                 "padding-beyond-cut",
                 state.seats[k].name,
                 state.seats[k].node.op,
-                f"pads a branch of the head behind '{cut.name}', the last map that all answers are computed from: "
+                f"pads a branch of the head after '{cut.name}', the last map that all answers are computed from: "
                 "windows of a larger image would see each other where the original sees padding",
                 instead_of_padding(state, cut),
             )

@@ -1,8 +1,8 @@
-"""What a file leaves open about its image: which of several readings its shape suggests, and what is said of that.
+"""What a file leaves open about its image: which of several readings its shape suggests, and how to say otherwise.
 
-Where something slides over the image, the network decides which of its axes are positions. Where nothing does, several
-readings hold, each of them exactly; then a size decides, or the shape suggests one, or else it is asked. What is
-assumed, of the axes, their sizes and the batch, is noted in the image, for the report.
+If something slides over the image, the network decides which of its axes are positions. If nothing does, several
+readings are exact: then `--input-size` decides, or the shape suggests one, or the model is refused with a question.
+Assumptions about axes, sizes and batch are noted in the image, for the report.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = [
 
 
 def suggested(document: Document, undecided: Sequence[Walk], request: Request) -> Walk | None:
-    """The likeliest of some readings that all hold, though nothing slides; None where it would be a mere guess.
+    """The likeliest of several exact readings of an image that nothing slides over; None if it would be a guess.
 
-    One that treats all positions alike is likelier than one that does not, as it takes the scales of channels for
-    those of positions; and along an axis of length 1 there are no positions. Where every reading has such an axis, its
-    proportions say nothing, and the order of ONNX's own operators counts. What else it could be is noted in its image.
+    A reading that treats all positions alike is likelier than one that does not (which takes the scales of channels for
+    those of positions), and an axis of length 1 has no positions. If every reading has such an axis, proportions say
+    nothing, and the axis order of ONNX's own operators decides. The alternatives are noted in its image.
     """
     undecided = [w for w in undecided if _has_channels_in_place(w)] or list(undecided)
     undecided = [w for w in undecided if not _tells_positions_apart(w)] or undecided
@@ -70,10 +70,10 @@ def suggested(document: Document, undecided: Sequence[Walk], request: Request) -
 
 
 def _with_channels(readings: Sequence[Walk]) -> list[Walk]:
-    """Those readings whose shape suggests them: a table or a sequence is as likely as a picture without channels.
+    """The readings that the shape suggests: a table or a sequence is as likely as a picture without channels.
 
-    Without a batch a picture is known by its few channels, and with one by having channels; so is the only signal that
-    there is.
+    Without a batch, a picture is recognised by its few channels; with a batch, by having channels at all, and so is a
+    signal that is the only reading.
     """
     full = [w for w in readings if None not in (w.image.batch, w.image.channels)]
     pictures = [w for w in full if len(w.image.space) > 1]
@@ -94,34 +94,34 @@ def _tells_positions_apart(state: Walk) -> bool:
 
 
 def _assumption(document: Document, image: Image, others: Sequence[Walk], request: Request, reason: str) -> str:
-    """What was assumed about an image that nothing slides over, for a reason, and how to say something else.
+    """What was assumed about an image that nothing slides over, why, and how to choose another reading.
 
-    A size cannot tell readings of one size apart, and says nothing new where it was given.
+    A size does not distinguish readings of the same size, and is not suggested again if it was given.
     """
     said = None if request.size is None else written_size(request.size)
     own = written_size(image.size)
     alike = next((w.image for w in others if w.image.size == image.size), None)
     sizes = [size for size in _offers([w.image for w in others], image) if size not in (own, said)]
     advice = [] if own == said else [f"--input-size {own} confirms a window of {pixels(image.size)}"]
-    advice += [f"--input-size {' or '.join(sizes)} says another reading"] if sizes else []
+    advice += [f"--input-size {' or '.join(sizes)} chooses another reading"] if sizes else []
     if alike is not None:
         first = "first" if alike.channels == len(alike.shape) - 1 else "last"
         advice.append(
-            f"{axes_in_words(alike)} has the same size: where it is that, give the model an input with the channels "
+            f"{axes_in_words(alike)} has the same size: if it is that, give the model an input with the channels "
             f"{first}, and transpose it inside"
         )
     shape = dims_in_words(declared_as(document.proto.graph, image.name))
     return (
-        f"Nothing slides over '{image.name}', so nothing in the file says which of its axes are positions: {shape} is "
-        f"read as {axes_in_words(image)}, as that {reason}; {', or '.join(advice)}."
+        f"Nothing slides over '{image.name}', so the file does not say which of its axes are positions: {shape} "
+        f"is read as {axes_in_words(image)}, which {reason}; {', or '.join(advice)}."
     )
 
 
 def _offers(readings: Sequence[Image], *chosen: Image) -> list[str]:
     """Sizes that choose one of these readings, as the command line takes them.
 
-    One number is meant along every axis, so that it chooses no row of as many pixels as a picture is high and wide; and
-    a size that names few channels too is taken for a mistake.
+    A single number applies to every axis, so it cannot choose a row of as many pixels as a square picture is wide; and
+    a size that includes the channels is taken for a mistake.
     """
     sizes = [r.size for r in readings if not _names_few(r)]
     squares = {n[0] for n in (*sizes, *(r.size for r in chosen)) if len(n) > 1 and len(set(n)) == 1}
@@ -129,47 +129,49 @@ def _offers(readings: Sequence[Image], *chosen: Image) -> list[str]:
 
 
 def _names_few(image: Image) -> bool:
-    """Does the size of a reading name an axis that may be the few channels of a picture, as well as positions?"""
+    """Does the size of a reading include an axis that may be the few channels of a picture?"""
     size, shape = image.size, image.shape
     ends = ((size[0], shape[1]), (size[-1], shape[-1]))
     return len(size) == len(shape) - 1 > 1 and any(n == width in FEW for n, width in ends)
 
 
 def undecided_reading(document: Document, undecided: Sequence[Walk]) -> Diagnostic:
-    """Nothing slides over the image, and nothing suggests which of its axes are positions."""
+    """The refusal of an image if nothing suggests which of its axes are positions."""
     name = undecided[0].image.name
     declared = declared_as(document.proto.graph, name)
     sizes = _offers([w.image for w in undecided])
     reason = (
-        f"nothing slides over its shape {dims_in_words(declared)}, so nothing in the file says which of its axes are "
+        f"nothing slides over its shape {dims_in_words(declared)}, so the file does not say which of its axes are "
         "positions in an image"
     )
     if all(len(w.image.size) == 1 for w in undecided) and len(static_dims(declared)) == 2:
         hint = (
-            "where it holds the pixels of an image in a row, give the model an input with axes for these, such as "
-            f"(N, channels, height, width), and flatten that; where it is a signal, say --input-size {sizes[0]}"
+            "if it holds the pixels of an image in a row, give the model an input with axes for them, such as "
+            f"(N, channels, height, width), and flatten that inside; if it is a signal, give --input-size {sizes[0]}"
         )
     else:
         others = (
-            "; where another input is the image, with --input" if len(data_inputs(document.proto.graph)) > 1 else ""
+            "; if another input is the image, name it with --input"
+            if len(data_inputs(document.proto.graph)) > 1
+            else ""
         )
-        hint = f"say it with --input-size, such as {' or '.join(sizes)}{others}"
+        hint = f"give the size of its window with --input-size, such as {' or '.join(sizes)}{others}"
     return Diagnostic("no-positions", name, "input", reason, hint)
 
 
-#: What to do about a network that makes an image of a row, for the result of its Reshape.
+#: The hint for a network that reshapes a row into an image, given the result of that Reshape.
 INSIDE = "make '{}' the input, as onnx.utils.extract_model does"
 
 
 def row_of_pixels(document: Document, name: str, size: tuple[int, ...]) -> str:
-    """What is to be said of a size that is that of an image in a row; nothing where it is none."""
+    """Advice if a size is that of an image whose pixels are in a row; empty if it is not."""
     size = size * 2 if len(size) == 1 else size
     dims = static_dims(declared_as(document.proto.graph, name))
     values, positions = dims[-1], math.prod(size)
     if len(dims) != 2 or values is None or values % positions:
         return ""
     if (inside := unrolled(document, name)) is not None:
-        return f"Reshape '{inside[0]}' makes the image of that row: {INSIDE.format(inside[1])}"
+        return f"Reshape '{inside[0]}' turns the row into an image: {INSIDE.format(inside[1])}"
     channels = values // positions
     forms = [(1, *size)]
     if channels > 1:
@@ -178,22 +180,24 @@ def row_of_pixels(document: Document, name: str, size: tuple[int, ...]) -> str:
         forms = [size]
     shapes = " or ".join(f"(N, {', '.join(map(str, form))})" for form in forms)
     return (
-        f"the pixels of an image may lie in a row there, but windows are not cut out of rows: give the model an input "
+        f"the pixels of an image may be in a row there, but windows cannot be cut out of rows: give the model an input "
         f"{shapes}, and flatten it inside"
     )
 
 
 def row_inside(document: Document, image: Image) -> list[Diagnostic]:
-    """The refusal of a network that makes its image of a row; nothing where it does not."""
+    """The refusal of a network that reshapes a row into its image; empty if it does not."""
     inside = unrolled(document, image.name) if len(image.shape) == 2 else None
     if inside is None:
         return []
     shape = dims_in_words(declared_as(document.proto.graph, image.name))
-    reason = f"it is a row {shape} of which Reshape '{inside[0]}' makes the image, and windows are not cut out of rows"
+    reason = (
+        f"it is a row {shape} that Reshape '{inside[0]}' turns into an image, and windows cannot be cut out of rows"
+    )
     return [Diagnostic("row-of-pixels", image.name, "input", reason, INSIDE.format(inside[1]))]
 
 
-#: What to do about a network that mixes the images of a batch.
+#: The hint for a network that mixes the images of a batch.
 APART = (
     "in a larger batch an image has no answer of its own: leave this out of the network, or declare its input with a "
     "batch of 1 to convert it for one image at a time"
@@ -201,15 +205,15 @@ APART = (
 
 
 def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]:
-    """The refusal of a walk that holds with one batch alone, where it is the network that mixes the images of others.
+    """The refusal of a walk that succeeds with one batch only, if the network mixes the images of larger ones.
 
-    Where the file leaves the batch open and yet the network takes no other, as where an export bakes that of its
-    example, or where only a rule is at its end, the batch is noted in the image.
+    If the file leaves the batch open but the network runs with no other (an export may bake in that of its example), or
+    if a rule is too narrow, the fixed batch is noted in the image.
 
     Args:
         document: the model.
-        state: the walk that holds.
-        free: the same with any batch.
+        state: the walk that succeeds.
+        free: the walk of the same reading with a free batch.
     """
     image = state.image
     if (
@@ -226,13 +230,13 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
     reason = (
         f"the original runs with no other{_baker(free) or why}" if taken == "one" else f"no rule covers others{why}"
     )
-    note = f"The network holds for a batch of {state.batch} alone, though its file leaves that open: {reason}."
+    note = f"The batch is fixed at {state.batch}, though the file leaves it open: {reason}."
     state.image = replace(image, assumed=(*image.assumed, note))
     return []
 
 
 def _baker(free: Walk) -> str:
-    """The first node that puts the images of a batch into one row, as a clause; empty where none does."""
+    """The first node that merges the images of a batch into one row, as a clause; empty if none does."""
     for seat in free.seats:
         for output in seat.node.outputs:
             fact = free.facts.get(output.name)
@@ -242,7 +246,7 @@ def _baker(free: Walk) -> str:
 
 
 def note_sizes(document: Document, state: Walk, request: Request) -> None:
-    """Note in the image what its file leaves open and a dense layer tells."""
+    """Note in the image the sizes that its file leaves open and a dense layer determines."""
     image, layer = state.image, first_layer(document, state.image.name)
     told = [k for k in open_axes(document, image) if request.size is None or k not in image.space]
     if not told or layer is None or layer.slides:
@@ -258,7 +262,7 @@ def note_sizes(document: Document, state: Walk, request: Request) -> None:
 
 
 def has_own_batch(document: Document, state: Walk) -> bool:
-    """Was a walk made with the batch that the file declares, or with any where it declares none?"""
+    """Was a walk made with the batch that the file declares, or with a free one if it declares none?"""
     axis = state.image.batch
     return axis is None or state.batch == (
         static_dims(declared_as(document.proto.graph, state.image.name))[axis] or BATCH

@@ -1,7 +1,7 @@
-"""Which reading of the inputs holds: every one is walked, the likeliest first, and the network decides.
+"""Which reading of the inputs is right: each is walked, the likeliest first, and the network decides.
 
-What cannot be known in advance is tried: the axes of the image (a wrong reading dies at its first convolution), and the
-batch (a prime tells it from every literal; where the graph bakes one, that one).
+What cannot be known in advance is tried: the axes of the image (a wrong reading fails at its first convolution), and
+the batch (a prime, which no literal in the graph equals; then the batch that the graph may have baked in).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from onnx_fcn.walk.readings import (
 __all__ = ["causes_of", "explored"]
 
 
-#: Broadcasting, batch normalisation and dropout are spelled as they are today from this version on.
+#: From this version on, broadcasting, batch normalisation and dropout are defined as they are today.
 OLDEST_OPSET = 7
 
-#: What onnx_fcn writes into the metadata of whatever it converts.
+#: The metadata key by which a converted model is known.
 CONVERTED = f"{PREFIX}format"
 
-#: What to do about a network that has no image.
+#: The hint for a network without an image.
 NO_MAP = "only a network that convolves or pools its input can become fully convolutional"
 
-#: Image sizes to try when the file does not say one and the head decides: the usual ones first.
+#: Image sizes to try if the file does not declare one and the head decides: the usual ones first.
 USUAL_SIZES = (
     224,
     227,
@@ -65,15 +65,15 @@ USUAL_SIZES = (
 
 
 def explored(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:
-    """The walk of the likeliest reading of the inputs, and every root cause for its refusal, if it is refused.
+    """The walk of the likeliest reading of the inputs, and every root cause if it is refused.
 
     Raises:
-        OptionError: the request does not fit the model.
+        OptionError: if the request does not fit the model.
     """
     opset = opset_of(document.proto)
     opset = OLDEST_OPSET if opset is None else opset
     if opset < OLDEST_OPSET:
-        reason = f"the model uses opset {opset}, and operators mean something else before opset {OLDEST_OPSET}"
+        reason = f"the model uses opset {opset}, and before opset {OLDEST_OPSET} operators have other meanings"
         return None, [Diagnostic("opset", "", "", reason, "raise it first, with onnx.version_converter")]
     newest = onnx.defs.onnx_opset_version()
     if opset > newest:
@@ -88,16 +88,18 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     state, causes = _read(document, candidates, request)
     if causes and request.size is None and all(open_axes(document, i) for i in candidates):
         named = replace(request, input=candidates[0].name)
-        if (fitting := _fitting(document, named)) is not None:  # what is open is another size
+        if (
+            fitting := _fitting(document, named)
+        ) is not None:  # the declared sizes were not the problem: an open one was
             return _read(document, _sized(document, named, fitting), request)
     return state, causes
 
 
 def _read(document: Document, candidates: Sequence[Image], request: Request) -> tuple[Walk | None, list[Diagnostic]]:
-    """The walk of the first of these readings that holds, and every root cause for its refusal if none does."""
+    """The walk of the first of these readings that succeeds; if none does, the likeliest one with its root causes."""
     failures: list[Walk] = []
-    undecided: list[Walk] = []  # readings of the first input that hold, though nothing slides
-    mixing: Walk | None = None  # the likeliest reading, where the network mixes what it takes for a batch
+    undecided: list[Walk] = []  # readings of the first input that succeed, though nothing slides
+    mixing: Walk | None = None  # the likeliest reading, if the network mixes what that takes for a batch
     for name, readings in groupby(candidates, lambda image: image.name):
         for image in readings:
             if mixing is not None and image.batch is not None:
@@ -108,7 +110,7 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                 if _answers_per_pixel(state):
                     return state, causes_of(state)  # understood: another reading would be a wrong one
                 if _lacks_rules(state):
-                    break  # whatever its batch is
+                    break  # no other batch helps
                 if state.succeeded and _depends(state):
                     slides = any(s.slides is not None for s in state.seats)
                     if slides or name == candidates[0].name:
@@ -117,7 +119,7 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
                         note_sizes(document, state, request)
                     if slides:
                         return state, [] if request.size else _colours_that_slide(document, state)
-                    if name == candidates[0].name:  # a mask or a table beside the image must not pass for one
+                    if name == candidates[0].name:  # a mask or table beside the image must not pass for the image
                         undecided.append(state)
                         tried.clear()
                     break
@@ -125,11 +127,11 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
             mixed = [w for w in tried if _mixes_images(w)]
             if mixed and image is candidates[0]:
                 if len(mixed) == len(tried):
-                    return mixed[-1], causes_of(mixed[-1])  # understood likewise
+                    return mixed[-1], causes_of(mixed[-1])  # understood: another reading would be a wrong one
                 if mixed[-1].batch != BATCH:
-                    mixing = mixed[-1]  # another batch does not fit the weights, so that this may be none
+                    mixing = mixed[-1]  # no other batch fits the weights, so this axis may not be a batch
             if tried and _lacks_rules(tried[-1]):
-                break  # whatever its axes are
+                break  # no other axes help
         if (chosen := suggested(document, undecided, request)) is not None:
             return chosen, []
         if mixing is not None and not (undecided := [w for w in undecided if len(w.image.space) == 2]):
@@ -144,15 +146,15 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
     refused = [w for w in failures if w.diagnostics]
     furthest = max(refused, key=lambda w: (min(w.diagnostics), has_own_batch(document, w))) if refused else failures[0]
     if _mixes_images(failures[0]) and has_own_batch(document, failures[0]) and not _lacks_rules(furthest):
-        furthest = failures[0]  # with the batch that it bakes, if any, what follows from that was refused
+        furthest = failures[0]  # with a baked batch, what was refused merely follows from it
     return furthest, row_inside(document, furthest.image) or causes_of(furthest)
 
 
 def _sized_by_head(document: Document, request: Request) -> list[Image]:
-    """The image at the size that the first dense layer wants, where the file does not say it.
+    """The image at the size that the first dense layer requires, if the file does not declare one.
 
     Raises:
-        OptionError: the head takes any size, or none of the usual ones.
+        OptionError: if the head takes any size, or none of the usual ones.
     """
     given = [i for i in data_inputs(document.proto.graph) if request.input in (None, i.name)]
     if not given:
@@ -163,13 +165,13 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
     first = max(given, key=lambda i: len(i.type.tensor_type.shape.dim))
     rank, shape = len(first.type.tensor_type.shape.dim), dims_in_words(first)
     if first.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-        raise UnsupportedModel([Diagnostic("no-image", "", "", f"input '{first.name}' is text, and no image")])
+        raise UnsupportedModel([Diagnostic("no-image", "", "", f"input '{first.name}' is text, not an image")])
     if rank not in FORMS:
         reason = f"input '{first.name}' has {rank} axes, and an image has 2 to {max(FORMS)}"
         raise UnsupportedModel([Diagnostic("no-image", "", "", reason)])
     if request.size is not None:
         known = row_of_pixels(document, first.name, request.size)
-        known = known or "it is the size that the network was made for, whatever the size of your images"
+        known = known or "give the size that the network was made for, not that of your images"
         raise OptionError(
             f"--input-size {times(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
         )
@@ -178,17 +180,17 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
 
 
 def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | None) -> list[Image]:
-    """The readings of the input that the request names at the size that fits, where a larger one does not.
+    """The readings of the requested input at the size that fits, provided that a larger one does not.
 
     Raises:
-        OptionError: the head takes any size, or none of the usual ones.
+        OptionError: if the head takes any size, or none of the usual ones.
     """
     declared = declared_as(document.proto.graph, request.input or "")
     dims = static_dims(declared)
     layer = first_layer(document, declared.name)
     shaped = fitting is not None and fitting[1].image.channels is not None
     if not shaped and layer is not None and (found := squarest(dims, layer)) is not None:
-        why = f"{layer.op} '{layer.node}' reads {layer.reads} values of it, which many sizes have"
+        why = f"{layer.op} '{layer.node}' reads {layer.reads} values, which fits many sizes"
         size = found if fitting is None else fitting[1].image.size
     elif fitting is None:
         why, size = "its head takes none of the usual sizes", (224,) * max(len(dims) - 2, 1)
@@ -196,29 +198,29 @@ def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | Non
         return list(images(document, request, fitting[0]))
     elif (made := _made_alike(fitting[1], larger)) is not None:
         seat, size = made
-        why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes {pixels(size)} of them all"
+        why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes each {pixels(size)}"
     else:
         why, size = "its head takes any size", tuple(dims[axis] or 224 for axis in fitting[1].image.space)
     raise OptionError(
-        f"input '{declared.name}' has shape {dims_in_words(declared)}, so the size that the network was made for is "
-        f"not in the file, and {why}: say it with --input-size, such as {written_size(size)}"
+        f"input '{declared.name}' has shape {dims_in_words(declared)}, so the file does not say which size the network "
+        f"was made for, and {why}: give it with --input-size, such as {written_size(size)}"
     )
 
 
 def _fitting(document: Document, request: Request) -> tuple[int, Walk] | None:
-    """The first of the usual sizes at which a reading holds, and its walk; None where none does."""
+    """The first of the usual sizes at which a reading succeeds, and its walk; None if none does."""
     tried = ((size, _at_size(document, request, size)) for size in USUAL_SIZES)
     return next(((size, walk) for size, walk in tried if walk is not None), None)
 
 
 def _at_size(document: Document, request: Request, size: int) -> Walk | None:
-    """The walk of the likeliest reading that holds with so many pixels along every axis that is open."""
+    """The walk of the likeliest reading that succeeds with `size` pixels along every open axis."""
     every = (state for image in images(document, request, size) for state in _walks(document, image, request))
     return next((state for state in every if state.succeeded), None)
 
 
 def _made_alike(small: Walk, larger: Walk) -> tuple[Seat, tuple[int, ...]] | None:
-    """The first node that makes maps of one size of two images of different sizes, and that size."""
+    """The first node whose maps have the same size for images of two different sizes, and that size."""
     for seat in small.seats:
         for output in seat.node.outputs:
             a, b = small.facts.get(output.name), larger.facts.get(output.name)
@@ -232,7 +234,7 @@ def _with_batch(image: Image, batch: int) -> Image:
 
 
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
-    """The walks of one reading, with each batch that it may have."""
+    """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
         yield walked(document, _with_batch(image, batch), folds=request.folds)
 
@@ -243,9 +245,9 @@ def _depends(state: Walk) -> bool:
 
 
 def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
-    """A refusal where as few slices as a picture has colours become the channels of a convolution over the other axes.
+    """Refuse a depth of 1, 3 or 4 slices that become the channels of a convolution over the other axes.
 
-    A file of an axis too many, such as (sequence, 1, 3, 24, 24), would answer for every three neighbouring colours.
+    They may be colours: a file with an extra axis, such as (sequence, 1, 3, 24, 24), would slide over its colours.
     """
     image = state.image
     depth = image.space[0]
@@ -257,12 +259,12 @@ def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
         return []
     shape = dims_in_words(declared_as(document.proto.graph, image.name))
     reason = (
-        f"axis {depth} of its shape {shape} becomes the channels of a convolution, so it may be colours rather than "
+        f"axis {depth} of its shape {shape} becomes the channels of a convolution, so it may hold colours rather than "
         "positions"
     )
     hint = (
-        "where it is colours, give the network an input without the other axes that are no image's, such as "
-        f"(N, {slices}, height, width); where it is a depth, say --input-size {written_size(image.size)}"
+        f"if they are colours, give the network an input (N, {slices}, height, width) without the extra axes; if they "
+        f"are a depth, give --input-size {written_size(image.size)}"
     )
     return [Diagnostic("colours", image.name, "input", reason, hint)]
 
@@ -273,7 +275,7 @@ def _answers_per_pixel(state: Walk) -> bool:
 
 
 def _lacks_rules(state: Walk) -> bool:
-    """Is a network refused for operators alone that have no rule?"""
+    """Is a network refused only for operators without a rule?"""
     return {d.code for d in state.diagnostics.values()} == {"no-rule"}
 
 
@@ -289,5 +291,5 @@ def causes_of(failure: Walk) -> list[Diagnostic]:
     reason = "no output depends on the position in it: nothing slides over this input"
     made = {o.name for seat in failure.seats for o in seat.node.outputs}
     others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())
-    hint = "where another input is the image, name it with --input" if others else NO_MAP
+    hint = "if another input is the image, name it with --input" if others else NO_MAP
     return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]

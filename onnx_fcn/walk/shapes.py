@@ -18,10 +18,10 @@ __all__ = ["Shapes"]
 
 
 class Shapes:
-    """Shapes of tensors at the native size, inferred when one is asked for that is not known yet.
+    """Shapes of tensors at the native size, inferred on demand.
 
-    What the walk has evaluated by then, such as the target of a Reshape, is put in as a constant: inference alone
-    would not get beyond it. So a shape that is still open is inferred again once the walk knows more of these.
+    Values that the walk has evaluated so far, such as the target of a Reshape, are put in as constants: inference alone
+    does not get past them. So an open shape is inferred again once the walk has evaluated more of them.
     """
 
     def __init__(self, document: Document, image: Image, facts: dict[str, Fact], values: Values) -> None:
@@ -40,7 +40,7 @@ class Shapes:
         return self._shapes.get(name)
 
     def _computed_operands(self) -> frozenset[str]:
-        """Operands that say what shape a result has, and are not stored."""
+        """Operands that determine the shape of a result, and are not stored."""
         graph = self._document.proto.graph
         shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
         return frozenset(shaping - {t.name for t in graph.initializer})
@@ -59,7 +59,7 @@ class Shapes:
                     graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), node.input[k]))
 
     def _stand_in(self, graph: onnx.GraphProto) -> None:
-        """Put operators that onnx knows in the place of some that it does not."""
+        """Replace operators that onnx has no shape inference for by similar ones."""
         for node in graph.node:
             if node.domain == "com.microsoft" and node.op_type in STAND_INS:
                 node.op_type, operands = STAND_INS[node.op_type]
@@ -72,7 +72,7 @@ class Shapes:
         del model.graph.value_info[:]
         batch = 1 if self._image.batch is None else self._image.shape[self._image.batch]
         image = next(i for i in model.graph.input if i.name == self._image.name)
-        stated = (None, static_dims(image)[self._image.batch or 0])  # any other first axis of an input is no batch
+        stated = (None, static_dims(image)[self._image.batch or 0])  # an input with another first axis has no batch
         for declared in model.graph.input:
             shape = declared.type.tensor_type.shape
             for k, dim in enumerate(shape.dim):
