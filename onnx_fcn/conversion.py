@@ -41,7 +41,7 @@ __all__ = ["Conversion", "convert", "inspect", "validate"]
 #: Called with a few words before each step that may take seconds.
 Progress = Callable[[str], None]
 
-#: What may be behind a difference of quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
+#: A possible cause of differences in quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
 #: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 SATURATION = (
     "; if this processor has no VNNI, onnxruntime's sums of 8-bit products saturate, differently in each operator: "
@@ -64,8 +64,8 @@ class Conversion:
         """Write the model, whole or not at all.
 
         Raises:
-            OptionError: the path cannot be written.
-            ModelError: the source has changed since it was read.
+            OptionError: if the path cannot be written.
+            ModelError: if the source has changed since it was read.
         """
         self._document.save(path)
 
@@ -73,7 +73,7 @@ class Conversion:
         """Where the answers of an output, by default the first, are on an image of this size: (height, width).
 
         Raises:
-            OptionError: the image is too small, or there is no such output.
+            OptionError: if the image is too small, or there is no such output.
         """
         return self.report.geometry.grid(*size, output=output)
 
@@ -109,36 +109,36 @@ def convert(
 
     Args:
         source: a model file, or a model.
-        output: where to write the result; not at all when None.
-        input_size: the image size that the network was made for, (height, width) or one number for a square, where the
-            file does not say it.
-        input: the name of the input that is the image, where there are several.
+        output: where to write the result; nothing is written if None.
+        input_size: the image size that the network was made for, (height, width) or one number for a square, if the
+            file does not declare it.
+        input: the name of the input that is the image, if there are several.
         dynamic_batch: make a static batch dynamic.
-        sizes: of images to tell the cost of, (height, width) or one number for a square; without any, one and a half
-            times the native size, twice and four times.
+        sizes: image sizes to report the cost for, each (height, width) or one number for a square; by default 1.5, 2
+            and 4 times the native size.
         head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
-            for batches on small images, and takes 4·C·k² bytes a cell for a window of k×k cells and C channels.
-        output_stride: pixels between answers; divides those of the network. What would stride further dilates instead
-            (à trous), so that every r-th answer is the one that there would be without.
-        outputs: names of the outputs to keep, where not all are wanted.
-        logits: leave out a closing Softmax, LogSoftmax or Sigmoid.
+            for batches of small images, and takes 4·C·k² bytes per cell for a window of k×k cells and C channels.
+        output_stride: pixels between answers; has to divide the stride of the network. Operators that would stride
+            further dilate instead (à trous), so that every r-th answer is one of the map without this option.
+        outputs: names of the outputs to keep; by default all.
+        logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
         full_size: the map at the resolution of the image, each answer in the middle of its window.
-        argmax: the best class instead of the scores: uint8 up to 256 classes, else int64.
+        argmax: the best class instead of the scores: uint8 up to 256 classes, otherwise int64.
         keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
-            does. A model that would be larger than 2 GB is stored with external data anyway.
-        link_data: with external data, refer to unchanged weights in the source's files, which then have to stay.
+            does. A model of more than 2 GB is always stored with external data.
+        link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
         validate: compare with the original in onnxruntime before anything is written.
-        data: images to validate on as well: an array, arrays by input name, or an .npy or .npz file of them.
+        data: further images to validate on: an array, arrays by input name, or an .npy or .npz file of them.
         seed: of the random images that the validation uses.
         progress: called with a few words before each step that may take seconds.
 
     Raises:
-        ModelError: the source is not a usable model.
-        UnsupportedModel: it cannot become fully convolutional; with every root cause.
-        ValidationError: the numbers disagree; nothing was written.
-        OptionError: the options contradict each other or the model.
+        ModelError: if the source is not a usable model.
+        UnsupportedModel: if it cannot become fully convolutional; with every root cause.
+        ValidationError: if the numbers disagree; nothing was written.
+        OptionError: if the options contradict each other or the model.
     """
     clock = Clock(progress)
     if head not in ("conv", "folded"):
@@ -150,10 +150,10 @@ def convert(
         given = Given.open(source, asked)
         original = given.selected
         document = original.copy()
-    with clock("lift"), _blamed(given):
+    with clock("lift"), _blaming_model(given):
         state = answering(document, lift(document, request), asked)
     images = load_data(data, original, state.image)
-    with clock("assemble"), _blamed(given):
+    with clock("assemble"), _blaming_model(given):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
@@ -188,12 +188,12 @@ def inspect(
     dynamic_batch: bool = False,
     sizes: Sizes = (),
 ) -> Report:
-    """The report of a conversion that is not carried out: nothing is validated or written.
+    """The report of a conversion without carrying it out: nothing is validated or written.
 
     Raises:
-        ModelError: the source is not a usable model.
-        UnsupportedModel: it cannot become fully convolutional; with every root cause.
-        OptionError: the options contradict the model.
+        ModelError: if the source is not a usable model.
+        UnsupportedModel: if it cannot become fully convolutional; with every root cause.
+        OptionError: if the options contradict the model.
     """
     return convert(
         source, input_size=input_size, input=input, dynamic_batch=dynamic_batch, sizes=sizes, validate=False
@@ -212,26 +212,26 @@ def validate(
 ) -> Validation:
     """Compare any converted model with its original, also after another tool has optimised it.
 
-    The size of the image and what the conversion was asked for (an output stride, a form of the answers) are read from
-    the metadata of the converted model. What these say of the answers has to be true.
+    The size of the image and the options of the conversion (an output stride, a form of the answers) are read from the
+    metadata of the converted model. What these state about the answers is checked, too.
 
     Raises:
-        ModelError: one of them is not a usable model, or the second has other inputs or outputs than a conversion of
-            the first.
-        UnsupportedModel: the original cannot become fully convolutional.
-        ValidationError: the numbers disagree.
+        ModelError: if one of them is not a usable model, or the second has other inputs or outputs than a conversion
+            of the first.
+        UnsupportedModel: if the original cannot become fully convolutional.
+        ValidationError: if the numbers disagree.
     """
     judged = Document.open(converted)
     ordered(judged)
-    with _doubted(judged):
+    with _blaming_metadata(judged):
         asked = Asked.from_json(asked_of(judged.proto))
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
     request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape)
-    with _blamed(given):
+    with _blaming_model(given):
         state = _lifted_as_claimed(document, request, judged)
-        with _doubted(judged):
+        with _blaming_metadata(judged):
             state = answering(document, state, asked)
         document.commit(assemble(document, state))
     _check_signature(document, judged)
@@ -243,13 +243,11 @@ def validate(
         made_of = claims_of(judged.proto).get("source")
         if made_of is None or made_of == fingerprint(given.whole.proto.graph):
             raise
-        raise ValidationError(
-            f"{error}; by its metadata it was made of another model than this one", error.report
-        ) from None
+        raise ValidationError(f"{error}; its metadata say that it was made from another model", error.report) from None
 
 
 def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
-    """Lift an original at the size that the metadata of the converted model name, where nobody else names one.
+    """Lift an original at the size that the metadata of the converted model name, unless the user names one.
 
     A size that does not fit is a false claim, which the comparison finds.
     """
@@ -262,7 +260,7 @@ def _lifted_as_claimed(document: Document, request: Request, judged: Document) -
 
 
 def _check_signature(lifted: Document, judged: Document) -> None:
-    """Raises: ModelError, if a converted model has other inputs or outputs than the conversion of its original."""
+    """Raises ModelError if a converted model has other inputs or outputs than a conversion of the original."""
     ours, theirs = lifted.proto.graph, judged.proto.graph
     for kind, wanted, found in (
         ("input", data_inputs(ours), data_inputs(theirs)),
@@ -287,19 +285,19 @@ def _rank(declared: onnx.ValueInfoProto) -> int | None:
 
 
 @contextmanager
-def _doubted(judged: Document) -> Iterator[None]:
-    """What does not fit the original has been asked for by the metadata of the converted model, and by nobody else.
+def _blaming_metadata(judged: Document) -> Iterator[None]:
+    """Blame the metadata of the converted model, which the options come from, for an option that does not fit.
 
     Raises:
-        ModelError: something does not.
+        ModelError: if one does not fit the original.
     """
     try:
         yield
     except OptionError:
         asked = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in asked_of(judged.proto).items())
         raise ModelError(
-            f"the metadata of the converted model say that it was asked for {asked}, which does not fit the original: "
-            "compare it with the model that it was made of"
+            f"the metadata of the converted model name the options {asked}, which do not fit the original: compare it "
+            "with the model that it was made from"
         ) from None
 
 
@@ -323,17 +321,17 @@ def _compare(
 
 
 @contextmanager
-def _blamed(given: Given) -> Iterator[None]:
-    """Where something fails, ask onnxruntime whether the model is to blame: the checker lets many faults pass.
+def _blaming_model(given: Given) -> Iterator[None]:
+    """If something fails unexpectedly, ask onnxruntime whether the model is to blame: the checker misses many faults.
 
     Raises:
-        ModelError: onnxruntime does not take it either. Otherwise the failure is ours, and goes on.
+        ModelError: if onnxruntime rejects the model, too. Otherwise the failure is a bug here, and propagates.
     """
     try:
         yield
     except FcnError:
         raise
-    except Exception:  # whatever it is: it goes on, unless onnxruntime blames the model
+    except Exception:  # any: it propagates, unless onnxruntime blames the model
         session(given.file)
         raise
 
@@ -351,13 +349,13 @@ def _silent(_: str) -> None:
 
 @dataclass
 class Clock:
-    """Times the stages, and says what goes on."""
+    """Times the stages and reports progress."""
 
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def say(self, words: str) -> None:
-        """Pass words on."""
+        """Report what is being done."""
         if self.progress is not None:
             self.progress(words)
 

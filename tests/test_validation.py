@@ -121,7 +121,7 @@ def test_a_conversion_of_another_network_says_so() -> None:
     other = law.model("c = Conv (x, k)  r = Relu (c)  f = Flatten (r)  y = MatMul (f, w)", k=(5, 6, 2, 2), w=(30, 4))
     converted = onnx_fcn.convert(other, validate=False).to_proto()
     with pytest.raises(
-        ValidationError, match=r"not the same network: .*; by its metadata it was made of another model"
+        ValidationError, match=r"not the same network: .*; its metadata say that it was made from another model"
     ):
         onnx_fcn.validate(model, converted)
 

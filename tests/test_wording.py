@@ -133,6 +133,6 @@ def test_metadata_that_do_not_fit_the_original() -> None:
     with_softmax = law.model("f = Flatten (x)  d = MatMul (f, w)  y = Softmax (d)", w=(72, 5))
     without = law.model("f = Flatten (x)  y = MatMul (f, w)", w=(72, 5))
     converted = onnx_fcn.convert(with_softmax, logits=True).to_proto()
-    with pytest.raises(ModelError, match="asked for logits: True, which does not fit the original") as refused:
+    with pytest.raises(ModelError, match="name the options logits: True, which do not fit the original") as refused:
         onnx_fcn.validate(without, converted)
     assert wording.faults(str(refused.value), given=()) == []
