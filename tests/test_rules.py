@@ -30,7 +30,7 @@ import onnx_fcn.rules
 from onnx_fcn import UnsupportedModel
 from onnx_fcn.lifting import facts, registry
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules import dense, reduction
+from onnx_fcn.rules import contraction, dense, reduction
 
 NEWEST = law.newest_opset()
 
@@ -1306,8 +1306,8 @@ refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 
 
 def kernel_order(patch: pytest.MonkeyPatch) -> None:
     """The weight of a channels-last flatten keeps its order."""
-    kernel = dense.kernel
-    patch.setattr(dense, "kernel", lambda site, weight, view, dims: kernel(site, weight, lambda w: w, dims))
+    kernel = contraction.kernel
+    patch.setattr(contraction, "kernel", lambda site, weight, view, dims: kernel(site, weight, lambda w: w, dims))
 
 
 def softmax_axis(patch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,15 @@
 """Dense layers: a fully connected layer *is* a convolution.
 
 One that contracts an axis with window atoms in it becomes a Conv whose kernel is the window, of stride `step` and
-dilation `rate`; afterwards the window is one cell, and a dense layer is a 1×1 Conv.
+dilation `rate` (see `contraction`); afterwards the window is one cell, and a dense layer is a 1×1 Conv.
 """
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,120 +17,14 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.folding import batch_folded
-from onnx_fcn.lifting.layouts import CONVOLVED, arrange, padding_refused, unfold
-from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted, dims_of
+from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.refusals import product_of_maps
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.lifting.weights import View, kernel, vector
+from onnx_fcn.lifting.weights import vector
+from onnx_fcn.rules.contraction import contract
 from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
-
-
-def contract(
-    site: Site,
-    x: Lifted,
-    axis: int,
-    weight: Known,
-    view: View,
-    bias: Known | None = None,
-    emit: Callable[..., str] | None = None,
-) -> Lifted:
-    """Σ_k x[…, k, …]·W[…, k, o]: the axis becomes the outputs.
-
-    Args:
-        site: the dense layer.
-        x: its input.
-        axis: the axis of the original tensor that is summed over.
-        weight: its weight.
-        view: makes the weight's array (*S, K, O); S aligns, from the right, with the axes before the last two.
-        bias: (O,), added per output.
-        emit: emits the convolution, `emit(x, kernel, **attributes) -> name`, where it is no Conv of floats.
-
-    Raises:
-        Unsupported: it contracts the batch, or a part of an axis of the image.
-    """
-    stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
-    if view(stub).ndim < 2:
-        raise Unsupported(f"its weight has the shape {dims_of(stub.shape)}, which is not a matrix", code="rank")
-    if not 0 <= axis < x.rank:
-        raise Unsupported(f"multiplies {x} ({x.dims}), which has no axis to sum over", code="rank")
-    *stack, inputs, outputs = view(stub).shape
-    if x.shape[axis] != inputs:
-        given = f"{counted(x.shape[axis])} along axis {axis} of {x}"
-        raise Unsupported(f"its weight takes {counted(inputs)} values, and it gets {given}", code="dense-size")
-    if x.batch in x.layout[axis]:
-        raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
-    axis -= x.rank
-    if stack and len(stack) > x.rank - 2:
-        x = replace(x, layout=((),) * (len(stack) + 2 - x.rank) + x.layout)
-    x, stacked, added = _stack(x, stack)
-    group = x.layout[axis]
-    whole = [k for k, a in enumerate(x.space) if a.atoms and all(atom in group for atom in a.atoms)]
-    for k, a in enumerate(x.space):
-        if k not in whole and any(atom in group for atom in a.atoms):
-            raise Unsupported(f"sums over a part of a window: axis {axis} of {x}", code="dense-partial-window")
-    if x.padding is not None and whole:
-        raise padding_refused(site, x)
-    multiplies = emit is None and x.elem_type not in CONVOLVED
-    if multiplies:
-        x, whole = unfold(site, x, whole), []
-    origins = site.reduces(x, contextable=False) if whole else x.origins
-    if whole and site.folds and emit is None and all(a in group for a in x.channels):
-        x, whole = batch_folded(site, x, whole), []
-    inner = [a for a in x.channels if a in group]
-    outer = [a for a in x.channels if a not in group]
-    x = arrange(site, x, [*outer, *inner])
-    new = atoms_of(outputs, "o")
-    order = [*inner, *(atom for k in whole for atom in x.space[k].atoms)]
-
-    def laid(w: Array) -> Array:
-        """(*S, K, O) -> (*outer, *added, O, *inner, *window)."""
-        w = view(w)
-        w = w.reshape(*(a.size for atoms in stacked for a in atoms), *(a.size for a in group), outputs)
-        names = [*(a for atoms in stacked for a in atoms), *group, None]
-        have = [a for a in (*outer, *added) if a in names]
-        w = w.transpose([names.index(a) for a in (*have, None, *order)])
-        for k, atom in enumerate(outer):
-            if atom not in have:
-                w = np.expand_dims(w, k)
-        sizes = [a.size for a in outer]
-        return np.broadcast_to(w, (*sizes, *w.shape[len(sizes) :]))
-
-    groups, channels = Atom.product(outer), Atom.product([*outer, *added]) * outputs
-    window, strides, rates = x.kernel(whole)
-    w = kernel(site, weight, laid, (channels, Atom.product(inner), *window))
-    if bias is not None and channels != outputs:
-        repeated = np.tile(site.value(bias), channels // outputs)
-        bias = site.stated(site.constant(repeated), repeated)
-    attrs: dict[str, Any] = {"kernel_shape": window, "strides": strides, "dilations": rates, "group": groups}
-    if emit is not None:
-        y = emit(x, w, **attrs)
-    elif multiplies:
-        y = _multiplied(site, x, w, bias, (channels, Atom.product(inner)))
-    else:
-        y = site.emit([x, w, *([bias] if bias is not None else [])], "Conv", **attrs)
-    site.note("dense", x, window, inputs=Atom.product(inner), outputs=channels, groups=groups, weight=weight.name)
-    layout = list(x.layout)
-    layout[axis] = new
-    space = tuple(a.contracted() if k in whole else a for k, a in enumerate(x.space))
-    return replace(
-        x, map=y, channels=(*outer, *added, *new), space=space, layout=tuple(layout), origins=origins
-    ).canonical()
-
-
-def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int, int]) -> str:
-    """A 1×1 convolution of a type that onnxruntime does not convolve: the channels go last, and are multiplied."""
-    if x.width != dims[1]:
-        raise Unsupported("multiplies groups of channels in a type that onnxruntime does not convolve", code="dtype")
-    matrix = site.emit([site.emit([w, np.array(dims, np.int64)], "Reshape")], "Transpose", perm=[1, 0])
-
-    def emit(name: str) -> str:
-        y = site.emit([name, matrix], "MatMul")
-        return y if bias is None else site.emit([y, bias], "Add")
-
-    return site.last(x.map, 1, 2 + len(x.space), emit)
 
 
 def standing_convolution(
@@ -177,34 +72,6 @@ def standing_convolution(
         return y
     value = site.value(bias).reshape(-1, *[1] * (x.rank - 2))
     return combine(site, [y, site.stated(site.constant(value), value)], op="Add")
-
-
-def _stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:
-    """Align the stacked matrices of a weight (*S, K, O) with the axes of x before its last two.
-
-    Returns x refined, the atoms of each stacked axis, and those of them that x does not have and the result gets.
-    """
-    stacked: list[tuple[Atom, ...]] = []
-    added: list[Atom] = []
-    for k, size in enumerate(stack):
-        axis = x.rank - 2 - len(stack) + k
-        if size == 1:
-            stacked.append(())
-        elif not x.layout[axis]:
-            atoms = atoms_of(size, "s")
-            added += atoms
-            stacked.append(atoms)
-            layout = list(x.layout)
-            layout[axis] = atoms
-            x = replace(x, layout=tuple(layout))
-        elif x.shape[axis] == size and all(a in x.channels for a in x.layout[axis]):
-            stacked.append(x.layout[axis])
-        else:
-            raise Unsupported(
-                f"has another weight for each part of axis {axis} of {x}, which is not channels",
-                code="weight-per-position",
-            )
-    return x, stacked, added
 
 
 @lifts("Gemm")
@@ -277,6 +144,40 @@ def both_mapped(a: Fact, b: Fact) -> Unsupported:
     return product_of_maps() if live else product_of_maps("two answers of the network")
 
 
+@dataclass(frozen=True)
+class Equation:
+    """An equation of one mapped operand and at most one weight, as the letters of their axes and of the result's."""
+
+    mapped: str
+    weight: str
+    result: str
+
+    @property
+    def alone(self) -> list[str]:
+        """Axes of the map that are summed over by themselves."""
+        return [t for t in self.mapped if t not in self.weight + self.result]
+
+    @property
+    def kept(self) -> list[str]:
+        """Axes of the map that the weight does not have."""
+        return [t for t in self.mapped if t not in self.weight]
+
+    @property
+    def shared(self) -> list[str]:
+        """Axes along which each part of the map has a weight of its own."""
+        return [t for t in self.mapped if t in self.weight and t in self.result]
+
+    @property
+    def summed(self) -> list[str]:
+        """Axes along which products are summed."""
+        return [t for t in self.mapped if t in self.weight and t not in self.result]
+
+    @property
+    def new(self) -> list[str]:
+        """Axes of the weight that the map does not have."""
+        return [t for t in self.weight if t not in self.mapped]
+
+
 @lifts("Einsum")
 def einsum(site: Site, *operands: Fact) -> Fact:
     """A sum of products with one mapped operand and at most one constant: a dense layer with its axes in any order.
@@ -284,55 +185,76 @@ def einsum(site: Site, *operands: Fact) -> Fact:
     Raises:
         Unsupported: it multiplies maps, takes a diagonal, or sums over the weight alone.
     """
+    x, weight = _factors(site, operands)
+    equation = _equation(site, operands, x, weight)
+    if equation.alone:
+        axes = [equation.mapped.index(t) for t in equation.alone]
+        left = replace(equation, mapped="".join(t for t in equation.mapped if t not in equation.alone))
+        fact = reduced(site, x, "ReduceSum", axes, keepdims=False)
+        if not isinstance(fact, Lifted):  # context
+            if weight is None:
+                return Unmapped(site.emit([fact], equation=f"{left.mapped}->{left.result}"))
+            return Unmapped(site.emit([fact, weight], equation=f"{left.mapped},{left.weight}->{left.result}"))
+        x, equation = fact, left
+    if weight is None:
+        return _ordered(site, x, equation.mapped, equation.result)
+    if not equation.summed:
+        return _multiplied(site, x, weight, equation)
+    return _contracted(site, x, weight, equation)
+
+
+def _factors(site: Site, operands: Sequence[Fact]) -> tuple[Lifted, Known | None]:
+    """The mapped operand and the weight."""
     x, *more = sorted(operands, key=lambda f: not isinstance(f, Lifted))
     assert isinstance(x, Lifted)
     weight = next((f for f in more if isinstance(f, Known)), None)
     if len(more) > 1 or (more and weight is None):
         raise both_mapped(x, more[0]) if weight is None else _no_dense_layer(site, "multiplies more than two factors")
+    return x, weight
+
+
+def _equation(site: Site, operands: Sequence[Fact], x: Lifted, weight: Known | None) -> Equation:
+    """The node's equation, which has to be a dense layer's."""
     terms, result = _letters(site, [f for f in operands if isinstance(f, Lifted | Known)])
     if any(len(set(t)) != len(t) for t in (*terms, result)):
         raise _no_dense_layer(site, "takes a diagonal")
-    letters = terms[operands.index(x)]
+    mapped = terms[operands.index(x)]
     others = terms[operands.index(weight)] if weight is not None else ""
-    if not set(others) <= set(letters + result):
+    if not set(others) <= set(mapped + result):
         raise _no_dense_layer(site, "sums over its weight alone")
-    alone = [k for k, t in enumerate(letters) if t not in others + result]
-    if alone:
-        reduced_map = reduced(site, x, "ReduceSum", alone, keepdims=False)
-        letters = "".join(t for k, t in enumerate(letters) if k not in alone)
-        if not isinstance(reduced_map, Lifted):  # context
-            equation = ",".join([letters, others][: 1 + len(more)]) + "->" + result
-            return Unmapped(site.emit([reduced_map, *more], equation=equation))
-        x = reduced_map
-    if weight is None:
-        return _ordered(site, x, letters, result)
-    shared = [t for t in letters if t in others and t in result]
-    summed = [t for t in letters if t in others and t not in result]
-    new = [t for t in others if t not in letters]
-    kept = [t for t in letters if t not in others]
-    if not summed:  # an elementwise product
-        every = [*letters, *new]
-        value = site.value(weight).transpose([others.index(t) for t in every if t in others])
-        value = np.expand_dims(value, tuple(k for k, t in enumerate(every) if t not in others))
-        factor = site.stated(site.constant(value, source=weight.name), value)
-        y = combine(site, [x.unsqueezed(range(len(letters), len(every))), factor], op="Mul")
-        return _ordered(site, y, every, result)
-    # (kept…, shared…, 1, summed) · (shared…, summed, new) -> (kept…, shared…, 1, new)
-    x = x.transposed([letters.index(t) for t in (*kept, *shared, *summed)])
-    cut = len(kept) + len(shared)
-    x = replace(x, layout=(*x.layout[:cut], (), tuple(atom for group in x.layout[cut:] for atom in group)))
-    order = [others.index(t) for t in (*shared, *summed, *new)]
+    return Equation(mapped, others, result)
+
+
+def _multiplied(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
+    """An elementwise product: (mapped…, new | 1) · (mapped… | 1, new) -> (mapped…, new)."""
+    letters = [*equation.mapped, *equation.new]
+    value = site.value(weight).transpose([equation.weight.index(t) for t in letters if t in equation.weight])
+    value = np.expand_dims(value, tuple(k for k, t in enumerate(letters) if t not in equation.weight))
+    factor = site.stated(site.constant(value, source=weight.name), value)
+    x = x.unsqueezed(range(len(equation.mapped), len(letters)))
+    return _ordered(site, combine(site, [x, factor], op="Mul"), letters, equation.result)
+
+
+def _contracted(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
+    """A dense layer: (kept…, shared…, 1, summed) · (shared…, summed, new) -> (kept…, shared…, 1, new)."""
+    kept, shared, summed, new = equation.kept, equation.shared, equation.summed, equation.new
+    stack = len(kept) + len(shared)
+    x = x.transposed([equation.mapped.index(t) for t in (*kept, *shared, *summed)])
+    # (kept…, shared…, summed…) -> (kept…, shared…, 1, summed)
+    x = replace(x, layout=(*x.layout[:stack], (), tuple(atom for group in x.layout[stack:] for atom in group)))
+    order = [equation.weight.index(t) for t in (*shared, *summed, *new)]
+    first, second = len(shared), len(shared) + len(summed)
 
     def view(w: Array) -> Array:
+        """The weight -> (shared…, summed, new)."""
         w = w.transpose(order)
-        stack, rest = w.shape[: len(shared)], w.shape[len(shared) :]
-        inputs, outputs = (int(np.prod(rest[k])) for k in (slice(0, len(summed)), slice(len(summed), None)))
-        return w.reshape(*stack, inputs, outputs)
+        return w.reshape(*w.shape[:first], math.prod(w.shape[first:second]), math.prod(w.shape[second:]))
 
     y = contract(site, x, x.rank - 1, weight, view)
-    sizes = dict(zip(others, site.weight_shape(weight)))
-    y = y.reshaped([*y.shape[:cut], *(sizes[t] for t in new)])
-    return _ordered(site, y, [*kept, *shared, *new], result)
+    # (kept…, shared…, 1, new) -> (kept…, shared…, new…)
+    sizes = dict(zip(equation.weight, site.weight_shape(weight)))
+    y = y.reshaped([*y.shape[:stack], *(sizes[t] for t in new)])
+    return _ordered(site, y, [*kept, *shared, *new], equation.result)
 
 
 def _no_dense_layer(site: Site, why: str) -> Unsupported:
