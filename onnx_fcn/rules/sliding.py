@@ -8,6 +8,7 @@ is applied at every position of the grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -38,6 +39,9 @@ from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 from onnx_fcn.rules.dense import standing_convolution
 from onnx_fcn.rules.reduction import reduced
+
+#: As the end of a slice: all that is there.
+ALL = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -79,38 +83,87 @@ class Slide:
 
 
 @dataclass(frozen=True)
-class Physical:
-    """The same operator on the map: lists along its spatial axes, and what becomes of the map.
+class Placed:
+    """An operator along one axis of the map, in cells of the map; without more it does nothing there.
 
     Attributes:
-        kernel, strides, dilations, begins, ends: what the emitted operator gets.
-        cuts: the taps that remain of each kernel axis.
-        space: the axes of the result.
-        contracts: was the window contracted along some axis?
+        made: the axis of the result.
+        taps: what remains of the kernel.
+        stride, dilation, begin, end: what the emitted operator gets.
+        crop: cells in front and behind that no tap of any window reaches.
         counted: for an average that counts padding: taps that remain over taps counted.
     """
 
-    kernel: list[int]
-    strides: list[int]
-    dilations: list[int]
-    begins: list[int]
-    ends: list[int]
-    cuts: list[range]
-    space: tuple[Axis, ...]
-    contracts: bool
-    ceil: bool
-    counted: float
+    made: Axis
+    taps: range = range(1)
+    stride: int = 1
+    dilation: int = 1
+    begin: int = 0
+    end: int = 0
+    crop: tuple[int, int] = (0, 0)
+    counted: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An operator on all axes of the map.
+
+    Attributes:
+        axes: what it does along each spatial axis.
+        contracts: is the window contracted along some axis?
+        ceil: does it round its size up?
+    """
+
+    axes: tuple[Placed, ...]
+    contracts: bool = False
+    ceil: bool = False
+
+    @property
+    def kernel(self) -> list[int]:
+        """Taps along each axis."""
+        return [len(a.taps) for a in self.axes]
+
+    @property
+    def dilations(self) -> list[int]:
+        """Cells between taps along each axis."""
+        return [a.dilation for a in self.axes]
+
+    @property
+    def begins(self) -> list[int]:
+        """Padding in front."""
+        return [a.begin for a in self.axes]
+
+    @property
+    def ends(self) -> list[int]:
+        """Padding behind."""
+        return [a.end for a in self.axes]
+
+    @property
+    def space(self) -> tuple[Axis, ...]:
+        """The axes of the result."""
+        return tuple(a.made for a in self.axes)
+
+    @property
+    def counted(self) -> float:
+        """For an average that counts padding: taps that remain over taps counted."""
+        return math.prod(a.counted for a in self.axes)
 
     @property
     def attrs(self) -> dict[str, Any]:
         """Attributes of the emitted operator."""
         return {
             "kernel_shape": self.kernel,
-            "strides": self.strides,
+            "strides": [a.stride for a in self.axes],
             "dilations": self.dilations,
             "pads": [*self.begins, *self.ends],
             "auto_pad": "NOTSET",
         }
+
+    def cut(self, w: Array, axes: Sequence[int]) -> Array:
+        """(…, taps along these axes of the map) -> (…, those of them that remain)."""
+        cuts: Any = (..., *(slice(self.axes[k].taps.start, self.axes[k].taps.stop) for k in axes))
+        remaining: Array = w[cuts]
+        return remaining
 
 
 def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Slide]:
@@ -141,65 +194,75 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
     return result
 
 
-def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Physical]:
+def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
     """Lay an operator's axes onto the map's: slide, or contract the window where the output is one cell.
 
     Returns the map, cropped where the kernel does not reach the whole window, and the operator on it.
     """
-    rank = len(x.space)
-    plan = Physical(
-        [1] * rank, [1] * rank, [1] * rank, [0] * rank, [0] * rank, [range(1)] * rank, (), False, False, 1.0
-    )
-    space = list(x.space)
-    crops: dict[int, tuple[int, int]] = {}
-    contracts = ceil = pads = strides = False
-    counted = 1.0
-    dense = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
-    steps = [split_stride(site, x.space[k], s.stride) for s, k in zip(slides, axes)]
-    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
-    for slide, k, (stride, rate) in zip(slides, axes, steps):
-        axis = x.space[k]
-        window = axis.window
-        cells = slide.cells(window)
-        if dense:
-            taps = slide.taps(window)
-            first = taps[0] * slide.dilation - slide.begin
-            rest = window - 1 - first - (len(taps) - 1) * slide.dilation
-            if first or rest:
-                crops[k] = (first * axis.rate, rest * axis.rate)
-            counted *= len(taps) / min(slide.kernel, -(-(window + slide.begin + slide.end) // slide.dilation))
-            plan.kernel[k], plan.cuts[k] = len(taps), taps
-            plan.strides[k], plan.dilations[k] = axis.step, (slide.dilation * axis.rate if len(taps) > 1 else 1)
-            space[k] = axis.contracted(first, window - 1 - rest)
-            contracts |= window > 1
-            continue
-        plan.kernel[k], plan.cuts[k] = slide.kernel, range(slide.kernel)
-        plan.strides[k], plan.dilations[k] = stride, slide.dilation * axis.rate
-        plan.begins[k], plan.ends[k] = slide.begin * axis.rate, slide.end * axis.rate
-        if slide.ceil and dilates:  # room for the last window, and none that starts behind the map
-            plan.ends[k] = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
-        ceil |= slide.ceil and not dilates
-        pads |= bool(slide.begin or slide.end) or slide.overflows(window)
-        strides |= stride > 1
-        name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
-        pad = (plan.begins[k], plan.ends[k])
-        dilation = plan.dilations[k]
-        space[k] = axis.slid(cells, name, slide.kernel, stride, dilation, pad, ceil=ceil, rate=rate)
-    if crops:
-        if x.padding is not None and contracts:
-            raise padding_refused(site, x)
-        starts, ends = zip(*crops.values())
-        ends = tuple(-e if e else np.iinfo(np.int64).max for e in ends)
-        x = replace(x, map=site.slice(x.map, list(starts), list(ends), [k + 2 for k in crops]))
+    if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes)):
+        return _covering(site, x, axes, slides)
+    return x, _sliding(site, x, axes, slides)
+
+
+def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
+    """The operator at every position of the grid, where it makes one cell of a window: (*window) -> (1, …)."""
+    placed = {k: _covered(x.space[k], slide) for slide, k in zip(slides, axes)}
+    contracts = any(x.space[k].window > 1 for k in axes)
+    plan = Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), contracts=contracts)
     if contracts and x.padding is not None:
         raise padding_refused(site, x)
-    site.note_sliding(pads=pads, strides=strides)
+    crops = {k: p.crop for k, p in placed.items() if any(p.crop)}
+    if crops:
+        starts, ends = [front for front, _ in crops.values()], [-back or ALL for _, back in crops.values()]
+        x = replace(x, map=site.slice(x.map, starts, ends, [k + 2 for k in crops]))
+    site.note_sliding(pads=False, strides=False)
     if contracts:
         site.note("window", x, plan.kernel, inputs=x.width)
-    return x, replace(plan, space=tuple(space), contracts=contracts, ceil=ceil, counted=counted)
+    return x, plan
 
 
-def result(site: Site, x: Lifted, plan: Physical, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
+def _covered(axis: Axis, slide: Slide) -> Placed:
+    """A kernel over the whole window along one axis: the taps in its padding go, and so do cells that none reaches."""
+    taps = slide.taps(axis.window)
+    front = taps[0] * slide.dilation - slide.begin
+    back = axis.window - 1 - front - (len(taps) - 1) * slide.dilation
+    padded = axis.window + slide.begin + slide.end
+    return Placed(
+        made=axis.contracted(front, axis.window - 1 - back),
+        taps=taps,
+        stride=axis.step,
+        dilation=slide.dilation * axis.rate if len(taps) > 1 else 1,
+        crop=(front * axis.rate, back * axis.rate),
+        counted=len(taps) / min(slide.kernel, -(-padded // slide.dilation)),
+    )
+
+
+def _sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> Plan:
+    """The operator as it was, beyond the output stride dilated: (*window) -> (*cells)."""
+    steps = [split_stride(site, x.space[k], slide.stride) for slide, k in zip(slides, axes)]
+    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
+    placed = {k: _slid(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
+    pads = any(s.begin or s.end or s.overflows(x.space[k].window) for s, k in zip(slides, axes))
+    site.note_sliding(pads=pads, strides=any(stride > 1 for stride, _ in steps))
+    ceil = any(s.ceil for s in slides) and not dilates
+    return Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), ceil=ceil)
+
+
+def _slid(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Placed:
+    """A kernel that slides along one axis in steps of `stride` cells; that of the result is dilated by `rate`.
+
+    Where some axis `dilates`, a size is not rounded up but padded.
+    """
+    dilation, begin, end = slide.dilation * axis.rate, slide.begin * axis.rate, slide.end * axis.rate
+    if slide.ceil and dilates:  # room for the last window, and none that starts behind the map
+        end = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
+    name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
+    cells, ceil = slide.cells(axis.window), slide.ceil and not dilates
+    made = axis.slid(cells, name, slide.kernel, stride, dilation, (begin, end), ceil=ceil, rate=rate)
+    return Placed(made, range(slide.kernel), stride, dilation, begin, end)
+
+
+def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
     """The fact of a sliding operator's output (n)(channels)(spatial axes …)."""
     new = x.channels if channels is None else atoms_of(channels, "c")
     origins = site.reduces(x, contextable=False) if plan.contracts else x.origins
@@ -307,11 +370,11 @@ def _window_sum(
     x = as_feature_map(site, replace(x, layout=tuple(x.layout[k] for k in order)))
     x, axes = spatial_axes(site, x)
     x, plan = place(site, x, axes, [slides[k] for k in moving])
-    cuts: Any = (..., *(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes))
     dims = (x.width, 1, *plan.kernel)
 
     def view(w: Array) -> Array:
-        w = w.transpose([0, 1, *still, *moving]).reshape(1, 1, *(shape[k] for k in moving))[cuts]
+        w = w.transpose([0, 1, *still, *moving]).reshape(1, 1, *(shape[k] for k in moving))
+        w = plan.cut(w, axes)
         return np.broadcast_to(w.transpose(0, 1, *(2 + axes.index(k) for k in sorted(axes))), (x.width, *w.shape[1:]))
 
     y = site.emit(operands(x, kernel(site, weight, view, dims)), group=x.width, **plan.attrs)
@@ -320,16 +383,15 @@ def _window_sum(
     return replace(made, layout=((), (), *(made.layout[k] for k in back)))
 
 
-def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Physical) -> Known | str:
+def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Plan) -> Known | str:
     """The kernel with its axes on the map's, cut to the window."""
     order = sorted(range(rank), key=lambda k: axes[k])
-    cuts: Any = (..., *(slice(plan.cuts[k].start, plan.cuts[k].stop) for k in axes))
     shape = site.weight_shape(weight)
-    whole = all(len(plan.cuts[k]) == n for k, n in zip(axes, shape[2:]))
+    whole = all(len(plan.axes[k].taps) == n for k, n in zip(axes, shape[2:]))
     if whole and order == list(range(rank)) and len(plan.kernel) == rank:
         return weight
     dims = (*shape[:2], *plan.kernel)
-    return kernel(site, weight, lambda w: w[cuts].transpose(0, 1, *(2 + k for k in order)), dims)
+    return kernel(site, weight, lambda w: plan.cut(w, axes).transpose(0, 1, *(2 + k for k in order)), dims)
 
 
 @lifts("ConvTranspose")
@@ -370,8 +432,7 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
         local &= span <= strides[k] and not pads[k] and not pads[k + rank]
     site.note_sliding(pads=not local, strides=False)
     y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
-    plan = Physical([], [], [], [], [], [], tuple(space), False, False, 1.0)
-    return result(site, x, plan, axes, y, shape[1] * group)
+    return result(site, x, Plan(tuple(map(Placed, space))), axes, y, shape[1] * group)
 
 
 #: What a pooling does that covers all of its axes, by the operator and its p.
@@ -449,7 +510,7 @@ def across_channels(site: Site, x: Lifted, along: dict[int, Slide], op: str, *re
     )
 
 
-def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Shared | None) -> str:
+def pooled(site: Site, x: Lifted, plan: Plan, op: str, *rest: Shared | None) -> str:
     """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
     rounds = bool(site.attr("ceil_mode", 0)) and not plan.ceil and not plan.contracts
@@ -477,12 +538,12 @@ def pooled(site: Site, x: Lifted, plan: Physical, op: str, *rest: Shared | None)
     return y
 
 
-def _wide(plan: Physical) -> bool:
+def _wide(plan: Plan) -> bool:
     """Is the padding as wide as the kernel without its dilation? onnxruntime rejects such poolings."""
     return any(max(b, e) >= n for b, e, n in zip(plan.begins, plan.ends, plan.kernel))
 
 
-def average(site: Site, x: Lifted, plan: Physical) -> str:
+def average(site: Site, x: Lifted, plan: Plan) -> str:
     """A dilated average as a depthwise convolution with equal weights, over the number of cells that it has summed."""
     padded = any(plan.begins) or any(plan.ends)
     if padded and site.flag("count_include_pad") and site.flag("ceil_mode"):
