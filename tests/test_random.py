@@ -36,7 +36,7 @@ from trunks import conv, cropped, meeting, pool, resize
 import onnx_fcn
 from onnx_fcn import Conversion, UnsupportedModel, ValidationError
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules import channels, elementwise, resizing
+from onnx_fcn.rules import broadcasting, channels, resizing
 
 #: Largest difference allowed, relative to the largest answer: up to a dozen layers in a row, each with the rounding of
 #: `law.ROUNDING`. A weight in the wrong place is a thousand times that.
@@ -293,7 +293,7 @@ def crops_begin_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_is_cut_where_branches_meet(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(elementwise, "levelled", lambda _, maps: list(maps))
+    patch.setattr(broadcasting, "levelled", lambda _, maps: list(maps))
 
 
 def no_larger_half(patch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refu
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules.elementwise import aligned
+from onnx_fcn.rules.broadcasting import aligned
 
 LAST = np.iinfo(np.int64).max
 

@@ -22,8 +22,8 @@ from onnx_fcn.lifting.refusals import product_of_maps
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import vector
+from onnx_fcn.rules.broadcasting import combine
 from onnx_fcn.rules.contraction import contract
-from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.reduction import reduced
 
 

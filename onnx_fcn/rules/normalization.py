@@ -15,7 +15,7 @@ from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules.elementwise import combine
+from onnx_fcn.rules.broadcasting import combine
 
 
 @lifts("BatchNormalization")

@@ -22,9 +22,9 @@ from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, spati
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.rules.broadcasting import combine
 from onnx_fcn.rules.channels import concatenated
 from onnx_fcn.rules.contraction import contract
-from onnx_fcn.rules.elementwise import combine
 from onnx_fcn.rules.normalization import softmaxed
 from onnx_fcn.rules.reduction import reduced
 from onnx_fcn.rules.sliding import pooling

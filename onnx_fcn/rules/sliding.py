@@ -1,16 +1,13 @@
 """Operators that slide: convolutions and poolings.
 
-Sliding commutes with windows, so these stay as they are, and only the geometry goes on. What depends on the size is
-resolved at the native size and frozen (`auto_pad`). Where the native output is one single cell nothing slides: the
-operator *is* a dense layer (or a pooling) over the window. Its kernel is cut to the window, its padding goes, and it
-is applied at every position of the grid.
+Sliding commutes with windows, so these stay as they are, and only the geometry goes on; `placing` says how an operator
+lies on a map.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +17,7 @@ import onnx
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
-from onnx_fcn.lifting.dilation import check_undilated, keep_global, split_stride
+from onnx_fcn.lifting.dilation import check_undilated, keep_global
 from onnx_fcn.lifting.emitter import RAISE_OPSET
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import (
@@ -28,248 +25,17 @@ from onnx_fcn.lifting.layouts import (
     apart,
     arrange,
     as_feature_map,
-    padding_refused,
     rearranged,
     repeated_over,
     spatial_axes,
 )
-from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.lifted import Lifted, atoms_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 from onnx_fcn.rules.dense import standing_convolution
+from onnx_fcn.rules.placing import Placed, Plan, Slide, laid, parameters, place, result
 from onnx_fcn.rules.reduction import reduced
-
-#: As the end of a slice: all that is there.
-ALL = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class Slide:
-    """An operator's parameters along one axis of the original tensor, in cells, padding resolved."""
-
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    begin: int = 0
-    end: int = 0
-    ceil: bool = False
-
-    @property
-    def span(self) -> int:
-        """Cells that the dilated kernel covers."""
-        return (self.kernel - 1) * self.dilation + 1
-
-    def cells(self, extent: int) -> int:
-        """Output cells for an input extent (onnx Conv and pooling operators)."""
-        room = extent + self.begin + self.end - self.span
-        if not self.ceil:
-            return room // self.stride + 1
-        cells = -(-room // self.stride) + 1
-        if (cells - 1) * self.stride >= extent + self.begin:  # no window starts in the padding at the end
-            cells -= 1
-        return cells
-
-    def overflows(self, extent: int) -> bool:
-        """Does a window reach beyond the padding at the end, as ceil_mode allows?"""
-        return (self.cells(extent) - 1) * self.stride + self.span > extent + self.begin + self.end
-
-    def taps(self, extent: int) -> range:
-        """The taps of the first window that lie inside the map."""
-        inside = [t for t in range(self.kernel) if 0 <= t * self.dilation - self.begin < extent]
-        if not inside:
-            raise Unsupported(f"its kernel of {self.kernel} lies wholly in the padding", code="padding")
-        return range(inside[0], inside[-1] + 1)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An operator along one axis of the map, in cells of the map; without more it does nothing there.
-
-    Attributes:
-        made: the axis of the result.
-        taps: what remains of the kernel.
-        stride, dilation, begin, end: what the emitted operator gets.
-        crop: cells in front and behind that no tap of any window reaches.
-        counted: for an average that counts padding: taps that remain over taps counted.
-    """
-
-    made: Axis
-    taps: range = range(1)
-    stride: int = 1
-    dilation: int = 1
-    begin: int = 0
-    end: int = 0
-    crop: tuple[int, int] = (0, 0)
-    counted: float = 1.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An operator on all axes of the map.
-
-    Attributes:
-        axes: what it does along each spatial axis.
-        contracts: is the window contracted along some axis?
-        ceil: does it round its size up?
-    """
-
-    axes: tuple[Placed, ...]
-    contracts: bool = False
-    ceil: bool = False
-
-    @property
-    def kernel(self) -> list[int]:
-        """Taps along each axis."""
-        return [len(a.taps) for a in self.axes]
-
-    @property
-    def dilations(self) -> list[int]:
-        """Cells between taps along each axis."""
-        return [a.dilation for a in self.axes]
-
-    @property
-    def begins(self) -> list[int]:
-        """Padding in front."""
-        return [a.begin for a in self.axes]
-
-    @property
-    def ends(self) -> list[int]:
-        """Padding behind."""
-        return [a.end for a in self.axes]
-
-    @property
-    def space(self) -> tuple[Axis, ...]:
-        """The axes of the result."""
-        return tuple(a.made for a in self.axes)
-
-    @property
-    def counted(self) -> float:
-        """For an average that counts padding: taps that remain over taps counted."""
-        return math.prod(a.counted for a in self.axes)
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """Attributes of the emitted operator."""
-        return {
-            "kernel_shape": self.kernel,
-            "strides": [a.stride for a in self.axes],
-            "dilations": self.dilations,
-            "pads": [*self.begins, *self.ends],
-            "auto_pad": "NOTSET",
-        }
-
-    def cut(self, w: Array, axes: Sequence[int]) -> Array:
-        """(…, taps along these axes of the map) -> (…, those of them that remain)."""
-        cuts: Any = (..., *(slice(self.axes[k].taps.start, self.axes[k].taps.stop) for k in axes))
-        remaining: Array = w[cuts]
-        return remaining
-
-
-def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Slide]:
-    """The node's parameters along each axis, with `auto_pad` resolved at the native extents."""
-    rank = len(kernel_shape)
-    strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
-    pads = site.attr("pads") or [0] * 2 * rank
-    mode, ceil = str(site.attr("auto_pad", "NOTSET")), site.flag("ceil_mode")
-    if not (rank == len(strides) == len(dilations) == len(extents) and len(pads) == 2 * rank):
-        lengths = f"a kernel of {rank}, strides of {len(strides)}, dilations of {len(dilations)}, pads of {len(pads)}"
-        raise Unsupported(f"slides along {len(extents)} axes with {lengths} values", code="rank")
-    result = []
-    for k, extent in enumerate(extents):
-        slide = Slide(kernel_shape[k], strides[k], dilations[k], pads[k], pads[k + rank], ceil)
-        if mode != "NOTSET":
-            slide = replace(slide, begin=0, end=0, ceil=False)
-        if mode.startswith("SAME"):
-            cells = -(-extent // slide.stride)
-            total = max((cells - 1) * slide.stride + slide.span - extent, 0)
-            small, large = total // 2, total - total // 2
-            begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
-            slide = replace(slide, begin=begin, end=end)
-        if slide.cells(extent) < 1:
-            raise Unsupported(
-                f"its kernel of {slide.span} does not fit the {counted(extent)} cells of the window", code="size"
-            )
-        result.append(slide)
-    return result
-
-
-def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
-    """Lay an operator's axes onto the map's: slide, or contract the window where the output is one cell.
-
-    Returns the map, cropped where the kernel does not reach the whole window, and the operator on it.
-    """
-    if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes)):
-        return _covering(site, x, axes, slides)
-    return x, _sliding(site, x, axes, slides)
-
-
-def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
-    """The operator at every position of the grid, where it makes one cell of a window: (*window) -> (1, …)."""
-    placed = {k: _covered(x.space[k], slide) for slide, k in zip(slides, axes)}
-    contracts = any(x.space[k].window > 1 for k in axes)
-    plan = Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), contracts=contracts)
-    if contracts and x.padding is not None:
-        raise padding_refused(site, x)
-    crops = {k: p.crop for k, p in placed.items() if any(p.crop)}
-    if crops:
-        starts, ends = [front for front, _ in crops.values()], [-back or ALL for _, back in crops.values()]
-        x = replace(x, map=site.slice(x.map, starts, ends, [k + 2 for k in crops]))
-    site.note_sliding(pads=False, strides=False)
-    if contracts:
-        site.note("window", x, plan.kernel, inputs=x.width)
-    return x, plan
-
-
-def _covered(axis: Axis, slide: Slide) -> Placed:
-    """A kernel over the whole window along one axis: the taps in its padding go, and so do cells that none reaches."""
-    taps = slide.taps(axis.window)
-    front = taps[0] * slide.dilation - slide.begin
-    back = axis.window - 1 - front - (len(taps) - 1) * slide.dilation
-    padded = axis.window + slide.begin + slide.end
-    return Placed(
-        made=axis.contracted(front, axis.window - 1 - back),
-        taps=taps,
-        stride=axis.step,
-        dilation=slide.dilation * axis.rate if len(taps) > 1 else 1,
-        crop=(front * axis.rate, back * axis.rate),
-        counted=len(taps) / min(slide.kernel, -(-padded // slide.dilation)),
-    )
-
-
-def _sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> Plan:
-    """The operator as it was, beyond the output stride dilated: (*window) -> (*cells)."""
-    steps = [split_stride(site, x.space[k], slide.stride) for slide, k in zip(slides, axes)]
-    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
-    placed = {k: _slid(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
-    pads = any(s.begin or s.end or s.overflows(x.space[k].window) for s, k in zip(slides, axes))
-    site.note_sliding(pads=pads, strides=any(stride > 1 for stride, _ in steps))
-    ceil = any(s.ceil for s in slides) and not dilates
-    return Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), ceil=ceil)
-
-
-def _slid(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Placed:
-    """A kernel that slides along one axis in steps of `stride` cells; that of the result is dilated by `rate`.
-
-    Where some axis `dilates`, a size is not rounded up but padded.
-    """
-    dilation, begin, end = slide.dilation * axis.rate, slide.begin * axis.rate, slide.end * axis.rate
-    if slide.ceil and dilates:  # room for the last window, and none that starts behind the map
-        end = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
-    name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
-    cells, ceil = slide.cells(axis.window), slide.ceil and not dilates
-    made = axis.slid(cells, name, slide.kernel, stride, dilation, (begin, end), ceil=ceil, rate=rate)
-    return Placed(made, range(slide.kernel), stride, dilation, begin, end)
-
-
-def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
-    """The fact of a sliding operator's output (n)(channels)(spatial axes …)."""
-    new = x.channels if channels is None else atoms_of(channels, "c")
-    origins = site.reduces(x, contextable=False) if plan.contracts else x.origins
-    batch = (x.batch,) if x.batch.size > 1 else ()
-    layout = (batch, new, *(plan.space[k].atoms for k in axes))
-    # a Pad before it is consumed where the operator slides: from here on it is the trunk's own padding
-    return replace(x, map=name, channels=new, space=plan.space, layout=layout, origins=origins, padding=None)
 
 
 @lifts("Conv")
@@ -381,17 +147,6 @@ def _window_sum(
     made = result(site, x, plan, axes, y, None)
     back = [order.index(k) for k in range(2, len(order) + 2)]
     return replace(made, layout=((), (), *(made.layout[k] for k in back)))
-
-
-def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Plan) -> Known | str:
-    """The kernel with its axes on the map's, cut to the window."""
-    order = sorted(range(rank), key=lambda k: axes[k])
-    shape = site.weight_shape(weight)
-    whole = all(len(plan.axes[k].taps) == n for k, n in zip(axes, shape[2:]))
-    if whole and order == list(range(rank)) and len(plan.kernel) == rank:
-        return weight
-    dims = (*shape[:2], *plan.kernel)
-    return kernel(site, weight, lambda w: plan.cut(w, axes).transpose(0, 1, *(2 + k for k in order)), dims)
 
 
 @lifts("ConvTranspose")

@@ -1,0 +1,355 @@
+"""Operands that broadcast in the order of the original tensors, as maps do: in the order of channels and space.
+
+Every operand becomes a `Term`: a map, or something that is the same at every position. Terms are brought to the same
+axes and cells, then to the same atoms; then an axis of one is the same axis of all, and their channels have one order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.layouts import (
+    arrange,
+    as_channels,
+    as_map,
+    levelled,
+    rearranged,
+    repeated_over,
+    source_of,
+    unfold,
+)
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.site import Site
+
+__all__ = ["aligned", "combine"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One operand of a broadcast as a map: a mapped tensor, or a value that is the same at every position.
+
+    Attributes:
+        fact: its layout, over the axes of the result; the map's name is empty for a constant.
+        value: a constant's elements, in the order of `fact.channels`.
+        uniform: the same at every position: it has no window that could be contracted.
+    """
+
+    fact: Lifted
+    value: Array | None = None
+    uniform: bool = False
+
+    def on_axes(self, rank: int) -> Term:
+        """With leading axes of size 1, as broadcasting adds them."""
+        return replace(self, fact=replace(self.fact, layout=((),) * (rank - self.fact.rank) + self.fact.layout))
+
+
+def combine(
+    site: Site,
+    operands: Sequence[Fact],
+    op: str | None = None,
+    emit: Callable[[list[Operand]], str] | None = None,
+) -> Lifted:
+    """Emit an elementwise operator of mapped, unmapped and constant operands that broadcast as the originals did.
+
+    Maps are brought to one order of channels, constants to (C, 1, …), and per-image values to (N, C, 1, …). Where a
+    constant or a reduced value differs between the positions of a live window, the window is unfolded first.
+
+    Raises:
+        Unsupported: the maps lie on different grids, or one's channels meet another's positions.
+    """
+    operands = [rearranged(site, f) if isinstance(f, Lifted) else f for f in operands]
+    rank = _rank(site, operands)
+    # maps (N, C, *space), all of the same cells
+    maps = _met(site, [Term(f).on_axes(rank) for f in operands if isinstance(f, Lifted)], operands)
+    # beside them constants (C, 1, …) and values of an image (N, C, 1, …)
+    mapped = iter(maps)
+    terms = [next(mapped) if isinstance(f, Lifted) else _spread(site, f, maps) for f in operands]
+    terms = _unified(terms)
+    widest = max((t.fact for t in terms if not t.uniform), key=lambda f: f.width)
+    channels = tuple(dict.fromkeys([*widest.channels, *(a for t in terms for a in t.fact.channels)]))
+    physical = [_operand(site, t, channels, f) for t, f in zip(terms, operands)]
+    y = emit(physical) if emit is not None else site.emit(physical, op)
+    return _result(terms, widest, channels, y)
+
+
+def _value(site: Site, fact: Known) -> Array:
+    """The elements of a constant, the same for every size of the image."""
+    return site.frozen(fact) if fact.sized else site.value(fact)
+
+
+def _rank(site: Site, operands: Sequence[Fact]) -> int:
+    """The number of axes that the operands broadcast to."""
+    ranks = [f.rank for f in operands if isinstance(f, Lifted)]
+    ranks += [_value(site, f).ndim for f in operands if isinstance(f, Known)]
+    ranks += [len(source_of(site, f)[1]) for f in operands if isinstance(f, Unmapped)]
+    return max(ranks)
+
+
+def _met(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list[Term]:
+    """The maps on the same axes and cells, unfolded as far as it takes for all operands to broadcast."""
+    values = [_value(site, f) for f in operands if isinstance(f, Known)]
+    shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
+    while (unfolded := _unfolded(site, maps, values, shapes)) is not None:
+        maps = unfolded
+    maps = _on_the_same_axes(site, maps)
+    return [replace(t, fact=fact) for t, fact in zip(maps, levelled(site, [t.fact for t in maps]))]
+
+
+def _spread(site: Site, fact: Fact, maps: Sequence[Term]) -> Term:
+    """An operand that is the same at every position, beside these maps."""
+    if isinstance(fact, Unmapped):
+        return Term(as_map(site, fact, maps[0].fact), uniform=True).on_axes(maps[0].fact.rank)
+    assert isinstance(fact, Known)
+    return _constant(_value(site, fact), maps)
+
+
+def _result(terms: Sequence[Term], widest: Lifted, channels: tuple[Atom, ...], name: str) -> Lifted:
+    """The fact of what an elementwise operator makes of these terms."""
+    moving = [t.fact for t in terms if not t.uniform]
+    return Lifted(
+        map=name,
+        batch=widest.batch,
+        channels=channels,
+        space=_joined(moving),
+        layout=_broadcast([t.fact for t in terms]),
+        elem_type=widest.elem_type,
+        origins=frozenset().union(*(f.origins for f in moving)),
+        padding=next((f.padding for f in moving if f.padding is not None), None),
+        unfolded=next((f.unfolded for f in moving if f.unfolded is not None), None),
+        folded=next((f.folded for f in moving if f.folded is not None), None),
+    ).canonical()
+
+
+def _broadcast(facts: Sequence[Lifted]) -> tuple[tuple[Atom, ...], ...]:
+    """The layout that unified layouts broadcast to: of each axis the atoms of the first that has some."""
+    return tuple(next((g for g in groups if g), ()) for groups in zip(*(f.layout for f in facts)))
+
+
+def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
+    """Operands that will be joined along one axis, as maps whose other axes are made of the same atoms.
+
+    Along that axis each keeps its own atoms, as channels.
+
+    Raises:
+        Unsupported: the maps lie on different grids, or different axes meet.
+    """
+    maps = [as_channels(site, f, [axis])[0] for f in operands if isinstance(f, Lifted)]
+    maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]  # other axes may have them too
+    own = [f.layout[axis] for f in maps]
+    met = list(zip(_met(site, [Term(_without(f, axis)) for f in maps], operands), own))
+    mapped = iter(met)
+    parts = [next(mapped) if isinstance(f, Lifted) else _filled(site, f, axis, met) for f in operands]
+    terms = _unified([t for t, _ in parts])
+    space = _joined([t.fact for t in terms if not t.uniform])
+    layout = _broadcast([t.fact for t in terms])
+    return [_with(replace(t.fact, space=space, layout=layout), axis, group) for t, (_, group) in zip(terms, parts)]
+
+
+def _filled(
+    site: Site, fact: Fact, axis: int, maps: Sequence[tuple[Term, tuple[Atom, ...]]]
+) -> tuple[Term, tuple[Atom, ...]]:
+    """An operand that is the same at every position, repeated over the map, and its atoms along one axis."""
+    like = maps[0][0].fact
+    if isinstance(fact, Unmapped):
+        spread = _repeated(site, as_map(site, fact, like), axis, site.shape_of(fact))
+    else:
+        assert isinstance(fact, Known)
+        term = _constant(_value(site, fact), [Term(_with(t.fact, axis, group)) for t, group in maps])
+        assert term.value is not None
+        value = term.value.reshape(1, -1, *[1] * len(term.fact.space))
+        spread = term.fact.on(site.constant(value, source=fact.name))
+    filled = spread.on(repeated_over(site, spread.map, spread.width, like))  # (N | 1, C, 1, …) -> (N, C, *space)
+    return Term(_without(filled, axis), uniform=True), filled.layout[axis]
+
+
+def _repeated(site: Site, x: Lifted, axis: int, shape: Sequence[int]) -> Lifted:
+    """A value that was repeated along the axis that it is joined on, as many times."""
+    if x.rank != len(shape) or x.layout[axis] or shape[axis] == 1:
+        return x
+    new = atoms_of(shape[axis], "u")
+    return _with(arrange(site, x, (*new, *x.channels)), axis, new)
+
+
+def _without(fact: Lifted, axis: int) -> Lifted:
+    return _with(fact, axis, ())
+
+
+def _with(fact: Lifted, axis: int, group: tuple[Atom, ...]) -> Lifted:
+    return replace(fact, layout=tuple(group if k == axis else g for k, g in enumerate(fact.layout)))
+
+
+def _unfolded(
+    site: Site, terms: Sequence[Term], values: Sequence[Array], shapes: Sequence[Sequence[int]]
+) -> list[Term] | None:
+    """The terms with one axis of the window unfolded on which they could not broadcast; None when there is none."""
+    wanted: set[int | None] = set()
+    live = {a.image for t in terms for a in t.fact.space if a.atoms}
+    for term in terms:  # a value that was reduced over the window meets the window
+        wanted |= {a.image for a in term.fact.space if not a.atoms and a.image in live}
+    rank = terms[0].fact.rank
+    for image in live:  # positions along two axes of the result: an outer product
+        along = {k for t in terms for k, g in enumerate(t.fact.layout) if any(_image(t.fact, a) == image for a in g)}
+        wanted |= {image} if len(along) > 1 else set()
+    for axis in range(rank):
+        groups = [t.fact.layout[axis] for t in terms]
+        places = {tuple(_image(t.fact, a) for a in g) for t, g in zip(terms, groups) if g}
+        images = {i for place in places for i in place if i is not None}
+        mixed = any((i is None) != (j is None) for p in places for q in places for i, j in zip(p, q))
+        for value in values:  # a constant that differs between positions
+            k = axis - rank + value.ndim
+            if images and k >= 0 and value.shape[k] > 1 and np.any(value != value.take([0], k)):
+                wanted |= images
+        if any(shape[axis - rank] > 1 for shape in shapes if axis - rank + len(shape) >= 0):  # a second image
+            wanted |= images
+        if mixed or (len(images) > 1 and len(places) > 1):
+            wanted |= images
+    if not wanted:
+        return None
+    result, changed = [], False
+    for term in terms:
+        axes = [k for k, a in enumerate(term.fact.space) if a.atoms and a.image in wanted]
+        changed |= bool(axes)
+        result.append(replace(term, fact=unfold(site, term.fact, axes)) if axes else term)
+    return result if changed else None
+
+
+def _image(fact: Lifted, atom: Atom) -> int | None:
+    """The axis of the image that an atom runs along; None for channels and the batch."""
+    return next((a.image for a in fact.space if atom in a.atoms), None)
+
+
+def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
+    """Maps of equal rank: those that lack axes of length 1 get them."""
+    rank = max(len(t.fact.space) for t in terms)
+    result = []
+    for term in terms:
+        fact, have = term.fact, len(term.fact.space)
+        if have < rank:
+            name = site.unsqueeze(fact.map, [2 + k for k in range(have, rank)])
+            fact = replace(fact, map=name, space=(*fact.space, *[Axis(())] * (rank - have)))
+        result.append(replace(term, fact=fact))
+    if len({tuple(a.image for a in t.fact.space if a.image is not None) for t in result}) > 1:
+        raise Unsupported("joins maps whose axes are permuted", code="permuted-axes")
+    return result
+
+
+def _constant(value: Array, terms: Sequence[Term]) -> Term:
+    """A constant as a term: axes that run along the batch or the window shrink to one element.
+
+    Raises:
+        Unsupported: it differs between the images of a batch.
+    """
+    like, rank = terms[0].fact, terms[0].fact.rank
+    layout: list[tuple[Atom, ...]] = [()] * (rank - value.ndim)
+    channels: list[Atom] = []
+    for k in range(value.ndim):
+        axis = rank - value.ndim + k
+        groups = [t.fact.layout[axis] for t in terms]
+        batch = any(a is t.fact.batch for t, g in zip(terms, groups) for a in g)
+        moving = any(_image(t.fact, a) is not None for t, g in zip(terms, groups) for a in g)
+        if value.shape[k] > 1 and (batch or moving):
+            first = value.take([0], k)
+            if np.any(value != first):
+                raise Unsupported("a constant differs between the images of a batch", code="constant-per-image")
+            value = first
+        group = atoms_of(value.shape[k], "k")
+        layout.append(group)
+        channels += group
+    space = tuple(replace(a, atoms=()) for a in like.space)
+    return Term(Lifted("", like.batch, tuple(channels), space, tuple(layout), like.elem_type), value.reshape(-1), True)
+
+
+def _unified(terms: Sequence[Term]) -> list[Term]:
+    """The same terms with the same atoms: axes are split at each other's boundaries, and equal factors identified.
+
+    Raises:
+        Unsupported: they do not broadcast, or the boundaries cut each other.
+    """
+    facts = [t.fact for t in terms]
+    names: list[dict[Atom, Atom]] = [{} for _ in terms]
+    seen: set[Atom] = set()
+    order = sorted(range(len(terms)), key=lambda k: terms[k].uniform)
+    for axis in range(facts[0].rank):
+        wide = [k for k in order if facts[k].layout[axis]]
+        if not wide:
+            continue
+        sizes = _boundaries([[a.size for a in facts[k].layout[axis]] for k in wide], facts, axis)
+        for k in wide:
+            facts[k] = facts[k].refined(axis, sizes)
+        first = facts[wide[0]]
+        named = first.layout[axis]
+        if not seen.isdisjoint(named):  # an outer product: the same factor runs along another axis already
+            if any(a not in first.channels for a in named):
+                raise Unsupported(f"joins {facts[0]} with {first}: different axes meet", code="axes-meet")
+            named = tuple(Atom(a.size, a.name) for a in named)
+        seen |= set(named)
+        for k in wide:
+            fact = facts[k]
+            for atom, other in zip(fact.layout[axis], first.layout[axis]):
+                if _kind(fact, atom) != _kind(first, other) and not terms[k].uniform:
+                    raise Unsupported(f"joins {first} with {fact}: different axes meet", code="axes-meet")
+            names[k] |= dict(zip(fact.layout[axis], named))
+    return [replace(t, fact=f.renamed(new)) for t, f, new in zip(terms, facts, names)]
+
+
+def _kind(fact: Lifted, atom: Atom) -> tuple[int, int | None]:
+    return min(fact.place(atom), 2), _image(fact, atom)
+
+
+def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: int) -> list[int]:
+    """Factors, row-major, that have the boundaries of all of these factorisations of one axis."""
+    totals = {math.prod(r) for r in rows}
+    if len(totals) > 1:
+        raise Unsupported(
+            f"operands of {' and '.join(map(counted, sorted(totals)))} elements do not broadcast along axis {axis}",
+            code="broadcast",
+        )
+    cuts = sorted({math.prod(row[k:]) for row in rows for k in range(len(row) + 1)}, reverse=True)
+    if any(a % b for a, b in itertools.pairwise(cuts)):
+        raise Unsupported(f"joins {' with '.join(map(str, facts))}: their factors cut each other", code="axes-meet")
+    return [a // b for a, b in itertools.pairwise(cuts)]
+
+
+def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Operand:
+    """The physical operand of a term: its channels in the common order, or one channel that broadcasts."""
+    have = [a for a in channels if a in term.fact.channels]
+    if term.value is None:
+        return arrange(site, term.fact, channels if have and len(have) < len(channels) else have)
+    assert isinstance(fact, Known)
+    if term.value.size == 1:
+        return fact if site.value(fact).ndim <= 1 else site.constant(term.value.reshape(()), source=fact.name)
+    value = term.value.reshape([a.size for a in term.fact.channels])
+    value = value.transpose([term.fact.channels.index(a) for a in have])
+    value = value.reshape([a.size if a in have else 1 for a in channels])
+    value = np.broadcast_to(value, [a.size for a in channels]).reshape(-1, *[1] * len(term.fact.space))
+    return site.constant(value, source=fact.name)
+
+
+def _joined(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
+    """The axes of a map that was made of several.
+
+    Raises:
+        Unsupported: their cells lie at different strides.
+    """
+    result = []
+    for axes in zip(*(f.space for f in facts)):
+        strides = {a.stride * a.rate for a in axes}
+        if len({(a.stride, a.rate) for a in axes}) > 1:
+            raise Unsupported(
+                f"joins maps with a cell every {' and every '.join(str(s) for s in sorted(strides))} pixels",
+                code="strides-meet",
+            )
+        joined = next((a for a in axes if a.atoms), axes[0])
+        for axis in axes:
+            joined = joined.joined(axis)
+        result.append(joined)
+    return tuple(result)
