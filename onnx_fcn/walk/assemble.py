@@ -6,8 +6,9 @@ untouched. What nothing reads any more goes; what was unused before stays, as lo
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -26,70 +27,33 @@ from onnx_fcn.model.graphs import names_used, stored_names
 __all__ = ["assemble"]
 
 
+#: The nodes that stand in the place of each node of the graph, by its index.
+Nodes = dict[int, list[NodeProto]]
+
+
 def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) -> Edit:
     """The edit that turns the document into the fully convolutional network of the walk.
 
     Raises:
         UnsupportedModel: a node that stays would read a tensor that is gone.
     """
-    graph = document.proto.graph
     _name_outputs(state)
-    made: dict[int, list[NodeProto]] = {}
-    for seat in state.seats:
-        nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
-        made.setdefault(seat.index, []).extend(nodes)
-    front = [_proto(e, state.prologue) for e in state.prologue.emissions]
-    back = [_proto(e, seat) for seat in state.epilogue for e in seat.emissions]
-    in_walk, last = set(made), len(graph.node) - 1
-    lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
-    for k, node in enumerate(graph.node):  # what no output needed, and does not hang from the image
-        if k in in_walk:
-            continue
-        if lost.isdisjoint(names_used(node)):
-            made[k] = [node]
-        else:
-            lost |= set(filter(None, node.output))
-    if graph.node:
-        made[0] = [*front, *made.get(0, [])]
-        made[last] = [*made.get(last, []), *back]
-    weights = {
-        name: w for seat in [state.prologue, *state.seats, *state.epilogue] for name, w in seat.constants.items()
-    }
-    sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
-    live = _live(made, state.outputs, in_walk)
-    kept = {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
-    used = {name for nodes in kept.values() for node in nodes for name in names_used(node)} | set(state.outputs)
-    _check_complete(document, kept, used, weights)
+    graph = document.proto.graph
+    walked = _emitted(state)
+    made = _with_ends(document, state, {**walked, **_beside(document, state, walked)})
+    nodes = _needed(made, state.outputs, set(walked))
+    weights = {name: weight for seat in _seats(state) for name, weight in seat.constants.items()}
+    used = {name for node in _all(nodes) for name in names_used(node)} | set(state.outputs)
+    _check_complete(document, nodes, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
-    names = {**_shared(weights, sources), **_given_back(weights, sources, used, gone)}
-    constant_nodes: list[NodeProto] = []
-    initializers: dict[str, Weight] = {}
-    for name, weight in weights.items():
-        if name not in used:
-            continue
-        if _is_fill(weight):
-            shape = f"{names.get(name, name)}/shape"
-            initializers[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
-            fill = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
-            constant_nodes.append(
-                onnx.helper.make_node("ConstantOfShape", [shape], [names.get(name, name)], value=fill)
-            )
-        else:
-            initializers[names.get(name, name)] = weight
-    for nodes in kept.values():
-        for node in nodes:
-            for k, name in enumerate(node.input):
-                if name in names:
-                    node.input[k] = names[name]
-    if constant_nodes:
-        kept[0] = [*constant_nodes, *kept.get(0, [])]
-    edited = {
-        k: kept.get(k, [])
-        for k, node in enumerate(graph.node)
-        if not (len(kept.get(k, [])) == 1 and kept[k][0] is node)
-    }
+    names = _weight_names(state, weights, used, gone)
+    stored = {names.get(name, name): weight for name, weight in weights.items() if name in used}
+    fills, initializers = _filled(stored)
+    _rename_inputs(nodes, names)
+    if fills:
+        nodes[0] = [*fills, *nodes.get(0, [])]
     return Edit(
-        nodes=edited,
+        nodes=_changed(document, nodes),
         initializers=initializers,
         removed_initializers=gone - set(initializers),
         inputs={state.image.name: _input(document, state, dynamic_batch)},
@@ -98,12 +62,100 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     )
 
 
+def _seats(state: Walk) -> list[Seat]:
+    """All seats: in front of the first node, of the nodes, behind the last."""
+    return [state.prologue, *state.seats, *state.epilogue]
+
+
+def _emitted(state: Walk) -> Nodes:
+    """In the seats of the walk: what was emitted there, or the node as it was."""
+    made: Nodes = {}
+    for seat in state.seats:
+        nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
+        made.setdefault(seat.index, []).extend(nodes)
+    return made
+
+
+def _beside(document: Document, state: Walk, walked: Iterable[int]) -> Nodes:
+    """The nodes that no output needs, as long as they do not hang from the image."""
+    beside: Nodes = {}
+    lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
+    for k, node in enumerate(document.proto.graph.node):
+        if k in walked:
+            continue
+        if lost.isdisjoint(names_used(node)):
+            beside[k] = [node]
+        else:
+            lost |= set(filter(None, node.output))
+    return beside
+
+
+def _with_ends(document: Document, state: Walk, made: Nodes) -> Nodes:
+    """With what was emitted in front of the first node and behind the last."""
+    last = len(document.proto.graph.node) - 1
+    if last < 0:
+        return made
+    front = [_proto(e, state.prologue) for e in state.prologue.emissions]
+    back = [_proto(e, seat) for seat in state.epilogue for e in seat.emissions]
+    made = {**made, 0: [*front, *made.get(0, [])]}
+    return {**made, last: [*made.get(last, []), *back]}
+
+
+def _all(nodes: Nodes) -> Iterator[NodeProto]:
+    return itertools.chain.from_iterable(nodes.values())
+
+
+def _needed(made: Nodes, outputs: Iterable[str], walked: set[int]) -> Nodes:
+    """The nodes without those of the walk that nothing reads any more."""
+    live = _live(made, outputs, walked)
+    return {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
+
+
+def _weight_names(state: Walk, weights: dict[str, Weight], used: set[str], gone: set[str]) -> dict[str, str]:
+    """The names under which new weights are stored, where these are not their own."""
+    sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
+    return {**_shared(weights, sources), **_given_back(sources, used, gone)}
+
+
+def _filled(weights: dict[str, Weight]) -> tuple[list[NodeProto], dict[str, Weight]]:
+    """Large weights that are one number, as nodes that make them of their shape; and what is stored then."""
+    nodes: list[NodeProto] = []
+    stored: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        if not _is_fill(weight):
+            stored[name] = weight
+            continue
+        shape = f"{name}/shape"
+        stored[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
+        value = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
+        nodes.append(onnx.helper.make_node("ConstantOfShape", [shape], [name], value=value))
+    return nodes, stored
+
+
+def _rename_inputs(nodes: Nodes, names: dict[str, str]) -> None:
+    """Let the nodes read weights by the names under which these are stored."""
+    for node in _all(nodes):
+        for k, name in enumerate(node.input):
+            if name in names:
+                node.input[k] = names[name]
+
+
+def _changed(document: Document, nodes: Nodes) -> Nodes:
+    """What stands in the place of nodes that do not stay as they are."""
+    changed: Nodes = {}
+    for k, node in enumerate(document.proto.graph.node):
+        made = nodes.get(k, [])
+        if len(made) != 1 or made[0] is not node:
+            changed[k] = made
+    return changed
+
+
 def _name_outputs(state: Walk) -> None:
     """Let the delivered maps have the names of the outputs, renaming tensors where nothing else is in the way."""
     delivered = {name: result.map for name, result in state.results.items()}
     delivered |= {name: final.tensor for name, final in state.finals.items()}
     taken = Counter(delivered.values())
-    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    emissions = [e for seat in _seats(state) for e in seat.emissions]
     produced = {t.name for e in emissions for t in e.node.outputs}
     untouched = {n for seat in state.seats if not seat.replaced for n in names_used(seat.proto)}
     renamed: dict[str, str] = {}
@@ -121,7 +173,7 @@ def _name_outputs(state: Walk) -> None:
             alias = gs.Node("Identity", name, inputs=[gs.Variable(current)], outputs=[gs.Variable(f"{name}/alias")])
             seat.emissions.append(Emission(alias))
             renamed[f"{name}/alias"] = name
-    emissions = [e for seat in [state.prologue, *state.seats, *state.epilogue] for e in seat.emissions]
+    emissions = [e for seat in _seats(state) for e in seat.emissions]
     for emission in emissions:
         for tensor in [*emission.node.inputs, *emission.node.outputs]:
             tensor.name = renamed.get(tensor.name, tensor.name)
@@ -157,7 +209,7 @@ def _proto(emission: Emission, seat: Seat) -> NodeProto:
     return node
 
 
-def _live(made: dict[int, list[NodeProto]], outputs: Iterable[str], in_walk: set[int]) -> set[int]:
+def _live(made: Nodes, outputs: Iterable[str], in_walk: set[int]) -> set[int]:
     """Ids of the nodes that the outputs need, and of those that nothing needed before either."""
     producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
     found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
@@ -173,9 +225,7 @@ def _live(made: dict[int, list[NodeProto]], outputs: Iterable[str], in_walk: set
     return found
 
 
-def _check_complete(
-    document: Document, kept: dict[int, list[NodeProto]], used: set[str], weights: dict[str, Weight]
-) -> None:
+def _check_complete(document: Document, kept: Nodes, used: set[str], weights: dict[str, Weight]) -> None:
     """Does every node that stays find what it reads?"""
     graph = document.proto.graph
     have = stored_names(graph)
@@ -205,7 +255,7 @@ def _unused(document: Document) -> set[str]:
     return {t.name for t in graph.initializer} - used
 
 
-def _given_back(weights: dict[str, Weight], sources: dict[str, str], used: set[str], gone: set[str]) -> dict[str, str]:
+def _given_back(sources: dict[str, str], used: set[str], gone: set[str]) -> dict[str, str]:
     """New weights that take the name of the only one that they were made of."""
     made = Counter(s for name, s in sources.items() if name in used)
     return {name: s for name, s in sources.items() if name in used and s in gone and made[s] == 1}
