@@ -232,3 +232,26 @@ def test_imports_run_one_way() -> None:
             crossing = {room_of[name], room_of[other]}
             assert not (crossing & CONVERTING and crossing & RUNNING), f"{name} imports {other}"
     graphlib.TopologicalSorter(edges).prepare()  # raises CycleError
+
+
+#: Where a rule or the walk reads an opset for what operators mean, which is not a spelling.
+READ_OPSETS = {
+    "rules.normalization.softmax": "an early softmax runs along all axes from its own on",
+    "rules.quantization.quantized_softmax": "so does onnxruntime's, which says in an attribute whose it is",
+    "rules.resizing._is_early": "an early Resize does not say where cells lie, and has its scales first",
+    "walk.search.explored": "which opsets are read at all",
+}
+
+
+def test_what_is_spelled_by_opset_is_spelled_in_one_file() -> None:
+    """Nothing but `lifting.emitter` compares the opset in what is emitted or refused."""
+    found = set()
+    for name, file in modules().items():
+        if name.partition(".")[0] not in {"lifting", "rules", "walk"} or name == "lifting.emitter":
+            continue
+        for function in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                compared = [ast.unparse(n) for n in ast.walk(function) if isinstance(n, ast.Compare)]
+                if any(re.search(r"opset\b", text) for text in compared):
+                    found.add(f"{name}.{function.name}")
+    assert found == set(READ_OPSETS)

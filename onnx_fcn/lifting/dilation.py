@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.refusals import RUN_THE_REST
@@ -32,7 +33,7 @@ def sparse(site: Site, x: Lifted) -> Lifted:
     axes = [k for k, a in enumerate(x.space) if a.rate > 1]
     if not axes:
         return x
-    zeros, most = [0] * len(axes), [np.iinfo(np.int64).max] * len(axes)
+    zeros, most = [0] * len(axes), [END] * len(axes)
     name = site.slice(x.map, zeros, most, [2 + k for k in axes], [x.space[k].rate for k in axes])
     rates = {k: x.space[k].rate for k in axes}
     space = tuple(a.slid(a.window, "w", 1, rates[k]) if k in axes else a for k, a in enumerate(x.space))
@@ -71,7 +72,7 @@ def cell_maps(site: Site, x: Lifted, axes: Sequence[int]) -> list[str]:
     names = []
     for at in np.ndindex(*(a.window for a in space)):
         left = [(a.window - 1 - p) * a.rate for a, p in zip(space, at)]
-        starts, ends = [p * a.rate for a, p in zip(space, at)], [-n if n else np.iinfo(np.int64).max for n in left]
+        starts, ends = [p * a.rate for a, p in zip(space, at)], [-n if n else END for n in left]
         names.append(site.slice(x.map, starts, ends, [k + 2 for k in axes], [a.step for a in space]))
     return names
 

@@ -21,11 +21,18 @@ from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Seat, Walk
 from onnx_fcn.model.edit import Weight
 
-__all__ = ["RAISE_OPSET", "Emitter", "Operand"]
-
+__all__ = ["END", "Emitter", "Operand"]
 
 #: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
 Operand = str | Fact | Array | None
+
+#: As the end of a slice: all that is there.
+END = int(np.iinfo(np.int64).max)
+
+#: The first opset in which these take dilations.
+DILATE = {"MaxPool": 10, "LpPool": 18, "AveragePool": 19}
+
+RAISE_OPSET = "raise the opset first, with onnx.version_converter"
 
 _DEFAULTS = {
     "ceil_mode": 0,
@@ -42,9 +49,6 @@ def _is_default(name: str, value: Any) -> bool:
     """Does this attribute of a sliding operator say what it means anyway?"""
     default = _DEFAULTS.get(name)
     return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
-
-
-RAISE_OPSET = "raise the opset first, with onnx.version_converter"
 
 
 class Emitter:
@@ -188,6 +192,14 @@ class Emitter:
         return operand.name
 
     # Spellings ----------------------------------------------------------------------------------------------------
+    #
+    # Whatever compares the opset to say something is here. What a node of the original *means* by its opset, such as
+    # the axes of an early Softmax, its rule reads.
+
+    def _check_since(self, opset: int, what: str) -> None:
+        """Raises: Unsupported, if the opset is older; `what` begins the reason."""
+        if self.opset < opset:
+            raise Unsupported(f"{what} takes opset {opset}", code="opset", hint=RAISE_OPSET)
 
     def dtype(self, elem_type: int) -> np.dtype[Any]:
         """The numpy type of an ONNX element type."""
@@ -213,7 +225,7 @@ class Emitter:
         self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
     ) -> str:
         """Slice: attributes, and no steps, before opset 10."""
-        if all(s == 0 for s in starts) and all(e == np.iinfo(np.int64).max for e in ends) and set(steps) <= {1}:
+        if all(s == 0 for s in starts) and all(e == END for e in ends) and set(steps) <= {1}:
             return name
         if self.opset >= 10:
             operands: list[Operand] = [np.array(v, np.int64) for v in (starts, ends, axes)]
@@ -227,6 +239,76 @@ class Emitter:
             strides = [spatial.get(k + 2, 1) for k in range(rank)]
             name = self.emit([name], "MaxPool", kernel_shape=[1] * rank, strides=strides)
         return name
+
+    @property
+    def slices_by_steps(self) -> bool:
+        """Does Slice take steps along any axis?"""
+        return self.opset >= 10
+
+    def slice_to(self, name: Operand, end: str, axis: int, why: str) -> str:
+        """Slice along one axis up to a size that is known at run time, a tensor (1,): from opset 10 on.
+
+        Raises:
+            Unsupported: the opset is older; `why` begins the reason.
+        """
+        self._check_since(10, why)
+        return self.emit([name, np.array([0]), end, np.array([axis])], "Slice")
+
+    def expand(self, name: Operand, shape: Operand) -> str:
+        """Expand: from opset 8 on.
+
+        Raises:
+            Unsupported: the opset is older.
+        """
+        self._check_since(8, "repeats a value over the map, which")
+        return self.emit([name, shape], "Expand")
+
+    def check_broadcasts(self) -> None:
+        """Make sure that the node's operator, one of several operands, broadcasts them.
+
+        Raises:
+            Unsupported: it does not in this opset.
+        """
+        if self.opset < 8 and self.op in ("Max", "Mean", "Min", "Sum"):
+            raise Unsupported(f"{self.op} does not broadcast before opset 8", code="opset", hint=RAISE_OPSET)
+
+    def dilates(self, op: str) -> bool:
+        """Does this pooling take dilations?"""
+        return self.opset >= DILATE.get(op, 0)
+
+    def check_dilates(self, op: str) -> None:
+        """Make sure that this pooling takes dilations.
+
+        Raises:
+            Unsupported: it does not in this opset.
+        """
+        if not self.dilates(op):
+            what = op if op == self.op else "poolings"  # the network has none of that name here
+            raise Unsupported(f"{what} cannot be dilated before opset {DILATE[op]}", code="rate", hint=RAISE_OPSET)
+
+    def check_interpolates(self) -> None:
+        """Make sure that Resize can be told where the cells lie that it interpolates.
+
+        Raises:
+            Unsupported: it cannot in this opset.
+        """
+        self._check_since(11, "interpolates by Resize, which")
+
+    def resize(self, x: Operand, scales: Array, op: str | None = None, **attrs: Any) -> str:
+        """Resize by scales, or the node's own; before opset 11, and in Upsample, these are all that it has.
+
+        Between x and the scales stands a region of interest, which is empty, and absent from opset 13 on.
+        """
+        if (op or self.op) == "Upsample" or self.opset < 11:
+            return self.emit([x, scales], op)
+        region: Operand = np.zeros(0, np.float32) if self.opset < 13 else None
+        return self.emit([x, region, scales], op, **attrs)
+
+    def pad_as(self, x: Operand, amounts: Sequence[int], value: Operand, mode: str) -> str:
+        """The node's own Pad by other amounts: an attribute before opset 11, as the value and the mode are."""
+        if self.opset < 11:
+            return self.emit([x], pads=list(amounts))
+        return self.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
 
     def pad(self, name: str, begins: Sequence[int], ends: Sequence[int], value: Array) -> str:
         """Pad with a constant: attributes before opset 11."""

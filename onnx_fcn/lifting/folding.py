@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.lifting.dilation import cell_maps
-from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.emitter import END, Operand
 from onnx_fcn.lifting.facts import Fact, Unmapped
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.site import Site
@@ -38,7 +38,7 @@ def batch_restored(site: Site, x: Lifted) -> Lifted:
         return x
     sizes: list[Operand] = [
         np.array([x.width], np.int64),
-        site.slice(x.folded, [1], [np.iinfo(np.int64).max], [0]),
+        site.slice(x.folded, [1], [END], [0]),
     ]
     seen = site.emit([x, site.emit(sizes, "Concat", axis=0)], "Reshape")
     rank = 2 + len(x.space)

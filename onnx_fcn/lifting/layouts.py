@@ -22,7 +22,7 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.bounds import REPEAT_LIMIT, UNFOLD_KERNEL, UNFOLD_LIMIT, megabytes
 from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refused
-from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
+from onnx_fcn.lifting.emitter import END, Operand
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.folding import batch_restored
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
@@ -324,15 +324,13 @@ def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tup
 
 def repeated_over(site: Site, name: Operand, channels: int, like: Lifted) -> str:
     """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
-    if site.opset < 8:
-        raise Unsupported("repeats a value over the map, which takes opset 8", code="opset", hint=RAISE_OPSET)
-    return site.emit([name, shape_with(site, like, channels)], "Expand")
+    return site.expand(name, shape_with(site, like, channels))
 
 
 def shape_with(site: Site, x: Lifted, channels: int) -> str:
     """The shape of a map with another number of channels, (N, channels, *space), as a tensor."""
     shape = site.emit([x], "Shape")
-    batch, space = site.slice(shape, [0], [1], [0]), site.slice(shape, [2], [np.iinfo(np.int64).max], [0])
+    batch, space = site.slice(shape, [0], [1], [0]), site.slice(shape, [2], [END], [0])
     return site.emit([batch, np.array([channels], np.int64), space], "Concat", axis=0)
 
 
@@ -397,22 +395,22 @@ def padding_refused(site: Site, x: Lifted) -> Unsupported:
 def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> str:
     """The mean or the maximum of the window along some axes, at every position of the grid.
 
-    Dilated means before opset 19 are depthwise convolutions.
+    Means that cannot be dilated in this opset are depthwise convolutions.
     """
     if not largest and x.elem_type not in CONVOLVED:
         cells = cell_maps(site, x, over)
         return site.emit([site.emit(cells, "Sum"), site.scalar(x, len(cells))], "Div")
+    op = "MaxPool" if largest else "AveragePool"
     kernel, strides, rates = x.kernel(over)
     attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
     dilated = any(r > 1 and n > 1 for r, n in zip(rates, kernel))
-    if dilated and not largest and site.opset < 19:
+    if dilated and not largest and not site.dilates("AveragePool"):
         weights = np.full((x.width, 1, *kernel), 1 / math.prod(kernel), site.dtype(x.elem_type))
         return site.emit([x, weights], "Conv", dilations=rates, group=x.width, **attrs)
     if dilated:
-        if site.opset < 10:
-            raise Unsupported("poolings cannot be dilated before opset 10", code="rate")
+        site.check_dilates(op)
         attrs["dilations"] = rates
-    return site.emit([x], "MaxPool" if largest else "AveragePool", **attrs)
+    return site.emit([x], op, **attrs)
 
 
 def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
@@ -449,15 +447,8 @@ def _shortened(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
         return x
     if fewest == most:
         name = site.slice(x.map, [0], [-most], [2 + k])
-    elif site.opset < 10:
-        raise Unsupported(
-            "joins maps that have as many cells at the native size alone, and cutting them at other sizes takes "
-            "opset 10",
-            code="opset",
-            hint=RAISE_OPSET,
-        )
     else:
         cells = site.slice(site.emit([like], "Shape"), [2 + k], [3 + k], [0])
-        at: list[Operand] = [x, np.array([0]), cells, np.array([2 + k])]
-        name = site.emit(at, "Slice")
+        why = "joins maps that have as many cells at the native size alone, and cutting them at other sizes"
+        name = site.slice_to(x, cells, 2 + k, why)
     return replace(x, map=name, space=tuple(a.shortened(count) if j == k else a for j, a in enumerate(x.space)))

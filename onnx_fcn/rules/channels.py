@@ -11,14 +11,13 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
+from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refused
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules.broadcasting import aligned
-
-LAST = np.iinfo(np.int64).max
 
 #: What to do about tables, such as an embedding of words.
 LOOKED_UP = "export the part behind the table, with what is looked up as its input"
@@ -61,20 +60,13 @@ def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     if len(index) == x.shape[axis] and np.array_equal(index, np.arange(len(index))):
         return x
     step = int(index[1] - index[0]) if len(index) > 1 else 1
-    if (
-        len(index)
-        and step > 0
-        and np.array_equal(index, index[0] + step * np.arange(len(index)))
-        and (step == 1 or inner == 1)
-    ):
-        end = int(index[-1]) + 1
-        y = site.slice(
-            x.map, [int(index[0]) * inner], [end * inner], [1], [step] if step > 1 and site.opset >= 10 else []
-        )
-        if step == 1 or site.opset >= 10:
-            return replace(x, map=y, channels=(*new, *others), layout=layout).canonical()
-    flat = (index[:, None] * inner + np.arange(inner)).reshape(-1).astype(np.int64)
-    return replace(x, map=site.emit([x, flat], "Gather", axis=1), channels=(*new, *others), layout=layout).canonical()
+    even = len(index) > 0 and step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index)))
+    if even and (step == 1 or (inner == 1 and site.slices_by_steps)):
+        y = site.slice(x.map, [int(index[0]) * inner], [(int(index[-1]) + 1) * inner], [1], [step])
+    else:
+        flat = (index[:, None] * inner + np.arange(inner)).reshape(-1).astype(np.int64)
+        y = site.emit([x, flat], "Gather", axis=1)
+    return replace(x, map=y, channels=(*new, *others), layout=layout).canonical()
 
 
 def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
@@ -100,7 +92,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
     """Cells first, first + step … of the window along an axis of the image: slides, or contracts to one cell."""
     space = x.space[k]
     rest = space.window - 1 - first - (count - 1) * step
-    starts, ends = [first * space.rate], [-rest * space.rate if rest else LAST]
+    starts, ends = [first * space.rate], [-rest * space.rate if rest else END]
     if count == 1:
         name = site.slice(x.map, starts, ends, [2 + k], [space.step])
         made, origins = space.contracted(first, first), site.reduces(x, contextable=False)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import onnx
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.emitter import RAISE_OPSET
 from onnx_fcn.lifting.facts import Fact, Known
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.registry import lifts
@@ -74,8 +73,8 @@ def clip(site: Site, x: Fact, *limits: Fact | None) -> Lifted:
 @lifts("And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 def arithmetic(site: Site, *operands: Fact) -> Lifted:
     """Operands that broadcast to one shape."""
-    if site.opset < 8 and site.op in ("Max", "Mean", "Min", "Sum") and not all(isinstance(f, Lifted) for f in operands):
-        raise Unsupported(f"{site.op} does not broadcast before opset 8", code="opset", hint=RAISE_OPSET)
+    if not all(isinstance(f, Lifted) for f in operands):
+        site.check_broadcasts()
     return combine(site, operands)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
             new.append(Atom(int(count), "t"))
             layout[k] = (new[-1], *layout[k])
     made = arrange(site, x, (*new, *x.channels))
-    return type(x)(**{**made.__dict__, "layout": tuple(layout)}).canonical()
+    return replace(made, layout=tuple(layout)).canonical()
 
 
 @lifts("Shape", "Size")

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
+from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.layouts import padding_refused
 from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, counted
@@ -25,9 +24,6 @@ from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 
 __all__ = ["Placed", "Plan", "Slide", "laid", "parameters", "place", "result"]
-
-#: As the end of a slice: all that is there.
-ALL = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -199,7 +195,7 @@ def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide
         raise padding_refused(site, x)
     crops = {k: p.crop for k, p in placed.items() if any(p.crop)}
     if crops:
-        starts, ends = [front for front, _ in crops.values()], [-back or ALL for _, back in crops.values()]
+        starts, ends = [front for front, _ in crops.values()], [-back or END for _, back in crops.values()]
         x = replace(x, map=site.slice(x.map, starts, ends, [k + 2 for k in crops]))
     site.note_sliding(pads=False, strides=False)
     if contracts:

@@ -13,7 +13,6 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.dilation import check_undilated
-from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.layouts import arrange, rearranged
 from onnx_fcn.lifting.lifted import Axis, Lifted, counted
@@ -188,7 +187,7 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
     Raises:
         Unsupported: in a way that depends on the size of the image.
     """
-    mode, early = str(site.attr("mode", "nearest")), site.op == "Upsample" or site.opset < 11
+    mode, early = str(site.attr("mode", "nearest")), _is_early(site)
     transform = "asymmetric" if early else str(site.attr("coordinate_transformation_mode", "half_pixel"))
     if transform not in SHIFTS:
         raise Unsupported("interpolates between corners, which lie elsewhere at every image size", code="align-corners")
@@ -222,10 +221,15 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
     return sampling
 
 
+def _is_early(site: Site) -> bool:
+    """Is it an operator that does not say where cells lie, or how it rounds, and whose first operand is the scales?"""
+    return site.op == "Upsample" or site.opset < 11
+
+
 def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[list[Fraction], list[int]]:
     """For each axis of the original tensor, the scale and the native size of the result."""
     places = [x.axis(a) for a in site.attr("axes") or range(x.rank)]
-    scale_at = 0 if site.op == "Upsample" or site.opset < 11 else 1
+    scale_at = 0 if _is_early(site) else 1
     by_scale = operands[scale_at] if len(operands) > scale_at else None
     given = site.attr("scales") if not operands else None
     if by_scale is not None and site.value(by_scale).size:
@@ -277,13 +281,10 @@ def _emit(site: Site, x: Lifted, operands: tuple[Fact | None, ...], scales: list
     factors = np.array([float(s) for s in scales], np.float32)
     if not operands:
         return site.emit([x], scales=factors.tolist())
-    if site.op == "Upsample" or site.opset < 11:
-        return site.emit([x, factors])
     attrs: dict[str, Any] = {"axes": None, "keep_aspect_ratio_policy": None}
     if site.attr("coordinate_transformation_mode") == "half_pixel_symmetric":
         attrs["coordinate_transformation_mode"] = "half_pixel"
-    empty: Operand = np.zeros(0, np.float32) if site.opset < 13 else None
-    return site.emit([x, empty, factors], **attrs)
+    return site.resize(x, factors, **attrs)
 
 
 @lifts("DepthToSpace")

@@ -18,7 +18,6 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.dilation import check_undilated, keep_global
-from onnx_fcn.lifting.emitter import RAISE_OPSET
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import (
     along_channels,
@@ -273,11 +272,10 @@ def pooled(site: Site, x: Lifted, plan: Plan, op: str, *rest: Shared | None) -> 
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
     if rest and (dilated or plan.counted != 1.0):
         raise Unsupported("an average of integers is neither dilated nor cut to the window", code="rate")
-    if op == "AveragePool" and dilated and (site.opset < 19 or _wide(plan)):
+    if op == "AveragePool" and dilated and (not site.dilates(op) or _wide(plan)):
         return average(site, x, plan)
-    oldest = {"MaxPool": 10, "LpPool": 18}.get(op, 0)
-    if dilated and site.opset < oldest:
-        raise Unsupported(f"{op} cannot be dilated before opset {oldest}", code="rate", hint=RAISE_OPSET)
+    if dilated:
+        site.check_dilates(op)
     attrs = {**plan.attrs, "ceil_mode": int(plan.ceil)}
     if op == "AveragePool":
         attrs["count_include_pad"] = int(site.flag("count_include_pad"))
@@ -356,10 +354,6 @@ def pad(
             channels = layout[k] = atoms_of(size, "c")
         else:
             raise Unsupported(f"pads axis {k} of {x}, which is not an axis of the map", code="not-spatial")
-    amounts = [*front, *back]
-    if site.opset < 11:
-        y = site.emit([x], pads=amounts)
-    else:
-        y = site.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
+    y = site.pad_as(x, [*front, *back], value, mode)
     site.note_sliding(pads=padding == site.position, strides=False)
     return replace(x, map=y, channels=channels, space=tuple(space), layout=tuple(layout), padding=padding)

@@ -15,7 +15,6 @@ import onnx
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.emitter import RAISE_OPSET, Operand
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.program import Final, Seat, Walk
 from onnx_fcn.lifting.site import Site
@@ -123,8 +122,7 @@ def _reduced(site: Site, x: Lifted, kind: str) -> str:
 
 def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
     """(N, C, *grid) → (N, C, *image): linear between the middles of windows, and constant beyond the outermost."""
-    if site.opset < 11:
-        raise Unsupported("interpolates by Resize, which takes opset 11", code="opset", hint=RAISE_OPSET)
+    site.check_interpolates()
     if any(a.stride.denominator != 1 for a in x.space):
         raise Unsupported("lies a fraction of a pixel apart, so answers are in the middle of no pixel", code="form")
     windows = [state.image.size[a.image or 0] for a in x.space]
@@ -139,9 +137,8 @@ def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
     if flat:
         name = site.unsqueeze(name, [2])
     scales = np.array([1.0, 1.0, *[1.0] * flat, *(float(factor) for factor, _, _ in plans)], np.float32)
-    none: Operand = np.zeros(0, np.float32) if site.opset < 13 else None
     mode = "half_pixel" if centred else "asymmetric"
-    name = site.emit([name, none, scales], "Resize", mode="linear", coordinate_transformation_mode=mode)
+    name = site.resize(name, scales, "Resize", mode="linear", coordinate_transformation_mode=mode)
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
