@@ -12,7 +12,7 @@ __all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "times"]
 
 
 #: Columns of a sentence in plain text.
-WIDTH = 110
+WIDTH = 100
 
 
 @dataclass(frozen=True)

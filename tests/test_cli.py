@@ -79,7 +79,8 @@ def test_sizes_to_tell_the_cost_of(command: Command) -> None:
     assert [(c["size"], c["answers"]) for c in json.loads(result.out)["costs"]] == [
         ([28, 28], [1, 1]), ([64, 64], [10, 10]), ([50, 63], [6, 9]),
     ]  # fmt: skip
-    assert "  50×63  6×9 " in command("model.onnx", "--sizes", "50x63").out
+    assert "; 50×63: 4.20 M for 6×9 answers, 26.2 M as crops" in command("model.onnx", "--sizes", "50x63").out
+    assert "  50×63  6×9 " in command("model.onnx", "--sizes", "50x63", "-v").out
     assert "no room for one window of 28×28" in command("model.onnx", "--sizes", "20").err
 
 
@@ -116,6 +117,13 @@ def test_verbose_shows_every_check(command: Command) -> None:
     out = command("model.onnx", "out.onnx", "-v").out
     assert "native: 'scores', batch 1" in out
     assert "native: 'scores', batch 3" in out
+    short = command("model.onnx", "out.onnx").out
+    for title in (
+        "From an image to its answers", "What answers at every position", "What changed", "What a larger image costs",
+        "Every check",
+    ):  # fmt: skip
+        assert (f"\n{title}\n" in out, title in short) == (True, False)
+    assert command("--verify", "model.onnx", "out.onnx", "-v").out in out
 
 
 def test_json_file(command: Command, tmp_path: Path) -> None:
@@ -176,7 +184,7 @@ def test_data(command: Command) -> None:
     np.savez("crops.npz", image=page[:, :, :28, :28] / 255)  # of another type too
     result = command("model.onnx", "out.onnx", "--data", "page.npy")
     assert result.code == 0
-    assert "{}×{}".format(*page.shape[2:]) in result.out
+    assert "{}×{}".format(*page.shape[2:]) in command("model.onnx", "out.onnx", "--data", "page.npy", "-v").out
     assert "given data" in command("model.onnx", "out.onnx", "--data", "crops.npz", "-v").out
 
 
@@ -468,7 +476,7 @@ def test_terminal(colour: bool) -> None:
     environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "70", "NO_COLOR": "" if colour else "1"}
     terminal, end = pty.openpty()
     with subprocess.Popen(
-        [*MODULE, "digits_unpadded.onnx"], cwd=FIXTURES, env=environment, stdout=end, stderr=end
+        [*MODULE, "digits_unpadded.onnx", "-v"], cwd=FIXTURES, env=environment, stdout=end, stderr=end
     ) as process:
         os.close(end)
         shown = b""

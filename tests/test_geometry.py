@@ -458,7 +458,8 @@ def test_context_sees_the_whole_image() -> None:
     before = run(image)
     image[0, 0, 0, 0] = 9
     assert (run(image) != before).all()
-    assert "field    the whole image" in str(conversion.report)
+    assert "field    the whole image" in conversion.report.text(verbose=True)
+    assert "exact    no, context: 'm' sees the whole image" in str(conversion.report)
     json.dumps(conversion.report.to_dict(), allow_nan=False)
 
 

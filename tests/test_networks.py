@@ -272,7 +272,9 @@ def test_the_report_says_what_was_found(case):
     kernels = [f"{layer.becomes} {'×'.join(map(str, layer.kernel))}" for layer in report.layers]
     assert kernels == [" ".join(op.split()[:2]) for op in network.head.split(", ") if "×" in op]
     assert [op for _, op in report.context] == ["ReduceMean"] * network.context
-    assert str(report).count("sees the whole image") == network.context
+    short, full = (" ".join(text.split()) for text in (str(report), report.text(verbose=True)))
+    assert full.count("sees the whole image") == network.context
+    assert short.count("see the whole image: every answer depends on all of it") == (network.context > 0)
 
 
 def crops(report: Report) -> list[Check]:

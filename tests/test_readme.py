@@ -1,7 +1,7 @@
-"""What README.md shows is what happens: its commands are run, and their output is compared with what it prints.
+"""What README.md and docs/report.md show is what happens: their commands are run, and their output is compared.
 
 Times and file sizes differ between machines, and so do the digits of rounding errors; they are masked. To bring the
-output in the README up to date: `python tests/test_readme.py`.
+output in these pages up to date: `python tests/test_readme.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from onnx_fcn.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+#: Pages whose commands are run.
+PAGES = (README, ROOT / "docs/report.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 ATTENTION = """<ir_version: 8, opset_import: ["": 13]> attention (float[N,3,64,64] image) => (float[N,10] scores) {
@@ -40,8 +42,8 @@ ATTENTION = """<ir_version: 8, opset_import: ["": 13]> attention (float[N,3,64,6
 }"""
 
 
-def blocks(language: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(README.read_text("utf-8")) if found == language]
+def blocks(language: str, page: Path = README) -> list[str]:
+    return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if found == language]
 
 
 @contextlib.contextmanager
@@ -95,8 +97,12 @@ def _workplace(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.splitlines()[0].removeprefix("$ "))
-def test_commands_print_what_the_readme_shows(block: str) -> None:
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in blocks("console", page)],
+    ids=lambda block: block.splitlines()[0].removeprefix("$ "),
+)
+def test_commands_print_what_the_pages_show(block: str) -> None:
     command, _, output = block.partition("\n")
     result = printed(command.removeprefix("$ "))
     if output.startswith("…\n"):
@@ -171,7 +177,7 @@ def test_exit_codes_are_those_of_the_help() -> None:
 
 
 def update() -> None:
-    """Write the present output of each command into the README."""
+    """Write the present output of each command into the pages."""
 
     def again(found: re.Match[str]) -> str:
         command, _, output = found[2].partition("\n")
@@ -183,7 +189,8 @@ def update() -> None:
         return f"```console\n{command}\n{skipped}{result}```\n"
 
     with tempfile.TemporaryDirectory() as folder, workplace(Path(folder)):
-        README.write_text(BLOCK.sub(again, README.read_text("utf-8")), "utf-8")
+        for page in PAGES:
+            page.write_text(BLOCK.sub(again, page.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

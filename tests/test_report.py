@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_channels_last_weights_are_laid_out_anew() -> None:
     assert (layer.was, layer.kernel, layer.inputs, layer.outputs) == ("MatMul", (4, 3), 6, 3)
     assert (layer.reads, layer.layout, layer.same_bytes) == ("c", "n (h4 w3 c6)", False)
     assert report.difference.rewritten == ("w",)
-    assert "6×4×3 of 'c' as n (h4 w3 c6)  'w', laid out anew" in str(report)
+    assert "6×4×3 of 'c' as n (h4 w3 c6)  'w', laid out anew" in report.text(verbose=True)
 
 
 def test_a_pooling_of_the_window() -> None:
@@ -97,7 +98,8 @@ def test_a_pooling_of_the_window() -> None:
     )  # fmt: skip
     assert (pooling.weight, pooling.same_bytes) == ("", None)
     assert (dense.kind, dense.kernel) == ("dense", (1, 1))
-    assert "GlobalAveragePool  AveragePool 4×3" in str(report)
+    assert "GlobalAveragePool  AveragePool 4×3" in report.text(verbose=True)
+    assert "GlobalAveragePool 'p'  becomes AveragePool 4×3" in str(report)
 
 
 def test_a_convolution_of_the_whole_window() -> None:
@@ -137,8 +139,9 @@ def test_padding_is_told_once() -> None:
     two = inspected(f"{conv}  {pool}  {head.format('b')}", k=(6, 6, 3, 3), w=(72, 5))
     assert one.caveats == two.caveats == ()
     for report, says in ((one, "'first' pads: a crop sees"), (two, "'first' and 1 more pad: a crop sees")):
-        assert str(report).count(" padding where") == 1
-        assert f"exact    no, padded: {says} padding where the larger image has pixels" in str(report)
+        for text in (str(report), report.text(verbose=True)):
+            assert text.count(" padding where") == 1
+            assert f"exact    no, padded: {says} padding where the larger image has pixels" in text
     assert one.example == Example((13, 12), (10, 10), 64)
     assert "13×12 pixels → 10×10 answers, 64 of them free of padding" in str(one)
 
@@ -155,7 +158,7 @@ def test_a_coarse_stride() -> None:
 
 def test_the_diagram() -> None:
     report = onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx")
-    diagram = next(block for block in str(report).split("\n\n") if block.startswith("From an image"))
+    diagram = next(block for block in report.text(verbose=True).split("\n\n") if block.startswith("From an image"))
     assert (
         diagram
         == """\
@@ -175,7 +178,7 @@ From an image to its answers
 def test_a_long_head_is_cut_short_in_the_diagram() -> None:
     dense = "".join(f"h{k + 1} = Gemm (h{k}, v)  " for k in range(8))
     report = inspected(f"h0 = Flatten (x)  {dense}  y = Gemm (h8, w)", v=(72, 72), w=(72, 5))
-    text = str(report)
+    text = report.text(verbose=True)
     assert "    ↓        and 3 more, listed below\n" in text
     assert text.index("listed below") < text.index("What answers at every position")
 
@@ -204,7 +207,8 @@ def test_one_and_three_dimensions() -> None:
     solid = inspected(body.format("1, 2, 3"), image="float[N,2,4,5,7] x", k=(3, 2, 2, 3, 4), w=(36, 5))
     assert (line.axes, line.window, line.stride) == ("NCW", (9,), (2,))
     assert (solid.axes, solid.window, solid.stride) == ("NCDHW", (4, 5, 7), (1, 2, 3))
-    assert "stride   1×2×3 pixels between answers" in str(solid)
+    assert "stride   1×2×3 pixels between answers" in solid.text(verbose=True)
+    assert "window   4×5×7 pixels, 1×2×3 pixels between answers" in str(solid)
     assert solid.outputs[0].after == ("N", 5, "depth - 3", "(height - 5) // 2 + 1", "(width - 7) // 3 + 1")
 
 
@@ -239,6 +243,7 @@ def test_is_a_plain_value(report: Report) -> None:
     again = pickle.loads(pickle.dumps(report))
     assert again == report
     assert str(again) == str(report)
+    assert again.text(verbose=True) == report.text(verbose=True)
 
 
 def test_json(report: Report) -> None:
@@ -280,9 +285,9 @@ def test_json_of_what_could_not_be_measured(report: Report) -> None:
 
 
 def test_text_is_aligned(report: Report) -> None:
-    for block in str(report).split("\n\n"):
-        assert all(line == line.rstrip() for line in block.splitlines())
-    table = next(b for b in str(report).split("\n\n") if b.startswith("What answers")).splitlines()[1:]
+    for text in (str(report), report.text(verbose=True)):
+        assert all(line == line.rstrip() for line in text.splitlines())
+    table = next(b for b in report.text(verbose=True).split("\n\n") if b.startswith("What answers")).splitlines()[1:]
     assert len({line.index(word) for line, word in zip(table, ("becomes", "Conv 7×7", "Conv 1×1"))}) == 1
 
 
@@ -334,3 +339,105 @@ def test_kernels_that_unfold_are_bounded_together(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(onnx_fcn.UnsupportedModel, match="weights that are repeated, would take 0 MB") as refused:
         onnx_fcn.convert(model, validate=False)
     assert [(d.code, d.node) for d in refused.value.diagnostics] == [("unfold-too-large", "z")]
+
+
+# On one screen --------------------------------------------------------------------------------------------------------
+
+DENSE = "f = Flatten (m)  [classifier_1_Gemm] d = Gemm (f, w)  a = Relu (d)  [classifier_4_Gemm] e = Gemm (a, v)  "
+
+#: Networks whose reports are long: name, body, and what `law.model` takes.
+LONG: dict[str, tuple[str, dict[str, object]]] = {
+    "as AlexNet": (
+        "[features_0_Conv] c = Conv <strides = [4, 4], pads = [2, 2, 2, 2]> (x, k)  n = LRN <size = 5> (c)  "
+        "p = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (n)  "
+        "[features_4_Conv] g = Conv <pads = [2, 2, 2, 2]> (p, l)  r = Relu (g)  "
+        "q = MaxPool <kernel_shape = [3, 3], strides = [4, 4]> (r)  [avgpool_AveragePool] "
+        "m = AveragePool <kernel_shape = [3, 3], strides = [1, 1]> (q)  "
+        + DENSE
+        + "b = Relu (e)  [classifier_6_Gemm] y = Gemm (b, u)",
+        {
+            "image": "float[batch,3,127,127] x", "k": (8, 3, 11, 11), "l": (12, 8, 5, 5), "w": (48, 32), "v": (32, 32),
+            "u": (32, 10),
+        },
+    ),
+    "quantised": (
+        "[features_0_Conv] c = Conv <strides = [4, 4], auto_pad = \"SAME_UPPER\"> (x, k)  "
+        "q = QuantizeLinear (c, s, z)  m = DequantizeLinear (q, s, z)  f = Flatten (m)  w = DequantizeLinear (i, t)  "
+        "[fc_Gemm] d = MatMul (f, w)  r = QuantizeLinear (d, o, z)  y = DequantizeLinear (r, o, z)",
+        {
+            "image": "float[batch,3,16,16] x", "k": (8, 3, 5, 5), "s": 0.05, "z": np.int8(0), "t": 0.02, "o": 0.1,
+            "i": np.random.default_rng(0).integers(-128, 128, (128, 10), np.int8),
+        },
+    ),
+    "of two outputs, gated": (
+        "[features_0_Conv] c = Conv <strides = [32, 32], pads = [1, 1, 0, 0]> (x, k)  "
+        "[gate_GlobalAveragePool] g = GlobalAveragePool (c)  [gate_Conv] h = Conv (g, j)  j1 = Sigmoid (h)  "
+        "s = Mul (c, j1)  [gate2_GlobalAveragePool] g2 = GlobalAveragePool (s)  j2 = Sigmoid (g2)  m = Mul (s, j2)  "
+        + DENSE
+        + "[age_Gemm] y = Gemm (a, u)  z = Softmax (e)",
+        {
+            "image": "float[batch,3,96,96] x", "outputs": "y, z", "k": (8, 3, 33, 33), "j": (8, 8, 1, 1),
+            "w": (72, 32), "v": (32, 32), "u": (32, 10),
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_fits_on_a_screen(name: str, tmp_path: Path) -> None:
+    """24 lines of 100 columns, with a line for each layer, every caveat, every kind of check, and the file."""
+    body, given = LONG[name]
+    onnx.save(law.model(body, **given), tmp_path / "model.onnx")
+    with pytest.MonkeyPatch.context() as place:
+        place.chdir(tmp_path)
+        report = onnx_fcn.convert("model.onnx", "model-fcn.onnx").report
+    text = str(report)
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    for layer in report.layers:
+        assert f"'{layer.node}' becomes {layer.becomes}" in words
+    several = len(report.context) > 1
+    assert {c for c in report.caveats if c not in words} == {c for c in report.caveats if several and " sees the " in c}
+    assert ("and 1 more see the whole image: every answer depends on all of it" in words) == several
+    assert all(c in " ".join(report.text(verbose=True).split()) for c in report.caveats)
+    assert report.validation is not None
+    kinds = {check.kind for check in report.validation.checks}
+    compared = text.partition("Validation: it is the same network")[2].partition("\n\n")[0]
+    figures = re.findall(r"^  (\d\.\de[+-]\d\d)  ", compared, re.MULTILINE)
+    worst = [max(c.error for c in report.validation.checks if c.kind == kind) for kind in kinds]
+    assert sorted(figures) == sorted(f"{error:.1e}" for error in worst)
+    assert text.splitlines()[-1].startswith("written  model-fcn.onnx, ")
+    assert f"window   {'×'.join(map(str, report.window))} pixels, {report.stride[0]} pixels between answers" in text
+    assert report.example is not None
+    assert f"{'×'.join(map(str, report.window))} pixels → 1 answer; " in text
+    assert f"{'×'.join(map(str, report.example.size))} pixels → 10×10 answers" in text
+
+
+def test_caveats_of_the_networks_that_have_to_fit() -> None:
+    """Those that the test above looks for are there."""
+    caveats = {name: onnx_fcn.inspect(law.model(body, **given)).caveats for name, (body, given) in LONG.items()}
+    assert [len(found) for found in caveats.values()] == [1, 1, 3]
+
+
+def test_many_layers_and_outputs_are_cut_short() -> None:
+    heads = "".join(f"[head{k}] y{k} = Gemm (f, w)  " for k in range(6))
+    report = inspected(
+        f"f = Flatten (x)  {heads}", size=(4, 3), outputs=", ".join(f"y{k}" for k in range(6)), w=(72, 5)
+    )
+    text, full = str(report), report.text(verbose=True)
+    assert text.count("and 2 more, which the verbose report lists") == 2
+    for k in range(6):
+        assert (f"'y{k}' (" in text, f"Gemm 'head{k}'  becomes" in text) == (k < 4, k < 4)
+        assert (f"answers  'y{k}' (" in full, f"  head{k}  Gemm" in full) == (True, True)
+
+
+def test_costs_of_the_largest_image_or_of_those_that_were_asked_for() -> None:
+    digits = FIXTURES / "digits_unpadded.onnx"
+    lines = {
+        sizes: [line for line in str(onnx_fcn.inspect(digits, sizes=sizes)).splitlines() if "as crops" in line]
+        for sizes in ((), (44,), ((44, 48), 56))
+    }
+    told = {sizes: [line.partition(": ")[0].split()[-1] for line in found] for sizes, found in lines.items()}
+    assert told == {(): ["112×112"], (44,): ["44×44"], ((44, 48), 56): ["44×48", "56×56"]}
+    assert lines[()] == ["cost     485 k MACs a window; 112×112: 25.7 M for 22×22 answers, 235 M as crops"]

@@ -283,7 +283,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to report the cost of"
     )
     group.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
-    group.add_argument("-v", "--verbose", action="store_true", help="report every check and every changed weight")
+    group.add_argument("-v", "--verbose", action="store_true", help="report every layer, change, cost and check")
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
@@ -338,7 +338,9 @@ def _draw(tables: Sequence[Table]) -> None:
             console.print()
         if table.title:
             console.print(rich.text.Text(table.title, style="bold"))
-        drawn = rich.table.Table(box=None, show_header=bool(table.columns), header_style="dim", padding=(0, 2, 0, 0))
+        drawn = rich.table.Table(
+            box=None, show_header=bool(table.columns), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False
+        )
         for heading in table.columns or (None,) * len(table.rows[0]):
             is_label = heading is None and not drawn.columns and len(table.rows[0]) > 1
             drawn.add_column(heading or "", style="cyan" if is_label else None, overflow="fold")

@@ -21,7 +21,7 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.walk.cut import find_cut, upstream
 
-__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "costs_of", "native_cost", "tensors_at"]
+__all__ = ["ImageCost", "NativeCost", "Part", "Sizes", "along_axes", "costs_of", "native_cost", "tensors_at"]
 
 
 #: Image sizes in terms of the native one, where the user names none.
@@ -101,7 +101,7 @@ def costs_of(
         OptionError: an image is too small, or has another number of axes.
     """
     native, answers = native_cost(original, state), geometry.of()
-    chosen = [_spelled(s, len(geometry.window)) for s in sizes]
+    chosen = [along_axes(s, len(geometry.window)) for s in sizes]
     if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
         raise OptionError("the model keeps its size, so no other has a cost")
     if not chosen and answers.form != KEEP_SIZE:
@@ -132,8 +132,12 @@ def batch_of(state: Walk) -> int:
     return 1 if state.batch == BATCH else state.batch
 
 
-def _spelled(size: int | Sequence[int], axes: int) -> Dims:
-    """A size along all axes."""
+def along_axes(size: int | Sequence[int], axes: int) -> Dims:
+    """The size of an image along all of its axes.
+
+    Raises:
+        OptionError: it is given for another number of axes.
+    """
     given = (size,) * axes if isinstance(size, int) else tuple(size)
     if len(given) != axes:
         times = "×".join(map(str, given))

@@ -13,8 +13,8 @@ from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Seat, Walk
 from onnx_fcn.model.document import Document
-from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, costs_of
-from onnx_fcn.reporting.report import Difference, Dim, Example, Layer, Map, Report, Tensor
+from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, along_axes, costs_of
+from onnx_fcn.reporting.report import Difference, Dim, Example, Layer, Map, Report, Tensor, context_caveat
 from onnx_fcn.tables import bytes_of, pixels
 from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
@@ -72,6 +72,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         difference=_difference(original, document),
         geometry=geometry,
         fields=fields_of(state),
+        sizes=tuple(along_axes(s, len(image.size)) for s in sizes),
     )
 
 
@@ -132,8 +133,7 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
             f"{bytes_of(repeated)} in it, '{most.name}' most of it."
         )
     yield from meetings(state)
-    for node, op in context:
-        yield f"'{node}' ({op}) sees the whole image: every answer depends on all of it, not on its window alone."
+    yield from (context_caveat([node]) for node in context)
 
 
 def _layers(original: Document, document: Document, state: Walk, seats: Sequence[Seat]) -> Iterator[Layer]:

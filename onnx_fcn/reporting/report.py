@@ -1,27 +1,28 @@
 """What was found, done and measured: one plain value, its texts, and its JSON.
 
 A `Report` holds numbers, names and sentences only, no facts and no protos: it can be compared, pickled and kept. What
-people read is the same list of `Table`s everywhere; `str(report)` aligns them as plain text, and the command line
-draws them where there is a terminal.
+people read is the same list of `Table`s everywhere; `Report.text` aligns them as plain text, and the command line draws
+them where there is a terminal. The short text fits on one screen, and hides nothing that changes what the answers mean:
+it has every caveat. The verbose one has every layer, change, cost and check.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnx_fcn._version import __version__
 from onnx_fcn.checking.checks import Check, Validation
 from onnx_fcn.errors import OptionError
-from onnx_fcn.geometry import Field, Geometry
+from onnx_fcn.geometry import Answers, Field, Geometry
 from onnx_fcn.model.metadata import written
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
 
-__all__ = ["FORMAT", "Report", "tables_of", "validation_dict"]
+__all__ = ["FORMAT", "Report", "context_caveat", "tables_of", "validation_dict"]
 
 
 #: Version of what `Report.to_dict` returns (docs/report.md); it grows when a key is renamed, removed or changes its
@@ -30,6 +31,9 @@ FORMAT = 1
 
 #: Layers of the head that the diagram names.
 SHOWN = 6
+
+#: Layers, and outputs, that the short text names.
+BRIEF = 4
 
 Dim = int | str | None
 
@@ -156,6 +160,7 @@ class Report:
         seconds: how long each stage took.
         geometry: where the answers are: their windows, receptive fields, counts and exactness.
         fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
+        sizes: the image sizes that the user asked about, in pixels; the JSON has them among the costs.
     """
 
     source: str
@@ -179,6 +184,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     geometry: Geometry = field(default_factory=lambda: Geometry((), {}))
     fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def field(self, tensor: str) -> tuple[Field, ...]:
         """The receptive field of a tensor of the original, along each axis of the image.
@@ -200,6 +206,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON has it, key by key in docs/report.md; its ``version`` is `FORMAT`."""
         values = asdict(self)
+        del values["sizes"]
         validation = None if self.validation is None else validation_dict(self.validation)
         values |= {"context": [{"node": node, "op": op} for node, op in self.context], "validation": validation}
         values["costs"] = [asdict(cost) | {"ratio": cost.ratio} for cost in self.costs]
@@ -208,11 +215,19 @@ class Report:
         return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **values}
 
     def __str__(self) -> str:
-        return plain(self.tables())
+        return self.text()
+
+    def text(self, *, verbose: bool = False) -> str:
+        """The report as plain text, as the command prints it.
+
+        Args:
+            verbose: with every layer, change, cost and check; else what fits on one screen, which is `str(report)`.
+        """
+        return plain(self.tables(verbose=verbose))
 
     def tables(self, *, verbose: bool = False) -> list[Table]:
-        """What people read; `verbose` adds every single check, and what became of the initializers."""
-        return list(_tables(self, verbose))
+        """What `text` aligns."""
+        return list(_verbose(self) if verbose else _brief(self))
 
 
 def _field_dict(value: Field) -> dict[str, Any]:
@@ -227,46 +242,157 @@ def validation_dict(validation: Validation) -> dict[str, Any]:
     return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
 
 
-def _tables(report: Report, verbose: bool) -> Iterator[Table]:
+def _brief(report: Report) -> Iterator[Table]:
+    """What fits on one screen; every caveat is in it."""
+    yield Table("", (), tuple(_summary(report)))
+    if report.validation is not None:
+        yield from tables_of(report.validation)
+    if report.output is not None:
+        yield Table("", (), (("written", _written(report)),))
+
+
+def _summary(report: Report) -> Iterator[tuple[str, str]]:
+    """What the model is, what the answers mean, what became of the layers, what they cost, and every caveat."""
+    yield from _model(report)
+    yield from _shortened(list(_answers(report)))
+    yield from _form(report)
+    strides = list(_strides(report))
+    yield "window", ", ".join([pixels(report.window), *strides[:1]])
+    yield from (("stride", words) for words in strides[1:])
+    yield from _exact(report.geometry)
+    if report.example is not None:
+        native = [f"{pixels(c.size)} → {_answers_on(c.answers)}" for c in report.costs[:1]]
+        yield "example", "; ".join([*native, _example(report.example, report.geometry)])
+    yield from _continued(_shortened(list(_layers(report))))
+    yield from _continued(("cost", words) for words in _work(report))
+    yield from (("caveat", words) for words in _caveats(report))
+
+
+def _layers(report: Report) -> Iterator[tuple[str, str]]:
+    names = [f"{layer.was} '{layer.node}'" for layer in report.layers]
+    width = max(map(len, names[:BRIEF]), default=0)
+    for name, layer in zip(names, report.layers):
+        yield "layers", f"{name.ljust(width)}  becomes {_becomes(layer)}"
+
+
+def _shortened(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The first rows of many, and how many more there are."""
+    yield from rows[:BRIEF]
+    if len(rows) > BRIEF:
+        yield "", f"and {len(rows) - BRIEF} more, which the verbose report lists"
+
+
+def _continued(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Rows with the label before the first of them only."""
+    for k, (label, words) in enumerate(rows):
+        yield "" if k else label, words
+
+
+def _work(report: Report) -> Iterator[str]:
+    """What one window costs, and the images that the user asked about, or else the largest."""
+    batch = "" if report.native.batch == 1 else f" in a batch of {report.native.batch}"
+    told = [c for c in report.costs if c.size in report.sizes] if report.sizes else report.costs[1:][-1:]
+    larger = []
+    for cost in told:
+        crops = "" if cost.ratio is None else f", {_macs(cost.crops)} as crops"
+        larger.append(f"{times(cost.size)}: {_macs(cost.macs)} for {_answers_on(cost.answers)}{crops}")
+    yield "; ".join([f"{_macs(report.native.macs)} MACs a window{batch}", *larger[:1]])
+    yield from larger[1:]
+
+
+def _caveats(report: Report) -> Iterator[str]:
+    """All caveats; nodes that see the whole image share one."""
+    alike = [context_caveat([node]) for node in report.context]
+    told = False
+    for caveat in report.caveats:
+        if caveat not in alike:
+            yield caveat
+        elif not told:
+            told = True
+            yield context_caveat(report.context)
+
+
+def context_caveat(nodes: Sequence[tuple[str, str]]) -> str:
+    """What nodes that see the whole image, by name and operator, mean for the answers."""
+    name, op = nodes[0]
+    sees = f"and {len(nodes) - 1} more see" if len(nodes) > 1 else "sees"
+    return f"'{name}' ({op}) {sees} the whole image: every answer depends on all of it, not on its window alone."
+
+
+def _verbose(report: Report) -> Iterator[Table]:
     yield Table("", (), tuple(_overview(report)))
     yield Table("From an image to its answers", (), tuple(_diagram(report)))
     if report.layers:
         columns = ("node", "was", "becomes", "reads", "weight")
         yield Table("What answers at every position", columns, tuple(map(_layer_row, report.layers)))
-    yield Table("What changed", (), tuple(_difference_rows(report.difference, verbose)))
+    yield Table("What changed", (), tuple(_difference_rows(report.difference)))
     headings = ("image", "answers", "MACs", "as crops", "ratio", "activations")
     yield Table("What a larger image costs", headings, tuple(map(_cost_row, report.costs)))
     if report.caveats:
         yield Table("What to know", (), tuple((c,) for c in report.caveats))
     if report.validation is not None:
-        yield from tables_of(report.validation, verbose=verbose)
+        yield from tables_of(report.validation, verbose=True)
 
 
 def _overview(report: Report) -> Iterator[tuple[str, str]]:
-    if report.source:
-        yield "model", f"{report.source}, {bytes_of(report.source_bytes)}"
-    yield "image", f"{_change(report.image)}, {report.axes}"
-    for output in report.outputs:
-        yield "answers", _change(output)
-    form = report.geometry.of().form if report.geometry.outputs else "map"
-    if form != "map":
-        yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
+    yield from _model(report)
+    yield from _answers(report)
+    yield from _form(report)
     yield "window", pixels(report.window)
-    for output in report.outputs:
-        if output.stride and (output is report.outputs[0] or output.stride != report.stride):
-            of = "" if output is report.outputs[0] else f" of '{output.name}'"
-            yield "stride", f"{pixels(output.stride, square=True)} between answers{of}"
+    yield from (("stride", words) for words in _strides(report))
     yield from _where(report.geometry)
     if report.example is not None:
-        yield "example", f"{pixels(report.example.size)} → {times(report.example.answers)} answers{_free(report)}"
+        yield "example", _example(report.example, report.geometry)
     yield "cost", _native(report.native)
     if report.output is not None:
-        data = f", with its weights in {report.data}" if report.data else ""
-        doubt = ", not compared with the original" if report.validation is None else ""
-        yield "written", f"{report.output}, {bytes_of(report.output_bytes)}{data}{doubt}"
+        yield "written", _written(report)
     if report.seconds:
         parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items())
         yield "time", f"{sum(report.seconds.values()):.2f} s ({parts})"
+
+
+def _model(report: Report) -> Iterator[tuple[str, str]]:
+    """The file and the image that it takes."""
+    if report.source:
+        yield "model", f"{report.source}, {bytes_of(report.source_bytes)}"
+    yield "image", f"{_change(report.image)}, {report.axes}"
+
+
+def _answers(report: Report) -> Iterator[tuple[str, str]]:
+    for output in report.outputs:
+        yield "answers", _change(output)
+
+
+def _form(report: Report) -> Iterator[tuple[str, str]]:
+    """What became of the map of answers, where it is no longer that."""
+    form = report.geometry.of().form if report.geometry.outputs else "map"
+    if form != "map":
+        yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
+
+
+def _strides(report: Report) -> Iterator[str]:
+    """Pixels between the answers of the first output, and of those that differ from it."""
+    for output in report.outputs:
+        if output.stride and (output is report.outputs[0] or output.stride != report.stride):
+            of = "" if output is report.outputs[0] else f" of '{output.name}'"
+            yield f"{pixels(output.stride, square=True)} between answers{of}"
+
+
+def _example(example: Example, geometry: Geometry) -> str:
+    """A larger image and its answers, and how many of them no padding reaches, where it reaches any."""
+    padded = geometry.of().exactness == "padded"
+    free = f", {example.interior or 'none'} of them free of padding" if padded else ""
+    return f"{pixels(example.size)} → {_answers_on(example.answers)}{free}"
+
+
+def _answers_on(grid: Sequence[int]) -> str:
+    return "1 answer" if math.prod(grid) == 1 else f"{times(grid)} answers"
+
+
+def _written(report: Report) -> str:
+    data = f", with its weights in {report.data}" if report.data else ""
+    doubt = ", not compared with the original" if report.validation is None else ""
+    return f"{report.output}, {bytes_of(report.output_bytes)}{data}{doubt}"
 
 
 #: What the first word of a form says of the answers.
@@ -277,13 +403,6 @@ _FORM_WORDS = {
     "argmax": "the best class of each answer",
     "keep-size": "all shapes as they were, with convolutions for dense layers",
 }
-
-
-def _free(report: Report) -> str:
-    """How many answers of the example no padding reaches, where padding reaches any."""
-    if report.example is None or report.geometry.of().exactness != "padded":
-        return ""
-    return f", {report.example.interior or 'none'} of them free of padding"
 
 
 def _native(cost: NativeCost) -> str:
@@ -352,11 +471,24 @@ def _where(geometry: Geometry) -> Iterator[tuple[str, str]]:
         start = f", from {'×'.join(starts)} on"
         whole = not all(f.is_local for f in answers.field)
         seen = "the whole image" if whole else f"{pixels([float(f.size) for f in answers.field])}{start}"
-        verdict = f"{'yes' if answers.exactness == 'exact' else f'no, {answers.exactness}'}: {answers.reason}"
+        verdict = _verdict_on_crops(answers)
         if (seen, verdict) not in told:
             yield "field", seen + of
             yield "exact", verdict + of
             told.add((seen, verdict))
+
+
+def _exact(geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """Whether an answer is what the original says to a crop; once for outputs that are alike."""
+    first: dict[str, str] = {}
+    for name, answers in geometry.outputs.items():
+        first.setdefault(_verdict_on_crops(answers), name)
+    for k, (verdict, name) in enumerate(first.items()):
+        yield "exact", verdict + (f" of '{name}'" if k else "")
+
+
+def _verdict_on_crops(answers: Answers) -> str:
+    return f"{'yes' if answers.exactness == 'exact' else f'no, {answers.exactness}'}: {answers.reason}"
 
 
 def _change(tensor: Tensor) -> str:
@@ -388,13 +520,11 @@ def _layer_row(layer: Layer) -> tuple[str, ...]:
     return layer.node, layer.was, _becomes(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
 
 
-def _difference_rows(difference: Difference, verbose: bool) -> Iterator[tuple[str, str]]:
+def _difference_rows(difference: Difference) -> Iterator[tuple[str, str]]:
     for verb in ("kept", "changed", "removed", "added"):
         counts: dict[str, int] = getattr(difference, verb)
         if counts:
-            listed = verb != "kept" or verbose
-            named = ", ".join(f"{n} {op}" for op, n in counts.items())
-            yield f"nodes {verb}", named if listed else str(sum(counts.values()))
+            yield f"nodes {verb}", ", ".join(f"{n} {op}" for op, n in counts.items())
     weights = {
         "reshaped": difference.reshaped,
         "laid out anew": difference.rewritten,
@@ -403,16 +533,16 @@ def _difference_rows(difference: Difference, verbose: bool) -> Iterator[tuple[st
     }
     for verb, names in weights.items():
         if names:
-            yield f"weights {verb}", ", ".join(map(repr, names)) if verbose or len(names) <= 4 else str(len(names))
+            yield f"weights {verb}", ", ".join(map(repr, names))
 
 
-#: What each kind of check compares.
+#: What each kind of check compares the answers with; "{}" is how many windows.
 QUESTIONS = {
     "native": "the original at its native size",
-    "law": "the original head on its window of the feature map",
-    "crops": "the original on the crop of its window",
-    "trunk": "the original's feature map of a crop, where no padding is seen",
-    "phases": "the original's feature map of the shifted image",
+    "law": "the original head on {} of the feature map",
+    "crops": "the original on {}",
+    "trunk": "the original trunk on a crop, away from padding",
+    "phases": "the original trunk on the shifted image",
     "grid": "the number of answers that was said",
     "form": "what was to become of the map",
     "metadata": "what the metadata say of the answers",
@@ -420,34 +550,46 @@ QUESTIONS = {
 
 
 def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
-    """A validation: the worst of each kind of check, or every one of them."""
-    title = "Validation: it is the same network" if validation.passed else "Validation: it is NOT the same network"
+    """A validation: the worst of each kind of check, and every one of them if `verbose`."""
+    verdict = "it is the same network" if validation.passed else "it is NOT the same network"
     rows = []
-    for kind, question in QUESTIONS.items():
+    for kind in QUESTIONS:
         checks = [c for c in validation.checks if c.kind == kind]
-        if not checks:
-            continue
-        if verbose:
-            for c in checks:
-                subject = f"{kind}: '{c.subject}', batch {c.batch}" + (f", {c.note}" if c.note else "")
-                rows.append((subject, times(c.size), f"{c.error:.1e}", _verdict(c)))
-            continue
-        worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
-        shown = checks if worst.passed else [worst]
-        windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
-        total = sum(windows.values())
-        count = f"{total} window{'' if total == 1 else 's'}"
-        what = f"{question}, {count}" if kind in ("law", "crops") else question
-        sizes = ", ".join(dict.fromkeys(times(c.size) for c in shown))
-        rows.append((what, sizes, f"{worst.error:.1e}", _verdict(worst)))
-    rows += [(f"not compared: {words}", "", "", "") for words in validation.uncovered]
-    yield Table(title, ("check" if verbose else "each cell, compared with", "image", "largest error", ""), tuple(rows))
+        if checks:
+            rows.append(_worst(checks))
+    rows += [("–", "not compared", words) for words in validation.uncovered]
+    yield Table(f"Validation: {verdict}; largest difference from", (), tuple(rows))
+    if verbose:
+        headings = ("check", "image", "largest error", "", "")
+        yield Table("Every check", headings, tuple(map(_check_row, validation.checks)))
 
 
-def _verdict(check: Check) -> str:
-    if check.tolerance is not None:
-        return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
-    if check.median is None:
+def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
+    """The largest error of checks of one kind, its limit, and what was compared."""
+    worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
+    shown = checks if worst.passed else [worst]
+    windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
+    total = sum(windows.values())
+    noun = "crop" if worst.kind == "crops" else "window"
+    question = QUESTIONS[worst.kind].format(f"{total} {noun}{'' if total == 1 else 's'}")
+    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _spread(worst))))
+
+
+def _check_row(check: Check) -> tuple[str, ...]:
+    subject = f"{check.kind}: '{check.subject}', batch {check.batch}"
+    remarks = "; ".join(filter(None, (_spread(check), check.note)))
+    return subject, times(check.size), f"{check.error:.1e}", _limit(check), remarks
+
+
+def _limit(check: Check) -> str:
+    if check.tolerance is None:
         return "for information"
+    return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
+
+
+def _spread(check: Check) -> str:
+    """Of crops that are for information, how the others differ."""
+    if check.tolerance is not None or check.median is None:
+        return ""
     same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
     return f"median {check.median:.1e}{same}"
