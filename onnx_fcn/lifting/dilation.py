@@ -10,12 +10,11 @@ import numpy as np
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import END
-from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["cell_maps", "check_undilated", "dilation_refused", "keep_global", "sparse", "split_stride"]
+__all__ = ["cell_maps", "check_undilated", "dilation_refused", "sparse", "split_stride"]
 
 
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
@@ -75,9 +74,3 @@ def cell_maps(site: Site, x: Lifted, axes: Sequence[int]) -> list[str]:
         starts, ends = [p * a.rate for a, p in zip(space, at)], [-n if n else END for n in left]
         names.append(site.slice(x.map, starts, ends, [k + 2 for k in axes], [a.step for a in space]))
     return names
-
-
-def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
-    """Pool the whole map, whatever its size: context, which is the same for all positions."""
-    site.note_context(x)
-    return Unmapped(site.emit([sparse(site, x)], op))

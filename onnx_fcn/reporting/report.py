@@ -269,9 +269,13 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _layers(report: Report) -> Iterator[tuple[str, str]]:
-    names = [f"{layer.was} '{layer.node}'" for layer in report.layers]
+    """What became of each layer; if there are many, that of the dense ones first."""
+    layers = list(report.layers)
+    if len(layers) > BRIEF:
+        layers.sort(key=lambda layer: layer.kind != "dense")
+    names = [f"{layer.was} '{layer.node}'" for layer in layers]
     width = max(map(len, names[:BRIEF]), default=0)
-    for name, layer in zip(names, report.layers):
+    for name, layer in zip(names, layers):
         yield "layers", f"{name.ljust(width)}  becomes {_becomes(layer)}"
 
 

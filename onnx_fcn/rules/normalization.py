@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.dilation import check_undilated
+from onnx_fcn.lifting.context import all_positions
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, grouped
 from onnx_fcn.lifting.lifted import Atom, Lifted
@@ -107,9 +107,7 @@ def mean_variance_normalization(site: Site, x: Lifted) -> Lifted:
         raise Unsupported(f"normalises over the batch: axes {axes} of {x}", code="batch")
     if x.is_live and not site.is_head and set(range(2, x.rank)) <= set(axes):
         x = as_feature_map(site, x)
-        check_undilated(site, x, "normalises over all positions")
-        site.reduces(x, contextable=True)
-        site.note_context(x)
+        all_positions(site, x, "normalises over all positions")
         return x.on(site.emit([x]))
     x, atoms = as_channels(site, x, axes)
     return standardised(site, x, atoms, 0.0)
@@ -137,9 +135,7 @@ def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -
     epsilon = float(site.attr("epsilon", 1e-5))
     if site.op == "GroupNormalization" and x.is_live and not site.is_head:
         x = as_feature_map(site, x)
-        check_undilated(site, x, "normalises over all positions")
-        site.reduces(x, contextable=True)
-        site.note_context(x)
+        all_positions(site, x, "normalises over all positions")
         return x.on(site.emit([x, scale, bias]))
     if site.op == "InstanceNormalization":
         return _instance(site, x, scale, bias, epsilon)
@@ -159,9 +155,7 @@ def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float
     live = [a for axis in x.space for a in axis.atoms]
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
-    check_undilated(site, x, "normalises over all positions")
-    site.reduces(x, contextable=True)
-    site.note_context(x)
+    all_positions(site, x, "normalises over all positions")
     x = arrange(site, x, x.channels_in_order)
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):
         return x.on(site.emit([x, scale, bias]))

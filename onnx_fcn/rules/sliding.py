@@ -17,7 +17,8 @@ import onnx
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
-from onnx_fcn.lifting.dilation import check_undilated, keep_global
+from onnx_fcn.lifting.context import keep_global
+from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import (
     along_channels,
