@@ -255,3 +255,48 @@ def test_what_is_spelled_by_opset_is_spelled_in_one_file() -> None:
                 if any(re.search(r"opset\b", text) for text in compared):
                     found.add(f"{name}.{function.name}")
     assert found == set(READ_OPSETS)
+
+
+def test_what_others_import_is_listed() -> None:
+    """A name that another module imports, or reads off the module, stands in its `__all__` where there is one."""
+    named = modules()
+    trees = {name: ast.parse(file.read_text("utf-8")) for name, file in named.items()}
+    lists = {name: listed for name, tree in trees.items() if (listed := listed_in(tree)) is not None}
+    wanted: set[tuple[str, str]] = set()
+    for tree in trees.values():
+        whole: dict[str, str] = {}  # modules that are imported as such, by the names that they get
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnx_fcn."):
+                module = str(node.module).removeprefix("onnx_fcn.")
+                for alias in node.names:
+                    if f"{module}.{alias.name}" in named:
+                        whole[alias.asname or alias.name] = f"{module}.{alias.name}"
+                    else:
+                        wanted.add((module, alias.name))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole:
+                module = whole[node.value.id]
+                wanted |= {(module, node.attr)} if node.attr in defined_in(trees[module]) else set()
+    missing = {(module, name) for module, name in wanted if name not in lists.get(module, {name})}
+    assert not missing
+    for name, listed in lists.items():
+        assert listed <= defined_in(trees[name]), f"{name} lists what it does not have"
+
+
+def listed_in(tree: ast.Module) -> set[str] | None:
+    """The names in a module's `__all__`."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def defined_in(tree: ast.Module) -> set[str]:
+    """The names that a module has at its top level, imported ones included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.Module([n for n in tree.body if not isinstance(n, ast.ClassDef | ast.FunctionDef)], [])):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {a.asname or a.name for a in node.names}
+    return found | {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}

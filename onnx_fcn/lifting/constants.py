@@ -21,7 +21,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.lifted import BATCH, dims_of
 from onnx_fcn.model.graphs import names_used
 
-__all__ = ["Values", "share_of_one", "stored_in"]
+__all__ = ["VIEWS", "Values", "share_of_one", "stored_in"]
 
 
 #: How a graph stores a tensor.

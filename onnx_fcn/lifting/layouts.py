@@ -30,6 +30,7 @@ from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
 __all__ = [
+    "CONVOLVED",
     "along_channels",
     "apart",
     "arrange",

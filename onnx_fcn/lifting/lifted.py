@@ -31,7 +31,7 @@ from fractions import Fraction
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["BATCH", "Atom", "Axis", "Lifted", "counted", "dims_of"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "counted", "dims_of"]
 
 
 #: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that

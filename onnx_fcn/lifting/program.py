@@ -16,7 +16,7 @@ from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.model.edit import Weight
 
-__all__ = ["Final", "Image", "Rewind", "Seat", "Walk", "at_node"]
+__all__ = ["Change", "Emission", "Final", "Image", "Options", "Rewind", "Seat", "Slides", "Walk", "at_node"]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["kernel", "vector"]
+__all__ = ["View", "kernel", "vector"]
 
 
 #: A reshape, transpose or slice of a weight, as a numpy view.

@@ -24,7 +24,7 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
 from onnx_fcn.model import storage
 
-__all__ = ["asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
+__all__ = ["FORMAT", "PREFIX", "asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
 
 
 #: Version of the keys and what they mean.

@@ -29,7 +29,19 @@ from onnx import TensorProto
 
 from onnx_fcn.errors import ModelError
 
-__all__ = ["THRESHOLD", "Payload", "Reference", "Skeleton", "payload_bytes", "refer", "rewrite", "skeleton"]
+__all__ = [
+    "BITS",
+    "RAW_DATA",
+    "SHAPES",
+    "THRESHOLD",
+    "Payload",
+    "Reference",
+    "Skeleton",
+    "payload_bytes",
+    "refer",
+    "rewrite",
+    "skeleton",
+]
 
 
 Buffer = Any  # bytes, or a memoryview on a memory map

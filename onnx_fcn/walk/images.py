@@ -26,6 +26,7 @@ from onnx_fcn.model.operators import AS_IT_IS, DENSE, SLIDING
 from onnx_fcn.tables import times
 
 __all__ = [
+    "FEW",
     "FORMS",
     "Request",
     "Size",
