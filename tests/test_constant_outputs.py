@@ -68,5 +68,5 @@ def test_validation_rejects_one_of_another_shape() -> None:
     wrong = onnx_fcn.convert(original, input_size=(4, 3), validate=False).to_proto()
     bias = next(t for t in wrong.graph.initializer if t.name == "b")
     del bias.dims[0]
-    with pytest.raises(ValidationError, match=r"'b' at 4×3: has shape \(5,\) where the original has \(1, 5\)"):
+    with pytest.raises(ValidationError, match=r"'b' at 4×3: has shape \(5,\), but the original has \(1, 5\)"):
         onnx_fcn.validate(original, wrong, input_size=(4, 3))

@@ -374,17 +374,17 @@ def test_a_false_value_in_the_metadata_is_named(value: str, written: ModelProto)
     words = VALUES[value]
     wrong = edited(written, "output.y", lambda text: json.dumps(json.loads(text) | {value: FALSE[value]}))
     assert onnx_fcn.validate(DENSE, written).passed
-    with pytest.raises(ValidationError, match=rf"what the metadata say of 'y': the {words} is given as .*, and it is"):
+    with pytest.raises(ValidationError, match=rf"what the metadata say of 'y': the {words} is given as .*, but it is"):
         onnx_fcn.validate(DENSE, wrong)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("window", "[12, 12]", r"of 'x': the window is given as \[12, 12\], and it is \[6, 6\]"),
+        ("window", "[12, 12]", r"of 'x': the window is given as \[12, 12\], but it is \[6, 6\]"),
         ("window", "[", "the window is not given"),
-        ("image", "z", "the image is given as 'z', and it is 'x'"),
-        ("layout", "NHWC", "the layout is given as 'NHWC', and it is 'NCHW'"),
+        ("image", "z", "the image is given as 'z', but it is 'x'"),
+        ("layout", "NHWC", "the layout is given as 'NHWC', but it is 'NCHW'"),
         ("output.y", "[" * 100_000, "of 'y': they do not say where these answers are"),
         ("output.y", "{}", "of 'y': the window is not given"),
     ],

@@ -402,7 +402,7 @@ MISTAKES = {
     ),
     "an empty archive as data": asked(
         "--data bad",
-        "the data holds no array: it takes one for an input, or several by the inputs' names",
+        "the data contains no array: pass one for an input, or several by the inputs' names",
         lambda path: np.savez(path.open("wb")),
     ),
     "one image without a batch": asked(

@@ -1,1 +1,1 @@
-"""The proof: onnxruntime on the original and on the converted model, and what comes out of comparing them."""
+"""The proof: onnxruntime runs the original and the converted model, and the answers are compared."""

@@ -1,4 +1,4 @@
-"""Running both models: what the original answers on images, crops and windows, and what the converted one does."""
+"""Runs both models: the original on images, crops and windows, the converted one on the same images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.checking.cases import (
     BATCHES,
+    amplify,
     batches_of,
-    cropped,
+    crop_feeds,
     has_crop,
-    louder,
     own_scale,
     random_feeds,
-    shaken,
+    shake,
     takes_batches,
 )
 from onnx_fcn.checking.comparison import Answers, Case, Comparison, Run, Wide, size_text
@@ -25,18 +25,18 @@ from onnx_fcn.lifting.windows import batch_axis, original_at, window_of
 from onnx_fcn.model.sessions import extract, session, with_outputs
 from onnx_fcn.walk.cut import Cut
 
-__all__ = ["ask_converted", "ask_crops", "ask_head", "ask_original", "asking_original", "head_in_batches"]
+__all__ = ["ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
 
 
-#: Multiply-accumulates that crops may take which need not agree: enough to see by how much they do not.
+#: Budget, in multiply-accumulates, for crops that need not agree: enough to measure by how much they differ.
 CROPS_BUDGET = 12e9
 
-#: Crops of a long image whose maps are compared where those of the answers need not agree.
+#: Crops of a long image whose feature maps are compared if the answers of crops need not agree.
 FAR_CROPS = 2
 
 
 def ask_original(c: Comparison, cases: list[Case], ask: Callable[[Case], None]) -> None:
-    """The original's answers at the native size; batches that it does not run are dropped."""
+    """Ask the original at the native size; batches that it does not run are dropped."""
     for case in list(cases):
         c.progress(f"original at the native size, batch {case.batch}")
         try:
@@ -44,11 +44,14 @@ def ask_original(c: Comparison, cases: list[Case], ask: Callable[[Case], None]) 
         except ModelError:
             if case is cases[0] or case.note:
                 raise
-            cases.remove(case)  # the graph bakes another batch
+            cases.remove(case)  # another batch is built into the graph
 
 
-def asking_original(c: Comparison, trunk: Cut | None = None) -> Callable[[Case], None]:
-    """What asks the file as it was given; for what is not among its outputs, the network in it that was lifted."""
+def original_runner(c: Comparison, trunk: Cut | None = None) -> Callable[[Case], None]:
+    """A function that asks the file as it was given.
+
+    For tensors that are not among its outputs it asks the network in the file that was lifted.
+    """
     file, closed = c.given.file, c.given.logits
     inner = list(dict.fromkeys([*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]))
     untouched = file is c.original
@@ -71,7 +74,10 @@ def asking_original(c: Comparison, trunk: Cut | None = None) -> Callable[[Case],
 
 
 def ask_crops(c: Comparison, wide: Wide, inner: Case, ask: Callable[[Case], None]) -> None:
-    """The original on crops of a larger image: on all where they decide; the last of a wide one's is known."""
+    """Ask the original on crops of a larger image: on all crops if they decide, otherwise on as many as affordable.
+
+    The answers on the last crop of a wide image, `inner`, are known.
+    """
     affordable = 1 if c.macs is None else max(1, int(CROPS_BUDGET / max(c.macs, 1)))
     known = wide.inner is not None
     if not any(c.exact.values()):
@@ -82,16 +88,16 @@ def ask_crops(c: Comparison, wide: Wide, inner: Case, ask: Callable[[Case], None
     others = [p for p in others if has_crop(c, wide, p)]
     for k, position in enumerate(others):
         c.progress(f"crops at {size_text(wide.size)}: {k + 1} of {len(others)}")
-        wide.crops.append(Case(c.state.image.size, wide.batch, cropped(c, wide, position)))
+        wide.crops.append(Case(c.state.image.size, wide.batch, crop_feeds(c, wide, position)))
         ask(wide.crops[-1])
     wide.crops += [inner] if known else []
 
 
 def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
-    """The original head's answers for windows of feature maps, and what a change of the first map makes of them."""
+    """Ask the original head on windows of feature maps, and on the same windows of the first map after a change."""
     fact, first = wides[0].cut.fact, wides[0]
     shakes = c.affine and first.map.dtype == np.float32
-    asked = [(w.map, w) for w in wides] + ([(shaken(c, first.map), first)] if shakes else [])
+    asked = [(w.map, w) for w in wides] + ([(shake(c, first.map), first)] if shakes else [])
     windows = [(original_at(fact, m, p).astype(m.dtype), w.feeds) for m, w in asked for p in w.positions]
     c.progress(f"head on {len(windows)} windows")
     answers = iter(_head_on(c, first.cut, windows))
@@ -103,12 +109,12 @@ def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
 
 
 def _head_on(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
-    """The original head's answers for windows, each with its other inputs; all at once where the batch is free."""
+    """The original head's answers for windows, each with its other inputs; in one batch if the batch is free."""
     image, types = c.state.image, {cut.name: windows[0][0].dtype}
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
-        images = random_feeds(c, image.size, len(windows))  # a head may read its batch off the image
+        images = random_feeds(c, image.size, len(windows))  # a head may read its batch from the image
         with contextlib.suppress(ModelError):
             stack = np.concatenate([window for window, _ in windows], axis)
             answers = dict(zip(c.names, head({**images, cut.name: stack})))
@@ -119,20 +125,23 @@ def _head_on(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str
 
 
 def head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
-    """Both heads on several windows at once: no batch is mixed. None where the original's does not run so."""
+    """Both heads on several windows at once, to show that no head mixes its batch.
+
+    Yields nothing if the original's head does not run on a batch.
+    """
     cut, size = wide.cut, c.state.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
     stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
     case = Case(size, BATCHES, {}, "the head alone")
     if not c.rounds:
-        stack, case.loud = louder(stack, 0), True
+        stack, case.loud = amplify(stack, 0), True
     first = [0] * len(positions[0])
     windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]
     c.progress(f"heads, batch {BATCHES}")
     try:
         head = session(c.original, extract(c.original.proto, [cut.name], c.names, {cut.name: stack.dtype}))
         case.expected = dict(zip(c.names, head({cut.name: np.concatenate(windows, batch_axis(cut.fact) or 0)})))
-    except ModelError:  # the graph bakes another batch
+    except ModelError:  # another batch is built into the graph
         return
     outputs = [c.maps.get(n, n) for n in c.names]
     try:
@@ -144,20 +153,20 @@ def head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
 
 
 def ask_converted(c: Comparison, run: Run) -> None:
-    """The converted model's answers, and its maps of larger images where these are asked for.
+    """Ask the converted model for its answers, and for its maps of larger images if these are needed.
 
     Raises:
-        ValidationError: it does not load or run.
-        ModelError: the original does not run either.
+        ValidationError: if the converted model does not load or run.
+        ModelError: if the original does not run either.
     """
     cases = [*run.cases, *run.wides, *run.others]
     asked = [name for wide in run.wides for name in _maps_of(c, wide)]
     extras = [n for n in dict.fromkeys([*c.maps.values(), *asked]) if n not in c.outputs]
     where = ""
     try:
-        judge = session(c.converted, with_outputs(c.converted, extras if c.is_ours else []))
-        # the maps behind another tool's outputs may be gone: they are ours then, and its outputs are made of these
-        maps = judge if c.is_ours or not extras else session(c.lifted, with_outputs(c.lifted, extras))
+        judge = session(c.converted, with_outputs(c.converted, extras if c.is_own_result else []))
+        # Another tool may have removed the maps behind its outputs: then this walk's result gives them.
+        maps = judge if c.is_own_result or not extras else session(c.lifted, with_outputs(c.lifted, extras))
         for case in cases:
             where = f" at {size_text(case.size)}"
             c.progress(f"converted model{where}, batch {case.batch}")
@@ -171,18 +180,18 @@ def ask_converted(c: Comparison, run: Run) -> None:
             case.finals = {name: answers[name] for name in c.state.finals}
             case.got = _batch_restored(c, {name: answers[c.maps.get(name, name)] for name in c.names})
     except ModelError as error:
-        asking_original(c)(run.cases[0])  # which may be the one that does not run
+        original_runner(c)(run.cases[0])  # raises ModelError if the original does not run either
         raise ValidationError(f"the converted model fails{where}: {error}") from None
 
 
 def _maps_of(c: Comparison, wide: Wide) -> list[str]:
-    """Tensors of the converted model that are wanted of a larger image: the cut, and that of the trunk."""
+    """Tensors of the converted model that a larger image needs: the map of the cut, and that of the trunk."""
     facts = [*([] if wide.has_map else [wide.cut.fact]), *([wide.trunk.fact] if wide.trunk is not None else [])]
     return [c.state.renamed.get(f.map, f.map) for f in facts]
 
 
 def _batch_restored(c: Comparison, answers: Answers) -> Answers:
-    """The answers with (1, C, 1, N·grid) as (N, C, *grid), where the batch was folded around the head."""
+    """The answers with (1, C, 1, N·grid) restored to (N, C, *grid), if the batch was folded around the head."""
     shape = next((list(answers[n].shape) for n in c.state.results if answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():
         if fact.folded:

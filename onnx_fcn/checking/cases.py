@@ -1,4 +1,4 @@
-"""The images of a comparison: of the native size, larger ones, and the windows on these that are compared."""
+"""The images of a comparison, of the native size and larger, and the windows on them that are compared."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from onnx_fcn.walk.cut import Cut, cuts_of, upstream
 
 __all__ = [
     "BATCHES",
+    "amplify",
     "batches_of",
-    "cropped",
+    "crop_feeds",
     "fed_cut",
     "has_crop",
     "long_case",
-    "louder",
     "native_cases",
     "offsets_of",
     "own_scale",
@@ -36,38 +36,38 @@ __all__ = [
     "positions_of",
     "random_feeds",
     "ratios_of",
-    "sampled",
-    "shaken",
+    "sample_cells",
+    "shake",
     "takes_batches",
     "uneven_case",
     "wide_case",
 ]
 
 
-#: Multiply-accumulates that a long image may take; and how many times the native ones in any case where a trunk
-#: computes with the places of cells: its arithmetic is not the same everywhere, so that far out is worth more there.
+#: Budget of a long image in multiply-accumulates. If the trunk computes with the places of cells, its arithmetic is not
+#: the same everywhere: then a long image may always cost this many times the native one.
 LONG_BUDGET, PLACES_FACTOR = 7e8, 3
 
-#: Images at once, where the batch is free.
+#: The number of images in a batch, if the batch is free.
 BATCHES = 3
 
-#: How far the feature map is shaken, relative to its root mean square, to see what hangs on it: far more than
+#: How far the feature map is shaken, relative to its root mean square, to see how the answers respond: far more than
 #: rounding does, and little enough to stay on the same side of most kinks.
 SHAKE = 1e-2
 
-#: How many times the change that the whole map makes, by that slope, an answer counts as: its rounding comes of terms
-#: that may have cancelled.
+#: An answer's scale is at least this many times its response to a change of the whole map (by the slope that the shake
+#: shows): its rounding errors come from terms that may have cancelled.
 MARGIN = 10
 
 
 def fed_cut(c: Comparison) -> Cut | None:
-    """The last map that the original can be fed with: no tensor inside a branch can be. None where nothing slides."""
+    """The last map that the original can be fed with: one outside of branches. None if nothing slides."""
     named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
     return None if c.keeps_size else next((k for k in cuts_of(c.state) if k.name in named), None)
 
 
 def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> Wide:
-    """A given larger image, or a random one with some windows more and these pixels left over."""
+    """The larger image in `data`, or a random one with a few more windows and `remainder` pixels left over."""
     image, batch = c.state.image, batches_of(c)[0]
     size = wide_size(image.size, period_of(c, cut), remainder, _most(c))
     feeds = random_feeds(c, size, batch)
@@ -83,7 +83,7 @@ def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[s
 
 
 def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
-    """A random image that is long along one axis; None where it would have to be too short to tell anything."""
+    """A random image that is long along one axis; None if the budget allows only one too short to show anything."""
     image, batch, period = c.state.image, batches_of(c)[0], period_of(c, cut)
     axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
     places = any(c.state.seats[k].node.op in PLACES for k in upstream(c.state, cut.name))
@@ -93,7 +93,7 @@ def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
 
 
 def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
-    """A random image of hardly more than the native size, with these pixels left over."""
+    """A random image slightly larger than the native size, with `remainder` pixels left over."""
     size, batch = uneven_size(c.state.image.size, remainder, _most(c)), batches_of(c)[0]
     return Case(size, batch, random_feeds(c, size, batch))
 
@@ -114,9 +114,9 @@ def _most(c: Comparison) -> float:
 def native_cases(
     c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int], *, negated: bool
 ) -> list[Case]:
-    """Images of the native size, and given ones. The first is a crop of the larger image: it answers two questions.
+    """Random images of the native size, and the given ones. The first is a crop of `wide`, and so serves two checks.
 
-    `negated`: that image negated is one more, on which other units are on.
+    With `negated`, the first image negated is added: other units are active on it.
     """
     size = c.state.image.size
     cases = []
@@ -124,13 +124,13 @@ def native_cases(
         loud = batch > 1 and not c.rounds
         cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
     if wide is not None and wide.inner is not None:
-        cases[0].feeds, cases[0].loud = cropped(c, wide, wide.inner), False
+        cases[0].feeds, cases[0].loud = crop_feeds(c, wide, wide.inner), False
     image = cases[0].feeds[c.state.image.name]
     if negated and image.dtype.kind == "f":
         feeds = {**cases[0].feeds, c.state.image.name: -image}
         cases.append(Case(size, cases[0].batch, feeds, "the image negated"))
     others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
-    if others and not c.rounds:  # what comes of them may hardly count
+    if others and not c.rounds:  # their effect on the answers may be small
         feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
         cases.append(Case(size, cases[0].batch, feeds, "the other inputs louder", loud=True))
     if data is not None and all(tuple(data[n].shape[1:]) == _shape(c, n, size, 1)[1:] for n in data):
@@ -145,12 +145,13 @@ def steps_of(c: Comparison, cut: Cut) -> list[int]:
 
 
 def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
-    """The windows to compare: corners, some between, those with a whole crop last, and any `inner` at the very end.
+    """The windows to compare: corners and some between. Windows with a crop come last, `inner` at the very end.
 
-    The last windows of a dilated map, or of one that is rounded up, may reach beyond the image: they have no crop.
+    The last windows of a dilated map, or of a map whose size is rounded up, may reach beyond the image: they have no
+    crop.
     """
     steps = steps_of(c, wide.cut)
-    cells = sampled([-(-w // s) for w, s in zip(wide.grid, steps)], c.random, wide.most)
+    cells = sample_cells([-(-w // s) for w, s in zip(wide.grid, steps)], c.random, wide.most)
     found = [[p * s for p, s in zip(cell, steps)] for cell in cells]
     ordered = sorted((p for p in found if p != wide.inner), key=lambda p: has_crop(c, wide, p))
     if wide.inner is None:  # the farthest last
@@ -158,8 +159,8 @@ def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
     return [*ordered, wide.inner]
 
 
-def cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
-    """The inputs with the image cut to one window."""
+def crop_feeds(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
+    """The inputs, with the image cropped to one window."""
     image, offsets = c.state.image, offsets_of(wide, position)
     index = [slice(None)] * len(image.shape)
     for k, (axis, extent) in enumerate(zip(image.space, image.size)):
@@ -168,7 +169,7 @@ def cropped(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Arr
 
 
 def has_crop(c: Comparison, wide: Wide, position: Sequence[int]) -> bool:
-    """Does a window lie within the image?"""
+    """Is a window inside the image?"""
     offsets = offsets_of(wide, position)
     return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.state.image.size, wide.size)))
 
@@ -189,8 +190,8 @@ def periods_of(cut: Cut) -> dict[int | None, Fraction]:
     return {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
 
 
-def sampled(grid: Sequence[int], random: np.random.Generator, most: int = WINDOWS) -> list[tuple[int, ...]]:
-    """Positions on a grid: the corners, and some between, so many in all."""
+def sample_cells(grid: Sequence[int], random: np.random.Generator, most: int = WINDOWS) -> list[tuple[int, ...]]:
+    """Cells of a grid: the corners, and some between; `most` in all, if there are not more corners."""
     corners = list(dict.fromkeys(itertools.product(*((0, n - 1) for n in grid))))
     others = [p for p in np.ndindex(*grid) if p not in set(corners)]
     chosen = random.permutation(len(others))[: max(0, most - len(corners))]
@@ -198,6 +199,7 @@ def sampled(grid: Sequence[int], random: np.random.Generator, most: int = WINDOW
 
 
 def batches_of(c: Comparison) -> list[int]:
+    """The batches to run: the only possible one, or 1 and `BATCHES`."""
     image = c.state.image
     if image.batch is None:
         return [1]
@@ -208,6 +210,7 @@ def batches_of(c: Comparison) -> list[int]:
 
 
 def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[int, ...]:
+    """The shape of an input for a batch of images of this size."""
     image = c.state.image
     if name == image.name:
         shape = list(image.shape)
@@ -220,12 +223,12 @@ def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[i
     return tuple((batch if k == 0 else 1) if d is None else d for k, d in enumerate(dims))
 
 
-def louder(images: Array, axis: int | None) -> Array:
-    """A batch whose images have larger and larger values, so that what hides in front of a large bias shows.
+def amplify(images: Array, axis: int | None) -> Array:
+    """A batch whose images have larger and larger values, so that faults before a large bias show.
 
-    None of them is next to nothing, so that whatever reads a single one shows too. Every third is the one before it,
-    negated: a unit that is off there is on here, as far as it depends on the values alone, so that a fault behind it
-    shows.
+    No image is close to zero, so that a fault in reading a single one shows too. Every third image is the one before
+    it, negated: units that are off for one are on for the other, as far as they depend on the values alone, so that
+    faults behind them show.
     """
     if axis is None or images.dtype.kind != "f":
         return images
@@ -240,30 +243,30 @@ def louder(images: Array, axis: int | None) -> Array:
 
 
 def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool = False) -> dict[str, Array]:
-    """Random values for every input; of a loud batch of images, `louder` ones."""
+    """Random values for every input; with `loud`, the images of the batch are amplified (`amplify`)."""
     feeds = {}
     for name, declared in c.inputs.items():
         feeds[name] = random_values(declared, _shape(c, name, size, batch), c.random, c.deviation)
         if loud and name == c.state.image.name:
-            feeds[name] = louder(feeds[name], c.state.image.batch)
+            feeds[name] = amplify(feeds[name], c.state.image.batch)
     return feeds
 
 
-def shaken(c: Comparison, feature_map: Array) -> Array:
-    """A feature map (N, C, *space) with a little noise: some for each value, as much for each channel as a whole.
+def shake(c: Comparison, feature_map: Array) -> Array:
+    """A feature map (N, C, *space) with a little noise: one for each value, and as much for each channel as a whole.
 
-    The latter is what an average over many cells does not even out.
+    An average over many cells does not even out the latter.
     """
     shape = feature_map.shape
     noise = c.random.standard_normal(shape) + c.random.standard_normal((*shape[:2], *[1] * (len(shape) - 2)))
-    with np.errstate(invalid="ignore", over="ignore"):  # a map that is not finite tells nothing
+    with np.errstate(invalid="ignore", over="ignore"):  # a map that is not finite shows nothing
         mean_square = np.mean(np.square(feature_map, dtype=np.float64))
         changed: Array = (feature_map + SHAKE * np.sqrt(mean_square / 2) * noise).astype(feature_map.dtype)
     return changed
 
 
 def own_scale(windows: Sequence[Array], changed: Sequence[Array]) -> Scale:
-    """How large each answer counts as, by its values on some windows, and on the same windows of a `shaken` map."""
+    """The scale of each answer, from its values on some windows and on the same windows after a `shake` of the map."""
     largest = np.max(np.abs(windows), axis=0)
     with np.errstate(invalid="ignore"):  # infinity stays infinity
         change = np.max(np.abs(np.subtract(changed, windows)), axis=0)
@@ -271,7 +274,7 @@ def own_scale(windows: Sequence[Array], changed: Sequence[Array]) -> Scale:
 
 
 def takes_batches(c: Comparison, cut: Cut) -> bool:
-    """Can the head be run on several windows at once, in the original?"""
+    """Can the original head run on several windows at once?"""
     return (
         batches_of(c)[0] == 1
         and c.state.batch == BATCH

@@ -1,4 +1,4 @@
-"""What came out of comparing two models: each comparison as a value, and all of them together."""
+"""The result of comparing two models: each comparison as a value, and all of them together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPARED = {
     "trunk": "a cell of the feature map, away from padding, and the original's for a crop",
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
-    "form": "the answers and what they were to become of the map",
+    "form": "the answers and what their form makes from the map",
     "metadata": "what the metadata say",
 }
 
@@ -31,13 +31,13 @@ class Check:
         kind: ``native``, ``law``, ``crops``, ``trunk``, ``phases``, ``form``, ``grid`` or ``metadata``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels; empty where no image is needed.
-        batch: images at once.
-        compared: windows, or elements.
-        error: largest difference relative to the largest answer; NaN where it could not be measured.
-        tolerance: the largest error allowed; None for what is only information.
+        batch: the number of images.
+        compared: the number of windows, or of elements.
+        error: the largest difference relative to the largest answer; NaN if it could not be measured.
+        tolerance: the largest error allowed; None if the check is only information.
         note: a sentence.
         median: of crops, the error of the median window; None for other checks.
-        top1: of crops, the share of windows whose largest answer is the same one; None where that means nothing.
+        top1: of crops, the share of windows with the same best class; None if the answers are not scores of classes.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Within its tolerance, or only information."""
+        """Is the error within its tolerance, or the check only information?"""
         return self.tolerance is None or self.error <= self.tolerance
 
 
@@ -63,7 +63,7 @@ class Validation:
 
     Attributes:
         checks: in the order in which they were made.
-        uncovered: what could not be compared, or would have taken too long, in sentences.
+        uncovered: what could not be compared, or would have taken too long, in words.
     """
 
     checks: tuple[Check, ...]
@@ -71,16 +71,16 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        """Did everything that decides hold?"""
+        """Did all checks pass?"""
         return all(c.passed for c in self.checks)
 
     @property
     def is_same_network(self) -> bool:
-        """Are the answers right, whatever the metadata say of them?"""
+        """Did all checks of the answers pass, leaving aside those of the metadata?"""
         return all(c.passed for c in self.checks if c.kind != "metadata")
 
     def worst(self, kind: str) -> float | None:
-        """The largest error of one kind of check; None where there was none."""
+        """The largest error of one kind of check; None if there was no such check."""
         errors = [c.error for c in self.checks if c.kind == kind]
         return max(errors) if errors else None
 
@@ -90,7 +90,7 @@ class Validation:
         where = f" at {'×'.join(map(str, worst.size))}" if worst.size else ""
         reason = f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
         if not math.isfinite(worst.error):
-            reason = worst.note or "NaN or infinities stand at other places, or numbers where there were some"
+            reason = worst.note or "NaN or infinities are at other places than in the original"
         elif worst.note:
             reason += f"; {worst.note}"
         return f"{COMPARED[worst.kind]} of '{worst.subject}'{where}: {reason}"

@@ -1,7 +1,7 @@
-"""What is compared: two models with all that is known of them before anything runs, and the images that both answer.
+"""What is compared: two models, with what is known of them before anything runs, and the images that both answer.
 
-A `Comparison` is the two models at hand. A `Case` is an image or a batch of images, and what both models answered; a
-`Wide` one is larger than native, and has a feature map and windows.
+A `Comparison` is the two models. A `Case` is an image or a batch of images, with the answers of both models; a `Wide`
+case is larger than native, and has a feature map and windows.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ __all__ = [
 ]
 
 
-#: Deviations of the random images. A network that answers the same everywhere, as one that was trained on bytes may to
-#: noise of deviation 1, is asked again with more.
+#: Standard deviations of the random images. If the answers are the same everywhere, the next one is tried: a network
+#: that was trained on bytes may hardly respond to noise of deviation 1.
 DEVIATIONS = (1.0, 16.0, 255.0)
 
-#: Windows that the law is checked on: the corners, and some between. Of a long image both ends are, and some between.
+#: Windows that the law is checked on: the corners and some between; of a long image, both ends and some between.
 WINDOWS, FAR_WINDOWS = 9, 5
 
-#: So many of these at most: a head has a few, and each is one more tensor that both models give out.
+#: The largest number of hidden tensors: a head has a few, and each is one more output of both models.
 MOST_HIDDEN = 32
+
+#: Results of bounded operators below this are compared absolutely.
 LEAST_BOUNDED = 1e-2
 
 Progress = Callable[[str], None]
@@ -58,22 +60,23 @@ Answers = dict[str, Array]
 
 @dataclass
 class Comparison:
-    """The two models at hand, with what is known of them.
+    """Two models, with what is known of them.
 
     Attributes:
-        given: the model as it was given; the answers of its file are those to be reproduced.
+        given: the model as it was given; the answers of its file are to be reproduced.
         original: the network in it that was lifted.
         state: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
-        converted: the file that is judged: that result, or what another tool made of it.
-        scales: what differences of each tensor are relative to, where that is not the largest answer.
-        rounds: whether its arithmetic is coarser than single floats: no slope or size tells how it rounds.
+        converted: the file that is judged: that result, or what another tool made from it.
+        scales: for some tensors, what differences are relative to instead of the largest answer.
+        rounds: whether the arithmetic is coarser than single floats: then no slope or size shows how it rounds.
         affine: tensors whose answers are sums of products, each with a rounding of its own.
-        exact: whether the cells of a map have to equal crops.
-        macs: multiply-accumulates of the original on one image, where they are known.
-        is_ours: whether the judged file is our result; the tensors of another tool's may have any names.
-        maps: for each output that is more than its map of answers, and for each tensor in front of a saturating
-            operator, the tensor of the converted model that is the map.
+        exact: for each map, whether its cells have to equal crops.
+        macs: multiply-accumulates of the original on one image; None if they are not known.
+        is_own_result: whether the judged file is the result of this walk; after another tool its tensors may have any
+            names.
+        maps: for each output that is more than its map of answers, and for each tensor before a saturating operator,
+            the tensor of the converted model that is the map.
     """
 
     given: Given
@@ -93,10 +96,10 @@ class Comparison:
         self.tolerance = tolerance_of(self.original)
         self.rounds = self.tolerance >= ROUNDED_TOLERANCE
         self.answers = geometry_of(self.state).outputs
-        self.is_ours = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
+        self.is_own_result = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
         self.scales: dict[str, Scale] = {}
         producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
-        self.hidden = self._hidden(producer) if self.is_ours else {}
+        self.hidden = self._find_hidden(producer) if self.is_own_result else {}
         self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
         every = all(a.exactness == "exact" for a in self.answers.values())
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
@@ -116,22 +119,23 @@ class Comparison:
     def scale_of(self, name: str, case: Case) -> Scale:
         """What differences of a tensor are relative to.
 
-        The answers for one window may be small because large terms cancel, which were rounded when they were large.
-        Where nothing else tells how large these are, those for the other windows do.
+        The answers for one window may be small because large terms cancel, and these were rounded when they were large.
+        If nothing else shows how large these terms are, the answers for the other windows do.
         """
         scale = self.scales.get(name, Scale())
         if self.rounds and isinstance(case, Wide):
             return Scale(max([scale.least, *(largest_of(answers[name]) for answers in case.windows)]))
         return Scale(scale.least) if case.loud else scale
 
-    def _hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
-        """Tensors of the head in front of saturating operators, with their facts as they are named in the result.
+    def _find_hidden(self, producer: Mapping[str, onnx.NodeProto]) -> dict[str, Lifted]:
+        """Tensors of the head before saturating operators, with their facts under the names in the result.
 
-        The nearest to the outputs are found first. An output that is nothing but saturated is compared as such.
+        Those nearest to the outputs are found first. If an output is only the result of a bounded operator, its scale
+        is set as well.
         """
         found: dict[str, Lifted] = {}
         have = {o for n in self.lifted.proto.graph.node for o in n.output}
-        waiting = deque((name, name) for name in self.outputs)  # a tensor, and the output that it is but for saturation
+        waiting = deque((name, name) for name in self.outputs)  # a tensor, and the output that it is before saturation
         seen = set(waiting)
         while waiting and len(found) < MOST_HIDDEN:
             name, output = waiting.popleft()
@@ -155,7 +159,7 @@ class Comparison:
         return found
 
     def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:
-        """Is a tensor made of sums of products, by what keeps the rounding of each?"""
+        """Is a tensor computed from sums of products by operators that keep the rounding of each?"""
         node = producer.get(name)
         if node is None or depth == 0:
             return False
@@ -169,19 +173,19 @@ class Comparison:
 
 @dataclass
 class Case:
-    """One image, or batch of images, and what both models answered.
+    """One image, or batch of images, and the answers of both models.
 
     Attributes:
-        size: in pixels.
-        batch: images at once.
-        feeds: all inputs.
-        note: what is said of it in the report.
-        loud: whether its values are larger than those that `Comparison.scales` was found with.
+        size: of an image, in pixels.
+        batch: the number of images.
+        feeds: the values of all inputs.
+        note: a remark for the report.
+        loud: whether the values are larger than those that `Comparison.scales` was found with.
         expected: the answers of the original.
-        got: those of the converted model, by the names of the original's tensors.
-        finals: what it makes of them, where that is asked for.
-        probabilities: the original's answers behind a closing Softmax, where that was left out.
-        logits: what enters it.
+        got: the answers of the converted model, by the names of the original's tensors.
+        finals: the outputs of the converted model that are computed from these, if requested.
+        probabilities: the original's answers after a closing Softmax, if the conversion left it out.
+        logits: the values that enter this Softmax.
         within: the original's values of `Wide.trunk`.
     """
 
@@ -204,16 +208,16 @@ class Wide(Case):
 
     Attributes:
         cut: the map that the law is about.
-        trunk: a map of the trunk, up to the cut, that sees no padding in places on an image of the native size.
-        most: windows that are compared.
-        inner: a window within it, as a cell of the cut's grid, whose crop is the first image of the native size; None
-            of an image that has no part in that.
+        trunk: a map up to the cut, some cells of which see no padding on an image of the native size.
+        most: the largest number of windows to compare.
+        inner: the window whose crop is the first image of the native size, as a cell of the cut's grid; None if no
+            crop of this image is.
         map: the cut's map of this image, (N, C, *space).
-        has_map: whether that is known before the converted model has run, by the original's trunk.
-        found: what the converted model makes of `trunk`.
-        positions: the windows that are compared, as cells of the cut's grid; `inner` is the last.
+        has_map: whether `map` comes from the original's trunk, before the converted model has run.
+        found: the converted model's values of `trunk`.
+        positions: the windows to compare, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
-        crops: the original on the crops of the last of them.
+        crops: the original's answers on the crops of the last positions.
     """
 
     cut: Cut = field(kw_only=True)
@@ -244,7 +248,7 @@ def _same_graph(a: Document, b: Document) -> bool:
 
 @dataclass
 class Run:
-    """Images of one deviation, what was compared on them, and what was not, in sentences."""
+    """Images of one deviation, the checks on them, and sentences about what was not compared."""
 
     cases: list[Case] = field(default_factory=list)
     wides: list[Wide] = field(default_factory=list)
@@ -254,4 +258,5 @@ class Run:
 
 
 def size_text(size: Sequence[int]) -> str:
+    """A size in words: ``224×224``."""
     return "×".join(map(str, size))

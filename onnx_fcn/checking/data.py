@@ -1,4 +1,4 @@
-"""The user's own data, read and brought into the form of the model's inputs."""
+"""The user's own data, read and converted to the type of the model's inputs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["load_data"]
 def load_data(
     data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document, image: Image
 ) -> dict[str, Array] | None:
-    """The user's images by input name, in the type and of a shape that the model takes.
+    """The user's images by input name, with a type and a shape that the model accepts.
 
     Raises:
-        OptionError: the file cannot be read, or does not fit the inputs.
+        OptionError: if the file cannot be read, or does not fit the inputs.
     """
     if data is None:
         return None
@@ -32,15 +32,15 @@ def load_data(
         data = _read(data)
     arrays = {image.name: data} if isinstance(data, np.ndarray) else dict(data)
     if not arrays:
-        raise OptionError("the data holds no array: it takes one for an input, or several by the inputs' names")
+        raise OptionError("the data contains no array: pass one for an input, or several by the inputs' names")
     inputs = {i.name: i for i in data_inputs(document.proto.graph)}
     if unknown := set(arrays) - set(inputs):
         raise OptionError(f"the model has no input '{min(unknown)}': its inputs are {', '.join(map(repr, inputs))}")
-    return {name: _fitting(array, inputs[name], image) for name, array in arrays.items()}
+    return {name: _fit(array, inputs[name], image) for name, array in arrays.items()}
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
-    """The array in an .npy file, or those in an .npz file by name."""
+    """The array in an .npy file, or the arrays in an .npz file by name."""
     try:
         with open(path, "rb") as file:
             if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
@@ -54,8 +54,12 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
         raise OptionError(f"'{os.fspath(path)}' is not an .npy or .npz file of numbers: {error}") from None
 
 
-def _fitting(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
-    """The user's data for one input: every axis of the image at least as long as a window, all others as declared."""
+def _fit(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
+    """The user's data for one input, in its type. Axes of the image may be longer than declared, the others may not.
+
+    Raises:
+        OptionError: if the type or the shape does not fit.
+    """
     wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
     if not np.can_cast(array.dtype, wanted, "same_kind"):
         raise OptionError(f"the data for '{declared.name}' is {array.dtype}, and the model takes {wanted}")

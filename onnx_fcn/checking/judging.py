@@ -1,4 +1,4 @@
-"""From answers to checks: how far those of the converted model are from those of the original."""
+"""From answers to checks: how far the converted model's answers are from the original's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.cases import offsets_of, ratios_of, sampled
+from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Run, Wide, size_text
@@ -26,6 +26,7 @@ __all__ = ["all_checks"]
 
 
 def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
+    """Every check of a run, in the order of the report."""
     for case in run.cases:
         yield from _native_checks(c, case)
     for case in (*run.cases, *run.wides, *run.others):
@@ -45,7 +46,8 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
 def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
     """Is each phase of a dilated map the original's map of the shifted image?
 
-    Phase 0 is, everywhere. The others are where no padding is seen: shifting moves the border of the image.
+    Phase 0 is compared everywhere. The others are compared only at cells without padding in their field: shifting moves
+    the border of the image.
     """
     cut, image = wide.cut, c.state.image
     rates = [axis.rate for axis in cut.fact.space]
@@ -54,11 +56,11 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
     try:
         trunk = session(c.original, trunk_of(c, cut))
     except ModelError:
-        return  # it has another input
-    for phase in sampled(rates, c.random):
+        return  # the trunk has another input
+    for phase in sample_cells(rates, c.random):
         index, ends = [slice(None)] * len(image.shape), list(wide.size)
         for axis, p in zip(cut.fact.space, phase):
-            if axis.image is not None and p:  # smaller by a whole stride: what depends on the size stays the same
+            if axis.image is not None and p:  # a whole stride smaller, so that what depends on the size does not change
                 start, period = int(p * axis.stride), int(axis.rate * axis.stride)
                 ends[axis.image] += start - period
                 index[image.space[axis.image]] = slice(start, ends[axis.image])
@@ -67,7 +69,7 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         try:
             want = as_physical(cut.fact, trunk(feeds)[0])
         except ModelError:
-            continue  # a size is baked into the original's trunk
+            continue  # a size is built into the original's trunk
         if want is None:
             continue
         slices: list[Any] = [slice(p, None, r) for p, r in zip(phase, rates)]
@@ -86,9 +88,9 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
 
 
 def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
-    """On an image with pixels behind the last window, is the number of answers what it is said to be?
+    """On an image with pixels left over after the last window, is the number of answers the announced one?
 
-    Padding at the far end, and sizes that are rounded up, show there alone.
+    Wrong padding at the far end, and sizes that are wrongly rounded up, show only there.
     """
     for name, said in c.answers.items():
         fact, shape = c.state.results[name], case.got[name].shape
@@ -99,12 +101,12 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
         have = tuple(n for n, cell in zip(shape, cells) if cell is not None)
         want = tuple(cell for cell in cells if cell is not None)
         agrees = have == want and len(shape) == len(cells)
-        note = "" if agrees else f"is a grid of {have} where {want} was said"
+        note = "" if agrees else f"is a grid of {have} instead of {want}"
         yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)
 
 
 def _metadata_checks(c: Comparison) -> Iterator[Check]:
-    """Is all that the judged file's metadata say of its answers so? Nothing where they say nothing."""
+    """Do the metadata of the judged file describe its answers correctly? No check if there are no metadata."""
     claims, geometry = claims_of(c.converted.proto), geometry_of(c.state)
     if not claims:
         return
@@ -118,15 +120,15 @@ def _metadata_checks(c: Comparison) -> Iterator[Check]:
 def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is the answer at the native size the same?
 
-    A dilated network that pads has answers in between at the native size too, whose windows reach beyond the image;
-    the first is the original's.
+    A dilated network that pads has more than one answer at the native size, with windows that reach beyond the image;
+    the first answer is the original's.
     """
     for name, want in case.expected.items():
         have, fact, note = case.got[name], c.facts.get(name), case.note
         if fact is not None and c.state.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size or (fact is None and have.shape != want.shape):
-            error, note = np.inf, f"has shape {case.got[name].shape} where the original has {want.shape}"
+            error, note = np.inf, f"has shape {case.got[name].shape}, but the original has {want.shape}"
         else:
             error = difference(have.reshape(want.shape), want, c.scale_of(name, case))
             note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
@@ -136,22 +138,22 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
         tensor = c.given.logits[name]
         closing = extract(c.given.whole.proto, [tensor], [name], {tensor: logits.dtype})
         (have,) = session(c.given.whole, closing)({tensor: logits})
-        error, note = difference(have, want, Scale(LEAST_BOUNDED)), "what was left out behind it"
+        error, note = difference(have, want, Scale(LEAST_BOUNDED)), "what was left out after it"
         yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
 
 
 def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
-    """Answers of an output on an image of this size."""
+    """The number of answers of an output along each axis, on an image of this size."""
     return tuple(1 if a.image is None else a.count(size[a.image]) for a in fact.space)
 
 
 def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
-    """Is what the converted model makes of its maps what the form says, in numpy's words?"""
+    """Is what the converted model computes from its maps what numpy computes for this form?"""
     for name, have in case.finals.items():
         final, fact = c.state.finals[name], c.state.results[name]
         if final.form == "keep-size":
             if have.shape != case.expected[name].shape:
-                note = f"has shape {have.shape} where the original has {case.expected[name].shape}"
+                note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
             continue
         scores = case.got[name].astype(np.float64)
@@ -162,7 +164,7 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
             grid = c.answers[name].grid(*case.size)
             scores = interpolated(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
         if "argmax" in words:
-            error = _below_the_best(scores, have)
+            error = _gap_to_best(scores, have)
         else:
             if final.form in ("mean", "max"):  # in the original's shape
                 scores = original_at(fact, scores.reshape(*scores.shape, *[1] * len(axes)), [0] * len(axes))
@@ -170,7 +172,7 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
         yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, final.form)
 
 
-def _below_the_best(scores: Array, chosen: Array) -> float:
+def _gap_to_best(scores: Array, chosen: Array) -> float:
     """How far the chosen classes' scores are below the best ones, relative to the largest; classes are axis 1."""
     if chosen.shape != scores.shape[:1] + scores.shape[2:] or chosen.max(initial=0) >= scores.shape[1]:
         return float("inf")
@@ -179,15 +181,15 @@ def _below_the_best(scores: Array, chosen: Array) -> float:
 
 
 def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
-    """Is every cell the original head on its window? Is it the original on its crop?"""
+    """Is every cell the original head on its window? And the original network on its crop?"""
     cut = wide.cut
     for name, fact in c.facts.items():
         answer = wide.got[name]
         by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, ratios_of(fact, cut))}
         grid = tuple(by_image.get(a.image, 1) for a in fact.space)
-        said = _grid_at(fact, wide.size)  # more than whole windows where an output leaves cells of its window unread
+        said = _grid_at(fact, wide.size)  # more than whole windows if an output leaves cells of its window unread
         if answer.shape[1:] != (fact.width, *said) or any(n < windows for n, windows in zip(said, grid)):
-            note = f"has shape {answer.shape} where there are {grid} windows with {fact.width} channels"
+            note = f"has shape {answer.shape}, but there are {grid} windows with {fact.width} channels"
             yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
             continue
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
@@ -195,21 +197,24 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
         if wide.crops and (wide.inner is not None or c.exact[name]):
-            yield _crops_check(c, name, wide, _of_crops(wide, cells))
+            yield _crops_check(c, name, wide, _with_crops(wide, cells))
 
 
-def _of_crops(wide: Wide, of_positions: Sequence[Any]) -> Sequence[Any]:
-    """Of what there is for each position, that of those with a crop."""
-    return of_positions[len(of_positions) - len(wide.crops) :]
+def _with_crops(wide: Wide, values: Sequence[Any]) -> Sequence[Any]:
+    """From one value for each position, the values of those with a crop: the last ones."""
+    return values[len(values) - len(wide.crops) :]
 
 
 def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
-    """Are cells of a map of the trunk that see no padding the original's on a crop, which knows no other size?"""
+    """Are cells of the trunk's map, without padding in their field, those of the original on a crop?
+
+    On a crop, which has the native size, the original's trunk always runs.
+    """
     if wide.trunk is None or wide.found is None or not wide.crops:
         return
     fact, size = wide.trunk.fact, c.state.image.size
     inside, errors, cells = interior(fact, size), [], 0
-    for position, crop in zip(_of_crops(wide, wide.positions), wide.crops):
+    for position, crop in zip(_with_crops(wide, wide.positions), wide.crops):
         want = None if crop.within is None else as_physical(fact, crop.within)
         if want is None:
             continue
@@ -228,7 +233,7 @@ def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
 
 
 def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -> Check:
-    """How far cells agree with the original on their crops."""
+    """How far cells are from the original's answers on their crops."""
     tolerance, why = c.tolerance if c.exact[name] else None, ""
     if tolerance is None and name in c.answers:
         why = c.answers[name].reason
@@ -236,21 +241,22 @@ def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -
     scale = c.scale_of(name, wide)
     errors = [shaped_difference(cell, want, scale) for cell, want in zip(cells, wanted)]
     scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
-    same = [np.array_equal(_best(cell, want), _best(want, want)) for cell, want in zip(cells, wanted)] if scores else []
+    pairs = zip(cells, wanted) if scores else ()
+    same = [np.array_equal(_best_class(cell, want), _best_class(want, want)) for cell, want in pairs]
     return Check(
         "crops", name, wide.size, wide.batch, len(errors), max(errors), tolerance, why,
         median=float(np.median(errors)), top1=float(np.mean(same)) if scores else None,
     )  # fmt: skip
 
 
-def _best(scores: Array, like: Array) -> Array:
-    """The class with the largest score."""
+def _best_class(scores: Array, like: Array) -> Array:
+    """The class with the largest score, of scores with the elements of `like`, (N, classes)."""
     best: Array = scores.reshape(like.shape).argmax(axis=1)
     return best
 
 
 def _cell(fact: Lifted, answer: Array, at: Sequence[int], cut: Cut) -> Array:
-    """The original tensor at one window of the cut."""
+    """The answer for one window of the cut, in the shape of the original tensor."""
     ratios = ratios_of(fact, cut)
     by_image = {a.image: p // r for a, p, r in zip(cut.fact.space, at, ratios)}
     return original_at(fact, answer, [by_image.get(a.image, 0) for a in fact.space])

@@ -1,16 +1,16 @@
-"""The feature map that the head's windows are cut from: who may say what it is on an image of another size.
+"""The feature map that the head's windows are cut from, on an image of another size.
 
-The original's trunk, wherever it means the same there. It does not where the native size is built into it, or is read
-off the map at run time where a window's is meant:
+The reference is the original's trunk, if it means the same at that size. It does not if the native size is built into
+it, or if it reads the size of the map at run time where that of a window is meant. These cases are handled:
 
     a pooling of the whole map, with the map's size as its kernel    its global form
-    a size that counts as a number, such as a divisor                that of a window
-    context that is computed in yet another way                      its value in the converted model
-    pads, and coordinates of a Resize, that depend on the size       only at sizes that are alike
+    a size that is used as a number, such as a divisor               that of a window
+    context that is computed in another way                          its value in the converted model
+    pads, and coordinates of a Resize, that depend on the size       only at sizes that pad and resize alike
 
-All of these leave the rest of the trunk to the original. Where it does not run even so, because a Reshape names the
-map's size for instance, the converted trunk has to serve; then what does not depend on the size is held against it:
-the cells of its maps that no padding reaches, on crops (`interior`).
+The rest of the trunk stays the original. If it still does not run, for instance because a Reshape names the map's size,
+the converted trunk takes its place. Then only what does not depend on the size is compared with the original: the
+cells of its maps that no padding reaches, on crops (`interior`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from onnx_fcn.walk.cut import Cut, cuts_of, upstream
 __all__ = ["fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
 
 
-#: Of these, the attributes that stay.
+#: Attributes that a pooling keeps when it becomes global.
 KEPT = frozenset({"channels_last", "p"})
 
 
 def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array | None:
-    """The cut's map of an image (N, C, *space), of the original's trunk; None where that means another one there."""
+    """The cut's map of an image (N, C, *space) from the original's trunk; None if the trunk means another map there."""
     image = c.state.image
     size = [feeds[image.name].shape[k] for k in image.space]
     if cut.name == image.name:
@@ -50,10 +50,10 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
     if not fits(c.state, cut, size):
         return None
     trunk = trunk_of(c, cut)
-    context = _context(c.state, cut)
+    context = _context_tensors(c.state, cut)
     for fed in ([], context) if context else ([],):
         try:
-            values = _values(c, fed, feeds)
+            values = _converted_values(c, fed, feeds)
             part = extract(trunk, [*c.inputs, *fed], [cut.name], {n: v.dtype for n, v in values.items()})
             seen = session(c.original, part)({**feeds, **values})[0]
         except ModelError:
@@ -66,7 +66,7 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
 
 
 def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
-    """The original's trunk, with what is built in for the native size spelled so that it means the same at any."""
+    """The original's trunk, with what is built in for the native size rewritten to mean the same at any size."""
     state, part = c.state, extract(c.original.proto, list(c.inputs), [cut.name])
     seats = {seat.proto.output[0]: k for k, seat in enumerate(state.seats) if seat.proto.output}
     frozen: dict[str, Array] = {}
@@ -79,15 +79,15 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
             kept = [a for a in node.attribute if a.name in KEPT]
             del node.attribute[:]
             node.attribute.extend(kept)
-        for place, name in _numbers(state, state.seats[k]):
+        for place, name in _size_operands(state, state.seats[k]):
             node.input[place] = f"{name}/of a window"
             frozen[node.input[place]] = share_of_one(state.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
     return part
 
 
-def _numbers(state: Walk, seat: Seat) -> list[tuple[int, str]]:
-    """Operands, by their place, that are computed from a map's size, and count as numbers beside a map."""
+def _size_operands(state: Walk, seat: Seat) -> list[tuple[int, str]]:
+    """(index, name) of the operands that are computed from a map's size and used as numbers together with a map."""
     facts = [state.facts.get(name) for name in seat.proto.input]
     frozen = seat.replaced or any(isinstance(f, Lifted) for f in facts)
     if seat.node.op in SHAPED_BY_VALUES or not frozen:
@@ -95,15 +95,15 @@ def _numbers(state: Walk, seat: Seat) -> list[tuple[int, str]]:
     return [(k, f.name) for k, f in enumerate(facts) if isinstance(f, Known) and f.sized]
 
 
-def _context(state: Walk, cut: Cut) -> list[str]:
-    """Tensors of the trunk that are reduced from the whole map and the same at all positions."""
+def _context_tensors(state: Walk, cut: Cut) -> list[str]:
+    """Tensors of the trunk that are reduced from the whole map and are the same at all positions."""
     seats = [state.seats[k] for k in sorted(state.context & upstream(state, cut.name))]
     names = [o for seat in seats for o in seat.proto.output if o]
     return [n for n in names if isinstance(state.facts.get(n), Unmapped)]
 
 
-def _values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The values of such tensors in the converted model."""
+def _converted_values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The values of context tensors in the converted model."""
     if not names:
         return {}
     facts = [c.state.facts[n] for n in names]
@@ -113,7 +113,7 @@ def _values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> 
 
 
 def fits(state: Walk, cut: Cut, size: Sequence[int]) -> bool:
-    """Does the original's trunk pad and resample an image of this size as one of the native size?"""
+    """Does the original's trunk pad and resample an image of this size like one of the native size?"""
     if not any(_reads_size(state, state.seats[k]) for k in upstream(state, cut.name)):
         return True
     periods = periods_of(cut)
@@ -123,8 +123,8 @@ def fits(state: Walk, cut: Cut, size: Sequence[int]) -> bool:
 def _reads_size(state: Walk, seat: Seat) -> bool:
     """Does an operator pad or resample by the size of the map?
 
-    `auto_pad` does, which some exporters spell out with Shape and Pad. A Resize whose sizes are computed has another
-    scale wherever they were rounded, and `half_pixel_symmetric` shifts by what was cut off.
+    `auto_pad` does; some exporters spell it out with Shape and Pad. A Resize with computed sizes has another scale if
+    they were rounded, and `half_pixel_symmetric` shifts by what was cut off.
     """
     if seat.node.op in ("Pad", "Resize", "Upsample"):
         if seat.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
@@ -134,7 +134,7 @@ def _reads_size(state: Walk, seat: Seat) -> bool:
 
 
 def same_trunk(c: Comparison, cut: Cut) -> bool:
-    """Is all that computes the cut in the converted model, nodes and weights, what it was in the original?"""
+    """Do both models compute the cut from the same nodes and the same weights, byte for byte?"""
     name, image = cut.fact.map, c.state.image.name
     if name == image or c.state.renamed.get(name, name) != name:
         return False
@@ -157,12 +157,12 @@ def _same_bytes(a: Array, b: Array) -> bool:
 
 
 def _as_bytes(array: Array) -> Array:
-    """The bytes of an array: NaN equals itself, and -0 is not 0."""
+    """The bytes of an array, as which NaN equals itself and -0 differs from 0."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def interior_map(state: Walk, cut: Cut) -> Cut | None:
-    """The last map of the trunk, up to the cut, some cells of which see no padding on an image of the native size."""
+    """The last map up to the cut that has cells without padding in their field, on an image of the native size."""
     trunk = upstream(state, cut.name)
     made = {o for k in trunk for o in state.seats[k].proto.output}
     maps = (m for m in cuts_of(state) if m.name in made)
@@ -170,9 +170,13 @@ def interior_map(state: Walk, cut: Cut) -> Cut | None:
 
 
 def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells: Sequence[int] = ()) -> Array:
-    """Which cells of a window, or of as many `cells`, see neither padding before nor behind an image that ends here.
+    """A boolean map of the cells whose field contains no padding, on an image of this `size`.
 
-    Of a dilated map, the cells of one phase, and of an image that begins as many cells later.
+    Args:
+        fact: the map.
+        size: pixels of the image along each axis.
+        phase: of a dilated map, the phase whose cells are meant; the image begins this many cells later.
+        cells: the shape of the result; that of a window by default.
     """
     phase, cells = phase or [0] * len(fact.space), cells or [a.window for a in fact.space]
     inside = np.ones(tuple(cells), bool)

@@ -1,11 +1,11 @@
-"""At which sizes two models are compared: what has to show there, for as few pixels as possible.
+"""The sizes at which two models are compared: they show every kind of fault with as few pixels as possible.
 
-    wide      some windows more along each axis, another number along each, and pixels left over behind the last
-    long      one axis as far out as can be afforded: what is not periodic shows there, and what a size is read into
-    uneven    hardly larger than the native size, with other pixels left over
+    wide      a few more windows, another number along each axis, and pixels left over after the last
+    long      one axis as long as the budget allows: shows what is not periodic, and what depends on a size
+    uneven    slightly larger than the native size, with other pixels left over
 
-A map strides, so sizes that are multiples of the stride are all alike: what is rounded, padded or resized in the wrong
-way shows at others. Each of these images has another remainder along each axis, and over the seeds all are met.
+Sizes that are multiples of the stride all behave alike; wrong rounding, padding or resizing shows at the others. Each
+of these images has another remainder along each axis, and the seeds together cover all remainders.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ __all__ = ["largest_factor", "long_size", "remainders", "uneven_size", "wide_siz
 
 Size = tuple[int, ...]
 
-#: Values of an image that are no burden, whatever the native size: 4 MB of floats.
+#: Values of an image that any native size may be enlarged to: 4 MB of floats.
 FEW_VALUES = 1 << 20
 
-#: How many times the values of a native image may be exceeded that is larger than that.
+#: How many times larger than the native image an image may be if it exceeds `FEW_VALUES`.
 FACTOR = 8
 
-#: Periods out that a long image reaches at least where it can be afforded.
+#: The least number of extra periods of a long image, if the budget allows.
 FAR = 40
 
-#: Below so many windows a long image tells nothing that a wide one does not.
+#: With fewer extra periods a long image shows nothing that a wide one does not.
 NEAR = 4
 
 
 def largest_factor(values: int) -> float:
-    """How many times larger than the native image, of so many values, an image may be."""
+    """How many times larger than the native image, which has this many values, an image may be."""
     return max(float(FACTOR), FEW_VALUES / max(values, 1))
 
 
 def remainders(period: Sequence[int], images: int, random: np.random.Generator) -> list[Size]:
-    """Pixels left over behind the last period, for some images: spread over a period along each axis, and never none.
+    """Pixels left over after the last period, for each of some images: spread over a period along each axis, never 0.
 
-    Over many draws each image meets every remainder along every axis; the native size is the one without.
+    Over many draws each image gets every remainder along every axis; only the native size has none.
     """
     first = [int(random.integers(max(p - 1, 1))) for p in period]
     spread = [max(p - 1, 1) for p in period]
@@ -52,9 +52,9 @@ def remainders(period: Sequence[int], images: int, random: np.random.Generator) 
 
 
 def wide_size(native: Sequence[int], period: Sequence[int], remainder: Sequence[int], most: float) -> Size:
-    """A size with a few periods more along each axis, of at most so many times the native pixels.
+    """A size with a few more periods along each axis, of at most `most` times the native pixels.
 
-    Where not even one period more can be afforded, it is the native size and what is left of the remainder.
+    If not even one more period fits, it is the native size and as much of the remainder as fits.
     """
     more = [(2, 1, 1), (1, 1, 1)] if len(native) > 1 else [(3,), (1,)]
     for periods in more:
@@ -65,7 +65,7 @@ def wide_size(native: Sequence[int], period: Sequence[int], remainder: Sequence[
 
 
 def uneven_size(native: Sequence[int], remainder: Sequence[int], most: float) -> Size:
-    """The native size and pixels left over, or as many of them as can be afforded."""
+    """The native size plus the remainder, or as much of it as `most` times the native pixels allow."""
     room = most ** (1 / len(native))
     return tuple(n + min(r, int(n * room) - n) for n, r in zip(native, remainder))
 
@@ -73,9 +73,9 @@ def uneven_size(native: Sequence[int], remainder: Sequence[int], most: float) ->
 def long_size(
     native: Sequence[int], period: Sequence[int], remainder: Sequence[int], axis: int, more: int, most: float
 ) -> Size | None:
-    """A size with that many more periods along one axis, `FAR` or more, or as many as can be afforded.
+    """A size with `FAR` + `more` further periods along one axis, or as many as `most` allows.
 
-    None where that is next to nothing.
+    None if fewer than `NEAR` fit.
     """
     thin = [n + r for n, r in zip(native, remainder)]
     others = math.prod(n for k, n in enumerate(thin) if k != axis)

@@ -1,18 +1,19 @@
-"""onnxruntime against the original: is it the same network?
+"""Is the converted model the same network as the original? onnxruntime runs both.
 
-Questions, of which all decide but the third, where something pads:
+All questions decide, except the third if something pads:
 
     native    at the native size, is the answer that of the file as it was given?
     law       on larger images, is every cell the original head on its window of the feature map?
     crops     on larger images, is every cell the original network on its crop of the image?
     trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
-    phases    where operators dilate instead of striding, is each phase of the map that of the original's trunk?
-    grid      on images with pixels left over, are there as many answers as was said?
-    form      where the answers are more than the map, is that what they were to be?
-    metadata  does the file say of its answers what the walk of the original does?
+    phases    if operators dilate instead of striding, is each phase of the map that of the original's trunk?
+    grid      on images with pixels left over, is the number of answers the announced one?
+    form      if the answers are more than the map, are they what the form says?
+    metadata  do the metadata describe the answers as the walk of the original does?
 
-The law holds for every network. That cells are crops holds only where nothing pads and nothing sees the whole image: a
-crop sees zeros beyond its border where the large image has pixels. So crops are measured always, and decide only then.
+The law holds for every network. Cells equal crops only if nothing pads and nothing sees the whole image: beyond the
+border of a crop there are zeros, and in the large image there are pixels. So crops are always measured, but decide only
+in that case.
 
 Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, so what enters them is compared too.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.asking import ask_converted, ask_crops, ask_head, ask_original, asking_original, head_in_batches
+from onnx_fcn.checking.asking import ask_converted, ask_crops, ask_head, ask_original, head_in_batches, original_runner
 from onnx_fcn.checking.cases import (
     batches_of,
     fed_cut,
@@ -54,37 +55,37 @@ from onnx_fcn.walk.cut import Cut
 __all__ = ["run_checks"]
 
 
-#: Multiply-accumulates of a native image up to which another one is run that only counts the answers.
+#: Up to this many multiply-accumulates of a native image, an uneven image is run only to count its answers.
 UNEVEN_BUDGET = 1e9
 
 
 def run_checks(comparison: Comparison, data: Mapping[str, Array] | None = None) -> Validation:
     """Compare two models on random images, and on the user's own.
 
-    One model is open at a time, so that the weights of one only are mapped. What both share needs no second run: where
-    the trunk is node for node and byte for byte the original's, its map of a larger image is taken from the
-    converted model, and only the head is run in batches.
+    One model is open at a time, so that only its weights are mapped. What both share needs no second run: if the
+    trunk is node for node and byte for byte the original's, its map of a larger image is taken from the converted
+    model, and only the head is run in batches.
 
     Raises:
-        ModelError: onnxruntime cannot run the original, or it answers something else every time.
-        ValidationError: onnxruntime cannot run the converted model.
+        ModelError: if onnxruntime cannot run the original, or two runs of the original differ.
+        ValidationError: if onnxruntime cannot run the converted model.
     """
     for deviation in DEVIATIONS:
         comparison.deviation = deviation
-        run = _compared(comparison, data)
+        run = _compare(comparison, data)
         if not all(check.passed for check in run.checks):
             _check_repeatable(comparison, run.cases[0])
             break
-        if _tell_apart(comparison, run):
+        if _answers_vary(comparison, run):
             break
     return Validation(tuple(run.checks), tuple(run.uncovered))
 
 
-def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
-    """All that is compared on random images of one deviation."""
+def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
+    """Compare both models on random images of one deviation."""
     cut = fed_cut(c)
-    shared = cut is not None and c.is_ours and same_trunk(c, cut)
-    batched = cut is not None and c.is_ours and takes_batches(c, cut)
+    shared = cut is not None and c.is_own_result and same_trunk(c, cut)
+    batched = cut is not None and c.is_own_result and takes_batches(c, cut)
     run = Run()
     _enlarge(c, cut, data, run, shared=shared)
     wide = run.wides[0] if run.wides else None
@@ -94,7 +95,7 @@ def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     heads = run.wides if c.state.has_head else []
     for each in heads:
         each.positions = positions_of(c, each)
-    ask = asking_original(c, None if wide is None else wide.trunk)
+    ask = original_runner(c, None if wide is None else wide.trunk)
     ask_original(c, run.cases, ask)
     for each in heads:
         ask_crops(c, each, run.cases[0], ask)
@@ -108,9 +109,9 @@ def _compared(c: Comparison, data: Mapping[str, Array] | None) -> Run:
 
 
 def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, run: Run, *, shared: bool) -> None:
-    """Larger images: a wide one, a long one, one that is hardly larger; with the original's map where that is known.
+    """Add the larger images to a run: a wide, a long and an uneven one, with the original's map if its trunk gives it.
 
-    Where the original's trunk means something else on an image with pixels left over, the wide one has none.
+    If the original's trunk means something else on an image with pixels left over, the wide image has none.
     """
     if c.keeps_size:
         return
@@ -126,7 +127,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         if long is not None and not shared:
             _find_map(c, long)
         run.wides = [w for w in (wide, long) if w is not None]
-        trunk = interior_map(c.state, cut) if c.is_ours and not all(c.exact.values()) else None
+        trunk = interior_map(c.state, cut) if c.is_own_result and not all(c.exact.values()) else None
         for each in run.wides:
             each.trunk = trunk
         if all(n < m + p for n, m, p in zip(wide.size, c.state.image.size, period_of(c, cut))):
@@ -139,7 +140,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
 
 
 def _find_map(c: Comparison, wide: Wide) -> bool:
-    """Take the feature map of a larger image from the original's trunk, if that means the same there."""
+    """Take the feature map of a larger image from the original's trunk, if it means the same there."""
     c.progress(f"feature map at {size_text(wide.size)}")
     found = reference_map(c, wide.cut, wide.feeds)
     if found is not None:
@@ -148,7 +149,7 @@ def _find_map(c: Comparison, wide: Wide) -> bool:
 
 
 def _check_repeatable(c: Comparison, case: Case) -> None:
-    """Raises: ModelError, if the original itself answers something else when it is asked again."""
+    """Raises ModelError if two runs of the original differ."""
     run = session(c.given.file)
     apart = max(difference(a, b) for a, b in zip(run(case.feeds), run(case.feeds)))
     if apart > c.tolerance:
@@ -158,14 +159,14 @@ def _check_repeatable(c: Comparison, case: Case) -> None:
 
 
 def _random_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes that may answer something else every time, in subgraphs too."""
+    """Nodes whose results may differ from run to run, in subgraphs too."""
     for node in (inner for outer in nodes for inner in (outer, *nodes_within(outer))):
         if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) == 3 and node.input[2]):
             yield node
 
 
-def _tell_apart(c: Comparison, run: Run) -> bool:
-    """Do answers differ between windows, or images, by more than is allowed? Else a fault might not show."""
+def _answers_vary(c: Comparison, run: Run) -> bool:
+    """Do answers differ between windows, or images, by more than the tolerance? Otherwise a fault might not show."""
     found = run.wides[0].windows if run.wides and run.wides[0].windows else [case.expected for case in run.cases]
     pairs = [(each[name], found[0][name]) for each in found[1:] for name in found[0] if name in each]
     pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
@@ -173,9 +174,9 @@ def _tell_apart(c: Comparison, run: Run) -> bool:
 
 
 def _scale_single(c: Comparison, run: Run) -> None:
-    """An answer of one number has no others of its image beside it that tell its size: those for other images do.
+    """Scale an output of one number per image by its answers for other images.
 
-    Else one that is next to zero by chance would have to be right to more digits than its terms have.
+    Otherwise an answer that is close to zero by chance would have to be right to more digits than its terms have.
     """
     quiet = [case for case in run.cases if not case.loud]
     for name in c.names:
