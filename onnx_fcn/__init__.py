@@ -16,9 +16,9 @@ does not wait for the converter.
 import sys
 
 if sys.argv[:1] == ["-m"] and "onnx_fcn" in sys.orig_argv:  # which is about to import __main__: see there
-    from onnx_fcn.process import ends_at_once
+    from onnx_fcn.process import end_at_once
 
-    ends_at_once()
+    end_at_once()
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """python -m onnx_fcn, and the command onnx-fcn."""
 
-from onnx_fcn.process import ends_at_once, repair_streams
+from onnx_fcn.process import end_at_once, repair_streams
 
-ends_at_once()  # while all else is imported
+end_at_once()  # while all else is imported
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree of exceptions, and why a network was refused, as data.
+"""The exceptions of the package, and the reasons of a refusal as data.
 
     FcnError                 everything that is not a bug of this package
     ├── ModelError           the file cannot be used: unreadable, not ONNX, invalid, external data missing
@@ -6,10 +6,10 @@
     ├── ValidationError      converted, but the numbers disagree with the original: where, and by how much
     └── OptionError          the request contradicts itself or the model
 
-A broken invariant of our own is none of these, and shows its traceback.
+A broken invariant of the package itself is none of these, and shows its traceback.
 
-Inside the package a rule that cannot go on raises `Unsupported`: a reason and a hint. The walk completes it with the
-node at hand into a `Diagnostic`, and the boundary raises all of them together as one `UnsupportedModel`.
+Inside the package a rule that cannot continue raises `Unsupported`: a reason and a hint. The walk adds the node to make
+a `Diagnostic`, and the boundary raises all diagnostics together as one `UnsupportedModel`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 
-#: Letters of a message, or of one cause: names and shapes of a hostile model may have millions.
+#: The most letters of a message, or of one cause: names and shapes of a hostile model may have millions.
 LONGEST = 2000
 
 
 class FcnError(Exception):
-    """Base of every error that a user can cause or cure; the message is one clear sentence."""
+    """Base of all errors that a user can cause or fix; the message is one clear sentence."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -67,7 +67,7 @@ class Diagnostic:
 
     Attributes:
         code: a stable slug, such as ``no-rule`` or ``per-position-constant``.
-        node: the name of the node, or of its first output where it has none.
+        node: the name of the node, or of its first output if it has no name.
         op: the operator.
         reason: why, with the numbers.
         hint: what to do about it; may be empty.
@@ -88,7 +88,7 @@ class UnsupportedModel(FcnError):
     """A valid model that cannot become fully convolutional.
 
     Attributes:
-        diagnostics: every root cause, in the order of the graph. What merely follows from one is not listed.
+        diagnostics: every root cause, in the order of the graph; refusals that follow from another are left out.
     """
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
@@ -99,7 +99,7 @@ class UnsupportedModel(FcnError):
 
 
 class Unsupported(Exception):
-    """Raised by a rule: this node, on these facts, has no meaning at every position. Never leaves the package."""
+    """Raised by a rule: this node, with these facts, has no meaning at every position. It never leaves the package."""
 
     def __init__(self, reason: str, *, code: str = "unsupported", hint: str = "") -> None:
         super().__init__(reason)
@@ -107,17 +107,17 @@ class Unsupported(Exception):
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says, as the end of a sentence."""
+    """The system's message, as the end of a sentence."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 
 def in_one_line(error: Exception) -> str:
-    """What another library says, on one line and not endless."""
+    """Another library's message, on one line of limited length."""
     return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """A text as one line for a terminal: a model's names may hold line ends and escape sequences, or be endless."""
+    """A text as one line for a terminal: a model's names may contain line ends and escape sequences, or be huge."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"

@@ -1,11 +1,11 @@
-"""A file is there whole or not at all: it is written beside its target, put onto the disk, and renamed.
+"""Atomic writes: a file is written next to its target, synced, and renamed.
 
-    with drafted("report.json") as draft:      # whether it can be written is known here,
-        draft.write(content)                   # a full disk here,
-        draft.commit()                         # and here it takes its place
+    with drafted("report.json") as draft:      # fails if the file cannot be written,
+        draft.write(content)                   # here if the disk is full;
+        draft.commit()                         # this replaces the target
 
-Whoever reads the target finds the old file or the new one, also if the process is killed at any moment; what a killed
-process may leave behind is a temporary file, which nobody reads. Models, whose weights are streamed, go the same way
+A reader of the target always finds either the old file or the complete new one, even if the process is killed; a killed
+process may leave a temporary file, which nobody reads. Models, whose weights are streamed, are written in the same way
 (`storage`).
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError, reason_of
 
-__all__ = ["Draft", "created", "drafted", "put", "resolved", "sync_folder", "target_of", "temporary", "writing"]
+__all__ = ["Draft", "create", "drafted", "put", "resolve", "sync_folder", "target_of", "temporary_path", "writing"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Draft:
 
     Attributes:
         path: the file to write, as the user named it.
-        target: the same with links followed.
-        replaces: was there a file before? What appears meanwhile is somebody else's.
+        target: the path with links followed.
+        replaces: whether the target existed at the start; a file that appears later belongs to somebody else.
     """
 
     path: str | os.PathLike[str]
@@ -42,10 +42,10 @@ class Draft:
     _fd: int
 
     def write(self, content: bytes) -> None:
-        """Write all of it, onto the disk.
+        """Write the content and sync it.
 
         Raises:
-            OptionError: it cannot be written.
+            OptionError: if it cannot be written.
         """
         with writing(self.path):
             left = memoryview(content)
@@ -54,10 +54,10 @@ class Draft:
             os.fsync(self._fd)
 
     def commit(self) -> None:
-        """Put it in its place.
+        """Move the draft to its target.
 
         Raises:
-            OptionError: the target cannot be replaced, or appeared meanwhile.
+            OptionError: if the target cannot be replaced, or appeared meanwhile.
         """
         with writing(self.path):
             put(self._temporary, self.target, replaces=self.replaces)
@@ -66,16 +66,16 @@ class Draft:
 
 @contextlib.contextmanager
 def drafted(path: str | os.PathLike[str]) -> Iterator[Draft]:
-    """A draft of a file, which is gone afterwards unless it was committed.
+    """A draft of a file, which is removed at the end unless it was committed.
 
     Raises:
-        OptionError: the file cannot be written.
+        OptionError: if the file cannot be written.
     """
     target = target_of(path)
-    beside, replaces = temporary(target), target.exists()
+    beside, replaces = temporary_path(target), target.exists()
     try:
         with writing(path):
-            fd = created(beside, target)
+            fd = create(beside, target)
         try:
             yield Draft(path, target, replaces, beside, fd)
         finally:
@@ -89,11 +89,11 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     """The file to write for `path`: links are followed, so that they stay links.
 
     Raises:
-        OptionError: it cannot be written.
+        OptionError: if it cannot be written.
     """
     name = os.fspath(path)
     with writing(path):
-        target = resolved(path)
+        target = resolve(path)
         if not target.parent.is_dir():
             parent = target.parent if os.path.islink(path) else Path(path).parent
             raise OptionError(f"cannot write '{name}': there is no directory '{parent}'")
@@ -106,21 +106,21 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def resolved(path: str | os.PathLike[str]) -> Path:
-    """The path with all symbolic links followed."""
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The path with all symbolic links followed. Raises OSError if it is not a path."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a null byte
         raise OSError(errno.EINVAL, str(error)) from None
 
 
-def temporary(target: Path) -> Path:
-    """A new name beside the target, which says whose it is if it is ever left behind."""
+def temporary_path(target: Path) -> Path:
+    """A new name next to the target; it names this package, in case the file is left behind."""
     return target.with_name(f".onnx_fcn-{secrets.token_hex(4)}.tmp")
 
 
-def created(path: Path, target: Path) -> int:
-    """A descriptor of a new file, with the permissions of the target if that is there already."""
+def create(path: Path, target: Path) -> int:
+    """Create a file, with the permissions of the target if that exists, and return its descriptor."""
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -133,16 +133,16 @@ def created(path: Path, target: Path) -> int:
 
 
 def put(made: Path, target: Path, *, replaces: bool) -> None:
-    """Give what was made its name: a file, or a folder.
+    """Rename a file or a folder that was written to its target.
 
     Raises:
-        FileExistsError: something has that name, and is not to be replaced; it is as it was, and so is what was made.
-        OSError: it cannot be renamed.
+        FileExistsError: if the target exists, and `replaces` is false; both are left unchanged.
+        OSError: if it cannot be renamed.
     """
     if replaces:
         os.replace(made, target)
     elif made.is_dir():
-        if os.path.lexists(target):  # and between this and the next line it takes at most the place of an empty folder
+        if os.path.lexists(target):  # what appears after this line is replaced only if it is an empty folder
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
         os.rename(made, target)
     else:
@@ -160,19 +160,19 @@ def put(made: Path, target: Path, *, replaces: bool) -> None:
 
 @contextlib.contextmanager
 def writing(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Say what the system's refusals mean."""
+    """Raises OptionError, with a sentence for the user, for every OSError within."""
     try:
         yield
     except FileExistsError:
         raise OptionError(
-            f"'{os.fspath(target)}' appeared meanwhile, and was left as it is: move it away, or give another name"
+            f"'{os.fspath(target)}' appeared meanwhile, and was left unchanged: move it away, or give another name"
         ) from None
     except OSError as error:
         raise OptionError(f"cannot write '{os.fspath(target)}': {reason_of(error)}") from None
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last; a system that cannot open a folder does so by itself."""
+    """Make renames in a folder durable; systems that cannot open a folder do this by themselves."""
     with contextlib.suppress(PermissionError):
         fd = os.open(folder, os.O_RDONLY)
         try:

@@ -1,27 +1,27 @@
-"""What a cell means: which pixels it is computed from, how many cells there are, and where each answer's window lies.
+"""What a cell means: the pixels that it is computed from, the number of cells, and the window of each answer.
 
-Everything here is about one axis of the image; an image has one of each per axis.
+`Field`, `Count` and `Inner` are about one axis of the image.
 
 A cell i of a map sees the pixels
 
     start + i·stride  …  start + i·stride + size - 1
 
-its receptive **field**. Sliding a kernel of k taps, stride s, dilation d and b cells of padding in front composes as
+its receptive **field**. Sliding a kernel of k taps, stride s, dilation d and b cells of padding at the start gives
 
     size' = size + (k - 1)·d·stride        stride' = stride·s        start' = start - b·stride
 
-and where branches meet the field is the union of theirs (Araujo, Norris, Sim, "Computing Receptive Fields of
-Convolutional Neural Networks", Distill 2019, equations 2 to 4; their padding is -start).
+and where branches meet the field is the union of their fields (Araujo, Norris, Sim, "Computing Receptive Fields of
+Convolutional Neural Networks", Distill 2019, equations 2 to 4; the padding there is -start).
 
-A map has ⌊(n + add)/divide⌋ cells for an image of n pixels, whatever slides and however it rounds, since
+A map has ⌊(n + add)/divide⌋ cells for an image of n pixels, for any operators that slide and any rounding, since
 
     ⌊(⌊(n + a)/b⌋ + c)/d⌋ = ⌊(n + a + b·c)/(b·d)⌋
 
 so a whole network is one such **count**, and its formula can be written down: `(height - 224) // 32 + 1`.
 
-What lies beyond a stretch of the image (padding, or more of the image) reaches some cells at either end of a map; the
-others, the **inner** ones, are the same however the image goes on. Counting them composes as counts do, operator by
-operator, and that is what makes tiles exact.
+What is beyond a stretch of the image (padding, or more of the image) reaches some cells at either end of a map. The
+others, the **inner** cells, do not depend on how the image continues. They are counted operator by operator, as cells
+are, and this makes tiles exact.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ __all__ = [
     "Inner",
     "Number",
     "Taps",
-    "interpolated",
+    "interpolate",
 ]
 
 
 Number = int | float | Fraction
 
-#: Names of the sizes of images of 1, 2 and 3 spatial axes.
+#: Names of the sizes of images with 1, 2 and 3 spatial axes.
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
-#: The letters of these axes in a layout, where N is the batch and C the channels.
+#: The letters of these axes in a layout; N is the batch and C the channels.
 AXES = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -67,9 +67,9 @@ class Field:
     """The receptive field of a cell along one axis, in input pixels.
 
     Attributes:
-        size: pixels that one cell sees; infinite where it knows something of the whole image.
+        size: pixels that one cell sees; infinite if the cell depends on the whole image.
         stride: pixels between the fields of neighbouring cells.
-        start: the first pixel that cell 0 sees; negative where that lies in the padding.
+        start: the first pixel that cell 0 sees; negative if it is in the padding.
     """
 
     size: Number = 1
@@ -78,12 +78,12 @@ class Field:
 
     @property
     def padding(self) -> Number:
-        """Pixels of the first cell's field that lie before the image."""
+        """Pixels of the first cell's field that are before the image."""
         return -self.start
 
     @property
     def end(self) -> Number:
-        """The pixel behind the field of cell 0."""
+        """The pixel after the field of cell 0."""
         return self.start + self.size
 
     @property
@@ -93,35 +93,35 @@ class Field:
 
     @property
     def is_local(self) -> bool:
-        """Is it a part of the image, however large the image is?"""
+        """Is the field a part of the image of fixed size, rather than the whole image?"""
         return math.isfinite(self.size)
 
     def slid(self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0) -> Field:
-        """The field behind an operator that slides; `begin` cells of padding in front, negative where it crops."""
+        """The field after an operator that slides; `begin` cells of padding at the start, negative if it crops."""
         size = self.size + (kernel - 1) * dilation * self.stride
         return Field(size, self.stride * stride, self.start - begin * self.stride)
 
     def resampled(self, taps: Taps) -> Field:
-        """The field behind an operator that makes the map finer or coarser.
+        """The field after an operator that makes the map finer or coarser.
 
-        It is the smallest one that holds those of all cells: which cells each is made of depends on its place.
+        It is the smallest field that contains those of all cells: the taps of a cell depend on its place.
         """
         before, after = taps.reach
         start = self.start - self.stride * before
         return Field(self.size + self.stride * (before + after), self.stride / taps.scale, start)
 
     def joined(self, other: Field) -> Field:
-        """The union of two fields of one stride."""
+        """The union of two fields with the same stride."""
         assert self.stride == other.stride, "maps of different strides are never joined"
         start = min(self.start, other.start)
         return Field(max(self.end, other.end) - start, self.stride, start)
 
     def everywhere(self) -> Field:
-        """The whole image, however large it is: context."""
+        """The field of context: the whole image, at any size."""
         return Field(math.inf, self.stride, -math.inf)
 
     def plain(self) -> Field:
-        """The same in integers, and floats where it is none."""
+        """The field with integers, and with floats for values that are not integers."""
         return Field(_plain(self.size), _plain(self.stride), _plain(self.start))
 
 
@@ -131,15 +131,15 @@ def _plain(value: Number) -> Number:
 
 @dataclass(frozen=True)
 class Taps:
-    """Which cells of a map each cell of a finer or coarser one is made of.
+    """The cells of a map that each cell of a finer or coarser map is computed from.
 
-    With a scale of p/q cell j is made of the cells ⌊(2·q·j + first)/(2·p)⌋ … ⌊(2·q·j + last)/(2·p)⌋: halves suffice,
-    since cells are counted from their corners or from their middles.
+    With a scale of p/q, cell j is computed from the cells ⌊(2·q·j + first)/(2·p)⌋ … ⌊(2·q·j + last)/(2·p)⌋: halves
+    suffice, since cells are measured from their corners or from their middles.
 
     Attributes:
-        scale: cells of the result for one of the map.
-        first: see there.
-        last: see there.
+        scale: cells of the result per cell of the map.
+        first: as in this formula.
+        last: as in this formula.
     """
 
     scale: Fraction
@@ -147,13 +147,13 @@ class Taps:
     last: int = 0
 
     def cells(self, j: int) -> tuple[int, int]:
-        """The first and the last cell that cell j is made of; beyond the map where it is clamped or padded."""
+        """The first and the last cell that cell j is computed from; beyond the map if that is clamped or padded."""
         step, divide = 2 * self.scale.denominator * j, 2 * self.scale.numerator
         return (step + self.first) // divide, (step + self.last) // divide
 
     @property
     def reach(self) -> tuple[Fraction, Fraction]:
-        """How far before j/scale the cells begin, and how far behind it they end, at most."""
+        """The largest distances from j/scale back to the first cell, and on to the last."""
         divide = 2 * self.scale.numerator
         before = Fraction(divide - 2 + self.first % 2 - self.first, divide)
         return before, Fraction(self.last - self.last % 2, divide)
@@ -161,28 +161,28 @@ class Taps:
 
 @dataclass(frozen=True)
 class Count:
-    """How many cells a map has along one axis, for an image of n pixels.
+    """The number of cells of a map along one axis, for an image of n pixels.
 
     Attributes:
-        steps: (multiply, add, divide), applied in order: n → ⌊(n·multiply + add)/divide⌋. One is enough unless a map
-            is made finer and slid over again.
+        steps: (multiply, add, divide), applied in order: n → ⌊(n·multiply + add)/divide⌋. One step is enough unless an
+            operator slides over a map that was made finer.
     """
 
     steps: tuple[tuple[int, int, int], ...] = ()
 
     def __call__(self, pixels: int) -> int:
-        """Cells for that many pixels; none where they do not suffice for one."""
+        """The number of cells for an image of this many pixels; 0 if these do not suffice for one."""
         return max(int(self._unbounded(pixels)), 0)
 
     def _unbounded(self, pixels: Any) -> Any:
-        """The formula itself, of a number or an array of them; negative where the pixels do not suffice."""
+        """The formula itself, for a number or an array; it may be negative if the pixels do not suffice."""
         for multiply, add, divide in self.steps:
             pixels = (pixels * multiply + add) // divide
         return pixels
 
     @property
     def rate(self) -> Fraction:
-        """Cells a pixel, in the long run."""
+        """Cells per pixel, for large images."""
         return math.prod((Fraction(m, d) for m, _, d in self.steps), start=Fraction(1))
 
     @property
@@ -195,10 +195,10 @@ class Count:
         return period
 
     def beyond(self, other: Count) -> tuple[int, int]:
-        """The least and the largest surplus of cells over another count, whatever the number of pixels.
+        """The smallest and the largest surplus of cells over another count, over all numbers of pixels.
 
-        Both go up at the same rate, so that the surplus repeats. With one step of the same factors it is
-        ⌊(y + a - b)/divide⌋, where y is what the other count leaves over, and takes every value that steps of
+        Both counts grow at the same rate, so the surplus is periodic. With one step of the same factors it is
+        ⌊(y + a - b)/divide⌋, where y is the remainder of the other count; y takes every value that steps of
         gcd(multiply, divide) reach.
         """
         if len(self.steps) <= 1 and len(other.steps) <= 1:
@@ -207,20 +207,20 @@ class Count:
                 step = math.gcd(multiply, divide)
                 first = less % step
                 return (first + add - less) // divide, (divide - step + first + add - less) // divide
-        assert self.rate == other.rate, "maps whose cells lie at different strides are never compared"
+        assert self.rate == other.rate, "maps of different strides are never compared"
         pixels = np.arange(math.lcm(self.period, other.period))
         surplus = self._unbounded(pixels) - other._unbounded(pixels)
         return int(surplus.min()), int(surplus.max())
 
     def at_most(self, other: Count) -> Count:
-        """A count that is never more than either, and one of them wherever that one is never more than the other."""
+        """A count that is never more than either; if one of them never exceeds the other, that one."""
         least, most = self.beyond(other)
         if most <= 0:
             return self
         return other if least >= 0 else self.then(1, -most, 1)
 
     def then(self, multiply: int, add: int, divide: int) -> Count:
-        """The count behind one more step."""
+        """The count after one more step."""
         if multiply % divide == 0:
             multiply, add, divide = multiply // divide, add // divide, 1
         if (multiply, add, divide) == (1, 0, 1):
@@ -234,10 +234,10 @@ class Count:
     def slid(
         self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, *, ceil: bool = False
     ) -> Count:
-        """The count behind an operator that slides.
+        """The count after an operator that slides over e cells.
 
-        With `ceil` it is ⌈(e + begin + end - span)/stride⌉ + 1, but no window starts behind the begin + e cells; `end`
-        is shorter than the kernel then, as in every pooling.
+        With `ceil` it is ⌈(e + begin + end - span)/stride⌉ + 1, but no window starts after the begin + e cells; `end`
+        is less than the kernel in this case, as in every pooling.
         """
         room = begin + end - (kernel - 1) * dilation - 1 + stride
         if ceil:
@@ -245,15 +245,15 @@ class Count:
         return self.then(1, room, stride)
 
     def resampled(self, scale: Fraction, add: int = 0) -> Count:
-        """The count behind an operator that makes the map finer or coarser: ⌊e·scale⌋ + add."""
+        """The count after an operator that makes a map of e cells finer or coarser: ⌊e·scale⌋ + add."""
         return self.then(scale.numerator, add * scale.denominator, scale.denominator)
 
     def joined(self, other: Count) -> Count:
-        """Of two counts that agree wherever the network runs, the simpler one."""
+        """The simpler of two counts that agree at every size at which the network runs."""
         return min(self, other, key=lambda c: (len(c.steps), c.steps))
 
     def formula(self, size: str) -> str:
-        """The count in Python's and Netron's words, such as ``(height - 224) // 32 + 1``."""
+        """The count as an expression in Python, such as ``(height - 224) // 32 + 1``."""
         text = size
         for multiply, add, divide in self.steps:
             whole = 1 if divide > 1 and multiply == 1 else 0  # ⌊(n + a)/d⌋ = ⌊(n + a - d)/d⌋ + 1
@@ -263,7 +263,7 @@ class Count:
         return text
 
     def least(self, cells: int = 1) -> int:
-        """The smallest image with so many cells."""
+        """The smallest number of pixels that gives this many cells."""
         high = 1
         while self(high) < cells:
             high *= 2
@@ -284,36 +284,36 @@ def _sum(text: str, add: int) -> str:
 
 @dataclass(frozen=True)
 class Inner:
-    """The cells of a map that are the same whatever lies before and behind a stretch of the image of n pixels.
+    """The cells of a map that do not depend on what is before and after a stretch of the image of n pixels.
 
-    They are cells `front` … `behind(n)` - 1: the others see padding, or would see more of the image if there were more.
-    Each operator is accounted for by itself, so that also those cells are found which do not see the border, but see a
-    map that something was cut off at its end.
+    They are cells `front` … `behind(n)` - 1: the others see padding, or would see more of the image if it continued.
+    The count is kept operator by operator, so that it also excludes cells that do not see the border, but see a map
+    whose end was cut off.
 
     Attributes:
-        front: cells at the beginning that are not.
-        behind: the cell behind the last one that is, for a stretch of n pixels.
+        front: the number of cells at the start that are not inner ones.
+        behind: the cell after the last inner one, for a stretch of n pixels.
     """
 
     front: int = 0
     behind: Count = Count()
 
     def slid(self, count: Count, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0) -> Inner:
-        """Behind an operator that slides, and leaves `count` cells; `begin` as for `Field.slid`.
+        """The inner cells after an operator that slides, and returns `count` cells; `begin` as for `Field.slid`.
 
-        Its cell i is made of the cells i·stride - begin … i·stride - begin + (kernel - 1)·dilation.
+        Its cell i is computed from the cells i·stride - begin … i·stride - begin + (kernel - 1)·dilation.
         """
         front = max(-(-(self.front + begin) // stride), 0)
         return Inner(front, self.behind.slid(kernel, stride, dilation, begin).at_most(count))
 
     def resampled(self, count: Count, taps: Taps) -> Inner:
-        """Behind an operator that makes the map finer or coarser, and leaves `count` cells."""
+        """The inner cells after an operator that makes the map finer or coarser, and returns `count` cells."""
         finer, coarser = 2 * taps.scale.numerator, 2 * taps.scale.denominator
         front = max(-((taps.first - self.front * finer) // coarser), 0)
         return Inner(front, self.behind.then(finer, coarser - 1 - taps.last, coarser).at_most(count))
 
     def joined(self, other: Inner) -> Inner:
-        """Of a map that is made of several, which lie on the same cells."""
+        """The inner cells of a map that is computed from two maps, cell by cell."""
         return Inner(max(self.front, other.front), self.behind.at_most(other.behind))
 
 
@@ -326,17 +326,18 @@ class Answers:
         stride: pixels between the windows of neighbouring answers.
         offset: the first pixel of the window of answer 0.
         field: the receptive field of an answer.
-        count: answers for an image of that many pixels.
-        inner: which of them are the same however the image goes on; it says nothing of those that know all of it.
+        count: the number of answers for an image of n pixels.
+        inner: the answers that do not depend on how the image continues; not meaningful if an axis of `field` is
+            infinite.
         exactness: ``exact`` (every answer is the original's for the crop of its window), ``padded`` (a crop sees
-            zeros where the larger image goes on) or ``context`` (an answer knows something of the whole image).
-        reason: why, in a sentence.
+            zeros where the larger image continues) or ``context`` (an answer depends on the whole image).
+        reason: the reason for this exactness, in a sentence.
         context: names of the nodes that see the whole image.
-        form: what the output is: ``map`` for the grid of answers, or what was made of it, such as ``mean`` or
+        form: what the output is: ``map`` for the grid of answers, or what is computed from it, such as ``mean`` or
             ``full-size argmax``.
-        layout: the axes of the output, such as ``NCHW``; empty where they are not batch, channels and cells.
+        layout: the axes of the output, such as ``NCHW``; empty if they are not batch, channels and cells.
         mirror: pixels by which padding that repeats or reflects a map may reach further inside than an answer that sees
-            it; empty where there is none.
+            it; empty if there is no such padding.
     """
 
     window: tuple[Number, ...]
@@ -354,7 +355,7 @@ class Answers:
 
     @property
     def padding(self) -> tuple[Number, ...]:
-        """Pixels of the first answer's field that lie before the image."""
+        """Pixels of the first answer's field that are before the image."""
         return tuple(f.padding for f in self.field)
 
     @property
@@ -366,24 +367,25 @@ class Answers:
         """The answers for an image of this size.
 
         Raises:
-            OptionError: the image is smaller than the network takes, or has another number of axes.
+            OptionError: if the image is too small for an answer, or has another number of axes.
         """
         if len(size) != len(self.window):
-            raise OptionError(f"{_times(size)} is not a size of an image with {len(self.window)} axes")
+            raise OptionError(f"{_size_text(size)} is not a size of an image with {len(self.window)} axes")
         shape = tuple(count(n) for count, n in zip(self.count, size))
         if 0 in shape:
             raise OptionError(
-                f"an image of {_times(size)} pixels has no room for one window of {_times(self.window)}: the smallest "
-                f"image that the network takes is {_times(self.least)}; enlarge the image, or pad it to that size"
+                f"an image of {_size_text(size)} pixels has no room for one window of {_size_text(self.window)}: the "
+                f"smallest image that the network takes is {_size_text(self.least)}; enlarge the image, or pad it to "
+                "that size"
             )
         return Grid(tuple(size), shape, self)
 
     def fitted(self, *size: int) -> tuple[int, ...]:
-        """The largest size, of at most this, that windows cover without a remainder."""
+        """The largest size up to this one that windows cover without a remainder."""
         return tuple(int(n - (n - w) % s) for n, w, s in zip(size, self.window, self.stride))
 
     def formulas(self) -> tuple[str, ...]:
-        """The counts, written down."""
+        """The counts as expressions in Python."""
         return tuple(c.formula(name) for c, name in zip(self.count, SIZE_NAMES[len(self.count)]))
 
 
@@ -391,11 +393,11 @@ class Answers:
 class Grid:
     """The answers for an image of one size, and where they are.
 
-    Boxes are in Pillow's order: the first pixel along each axis and the one behind the last, x before y: (left, top,
-    right, bottom) of a picture. They are not cut at the border of the image: fields reach into the padding.
+    Boxes are in Pillow's order: the first pixel along each axis, then the pixel after the last one, x before y: (left,
+    top, right, bottom) of a picture. They are not cut at the border of the image: fields reach into the padding.
 
     Attributes:
-        size: of the image, in pixels.
+        size: the size of the image, in pixels.
         shape: rows and columns of answers; a third axis comes first.
         answers: the geometry of the output.
     """
@@ -411,13 +413,13 @@ class Grid:
 
     @property
     def fields(self) -> Array:
-        """The receptive field of each answer: (rows, columns, 4). Infinite where it is the whole image."""
+        """The receptive field of each answer: (rows, columns, 4). Infinite if it is the whole image."""
         field = self.answers.field
         return self._boxes([f.start for f in field], [f.size for f in field])
 
     @property
     def interior(self) -> Array:
-        """Whether each answer is the same however the image goes on: no padding reaches it."""
+        """Whether each answer is independent of how the image continues, so that no padding reaches it."""
         answers, axes = self.answers, list[Array]()
         for cells, pixels, inner, field in zip(self.shape, self.size, answers.inner, answers.field):
             at = np.arange(cells)
@@ -426,24 +428,24 @@ class Grid:
 
     @property
     def remainder(self) -> tuple[Number, ...]:
-        """Pixels at the far end of each axis that are in no window; negative where the last window reaches beyond."""
+        """Pixels at the far end of each axis that are in no window; negative if the last window reaches beyond."""
         ends = (o + (n - 1) * s + w for o, n, s, w in self._axes())
         return tuple(_plain(pixels - end) for pixels, end in zip(self.size, ends))
 
     def pixel_of(self, row: Any, *others: Any) -> tuple[Array, ...]:
-        """The pixel (x, y) in the middle of the window of an answer (row, column); arrays of them too."""
+        """The pixel (x, y) in the middle of the window of an answer (row, column); also for arrays."""
         middles = [o + np.asarray(i) * float(s) + (w - 1) / 2 for i, (o, _, s, w) in zip((row, *others), self._axes())]
         return tuple(middles[::-1])
 
     def cell_at(self, x: Any, *others: Any) -> tuple[Array, ...]:
-        """The answer (row, column) whose window has its middle nearest to a pixel (x, y); arrays of them too."""
+        """The answer (row, column) whose window has its middle nearest to a pixel (x, y); also for arrays."""
         pixels = (x, *others)[::-1]
         return tuple(np.rint(self.cells_at(k, p)).astype(np.int64) for k, p in enumerate(pixels))
 
     def cells_at(self, axis: int, pixels: Any) -> Array:
-        """Where pixels lie between the middles of the windows along one axis, in cells: 1.5 is half way from 1 to 2.
+        """Positions of pixels relative to the middles of the windows along one axis, in cells: 1.5 is between 1 and 2.
 
-        Before the first middle it is 0, and behind the last one the last cell.
+        Before the first middle it is 0, and after the last middle it is the last cell.
         """
         offset, cells, stride, window = self._axes()[axis]
         places: Array = np.clip((np.asarray(pixels) - offset - (window - 1) / 2) / stride, 0, cells - 1)
@@ -455,7 +457,7 @@ class Grid:
         return [(float(o), n, float(s), float(w)) for o, n, s, w in zip(a.offset, self.shape, a.stride, a.window)]
 
     def _boxes(self, start: Sequence[Number], size: Sequence[Number]) -> Array:
-        """Boxes of these sizes, a stride apart; pixels that are seen in part belong to them."""
+        """Boxes of these sizes, a stride apart; a box includes pixels that it covers in part."""
         first, behind = [], []
         for begin, extent, (_, cells, stride, _) in zip(start, size, self._axes()):
             at = np.arange(cells) * stride
@@ -466,8 +468,8 @@ class Grid:
         return boxes.astype(np.int64) if np.isfinite(boxes).all() else boxes
 
 
-def interpolated(values: Array, places: Sequence[Array]) -> Array:
-    """Values of cells at places between them, linear: (..., *cells) → (..., *places); one array of cells an axis."""
+def interpolate(values: Array, places: Sequence[Array]) -> Array:
+    """Interpolate cells linearly: (..., *cells) → (..., *places); an array of places, in cells, for each axis."""
     for k, at in enumerate(places):
         axis = values.ndim - len(places) + k
         cells = values.shape[axis]
@@ -484,9 +486,9 @@ class Geometry:
 
     Attributes:
         window: the native size: pixels that one answer is about.
-        outputs: the geometry of each output, by its name.
-        image: the input that is the image.
-        layout: its axes, such as ``NCHW``.
+        outputs: the geometry of each output, by name.
+        image: the name of the input that is the image.
+        layout: the axes of this input, such as ``NCHW``.
     """
 
     window: tuple[int, ...]
@@ -495,15 +497,17 @@ class Geometry:
     layout: str = ""
 
     def of(self, output: str | None = None) -> Answers:
-        """The geometry of one output, or of the first.
+        """The geometry of one output, by default of the first.
 
         Raises:
-            OptionError: there is no such output.
+            OptionError: if there is no such output with a grid of answers.
         """
         name = next(iter(self.outputs), "") if output is None else output
         if name not in self.outputs:
             known = ", ".join(map(repr, self.outputs)) or "none"
-            raise OptionError(f"no answers lie on a grid in an output '{name}': those that do are {known}")
+            raise OptionError(
+                f"the model has no output '{name}' with a grid of answers: the outputs with one are {known}"
+            )
         return self.outputs[name]
 
     @property
@@ -520,10 +524,10 @@ class Geometry:
         """The answers of an output, by default the first, for an image of this size: (height, width).
 
         Raises:
-            OptionError: the image is too small, or there is no such output.
+            OptionError: if the image is too small, or there is no such output.
         """
         return self.of(output).grid(*size)
 
 
-def _times(size: Sequence[Number]) -> str:
+def _size_text(size: Sequence[Number]) -> str:
     return "×".join(f"{float(n):g}" if n != int(n) else str(int(n)) for n in size)

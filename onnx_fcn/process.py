@@ -1,8 +1,8 @@
-"""The process of a command: what signals do to it from its first moment on, and streams that are closed or full.
+"""The process of a command: signals from its start on, and streams that are closed or full.
 
-While modules are imported there is nothing yet to be cleared away, so an interruption ends the process at once
-(`ends_at_once`). Later it is an exception, which removes temporary files on its way (`Signals`); whatever that turns
-into in the depths of a library, it was an interruption. Importing this takes next to no time.
+While modules are imported there are no files to remove yet, so an interruption ends the process at once
+(`end_at_once`). Later it raises an exception, so that temporary files are removed (`Signals`); a library may turn it
+into another exception, but `Signals.code` still says that it was an interruption. This module is fast to import.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-__all__ = ["INTERRUPTED", "TERMINATED", "Signals", "ends_at_once", "repair_streams", "silence"]
+__all__ = ["INTERRUPTED", "TERMINATED", "Signals", "end_at_once", "repair_streams", "silence"]
 
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -21,16 +21,16 @@ INTERRUPTED, TERMINATED = 130, 143
 ENDS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
-def ends_at_once() -> None:
-    """From now on a signal ends the process, without a word."""
+def end_at_once() -> None:
+    """From now on a signal ends the process, without a message."""
     _handle(lambda number, _: os._exit(ENDS[signal.Signals(number)]))
 
 
 class Signals:
-    """From now on a signal raises: KeyboardInterrupt for Ctrl-C, and SystemExit for a termination.
+    """From now on a signal raises an exception: KeyboardInterrupt for Ctrl-C, SystemExit for a termination.
 
     Attributes:
-        code: the exit code of the one that came; None while there was none.
+        code: the exit code for the signal that arrived; None before.
     """
 
     def __init__(self) -> None:
@@ -39,29 +39,29 @@ class Signals:
 
     def _raise(self, number: int, _: Any) -> None:
         self.code = ENDS[signal.Signals(number)]
-        sys.unraisablehook = lambda _: None  # wherever it is raised
+        sys.unraisablehook = lambda _: None  # it may be raised where no exception can propagate
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
 
     def done(self) -> None:
-        """The work is done: what comes now comes too late."""
+        """Ignore all further signals: the work is done."""
         _handle(signal.SIG_IGN)
 
 
 def _handle(handler: Any) -> None:
-    """Handle the signals that end a process, unless whoever started it had them ignored, as `nohup` has."""
+    """Handle the signals that end a process, unless it was started with these ignored, as by `nohup`."""
     for number in ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def repair_streams() -> None:
-    """Streams that were closed lead nowhere, so that no file that is opened takes their place."""
+    """Redirect closed standard streams to the null device, so that no file that is opened takes their place."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
             while (opened := os.open(os.devnull, os.O_RDWR)) < descriptor:
-                pass  # a lower one was closed as well
+                pass  # a lower descriptor was closed as well
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)
@@ -71,10 +71,10 @@ def repair_streams() -> None:
 
 
 def silence(stream: Any) -> None:
-    """What is still to be written to a stream goes nowhere."""
+    """Redirect a stream to the null device, with what it still buffers."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-    except (AttributeError, OSError, ValueError):  # no stream of the system's
+    except (AttributeError, OSError, ValueError):  # the stream has no descriptor
         return

@@ -1,4 +1,4 @@
-"""What people read: tables of text, the same in a terminal, a pipe and a notebook, and how numbers are spelled."""
+"""Tables of text, the same in a terminal, a pipe and a notebook, and numbers as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from onnx_fcn.errors import printable
 
-__all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "times"]
+__all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "size_text"]
 
 
-#: Columns of a sentence in plain text.
+#: The width of a sentence in plain text.
 WIDTH = 100
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a title; columns without a heading are labels and what they say."""
+    """Rows of text under a title. Without columns, a row is a label and its text, or only a text."""
 
     title: str
     columns: tuple[str, ...]
@@ -48,17 +48,19 @@ def _lines(table: Table) -> Iterator[str]:
 
 
 def pixels(sizes: Sequence[float], *, square: bool = False) -> str:
-    """A size in pixels; one number for a square where that is understood."""
+    """A size in pixels, such as ``32×16 pixels``; with `square`, one number if all sides are equal."""
     if square and len(set(sizes)) == 1:
         sizes = sizes[:1]
-    return f"{times(sizes)} {'pixel' if tuple(sizes) == (1,) else 'pixels'}"
+    return f"{size_text(sizes)} {'pixel' if tuple(sizes) == (1,) else 'pixels'}"
 
 
-def times(sizes: Sequence[float]) -> str:
+def size_text(sizes: Sequence[float]) -> str:
+    """A size: ``224×224``."""
     return "×".join(f"{s:g}" if s != int(s) else str(int(s)) for s in sizes)
 
 
 def bytes_of(count: int) -> str:
+    """A number of bytes: ``1.2 kB``."""
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -66,7 +68,7 @@ def bytes_of(count: int) -> str:
 
 
 def count_of(number: int) -> str:
-    """A large number, such as 714 M, to three digits."""
+    """A large number to three digits: ``714 M``."""
     for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= factor:
             return f"{number / factor:.{0 if number >= 100 * factor else 1 if number >= 10 * factor else 2}f} {unit}"

@@ -609,6 +609,8 @@ def test_a_file_that_appears_meanwhile_stays(command: Command, tmp_path: Path, m
             (tmp_path / name).unlink(missing_ok=True)
         result = command(*words)
         assert result.code == 2
-        assert re.search(r"error: '.*new\.\w+' appeared meanwhile, and was left as it is: move it away, or", result.err)
+        assert re.search(
+            r"error: '.*new\.\w+' appeared meanwhile, and was left unchanged: move it away, or", result.err
+        )
         assert (tmp_path / "new.onnx").read_text() == (tmp_path / "new.json").read_text() == "precious"
         assert not [p for p in tmp_path.iterdir() if p.name.startswith(".onnx_fcn")]

@@ -112,9 +112,9 @@ def test_metadata_that_contradicts_the_graph_is_refused(tmp_path: Path) -> None:
     refused("it lacks 'layout'", lambda m: m.metadata_props.remove(entry(m, "layout")))
     for text in ("NCW", "NCDHW", "NCHH", "NCHWX", "nchw", ""):
         refused(f"'{text}' is not a layout of 2 axes", lambda m, text=text: setattr(entry(m, "layout"), "value", text))
-    refused("the axes of 'x' are CHW, and it has 4", lambda m: setattr(entry(m, "layout"), "value", "CHW"))
+    refused("the axes of 'x' are CHW, but it has 4", lambda m: setattr(entry(m, "layout"), "value", "CHW"))
     refused("no input 'z', which its metadata calls", lambda m: setattr(entry(m, "image"), "value", "z"))
-    refused("it has 0", lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"))
+    refused("but it has 0", lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"))
 
 
 def test_channels_have_to_be_known() -> None:

@@ -617,7 +617,7 @@ def test_sizes(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
         geometry.grid(27, 40)
     with pytest.raises(OptionError, match="40 is not a size of an image with 2 axes"):
         geometry.grid(40)
-    with pytest.raises(OptionError, match="those that do are 'scores'"):
+    with pytest.raises(OptionError, match="the outputs with one are 'scores'"):
         geometry.grid(40, 40, output="boxes")
 
 
@@ -698,7 +698,7 @@ def test_stale_and_foreign_metadata_is_not_believed(digits: tuple[onnx_fcn.Conve
     model = onnx.load(digits[1])
     pool = next(n for n in model.graph.node if n.op_type == "MaxPool")
     next(a for a in pool.attribute if a.name == "strides").ints[:] = [1, 1]
-    with pytest.raises(ModelError, match="that of another graph"):
+    with pytest.raises(ModelError, match="belongs to another graph"):
         read_geometry(model)
     model = onnx.load(digits[1])
     next(e for e in model.metadata_props if e.key == "onnx_fcn.format").value = "99"

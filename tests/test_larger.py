@@ -458,4 +458,4 @@ def test_what_was_not_compared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_value_of_an_output_is_compared_or_follows_from_one_that_is() -> None:
     answers = onnx_fcn.inspect(DENSE).geometry.of()
-    assert set(metadata.written(answers)) - set(VALUES) == {"reason"}
+    assert set(metadata.to_json(answers)) - set(VALUES) == {"reason"}

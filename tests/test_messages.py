@@ -247,29 +247,30 @@ MISTAKES = {
         content(b"\x0a\x1b\x0a\x05input\x12\x0bPlaceholder\x2a\x05\x0a\x05dtype"),
     ),
     "onnxruntime's own format": foreign(
-        "a model in onnxruntime's own format: start from the ONNX file that it was made of",
+        "a model in onnxruntime's own format: start from the ONNX file that it was made from",
         lambda path: optimised(path, as_ort=True),
     ),
     "OpenVINO": foreign(
-        "XML, perhaps of OpenVINO: start from the ONNX file that it was made of", content('<?xml version="1.0"?><net>')
+        "XML, perhaps of OpenVINO: start from the ONNX file that it was made from",
+        content('<?xml version="1.0"?><net>'),
     ),
     "TensorRT": foreign(
-        "an engine of TensorRT: start from the ONNX file that it was built of", content(b"ftrt" + bytes(9))
+        "an engine of TensorRT: start from the ONNX file that it was built from", content(b"ftrt" + bytes(9))
     ),
     "an image": foreign("an image: pass the model", content(b"\x89PNG\r\n\x1a\n")),
     "an array": foreign(
         "an array of numpy: pass the model, and images with --data", lambda path: np.save(path.open("wb"), np.zeros(3))
     ),
     "external data missing": given(
-        "the external data of tensor '3.weight', 'bad.data', is missing: it belongs into '{folder}', beside the model",
+        "the external data of tensor '3.weight', 'bad.data', is missing: put it into '{folder}', next to the model",
         weights_beside(Path.unlink),
     ),
     "external data cut short": given(
-        "tensor '3.weight' lies at bytes 0 to 20000 of '{folder}/bad.data', which has 1000: is it incomplete?",
+        "tensor '3.weight' is stored at bytes 0 to 20000 of '{folder}/bad.data', which has 1000: is it incomplete?",
         weights_beside(lambda path: os.truncate(path, 1_000)),
     ),
     "a newer ONNX": given(
-        f"'bad' has the IR version 99, and the installed onnx reads up to {onnx.IR_VERSION}: upgrade onnx and "
+        f"'bad' has the IR version 99, but the installed onnx reads up to {onnx.IR_VERSION}: upgrade onnx and "
         "onnxruntime",
         changed(lambda model: setattr(model, "ir_version", 99)),
     ),

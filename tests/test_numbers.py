@@ -125,7 +125,7 @@ def test_what_is_not_finite_is_told() -> None:
     image = law.random("image", 2, 6, 4, 3).astype(np.float32)
     image[:] = np.nan
     notes = [c.note for c in validated(network(), data=image).checks if "given data" in c.note]
-    assert notes == ["given data; every answer of the original is NaN or infinite: only where they stand was compared"]
+    assert notes == ["given data; every answer of the original is NaN or infinite: only their places were compared"]
     original = network()
     spoiled = onnx_fcn.convert(original).to_proto()
     weight = spoiled.graph.initializer[0]

@@ -909,7 +909,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx page.npy map.npy --mean 1,2,3": (2, "(1, 2, 3) is for 3 channels, and the network reads 1: give --mean"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask alpha.png": (2, "has an alpha channel, which masks have not: save it in grey"),
-    "out.onnx page.npy map.npy --output logits": (2, "no answers lie on a grid in an output 'logits'"),
+    "out.onnx page.npy map.npy --output logits": (2, "the model has no output 'logits' with a grid of answers"),
     "out.onnx page.npy map.npy --tile 9 --memory 2G": (2, "not allowed with argument"),
     "out.onnx page.npy map.npy --scale half": (2, "'half' is not a number"),
     "two.onnx page.npy map.npy": (2, "the model takes 2 images at a time, not 1: give --batch 2"),

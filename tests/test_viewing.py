@@ -433,7 +433,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         (2, "heatmap out.onnx page.npy o.png --class seven", "there is no class 'seven' among the 11"),
         (2, "segment out.onnx page.npy o.png --background 11", "there is no class '11' among the 11"),
         (2, "heatmap best.onnx page.npy o.png", "tells the best class only"),
-        (2, "heatmap out.onnx page.npy o.png --output x", "those that do are 'scores'"),
+        (2, "heatmap out.onnx page.npy o.png --output x", "the outputs with one are 'scores'"),
         (
             2,
             "heatmap out.onnx page.npy o.png --mean 1,2,3",

@@ -19,10 +19,11 @@ from onnx_fcn.checking.cases import (
     shake,
     takes_batches,
 )
-from onnx_fcn.checking.comparison import Answers, Case, Comparison, Run, Wide, size_text
+from onnx_fcn.checking.comparison import Answers, Case, Comparison, Run, Wide
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.lifting.windows import batch_axis, original_at, window_of
 from onnx_fcn.model.sessions import extract, session, with_outputs
+from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
 __all__ = ["ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]

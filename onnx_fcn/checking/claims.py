@@ -15,7 +15,7 @@ from typing import Any
 from onnx import ModelProto
 
 from onnx_fcn.geometry import Geometry
-from onnx_fcn.model.metadata import FORMAT, PREFIX, written
+from onnx_fcn.model.metadata import FORMAT, PREFIX, to_json
 
 __all__ = ["claimed_image", "claims_of", "false_claims"]
 
@@ -66,7 +66,7 @@ def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tupl
             yield geometry.image, _sentence(key, whole[key], right[key])
     named = {key.removeprefix("output."): _parse(text) for key, text in claims.items() if key.startswith("output.")}
     for name, answers in geometry.outputs.items():
-        right = json.loads(json.dumps(written(answers)))
+        right = json.loads(json.dumps(to_json(answers)))
         claimed = named.pop(name, None)
         if not isinstance(claimed, dict):
             yield name, "they do not say where these answers are"

@@ -7,7 +7,7 @@ case is larger than native, and has a feature map and windows.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +36,6 @@ __all__ = [
     "Run",
     "Wide",
     "largest_of",
-    "size_text",
 ]
 
 
@@ -255,8 +254,3 @@ class Run:
     others: list[Case] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)
-
-
-def size_text(size: Sequence[int]) -> str:
-    """A size in words: ``224×224``."""
-    return "×".join(map(str, size))

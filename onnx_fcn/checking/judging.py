@@ -11,14 +11,15 @@ from onnx_fcn._types import Array
 from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
-from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Run, Wide, size_text
+from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Run, Wide
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import interpolated
+from onnx_fcn.geometry import interpolate
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.windows import as_physical, original_at
-from onnx_fcn.model.agreement import Scale, difference, shaped_difference, unusual
+from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
+from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 from onnx_fcn.walk.fields import geometry_of, sliding
 
@@ -131,7 +132,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
             error, note = np.inf, f"has shape {case.got[name].shape}, but the original has {want.shape}"
         else:
             error = difference(have.reshape(want.shape), want, c.scale_of(name, case))
-            note = "; ".join(filter(None, (note, unusual(have.reshape(want.shape), want))))
+            note = "; ".join(filter(None, (note, describe_nonfinite(have.reshape(want.shape), want))))
         yield Check("native", name, case.size, case.batch, want.size, error, c.tolerance, note)
     for name, want in case.probabilities.items():
         logits = case.logits[name]
@@ -162,7 +163,7 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
             scores = scores.mean(axes) if "mean" in words else scores.max(axes)
         if "full-size" in words:
             grid = c.answers[name].grid(*case.size)
-            scores = interpolated(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
+            scores = interpolate(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
         if "argmax" in words:
             error = _gap_to_best(scores, have)
         else:

@@ -40,7 +40,7 @@ from onnx_fcn.checking.cases import (
     wide_case,
 )
 from onnx_fcn.checking.checks import Validation
-from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, Run, Wide, largest_of, size_text
+from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, Run, Wide, largest_of
 from onnx_fcn.checking.judging import all_checks
 from onnx_fcn.checking.reference import interior_map, reference_map, same_trunk
 from onnx_fcn.checking.sizes import remainders
@@ -50,6 +50,7 @@ from onnx_fcn.model.agreement import Scale, difference
 from onnx_fcn.model.graphs import nodes_within
 from onnx_fcn.model.operators import RANDOM
 from onnx_fcn.model.sessions import session
+from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
 __all__ = ["run_checks"]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing
-from onnx_fcn.tables import Table, times
+from onnx_fcn.tables import Table, size_text
 from onnx_fcn.tiles.application import Applied, Progress, apply
 
 __all__ = ["run"]
@@ -61,9 +61,9 @@ def _table(image: str, applied: Applied) -> Table:
     notes = "".join(f", {count} {what}" for count, what in kinds if count)
     cost = f"{max(applied.overhead, 0):.0%} more pixels than in one pass"
     rows = (
-        ("image", f"{image}, {times(applied.size)} pixels"),
+        ("image", f"{image}, {size_text(applied.size)} pixels"),
         ("network", f"gets {applied.preprocess}"),
-        ("map", f"{applied.path}, {times(applied.shape)} of {applied.dtype}"),
+        ("map", f"{applied.path}, {size_text(applied.shape)} of {applied.dtype}"),
         (
             "tiles",
             f"{applied.tiles} of {applied.tile} pixels, {cost}{notes}",

@@ -24,7 +24,7 @@ from onnx_fcn.files import drafted, target_of
 from onnx_fcn.images.image import open_image, pixels_of
 from onnx_fcn.running.dense_model import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
 from onnx_fcn.running.preprocess import Preprocessing, chosen
-from onnx_fcn.tables import Table, pixels, times
+from onnx_fcn.tables import Table, pixels, size_text
 
 __all__ = ["run"]
 
@@ -84,13 +84,15 @@ class View:
     def rows(self) -> list[tuple[str, ...]]:
         """What was read and run, as rows of a table."""
         shape, geometry = self.first.map.shape, self.model.answers
-        sizes = [times(r.grid.size) for r in self.results]
-        read = "" if sizes == [times(self.first.size)] else f", read at {' and '.join(sizes)}"
+        sizes = [size_text(r.grid.size) for r in self.results]
+        read = "" if sizes == [size_text(self.first.size)] else f", read at {' and '.join(sizes)}"
         enlarged = " (enlarged: it is smaller than a window)" if self.is_enlarged else ""
-        windows = f"{times(self.model.window)} windows every {pixels([float(n) for n in geometry.stride], square=True)}"
+        windows = (
+            f"{size_text(self.model.window)} windows every {pixels([float(n) for n in geometry.stride], square=True)}"
+        )
         return [
-            ("picture", f"{self.name}, {times(self.first.size)} pixels{read}{enlarged}"),
-            ("answers", f"'{self.model.output}', {times(shape)}: {windows}; {self.activation}"),
+            ("picture", f"{self.name}, {size_text(self.first.size)} pixels{read}{enlarged}"),
+            ("answers", f"'{self.model.output}', {size_text(shape)}: {windows}; {self.activation}"),
         ]
 
     @property
@@ -176,7 +178,7 @@ def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
                 Panel(f"{view.named(k)}, best {peaks[k]:.2f}{_windows(found[k])}", values, found[k])
                 for k, values in zip(chosen, heat)
             ]
-            title = f"{Path(view.name).name} · {times(view.model.window)} windows"
+            title = f"{Path(view.name).name} · {size_text(view.model.window)} windows"
             files[output] = encoded(heat_map(shown(view.pixels), panels, title, view.activation), _kind(output))
     rows = [(view.named(k), f"best {peaks[k]:.3f} in {_place(found[k][0])}{_windows(found[k])}") for k in chosen]
     return files, rows
@@ -206,7 +208,7 @@ def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
         else:
             from onnx_fcn.viewing.drawing import class_map, encoded, shown
 
-            title = f"{Path(view.name).name} · the best class of each {times(view.model.window)} window"
+            title = f"{Path(view.name).name} · the best class of each {size_text(view.model.window)} window"
             figure = class_map(shown(view.pixels), classes, first.names, title, background)
             files[output] = encoded(figure, _kind(output))
     rows = [(view.there(k), f"{share:.1%} of the picture") for k, share in shares[:5]]

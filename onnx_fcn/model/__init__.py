@@ -1,5 +1,4 @@
-"""The model as a file: its graph, where its weights lie, its metadata, what it costs, onnxruntime on it; and
-what is known of operators apart from their rules.
+"""The model as a file: its graph, its weights, its metadata, its cost, and onnxruntime sessions on it.
 
-Nothing here knows of windows.
+Also tables of operators that do not belong to their rules. Nothing here depends on windows.
 """

@@ -1,4 +1,4 @@
-"""How far two answers agree: numpy only, and nothing of windows."""
+"""How far two answers agree, computed by numpy alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from onnx import TensorProto
 from onnx_fcn._types import Array
 from onnx_fcn.model.document import Document
 
-__all__ = ["ROUNDED_TOLERANCE", "Scale", "difference", "is_rounded", "shaped_difference", "tolerance_of", "unusual"]
+__all__ = [
+    "ROUNDED_TOLERANCE",
+    "Scale",
+    "describe_nonfinite",
+    "difference",
+    "is_rounded",
+    "shaped_difference",
+    "tolerance_of",
+]
 
 
-#: Largest difference allowed, relative to the largest answer. A Conv and a Gemm add the same products in another
-#: order: n of them differ by about √n·ε, which is 2e-5 for the 25,088 inputs of VGG's first dense layer; several
+#: Largest difference allowed, relative to the largest answer. A Conv and a Gemm add the same n products in different
+#: orders, so their sums differ by about √n·ε, which is 2e-5 for the 25,088 inputs of VGG's first dense layer; several
 #: layers and a cancellation of large terms may add a digit.
 TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4, np.dtype(np.float16): 2e-2}
 
-#: A network that rounds its activations to 8 or 16 bits may round one of them the other way: one step of many.
+#: A network that rounds its activations to 8 or 16 bits may round one of them the other way: by one step.
 ROUNDED_TOLERANCE = 2e-2
 
-#: How many times the smallest normal number an answer has to be to be compared relatively: below, digits go missing.
+#: Answers below this many times the smallest normal number are not compared relatively: they have fewer digits.
 SMALLEST_SCALE = 16
 
 
@@ -31,20 +39,20 @@ class Scale:
 
     Attributes:
         least: answers below it are compared absolutely.
-        own: for each answer, of one image, how large it counts as where that is less; None where it is not known.
+        own: the scale of each answer for one image, used if it is smaller than the largest answer; None if not known.
     """
 
     least: float = 0.0
     own: Array | None = None
 
     def of(self, want: Array, largest: float) -> Array | float:
-        """The scale of each of these answers, of which this is the largest."""
+        """The scale of each answer in `want`, the largest of which is `largest`."""
         if self.own is None:
             return max(largest, self.least)
         own = self.own.reshape(want.shape) if self.own.size == want.size else self.own
         try:
             each = np.maximum(np.broadcast_to(own, want.shape), np.abs(want))
-        except ValueError:  # the batch is within another axis
+        except ValueError:  # the batch is part of another axis
             return max(largest, self.least)
         return np.maximum(np.minimum(np.where(np.isfinite(each), each, largest), largest), self.least)
 
@@ -66,7 +74,7 @@ def tolerance_of(document: Document) -> float:
 
 
 def difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
-    """Largest difference relative to its scale; infinite where NaN or infinity stand at other places."""
+    """The largest difference relative to its scale; infinite if NaN or infinities are at different places."""
     if want.size == 0:
         return 0.0
     if want.dtype.kind == "b":
@@ -88,23 +96,23 @@ def difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
     return float((np.abs(apart) / scales).max())
 
 
-def unusual(have: Array, want: Array) -> str:
-    """What is to be said of NaN and infinities in two answers of one shape; nothing where all are finite."""
+def describe_nonfinite(have: Array, want: Array) -> str:
+    """A sentence about NaN and infinities in two answers of one shape; empty if all values are finite."""
     if have.dtype.kind not in "fc" or want.dtype.kind not in "fc":
         return ""
     infinite = np.isinf(have) | np.isinf(want)
     other = (np.isnan(have) != np.isnan(want)) | (infinite & (have != want))
     if other.any():
-        words = "answers are NaN or infinite where the original's are not, or the other way round"
+        words = "answers are NaN or infinite where the original's are not, or vice versa"
         return f"{int(other.sum())} of {want.size} {words}"
     expected = ~np.isfinite(want)
     if expected.all() and want.size:
-        return "every answer of the original is NaN or infinite: only where they stand was compared"
+        return "every answer of the original is NaN or infinite: only their places were compared"
     return (
         f"{expected.sum()} of {want.size} answers are NaN or infinite in the original as well" if expected.any() else ""
     )
 
 
 def shaped_difference(have: Array, want: Array, scale: Scale = Scale()) -> float:
-    """The same for answers of other shapes; infinite where there are more or fewer numbers."""
+    """The `difference` of answers whose shapes may differ; infinite if the numbers of elements differ."""
     return difference(have.reshape(want.shape), want, scale) if have.size == want.size else float("inf")

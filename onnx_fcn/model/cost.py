@@ -1,19 +1,19 @@
 """What a graph costs to run, counted without running it: multiply-accumulates and activation memory.
 
-A **multiply-accumulate** (MAC) is a product that is added to a sum, or two FLOPs. Convolutions and dense layers count,
-as in torchvision's tables and in fvcore:
+A **multiply-accumulate** (MAC) is a product that is added to a sum, or two FLOPs. Convolutions and dense layers are
+counted, as in torchvision's tables and in fvcore:
 
     Conv                     output elements × channels of a group × taps of the kernel
     ConvTranspose            input elements × output channels of a group × taps of the kernel
-    Gemm, MatMul             output elements × features that each is summed over
-    Einsum of two operands   the sizes of all its indices, multiplied
+    Gemm, MatMul             output elements × features that are summed for each
+    Einsum of two operands   the product of the sizes of all its indices
 
-with their quantised and fused forms. Poolings, normalisations, activations and recurrences do not count, nor does what
-is computed from constants alone.
+and so are their quantised and fused forms. Poolings, normalisations, activations, recurrences and what is computed
+from constants alone are not counted.
 
-**Activation memory** is the largest sum, over the nodes in their order, of the bytes of all tensors that are live: made
-already, and still read by this node or a later one. Weights, workspace and alignment are not in it, nor that a runtime
-fuses nodes or lets one write over its input: it tells how sizes compare, and is no promise for a machine.
+**Activation memory** is the largest sum, over the nodes in their order, of the bytes of all live tensors: computed
+already, and still read by this node or a later one. It ignores weights, workspace and alignment, and that a runtime
+may fuse nodes or let one overwrite its input. It shows how sizes compare; it does not predict the memory of a process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from onnx_fcn.model.graphs import names_used, nodes_within, stored_names
-from onnx_fcn.model.inference import declared, dims_in, inferred
+from onnx_fcn.model.inference import declared_types, dims_in, infer_types
 from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
@@ -38,26 +38,26 @@ Dims = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Tensor:
-    """Type and shape of a tensor; None where they are not known before it runs."""
+    """Type and shape of a tensor; each is None if it is not known before the model runs."""
 
     elem_type: int | None = None
     dims: Dims | None = None
 
     @property
     def bytes(self) -> int | None:
-        """What it takes in memory."""
+        """The size of the tensor in memory; None if not known."""
         if self.dims is None or self.elem_type is None or self.elem_type not in BITS:
             return None
         return payload_bytes(self.dims, self.elem_type)
 
 
 def activations_at(model: ModelProto, image: str, shape: Sequence[int]) -> int | None:
-    """Bytes of the tensors that are live at the worst node, counted on any model alone; None where a size is not known.
+    """Bytes of the tensors that are live at the worst node of any model; None if a size is not known.
 
     Args:
-        model: it, or its skeleton; no other input may depend on the size of the image.
-        image: the input that is the image.
-        shape: of the image, with its batch.
+        model: a model or its skeleton; no other input may depend on the size of the image.
+        image: the name of the input that is the image.
+        shape: the shape of the image, with its batch.
     """
     program, known = Program(model.graph), ModelProto()
     known.CopyFrom(model)
@@ -74,9 +74,9 @@ class Program:
     """The nodes of a graph that depend on an input; all others are computed once, when the model is loaded.
 
     Attributes:
-        layers: those that have multiply-accumulates, or a subgraph in which a layer may hide.
-        makes: the names that each node makes.
-        needed: the tensors whose sizes tell what a run costs.
+        layers: the nodes that have multiply-accumulates, or a subgraph that contains such a node.
+        makes: the names of each node's outputs.
+        needed: the tensors whose sizes determine the cost of a run.
     """
 
     def __init__(self, graph: GraphProto) -> None:
@@ -103,12 +103,12 @@ class Program:
         return {next(filter(None, node.output)): macs_of(node, tensors) for node in self.layers}
 
     def peak(self, tensors: Mapping[str, Tensor]) -> int | None:
-        """Bytes of the tensors that are live at the worst node; None where the size of one is not known."""
+        """Bytes of the tensors that are live at the worst node; None if the size of one is not known."""
         taken = {name: tensors.get(name, Tensor()).bytes for name in self._inputs}
         for node, names in zip(self._nodes, self.makes):
             for name in names:
                 taken[name] = tensors.get(name, Tensor()).bytes
-                if taken[name] is None and node.op_type == "Reshape":  # as many elements, however they lie
+                if taken[name] is None and node.op_type == "Reshape":  # the number of elements does not change
                     taken[name] = taken.get(node.input[0])
         sizes = {name: size for name, size in taken.items() if size is not None}
         if len(sizes) < len(taken):
@@ -122,8 +122,8 @@ class Program:
 
 
 def tensors_in(model: ModelProto) -> dict[str, Tensor]:
-    """The tensors of a model, as far as they follow from those that are declared."""
-    return {name: _tensor(kind) for name, kind in (inferred(model) or declared(model)).items()}
+    """The tensors of a model, as far as onnx infers them from those that are declared."""
+    return {name: _tensor(kind) for name, kind in (infer_types(model) or declared_types(model)).items()}
 
 
 def _tensor(kind: TypeProto.Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def _tensor(kind: TypeProto.Tensor) -> Tensor:
 
 
 def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Multiply-accumulates of one node; None where a size is not known, or where a layer hides in a subgraph."""
+    """Multiply-accumulates of one node; None if a size is not known, or if a subgraph contains a layer."""
     if any(map(_counts, nodes_within(node))):
         return None
     if not _counts(node):
@@ -164,7 +164,7 @@ def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:
 
 
 def _rest(dims: Dims | None) -> Dims | None:
-    """Channels of a group, and taps."""
+    """Channels of a group, and taps: all dims of a kernel but the first."""
     return None if dims is None else dims[1:]
 
 
@@ -173,7 +173,10 @@ def _product(*shapes: Dims | None) -> int | None:
 
 
 def _einsum(equation: str, dims: Sequence[Dims | None]) -> int | None:
-    """One multiply-accumulate for each combination of indices; more operands leave the order of products open."""
+    """One multiply-accumulate for each combination of indices; None for more than two operands.
+
+    Their products may be computed in different orders, at different costs.
+    """
     terms = equation.replace(" ", "").partition("->")[0].split(",")
     if len(terms) != 2 or "." in equation:
         return 0 if len(terms) == 1 else None
@@ -187,6 +190,6 @@ def _einsum(equation: str, dims: Sequence[Dims | None]) -> int | None:
 
 
 def total(counts: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is not known."""
+    """The sum; None if one of the counts is not known."""
     listed = list(counts)
     return None if None in listed else sum(c for c in listed if c is not None)

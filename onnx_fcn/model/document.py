@@ -1,18 +1,18 @@
 """A model as a document: open it, look at it, commit a difference, save it. Its weights stay on disk.
 
-The `onnx.ModelProto` is the truth, and a skeleton: a large payload is a reference to where it lies in its file, which
-is memory-mapped. Opening, shape inference, checking and rewriting never read a weight, `Document.array` is a view on
-the map, and saving streams the payloads from file to file (see `storage`). `Document.graph` is a view by
-onnx_graphsurgeon for navigation; what it loses is not lost, since `Document.commit` writes only an `Edit`, the
-difference, into the proto.
+The model is an `onnx.ModelProto` without its large payloads, a skeleton: each of them is a reference to its place in
+a file, which is memory-mapped. Opening, shape inference, checking and rewriting never read a weight, `Document.array`
+is a view on the map, and saving streams the payloads from file to file (see `storage`). `Document.graph` is a view by
+onnx_graphsurgeon for navigation. It may lose details of the model; the document does not, since `Document.commit`
+writes only an `Edit`, the difference, into the proto.
 
     document = Document.open("model.onnx")
     document.commit(Edit(nodes={7: [conv]}, initializers={"kernel": Weight(dense, (4096, 256, 6, 6), dtype)}))
     with document.staged("out.onnx") as staged:
-        ...                                        # whatever must hold of the file staged.path before it counts
+        ...                                        # check the file staged.path
         staged.commit()
 
-A reader of "out.onnx" sees the old file or the new one, never a mixture, whatever happens in between.
+A reader of "out.onnx" always sees either the old file or the complete new one.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ __all__ = ["Document"]
 
 
 class Document:
-    """A model with its weights left where they are. Read `proto` as you like; change it through `commit` only.
+    """A model whose weights stay on disk. Read `proto` freely, but change it only through `commit`.
 
     Attributes:
         proto: the skeleton.
         path: the file, with symbolic links resolved; None for a model in memory.
-        folder: where external data is looked for; None for a model in memory.
+        folder: the folder of external data; None for a model in memory.
         size: bytes of the file and of its external data.
         external: whether weights came from external data files.
     """
@@ -65,12 +65,12 @@ class Document:
         """Open a model file, or a copy of a model in memory.
 
         Raises:
-            ModelError: there is no such model; it is malformed, or its external data is not as it says.
+            ModelError: if there is no such file, or the model is malformed or does not match its external data.
         """
         return cls(*storage.read(source))
 
     def copy(self) -> Document:
-        """The same model, to be changed by itself; both read the same files."""
+        """A copy to change independently; both read the same files."""
         skeleton = ModelProto()
         skeleton.CopyFrom(self.proto)
         copy = Document(skeleton, self._store)
@@ -79,7 +79,7 @@ class Document:
 
     @property
     def graph(self) -> Any:
-        """The main graph as onnx_graphsurgeon sees it, for reading; made anew after a commit."""
+        """The main graph in onnx_graphsurgeon, for reading; imported again after a commit."""
         if self._graph is None:
             try:
                 with G_LOGGER.suppress():
@@ -89,7 +89,7 @@ class Document:
         return self._graph
 
     def array(self, tensor: TensorProto) -> Array:
-        """The values of a tensor of this document, read-only; a view on the memory map when they lie in a file."""
+        """The values of a tensor of this document, read-only; a view on the memory map if they are stored in a file."""
         try:
             if tensor.data_location != TensorProto.EXTERNAL:
                 array = onnx.numpy_helper.to_array(tensor)
@@ -104,20 +104,20 @@ class Document:
         """Run onnx.checker, without the weights.
 
         Raises:
-            ModelError: with the checker's first complaint.
+            ModelError: if the model is not valid, with the checker's first complaint.
         """
 
         def empty(tensor: TensorProto) -> TensorProto:
-            # The checker wants to see the bytes or their file; an empty tensor needs neither.
+            # The checker requires the bytes or their file; an empty tensor needs neither.
             return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
         if self.proto.ir_version > onnx.IR_VERSION:
-            versions = f"{self.proto.ir_version}, and the installed onnx reads up to {onnx.IR_VERSION}"
+            versions = f"{self.proto.ir_version}, but the installed onnx reads up to {onnx.IR_VERSION}"
             raise ModelError(f"{self._store} has the IR version {versions}: upgrade onnx and onnxruntime")
         graph = self.proto.graph
         declared = (*graph.input, *graph.output, *graph.initializer)
         try:
-            onnx.checker.check_model(payloads.joined(wire.rewrite(self.proto.SerializeToString(), empty)))
+            onnx.checker.check_model(payloads.join(wire.rewrite(self.proto.SerializeToString(), empty)))
             # Protobuf gives a string that is not UTF-8 as bytes, which the checker lets pass.
             "".join((graph.name, *(value.name for value in declared)))
             "".join(t for node in graph.node for t in (node.op_type, node.name, *node.input[:], *node.output[:]))
@@ -128,10 +128,10 @@ class Document:
             raise ModelError(f"{self._store} is not a valid ONNX model: a name in it is not UTF-8 text") from None
 
     def sorted_order(self) -> list[int] | None:
-        """A topological order of the node indices; None when they are in one already.
+        """A topological order of the node indices; None if the nodes are sorted already.
 
         Raises:
-            ModelError: nodes depend on each other in a cycle.
+            ModelError: if nodes depend on each other in a cycle.
         """
         nodes = list(self.proto.graph.node)
         producer = {name: index for index, node in enumerate(nodes) for name in node.output[:] if name}
@@ -147,7 +147,7 @@ class Document:
             ) from None
 
     def commit(self, edit: Edit) -> None:
-        """Write a difference into the proto."""
+        """Apply an edit to the proto."""
         self._edited, self._graph = True, None
         graph = self.proto.graph
         before = tensor_names(graph) if graph.quantization_annotation else set()
@@ -168,23 +168,24 @@ class Document:
         _put(self.proto.opset_import, "domain", "version", edit.opset_imports)
 
     def inline(self, functions: Sequence[tuple[str, str]], *, of_schemas: bool = False) -> None:
-        """Put the bodies of these functions, as (domain, name), in place of their calls.
+        """Replace the calls of these functions by their bodies.
 
         Args:
-            functions: local ones, or with `of_schemas` operators, of which ONNX's schemas have the bodies.
+            functions: (domain, name) of local functions; with `of_schemas`, of operators whose schemas have bodies.
+            of_schemas: whether `functions` are operators.
 
         Raises:
-            ModelError: a call does not fit its function, or the body depends on a type that is not known.
+            ModelError: if a call does not fit its function, or the body depends on a type that is not known.
         """
         self._edited, self._graph = True, None
         declared = {value.name for value in self.proto.graph.value_info}
         if of_schemas:
-            _spell_out(self.proto, set(functions))
+            _complete(self.proto, set(functions))
         try:
             self.proto = onnx.inliner.inline_selected_functions(
                 self.proto, list(functions), inline_schema_functions=of_schemas
             )
-        except Exception as error:  # a RuntimeError, or what pybind11 makes of an exception in C++
+        except Exception as error:  # a RuntimeError, or pybind11's exception for one in C++
             complaint = " ".join(str(error).split())
             what = "operators" if of_schemas else "local functions"
             raise ModelError(f"the {what} of {self._store} cannot be inlined: {complaint}") from None
@@ -192,7 +193,7 @@ class Document:
             _retain(self.proto.graph.value_info, lambda value: value.name in declared)
 
     def has_repeated_names(self) -> bool:
-        """Does a subgraph give one of its tensors the name of another in the model, as two branches may?"""
+        """Do two tensors in different graphs of the model have the same name, as in two branches?"""
         graphs = list(graphs_within(self.proto.graph))
         taken = tensor_names(self.proto.graph) if graphs else set()  # most models have none
         for graph in graphs:
@@ -203,7 +204,7 @@ class Document:
         return False
 
     def distinguish_names(self) -> None:
-        """Give each tensor of a subgraph a name of its own."""
+        """Rename tensors of subgraphs so that every name in the model is unique."""
         self._edited, self._graph = True, None
         taken = tensor_names(self.proto.graph)
         for node in self.proto.graph.node:
@@ -212,32 +213,28 @@ class Document:
     def to_proto(self) -> ModelProto:
         """The whole model in memory."""
         model = ModelProto()
-        model.ParseFromString(payloads.joined(self._store.inlined(self.proto, edited=self._edited)))
+        model.ParseFromString(payloads.join(self._store.pieces(self.proto, edited=self._edited)))
         return model
 
     def session_model(self, model: ModelProto | None = None) -> tuple[bytes, str]:
         """What onnxruntime needs to run this document without copying its weights.
 
         Args:
-            model: a part or a variant of `proto`, to run instead of it.
+            model: a part or a variant of `proto` to run instead.
 
         Returns:
-            a serialized model, and the value for the session option
-            ``session.model_external_initializers_file_folder_path``; empty when all weights are in the model.
+            A serialized model, and the value for the session option
+            ``session.model_external_initializers_file_folder_path``; empty if all weights are in the model.
         """
         serialized = (model or self.proto).SerializeToString()
-        return payloads.joined(wire.rewrite(serialized, self._store.embedded)), str(self.folder or "")
+        return payloads.join(wire.rewrite(serialized, self._store.embed)), str(self.folder or "")
 
     def release(self) -> None:
-        """Let go of the pages of the weights that have been read; they are read again when they are asked for."""
+        """Release the pages of weights that have been read; they are read again when they are needed."""
         self._store.release()
 
     def check_unchanged(self) -> None:
-        """Make sure that the files are still those that were opened.
-
-        Raises:
-            ModelError: one was changed, which changes weights that were read before or will be later.
-        """
+        """Raises ModelError if a file was changed since it was opened, and weights with it."""
         self._store.check_unchanged()
 
     def save(self, path: str | os.PathLike[str], *, external_data: bool | None = None, link_data: bool = False) -> None:
@@ -249,17 +246,17 @@ class Document:
     def staged(
         self, path: str | os.PathLike[str], *, external_data: bool | None = None, link_data: bool = False
     ) -> Iterator[Staged]:
-        """Write the model to a temporary file beside `path`, which replaces `path` when the stage is committed.
+        """Write the model to a temporary file next to `path`, which replaces `path` when the stage is committed.
 
         Args:
             path: a file, or a link to one, that may exist.
-            external_data: whether large weights go to a data file beside the model. None: those that lay in one do,
-                and all do when the model file would be larger than 2 GB.
-            link_data: refer to weights in the original's files instead of copying them; these have to stay.
+            external_data: whether large weights go to a data file next to the model. None: weights that came from one
+                do, and all do if the model file would otherwise be larger than 2 GB.
+            link_data: refer to weights in the original's files, which have to stay, instead of copying them.
 
         Raises:
-            OptionError: `path` cannot be written.
-            ModelError: the source has changed since it was opened.
+            OptionError: if `path` cannot be written.
+            ModelError: if the source has changed since it was opened.
         """
         with staged.staged(
             path, self._store, self.proto, edited=self._edited, external_data=external_data, link_data=link_data
@@ -298,7 +295,7 @@ class Document:
                     graph.input.append(value)
 
     def _tensor(self, name: str, weight: Weight) -> TensorProto:
-        """A new initializer: a reference when it is large."""
+        """A new initializer; if it is large, a reference to its values."""
         array = weight.array
         if array.dtype != onnx.helper.tensor_dtype_to_np_dtype(weight.elem_type) or array.size != math.prod(
             weight.dims
@@ -314,8 +311,8 @@ class Document:
         return tensor
 
 
-def _spell_out(model: ModelProto, operators: Set[tuple[str, str]]) -> None:
-    """Say what the bodies of these operators depend on: the attributes that they have by default, types of weights."""
+def _complete(model: ModelProto, operators: Set[tuple[str, str]]) -> None:
+    """Add what the bodies of these operators depend on: default attributes, and declarations of the weights."""
     version = opset_of(model) or 1
     for node in (n for outer in model.graph.node for n in (outer, *nodes_within(outer))):
         if (node.domain, node.op_type) in operators:
@@ -332,7 +329,7 @@ def _spell_out(model: ModelProto, operators: Set[tuple[str, str]]) -> None:
 
 
 def _replace_declaration(old: ValueInfoProto, new: ValueInfoProto) -> None:
-    """Declare a tensor anew in place; its documentation stays, unless there is a new one."""
+    """Replace a declaration in place; its documentation stays, unless the new one has some."""
     merged = ValueInfoProto()
     merged.CopyFrom(new)
     if not new.doc_string and old.HasField("doc_string"):
@@ -343,14 +340,14 @@ def _replace_declaration(old: ValueInfoProto, new: ValueInfoProto) -> None:
 
 
 def _retain(repeated: Any, keep: Callable[[Any], bool]) -> None:
-    """Remove the elements of a repeated field that are not to be kept."""
+    """Remove the elements of a repeated field for which `keep` is false."""
     for index in reversed(range(len(repeated))):
         if not keep(repeated[index]):
             del repeated[index]
 
 
 def _put(repeated: Any, key: str, field: str, values: Mapping[str, Any]) -> None:
-    """Set a field of the elements of a repeated field with these keys, the first of each; new ones for what is new."""
+    """Set a field of the elements with these keys, the first of each; elements are added for new keys."""
     found = {getattr(entry, key): entry for entry in reversed(repeated)}
     for name, value in values.items():
         setattr(found[name] if name in found else repeated.add(**{key: name}), field, value)

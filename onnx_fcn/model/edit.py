@@ -16,8 +16,9 @@ class Weight:
     """The values of a new initializer.
 
     Attributes:
-        array: any strided view; its elements in C order are the payload. A view on a memory map stays one until saved.
-        dims: the dimensions to declare, of as many elements.
+        array: any strided view; its elements in C order are the payload. A view on a memory map is not copied before
+            the model is saved.
+        dims: the dimensions to declare, with the same number of elements.
         elem_type: the `TensorProto.DataType`.
     """
 
@@ -28,17 +29,17 @@ class Weight:
 
 @dataclass(frozen=True)
 class Edit:
-    """The difference to the main graph of a model. What it does not name stays as it is.
+    """The difference to the main graph of a model. What it does not name stays unchanged.
 
     Attributes:
-        nodes: the nodes that take the seat of the one with this index; none to remove it.
-        order: another order of the seats, such as `Document.sorted_order` gives.
-        initializers: new ones, or new values for those of the same name.
-        removed_initializers: names; the graph inputs of the same name, which are their declarations, go with them.
-        inputs: new declarations in place of those of the same name, whose documentation is kept.
-        outputs: likewise.
-        removed_outputs: names of graph outputs that are none any more.
-        value_info: all intermediate declarations, in place of the present ones; None keeps those.
+        nodes: index of a node → the nodes that replace it; an empty list removes it.
+        order: a new order of the node indices, such as `Document.sorted_order` returns.
+        initializers: new initializers, or new values for those of the same name.
+        removed_initializers: names; graph inputs of the same name, which declare them, are removed as well.
+        inputs: new declarations of inputs, by name; their documentation is kept.
+        outputs: new declarations of outputs, by name; their documentation is kept.
+        removed_outputs: names of graph outputs to remove.
+        value_info: all declarations of intermediate tensors, replacing the present ones; None keeps these.
         metadata: entries of `metadata_props`, added or replaced.
         opset_imports: domain → version, added or replaced.
     """

@@ -24,12 +24,12 @@ __all__ = [
 
 
 def opset_of(model: ModelProto) -> int | None:
-    """The version of ONNX's own operators that a model uses; None where it imports none."""
+    """The version of ONNX's own operators that a model imports; None if it imports none."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
 
 
 def names_used(node: NodeProto) -> list[str]:
-    """The names of all tensors that a node reads, those that its subgraphs take from outside among them."""
+    """The names of all tensors that a node reads, including those that its subgraphs read from outside."""
     names = [name for name in node.input[:] if name]  # a slice: iterating over a repeated field is twice as slow
     for graph in subgraphs(node):
         inside = tensor_names(graph)
@@ -39,7 +39,7 @@ def names_used(node: NodeProto) -> list[str]:
 
 
 def nodes_within(node: NodeProto) -> Iterator[NodeProto]:
-    """The nodes of its subgraphs, at any depth."""
+    """The nodes of a node's subgraphs, at any depth."""
     for graph in subgraphs(node):
         for inner in graph.node:
             yield inner
@@ -58,7 +58,7 @@ def subgraphs(node: NodeProto) -> list[GraphProto]:
 
 
 def graphs_within(graph: GraphProto) -> Iterator[GraphProto]:
-    """The subgraphs of its nodes, at any depth."""
+    """The subgraphs of a graph's nodes, at any depth."""
     for node in graph.node:
         for inner in subgraphs(node):
             yield inner
@@ -66,7 +66,7 @@ def graphs_within(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def distinguish(node: NodeProto, taken: set[str]) -> None:
-    """Rename the tensors of its subgraphs that are called like another one, and note all of their names."""
+    """Rename the tensors of a node's subgraphs whose names are taken, and add all of their names to `taken`."""
     for graph in subgraphs(node):
         new = {}
         for name in sorted(tensor_names(graph) - {""}):
@@ -79,7 +79,7 @@ def distinguish(node: NodeProto, taken: set[str]) -> None:
 
 
 def _rename(graph: GraphProto, new: Mapping[str, str]) -> None:
-    """Call tensors by other names wherever a graph defines or reads them."""
+    """Rename tensors wherever a graph defines or reads them; `new` maps old names to new ones."""
     for named in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         named.name = new.get(named.name, named.name)
     for sparse in graph.sparse_initializer:
@@ -102,7 +102,7 @@ def tensor_names(graph: GraphProto) -> set[str]:
 
 
 def data_inputs(graph: GraphProto) -> list[ValueInfoProto]:
-    """The inputs that are not initializers (before IR version 4 these are listed as inputs too)."""
+    """The inputs that are not initializers (before IR version 4, initializers are listed as inputs too)."""
     stored = stored_names(graph)
     return [i for i in graph.input if i.name not in stored and i.type.HasField("tensor_type")]
 
@@ -114,12 +114,12 @@ def declared_as(graph: GraphProto, name: str) -> ValueInfoProto:
 
 
 def static_dims(declared: ValueInfoProto) -> list[int | None]:
-    """Declared dims; None for symbolic and meaningless ones."""
+    """Declared dims; None for symbolic dims and those below 1."""
     return [d.dim_value if d.dim_value > 0 else None for d in declared.type.tensor_type.shape.dim]
 
 
 def needed_nodes(graph: GraphProto, outputs: Iterable[str] | None = None, given: Collection[str] = ()) -> set[int]:
-    """Indices of the nodes that some tensors need, by default the outputs, where others are given."""
+    """Indices of the nodes that compute `outputs`, by default the graph's, if the tensors `given` are known."""
     nodes = graph.node
     producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
     wanted = [o.name for o in graph.output] if outputs is None else list(outputs)
@@ -134,11 +134,11 @@ def needed_nodes(graph: GraphProto, outputs: Iterable[str] | None = None, given:
 
 
 def dims_in_words(declared: ValueInfoProto) -> str:
-    """A declared shape, with the names that the file has for what is open: ``(batch, 3, height, width)``."""
+    """A declared shape with the names of symbolic dims: ``(batch, 3, height, width)``."""
     dims = declared.type.tensor_type.shape.dim
     return f"({', '.join(str(d.dim_value) if d.dim_value > 0 else d.dim_param or '?' for d in dims)})"
 
 
 def stored_names(graph: GraphProto) -> set[str]:
-    """Names of the tensors whose values are in the model: they may be listed as inputs too."""
+    """Names of the initializers, sparse ones included; they may be listed as inputs too."""
     return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}

@@ -1,10 +1,10 @@
 """Where the answers of a converted model are, written into the model itself and read back.
 
 The geometry is stored in the model's `metadata_props` under keys that begin with ``onnx_fcn.`` (docs/geometry.md lists
-them), and loaded from the converted file alone. Metadata outlives the graph that it was written for, as other tools
-copy it along; so it carries a fingerprint of its graph, and is not believed without.
+them), and is loaded from the converted file alone. Other tools copy metadata to graphs that it was not written for; so
+it contains a fingerprint of its graph, and is not accepted without it.
 
-A pipeline reads it beside onnxruntime, so nothing here imports the converter: numpy and onnx are enough.
+A pipeline reads it next to onnxruntime, so nothing here imports the converter: numpy and onnx are enough.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
 from onnx_fcn.model import storage
 
-__all__ = ["FORMAT", "PREFIX", "asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "written"]
+__all__ = ["FORMAT", "PREFIX", "asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "to_json"]
 
 
-#: Version of the keys and what they mean.
+#: Version of the keys and their meaning.
 FORMAT = "2"
 
 PREFIX = "onnx_fcn."
 
-#: Numbers beyond this are no pixels of an image, or of a window.
+#: The largest numbers that are accepted as pixels of an image, or of a window.
 MOST_PIXELS, MOST_WINDOW = 1 << 40, 1 << 28
 
-#: An image that is so many pixels larger has a cell more for each stride, but for so many.
+#: An image that is `FAR` pixels larger has one more cell per stride, give or take `MARGIN`.
 FAR, MARGIN = 1 << 24, 1 << 12
 
 
@@ -44,7 +44,7 @@ def metadata_of(
 ) -> dict[str, str]:
     """The entries of `metadata_props` that say where the answers of a converted model are.
 
-    `source` is the fingerprint of the original, and `asked` what the conversion was asked for.
+    `source` is the fingerprint of the original, and `asked` are the options of the conversion.
     """
     entries = {
         "version": __version__,
@@ -57,12 +57,12 @@ def metadata_of(
     }
     if wanted := {key: value for key, value in (asked or {}).items() if value}:
         entries["asked"] = json.dumps(wanted, ensure_ascii=False)
-    outputs = {f"output.{name}": json.dumps(written(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
+    outputs = {f"output.{name}": json.dumps(to_json(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
     return {PREFIX + key: value for key, value in {**entries, **outputs}.items()}
 
 
-def written(answers: Answers) -> dict[str, Any]:
-    """Answers in JSON: an infinite field has neither size nor start."""
+def to_json(answers: Answers) -> dict[str, Any]:
+    """Answers as a JSON object; an infinite field has neither size nor padding."""
     entry = {
         "window": answers.window,
         "stride": answers.stride,
@@ -81,7 +81,7 @@ def written(answers: Answers) -> dict[str, Any]:
     return entry | ({"mirror": answers.mirror} if answers.mirror else {})
 
 
-#: Letters of one entry, steps of one count, and nodes of context: more than any network has.
+#: The most letters of an entry, steps of a count, and nodes of context: more than any network has.
 MOST_LETTERS, MOST_STEPS, MOST_NODES = 1 << 24, 256, 1 << 16
 
 Check = Callable[[Any], Any]
@@ -90,13 +90,13 @@ Check = Callable[[Any], Any]
 def _number(value: Any, above: float = -math.inf, most: float = MOST_PIXELS) -> Number:
     """A number of pixels."""
     if type(value) not in (int, float) or not above < value or not abs(value) <= most:
-        raise ValueError(f"{_shortly(value)} is not a number of pixels")
+        raise ValueError(f"{_shorten(value)} is not a number of pixels")
     return int(value) if isinstance(value, int) else float(value)
 
 
 def _whole(value: Any, above: float = -math.inf) -> int:
     if type(value) is not int:
-        raise ValueError(f"{_shortly(value)} is not a whole number")
+        raise ValueError(f"{_shorten(value)} is not a whole number")
     return int(_number(value, above))
 
 
@@ -110,14 +110,14 @@ def _window(value: Any) -> Number:
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{_shortly(value)} is not text")
+        raise ValueError(f"{_shorten(value)} is not text")
     return value
 
 
 def _steps(value: Any) -> Count:
     """The steps of a count: (multiply, add, divide) each."""
-    steps = _listed(lambda step: step, most=MOST_STEPS)(value)
-    shaped = [_listed(_whole, count=3)(step) for step in steps]
+    steps = _list_of(lambda step: step, most=MOST_STEPS)(value)
+    shaped = [_list_of(_whole, count=3)(step) for step in steps]
     if any(multiply < 1 or divide < 1 for multiply, _, divide in shaped):
         raise ValueError("a step of a count multiplies or divides by less than 1")
     return Count(tuple((multiply, add, divide) for multiply, add, divide in shaped))
@@ -125,7 +125,7 @@ def _steps(value: Any) -> Count:
 
 def _exactness(value: Any) -> str:
     if value not in ("exact", "padded", "context"):
-        raise ValueError(f"{_shortly(value)} is not an exactness")
+        raise ValueError(f"{_shorten(value)} is not an exactness")
     return _text(value)
 
 
@@ -134,28 +134,29 @@ def _distance(value: Any) -> Number:
 
 
 def _optional(check: Check) -> Check:
+    """A check of None, or of a value."""
     return lambda value: None if value is None else check(value)
 
 
-def _listed(check: Check, *, count: int | None = None, most: int = MOST_NODES) -> Check:
-    """A list, of so many."""
+def _list_of(check: Check, *, count: int | None = None, most: int = MOST_NODES) -> Check:
+    """A check of a list of `count` values, or of at most `most`."""
 
-    def checked(value: Any) -> list[Any]:
+    def check_list(value: Any) -> list[Any]:
         if type(value) is not list or len(value) > most or count not in (None, len(value)):
-            raise ValueError(f"{_shortly(value)} is not a list of {count or f'at most {most}'}")
+            raise ValueError(f"{_shorten(value)} is not a list of {count or f'at most {most}'}")
         return [check(one) for one in value]
 
-    return checked
+    return check_list
 
 
 def _inner(value: Any) -> Inner:
-    """The cells that are the same however the image goes on."""
+    """The cells that do not depend on how the image continues."""
     if type(value) is not dict or type(front := value["front"]) is not int or not 0 <= front <= MOST_WINDOW:
-        raise ValueError(f"{_shortly(value)} does not say which cells see no padding")
+        raise ValueError(f"{_shorten(value)} does not say which cells see no padding")
     return Inner(front, _steps(value["behind"]))
 
 
-#: What an output's entry holds: for each axis of the image one value, or else one for all.
+#: The values of an output's entry: one for each axis of the image, or one for all axes.
 PER_AXIS: dict[str, Check] = {
     "window": _window,
     "stride": _positive,
@@ -168,22 +169,22 @@ PER_AXIS: dict[str, Check] = {
 FOR_ALL: dict[str, Check] = {
     "exactness": _exactness,
     "reason": _text,
-    "context": _listed(_text),
+    "context": _list_of(_text),
     "form": _text,
     "layout": _optional(_text),
 }
 
 
-def _read(text: str, native: Sequence[int]) -> Answers:
-    """The answers of an output, of a network that was made for images of that size, from its entry.
+def _from_json(text: str, native: Sequence[int]) -> Answers:
+    """The answers of an output from its entry; `native` is the native size of the network.
 
     Raises:
-        KeyError, RecursionError, ValueError: that is no entry of answers.
+        KeyError, RecursionError, ValueError: if the text is not a valid entry.
     """
-    entry, rank = _parsed(text), len(native)
+    entry, rank = _parse(text), len(native)
     if type(entry) is not dict:
         raise ValueError("an output's entry is not an object")
-    axes: dict[str, Any] = {key: _listed(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
+    axes: dict[str, Any] = {key: _list_of(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
     values: dict[str, Any] = {key: check(entry[key]) for key, check in FOR_ALL.items()}
     fields = []
     for size, padding, stride in zip(axes["field"], axes["padding"], axes["stride"]):
@@ -206,56 +207,51 @@ def _read(text: str, native: Sequence[int]) -> Answers:
         tuple(values["context"]),
         values["form"],
         "" if values["layout"] is None else _layout(values["layout"], rank),
-        tuple(_listed(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
+        tuple(_list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
     )
 
 
 def _check_count(count: Count, native: int) -> None:
-    """An image of the native size gives a cell, and not many more.
-
-    Raises:
-        ValueError: not so.
-    """
+    """Raises ValueError if an image of the native size does not give at least one cell, and not many more."""
     cells = count(native)
     if not 1 <= cells <= 2 * native + MARGIN:
-        raise ValueError(f"an image of {native} pixels would have {_shortly(cells)} cells")
+        raise ValueError(f"an image of {native} pixels would have {_shorten(cells)} cells")
 
 
 def _check_rate(count: Count, native: int, stride: Number) -> None:
-    """Cells lie a stride apart: nothing that is asked of their number takes long, or much room.
+    """Raises ValueError if cells are not about a stride apart.
 
-    Raises:
-        ValueError: not so.
+    The check ensures that computing with the number of cells takes little time and memory.
     """
     further = count(native + FAR) - count(native)
     if abs(further * stride - FAR) > (MARGIN + len(count.steps)) * max(stride, 1):
-        raise ValueError(f"its cells would not lie {float(stride):g} pixels apart")
+        raise ValueError(f"its cells would not be {float(stride):g} pixels apart")
 
 
 def _layout(text: Any, rank: int) -> str:
-    """Axes of the image in any order, and perhaps a batch and channels."""
+    """A layout: the axes of the image in any order, and perhaps a batch and channels."""
     if (
         not isinstance(text, str)
         or len(set(text)) < len(text)
         or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
     ):
-        raise ValueError(f"{_shortly(text)} is not a layout of {rank} axes")
+        raise ValueError(f"{_shorten(text)} is not a layout of {rank} axes")
     return text
 
 
-def _parsed(text: str) -> Any:
-    """JSON.
+def _parse(text: str) -> Any:
+    """The value of a JSON text.
 
     Raises:
-        RecursionError, ValueError: it is none, or endless.
+        RecursionError, ValueError: if it is not JSON, is nested too deeply, or is too long.
     """
     if len(text) > MOST_LETTERS:
         raise ValueError(f"an entry has {len(text)} letters")
     return json.loads(text)
 
 
-def _shortly(value: Any) -> str:
-    """A value for a sentence, however large it is."""
+def _shorten(value: Any) -> str:
+    """A value as a short text for a message."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return "a huge number"
     text = repr(value)
@@ -266,16 +262,16 @@ def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
     """Where the answers of a converted model are, from its file alone. Weights are not read.
 
     Raises:
-        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
+        ModelError: if onnx_fcn did not convert the model, or its graph was changed since.
     """
     return geometry_in(storage.read(source)[0])
 
 
 def geometry_in(model: ModelProto) -> Geometry:
-    """The same from a model, or its skeleton, that was read already.
+    """`read_geometry` for a model, or a skeleton, in memory.
 
     Raises:
-        ModelError: likewise.
+        ModelError: if onnx_fcn did not convert the model, or its graph was changed since.
     """
     props = [(e.key, e.value) for e in model.metadata_props]
     # Protobuf gives a string that is not UTF-8 as bytes.
@@ -286,17 +282,17 @@ def geometry_in(model: ModelProto) -> Geometry:
         raise ModelError("the model does not say where its answers are: onnx_fcn did not convert it")
     if entries["format"] != FORMAT:
         wrote = f"onnx_fcn {entries.get('version', '?')}, in format {entries['format']}"
-        raise ModelError(f"the geometry was written by {wrote}, and this version reads format {FORMAT}: {again}")
+        raise ModelError(f"the geometry was written by {wrote}, but this version reads format {FORMAT}: {again}")
     try:
         if entries.get("graph") != fingerprint(graph):
-            raise ModelError(f"the geometry in the metadata is that of another graph than this file's: {again}")
+            raise ModelError(f"the geometry in the metadata belongs to another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
-        window = tuple(_listed(_whole)(_parsed(entries["window"])))
+        window = tuple(_list_of(_whole)(_parse(entries["window"])))
         if len(window) not in AXES:
-            raise ValueError(f"an image has no {len(window)} axes")
+            raise ValueError(f"an image cannot have {len(window)} axes")
         if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
-            raise ValueError(f"no network has a window of {'×'.join(map(_shortly, window))} pixels")
-        outputs = {name: _read(entries[f"output.{name}"], window) for name in names}
+            raise ValueError(f"no network has a window of {'×'.join(map(_shorten, window))} pixels")
+        outputs = {name: _from_json(entries[f"output.{name}"], window) for name in names}
         geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
     except KeyError as error:
         raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None
@@ -307,32 +303,32 @@ def geometry_in(model: ModelProto) -> Geometry:
         raise ModelError(f"the model has no input '{geometry.image}', which its metadata calls the image: {again}")
     if (axes := len(declared.type.tensor_type.shape.dim)) != len(geometry.layout):
         raise ModelError(
-            f"the metadata says that the axes of '{geometry.image}' are {geometry.layout}, and it has {axes}: {again}"
+            f"the metadata says that the axes of '{geometry.image}' are {geometry.layout}, but it has {axes}: {again}"
         )
     return geometry
 
 
 def asked_of(model: ModelProto) -> dict[str, Any]:
-    """What the conversion was asked for beyond the plain map.
+    """The options of the conversion, as far as they change the answers.
 
     Raises:
-        ModelError: the metadata cannot be read.
+        ModelError: if the metadata cannot be read.
     """
     entry = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}asked"), "{}")
     try:
-        asked = _parsed(entry)
+        asked = _parse(entry)
         if not isinstance(asked, dict):
-            raise ValueError(f"{_shortly(asked)} is not an object")
+            raise ValueError(f"{_shorten(asked)} is not an object")
     except (RecursionError, ValueError) as error:
         raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
     return asked
 
 
 def fingerprint(graph: GraphProto) -> str:
-    """SHA-256 of a graph without the values of its weights, its names of nodes and its documentation.
+    """SHA-256 of a graph, without the values of its weights, the names of its nodes and its documentation.
 
-    Weights count with name, type and dims, so that it takes milliseconds whatever the model weighs, and is the same
-    for inline and external data. Declared sizes do not count.
+    Of weights it contains name, type and dims, so that it takes milliseconds for models of any size, and is the same
+    for inline and external data. Declared sizes are left out.
     """
     digest = hashlib.sha256()
     for part in _parts(graph):
@@ -347,7 +343,7 @@ def _parts(graph: GraphProto) -> Iterator[str]:
     for node in graph.node:
         yield f"node {node.domain} {node.op_type} {list(node.input)} {list(node.output)}"
         for attribute in sorted(node.attribute, key=lambda a: a.name):
-            yield str(attribute.name)  # bytes, where it is no text
+            yield str(attribute.name)  # bytes if it is not UTF-8
             if attribute.HasField("t"):
                 yield f"{attribute.t.data_type} {list(attribute.t.dims)}"
             elif attribute.HasField("g"):

@@ -1,10 +1,9 @@
-"""What is known of operators apart from their rules: small tables, each with its use."""
+"""Tables of operators, each with its use; what an operator means is in its rule."""
 
 from __future__ import annotations
 
 __all__ = [
     "AFFINE",
-    "AS_IT_IS",
     "ATTENTION",
     "BOUNDED",
     "CARRYING",
@@ -28,10 +27,11 @@ __all__ = [
     "STAND_INS",
     "SUMS",
     "THROUGH",
+    "UNCHANGED",
 ]
 
 
-#: Operators that compute with places: a check that looks far out goes farther where there are such.
+#: Operators that compute with places: if a trunk has any, the check of a long image may cost more.
 PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Upsample"})
 
 #: Operators whose results saturate or discard: what enters them is compared too.
@@ -43,23 +43,23 @@ HIDING = frozenset(
     }
 )
 
-#: Of these the result is as exact as 1 is, however small it is. Where what enters them is compared, answers below a
-#: hundredth are compared absolutely.
+#: Operators whose results are in [0, 1] and have an absolute rounding error, not a relative one. If their inputs are
+#: compared too, results below a hundredth are compared absolutely.
 BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 
-#: Operators that add up products of weights, and those through which each result stays as exact as its terms are.
+#: Operators that add up products with weights.
 SUMS = frozenset({"Gemm", "MatMul", "Conv"})
 
-#: Operators that only move values: what may stand between a closing Softmax and the output.
+#: Operators that only move or cast values: they may be between a closing Softmax and the output.
 THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
 
-#: These, and operators that add, scale or average: through them a sum of products stays one.
+#: `THROUGH`, and operators that add, scale or average: they turn sums of products into sums of products.
 AFFINE = THROUGH | {"Add", "Sub", "Mul", "Div", "BatchNormalization", "ReduceMean", "GlobalAveragePool", "AveragePool"}
 
-#: Operators whose operand of this number is a kernel (outputs, channels of a group, *taps), for their cost.
+#: Convolutions, with the index of the operand that is a kernel (outputs, channels of a group, *taps), for their cost.
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}
 
-#: Operators that sum over the last axis of their first operand, or the one before it where that is transposed: their
+#: Operators that sum over the last axis of their first operand, or if that is transposed, over the one before. Their
 #: cost follows from it.
 PRODUCTS = frozenset(
     {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul", "QGemm", "MatMulNBits"}
@@ -69,21 +69,21 @@ PRODUCTS = frozenset(
 #: Operators whose multiply-accumulates are counted.
 COUNTED = frozenset({*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "Einsum"})
 
-#: Layers whose kernels are (outputs, channels in a group, *window): the first tells an image's channels and axes.
+#: Layers with kernels (outputs, channels in a group, *window): the first one shows the channels and axes of the image.
 SLIDING = frozenset({"Conv", "ConvInteger", "FusedConv", "QLinearConv"})
 
-#: Layers whose weights are matrices: the first tells how many values an image has.
+#: Layers whose weights are matrices: the first one shows how many values an image has.
 DENSE = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "QGemm", "QLinearMatMul"})
 
-#: Operators that give what they are given, in another type.
-AS_IT_IS = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
+#: Operators that return their operand unchanged, perhaps in another type.
+UNCHANGED = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
 
-#: Operators that answer something else every time.
+#: Operators whose result differs from run to run.
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
-#: Fused attention: the refusal names it, whatever else on the way of the image is refused.
+#: Fused attention: the refusal names it even if other nodes on the path of the image are refused too.
 ATTENTION = frozenset(
     {
         *("Attention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention"),
@@ -92,7 +92,7 @@ ATTENTION = frozenset(
     }
 )
 
-#: The factors of a product, among an operator's operands.
+#: Products, with the indices of the operands that are the factors.
 FACTORS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("Einsum", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger"), (0, 1)),
     "MatMulIntegerToFloat": (0, 1),
@@ -102,10 +102,10 @@ FACTORS: dict[str, tuple[int, int]] = {
 #: Operators that pick elements of an axis, in any order.
 REORDERS = frozenset({"Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice"})
 
-#: Operators that may repeat one value over the positions of a map: what they repeat is remembered.
+#: Operators that may repeat one value over the positions of a map: the walk remembers this value.
 SPREADS = frozenset({"Expand", "Resize", "Tile", "Upsample"})
 
-#: Operators whose later operands say what shape the result has.
+#: Operators whose later operands determine the shape of the result.
 SHAPED_BY_VALUES = frozenset(
     {
         *("Expand", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "TopK", "Unsqueeze", "Upsample"),
@@ -116,7 +116,7 @@ SHAPED_BY_VALUES = frozenset(
 
 _FIRST, _BOTH, _QUANTIZED = slice(1), slice(2), slice(0, 4, 3)
 
-#: Operators of onnxruntime's that onnx infers no shapes for: what has the same, and which operands it takes.
+#: Operators of onnxruntime without shape inference in onnx: an operator with the same shapes, and its operands.
 STAND_INS = {
     **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), ("Identity", _FIRST)),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), ("Identity", _FIRST)),
@@ -133,7 +133,7 @@ STAND_INS = {
     "QLinearMul": ("Mul", _QUANTIZED),
 }
 
-#: Operators that take axis 1 for the channels, and those behind it for positions.
+#: Operators for which axis 1 is the channels, and the axes after it are positions.
 CHANNELS_FIRST = frozenset(
     {
         *("BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
@@ -141,10 +141,10 @@ CHANNELS_FIRST = frozenset(
     }
 )
 
-#: What makes probabilities of logits.
+#: Operators that turn logits into probabilities.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
-#: For each pooling the operator that pools the whole map: what a kernel as large as the map means on a larger image.
+#: For each pooling, the operator that pools the whole map: a kernel of the map's size means it on a larger image.
 GLOBAL = {
     "AveragePool": "GlobalAveragePool",
     "LpPool": "GlobalLpPool",
@@ -152,17 +152,16 @@ GLOBAL = {
     "QLinearAveragePool": "QLinearGlobalAveragePool",
 }
 
-#: Operators that give numbers of classes, with their outputs of that kind: an answer of these is no score.
+#: Operators that return class numbers, with the indices of these outputs: their answers are not scores.
 CHOOSING = {"ArgMax": (0,), "ArgMin": (0,), "TopK": (1,)}
 
-#: Operators whose results are values of their operands, elsewhere or of another type: numbers of classes are followed
-#: through them.
+#: Operators whose results are values of their operands, moved or cast: class numbers stay class numbers through them.
 CARRYING = frozenset(
     {"Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
     | {"Transpose", "Unsqueeze"}
 )
 
-#: Operators with a rule that belong into none of the tables above: read them all before you add one here.
+#: Operators with a rule that belong to none of the tables above: read these before you add an operator here.
 ORDINARY = frozenset(
     {
         *("Abs", "Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),

@@ -1,6 +1,6 @@
-"""onnxruntime on documents: sessions that map the weights instead of copying them, and parts of models to run.
+"""onnxruntime sessions that map the weights instead of copying them, and parts of models to run.
 
-onnxruntime is imported when the first session is made: nothing else in the package needs it.
+onnxruntime is imported with the first session: nothing else in the package needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
-from onnx_fcn.model.inference import declared, inferred
+from onnx_fcn.model.inference import declared_types, infer_types
 
 __all__ = ["Run", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
 
@@ -26,12 +26,16 @@ Run = Callable[[Mapping[str, Array]], list[Array]]
 
 
 def session(document: Document, model: ModelProto | None = None) -> Run:
-    """A runnable model: `run(feeds) -> outputs`, with its weights mapped from the document's files.
+    """A function `run(feeds) -> outputs` of a model, with its weights mapped from the document's files.
 
     Optimisations stay basic and weights are not repacked, so that they are not copied.
 
+    Args:
+        document: the model.
+        model: a part or a variant of it to run instead.
+
     Raises:
-        ModelError: onnxruntime does not load or run it.
+        ModelError: if onnxruntime does not load the model. The function raises it if onnxruntime does not run it.
     """
     import onnxruntime
 
@@ -39,7 +43,7 @@ def session(document: Document, model: ModelProto | None = None) -> Run:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak memory
     serialized, folder = document.session_model(model)
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -59,7 +63,7 @@ def session(document: Document, model: ModelProto | None = None) -> Run:
 
 
 def _message(error: Exception) -> str:
-    """What onnxruntime says, on one line, without its codes: the interesting part of it is often the last."""
+    """Onnxruntime's message on one line, without its codes; if it is long, the start and the end of it."""
     said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     words = said or type(error).__name__
     return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
@@ -68,7 +72,7 @@ def _message(error: Exception) -> str:
 def random_values(
     declared: ValueInfoProto, shape: Sequence[int], random: np.random.Generator, deviation: float = 1.0
 ) -> Array:
-    """Random values of an input: noise of a deviation, bytes or booleans."""
+    """Random values for an input: noise of this standard deviation, bytes or booleans."""
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
     values: Array
     if kind.kind == "f" or str(kind) == "bfloat16":
@@ -80,7 +84,7 @@ def random_values(
 
 
 def with_outputs(document: Document, names: Iterable[str]) -> ModelProto | None:
-    """The model with more outputs."""
+    """The model with these tensors as further outputs; None if there are none to add."""
     names = list(names)
     if not names:
         return None
@@ -96,10 +100,14 @@ def extract(
     outputs: Sequence[str],
     types: Mapping[str, np.dtype[np.generic]] | None = None,
 ) -> ModelProto:
-    """The part of a model between some tensors, of any shapes.
+    """The part of a model between these inputs and outputs, with no shapes declared.
 
-    `types` are those of inputs that lie within the model, where values are at hand: onnx infers none behind operators
-    that it does not know. All others are those declared, or inferred.
+    Args:
+        model: the whole model.
+        inputs: tensors of the model, or its inputs; those that the part does not need are left out.
+        outputs: tensors of the model.
+        types: of inputs whose type is known from their values. The others are declared, or inferred by onnx, which
+            infers nothing after operators that it does not know.
     """
     graph = model.graph
     nodes = [graph.node[k] for k in sorted(needed_nodes(graph, outputs, inputs))]
@@ -125,18 +133,18 @@ def extract(
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """Element types of the tensors of a model, as far as they can be inferred."""
+    """Element types of a model's tensors, as far as onnx infers them."""
     stripped = ModelProto()
     stripped.CopyFrom(model)
     del stripped.graph.value_info[:]
-    kinds = inferred(stripped, values=False) or declared(stripped)
+    kinds = infer_types(stripped, values=False) or declared_types(stripped)
     return {name: kind.elem_type for name, kind in kinds.items()}
 
 
 def is_builtin(domain: str, operator: str, opsets: Mapping[str, int]) -> bool:
-    """Does onnxruntime run an operator of its own under this name, even where a local function has the same?
+    """Does onnxruntime run a built-in operator of this name, even if a local function has the same name?
 
-    So it does wherever it knows one, whatever the overload; and in ONNX's own domain it calls no local function.
+    It does if it knows such an operator, for any overload; and in ONNX's own domain it never calls local functions.
     """
     if domain in ("", "ai.onnx"):
         return True
@@ -146,7 +154,7 @@ def is_builtin(domain: str, operator: str, opsets: Mapping[str, int]) -> bool:
 
 @functools.cache
 def _builtins() -> dict[tuple[str, str], int]:
-    """The operators that onnxruntime knows, with the first version that has each."""
+    """(domain, name) of the operators that onnxruntime knows, with the first version of each."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     found: dict[tuple[str, str], int] = {}

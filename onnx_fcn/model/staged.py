@@ -1,4 +1,4 @@
-"""Writing a model and its weights beside the target, streamed and synced, to be put in its place at once."""
+"""Writes a model and its weights next to the target, streamed and synced, and replaces the target atomically."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from onnx_fcn.errors import ModelError, OptionError
-from onnx_fcn.files import created, put, resolved, sync_folder, target_of, temporary, writing
+from onnx_fcn.files import create, put, resolve, sync_folder, target_of, temporary_path, writing
 from onnx_fcn.model import wire
 from onnx_fcn.model.payloads import BLOCK, blocks
-from onnx_fcn.model.sources import Extent, Piece, external, is_text
+from onnx_fcn.model.sources import Extent, Piece, is_text, location_of
 from onnx_fcn.model.storage import ALIGNMENT, COMPUTED, LARGE, LARGEST_FILE, PAGE, Store, Substitute, read
 
 __all__ = ["Staged", "staged"]
@@ -25,11 +25,11 @@ __all__ = ["Staged", "staged"]
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
+except ImportError:  # Windows, where a mapped file cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
 
 
-SYNCED = 64 << 20  # bytes after which the disk begins to write
+SYNCED = 64 << 20  # bytes after which a sync begins
 
 
 @contextlib.contextmanager
@@ -42,23 +42,23 @@ def staged(
     external_data: bool | None = None,
     link_data: bool = False,
 ) -> Iterator[Staged]:
-    """Write a model to a temporary file beside `path`, which replaces `path` when the stage is committed.
+    """Write a model to a temporary file next to `path`, which replaces `path` when the stage is committed.
 
     Args:
         path: a file, or a link to one, that may exist.
-        store: knows the payloads.
+        store: the payloads.
         skeleton: the model, with references to them.
-        edited: whether it is another one than was read.
-        external_data: whether large payloads go to a data file. None: those that lay in one do, and all do when the
-            model file would be larger than 2 GB.
+        edited: whether the skeleton was edited after it was read.
+        external_data: whether large payloads go to a data file. None: payloads that came from one do, and all do if
+            the model file would otherwise be larger than 2 GB.
         link_data: refer to payloads in the files of the store instead of copying them.
 
     Raises:
-        OptionError: `path` cannot be written.
-        ModelError: the source has changed since it was opened.
+        OptionError: if `path` cannot be written.
+        ModelError: if the source has changed since it was opened.
     """
     with writing(path):
-        stage = Staged(target_of(resolved(path)), store)
+        stage = Staged(target_of(resolve(path)), store)
     try:
         stage._write(skeleton, edited, external_data, link_data)
         yield stage
@@ -71,28 +71,28 @@ class Staged:
 
     Attributes:
         path: the temporary model file; it can be opened and run like any other.
-        target: the file that `commit` makes of it.
-        data: the data file beside the model, already under its final name; None when all weights are in the model.
-        size: bytes of both.
+        target: the file that `commit` replaces or creates.
+        data: the data file next to the model, already under its final name; None if all weights are in the model.
+        size: bytes of both files.
     """
 
     def __init__(self, target: Path, store: Store) -> None:
         self.target = target
-        self.path = temporary(target)
-        self._replaces = target.exists()  # what appears meanwhile is somebody else's
+        self.path = temporary_path(target)
+        self._replaces = target.exists()  # a file that appears later belongs to somebody else
         self.data: Path | None = None
         self.size = 0
         self._store = store
-        self._made: dict[Path, int] = {}  # what goes unless committed, by its inode
+        self._made: dict[Path, int] = {}  # files to remove unless committed, with their inodes
         self._syncs: list[_Sync] = []
         self._held = contextlib.ExitStack()  # keeps other runs from removing the data file
 
     def commit(self) -> None:
-        """Put the model in its place.
+        """Move the model to its target.
 
         Raises:
-            ModelError: the source has changed since it was opened; nothing is put in place.
-            OptionError: the target cannot be written, or appeared meanwhile.
+            ModelError: if the source has changed since it was opened; the target is left unchanged.
+            OptionError: if the target cannot be written, or appeared meanwhile.
         """
         self._store.check_unchanged()
         stale = self._stale_data()
@@ -101,20 +101,20 @@ class Staged:
                 sync.wait()
             if self.data is not None and not self.data.exists():
                 raise OptionError(f"'{self.data}' was removed, perhaps by another run: start again")
-            ours = self.path.stat().st_ino
+            inode = self.path.stat().st_ino
             put(self.path, self.target, replaces=self._replaces)
             self._made.clear()
             sync_folder(self.target.parent)
         for path in stale:
             with contextlib.suppress(OSError):
-                if self.target.stat().st_ino == ours:  # and not, since then, a model of another run that needs it
+                if self.target.stat().st_ino == inode:  # and not a newer model of another run, which may need the data
                     _remove_unheld(path)
 
     def _write(self, skeleton: ModelProto, edited: bool, external_data: bool | None, link_data: bool) -> None:
         self._store.check_unchanged()
         with writing(self.target):
             if not external_data and (external_data is False or not self._store.external):
-                pieces = self._store.inlined(skeleton, edited=edited)
+                pieces = self._store.pieces(skeleton, edited=edited)
                 if sum(piece.nbytes for piece in pieces) <= LARGEST_FILE:
                     self._write_file(self.path, pieces)
                     return
@@ -127,7 +127,7 @@ class Staged:
             self._write_file(self.path, self._with_data_file(skeleton, bool(external_data), link_data))
 
     def _with_data_file(self, skeleton: ModelProto, all_external: bool, link_data: bool) -> list[Piece]:
-        """The pieces of the model file, after the data file that it refers to has been written."""
+        """Write the data file, and return the pieces of the model file that refers to it."""
         store, model = self._store, skeleton.SerializeToString()
         pieces: list[Piece] = []
         offsets: dict[tuple[str, int, int | None], int] = {}
@@ -138,7 +138,7 @@ class Staged:
 
         def lay_out(tensor: TensorProto) -> None:
             nonlocal end
-            place = external(tensor)
+            place = location_of(tensor)
             if place in offsets or stays_inline(place[0]) or (link_data and place[0] != COMPUTED):
                 return
             payload = store.payload(tensor)
@@ -151,7 +151,7 @@ class Staged:
         name = self._write_data(pieces) if pieces else ""
 
         def settle(tensor: TensorProto) -> Substitute:
-            place = location, offset, _ = external(tensor)
+            place = location, offset, _ = location_of(tensor)
             if stays_inline(location):
                 return store.inline(tensor)
             nbytes = store.payload(tensor).nbytes
@@ -164,14 +164,14 @@ class Staged:
         return wire.rewrite(model, settle)
 
     def _write_data(self, pieces: list[Piece]) -> str:
-        """Write the data file; it is named after its contents, so no model ever finds another one's data in it."""
+        """Write the data file and return its name, which depends on its contents: no model finds other data there."""
         if not is_text(self.target.name):
             raise OptionError(f"the data file of '{self.target}' needs a name in UTF-8, since ONNX stores it as text")
-        beside = temporary(self.target)
+        beside = temporary_path(self.target)
         digest = self._write_file(beside, pieces, digest=True)
         self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
         present = self.data.exists()
-        self._held.callback(os.close, _held(beside))
+        self._held.callback(os.close, _hold(beside))
         os.replace(beside, self.data)
         inode = self._made.pop(beside)
         if not present:
@@ -180,12 +180,12 @@ class Staged:
         return self.data.name
 
     def _write_file(self, path: Path, pieces: Sequence[Piece], *, digest: bool = False) -> str:
-        """Write pieces one after the other, and start to put them onto the disk, which `commit` waits for.
+        """Write pieces one after the other, and start to sync them, which `commit` waits for.
 
         Returns:
-            the SHA-256 of the file in hexadecimals if asked for.
+            With `digest`, the SHA-256 of the file in hexadecimal.
         """
-        with open(created(path, self.target), "wb", buffering=LARGE) as file:
+        with open(create(path, self.target), "wb", buffering=LARGE) as file:
             self._made[path] = os.fstat(file.fileno()).st_ino
             _reserve(file.fileno(), sum(piece.nbytes for piece in pieces))
             sync = _Sync(os.dup(file.fileno()))
@@ -193,25 +193,25 @@ class Staged:
             for piece in pieces:
                 if isinstance(piece, Extent) and piece.source.path and piece.nbytes >= LARGE:
                     file.flush()
-                    _copy(piece, file.fileno(), sync.grown)
+                    _copy(piece, file.fileno(), sync.grow)
                 else:
                     for block in blocks(piece, self._store.release):
                         file.write(block)
-                        sync.grown(len(block))
+                        sync.grow(len(block))
             file.flush()
             sync.finish()
             self.size += file.tell()
             return _sha256(file.fileno()) if digest else ""
 
     def _stale_data(self) -> list[Path]:
-        """The data file of the model that will be replaced, if it is one that we wrote and nobody needs."""
-        ours = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{16}\.data")
+        """The data file of the model that will be replaced, if this package wrote it and no model here needs it."""
+        own = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{16}\.data")
         try:
             _, replaced = read(self.target)
         except ModelError:
             return []
         unneeded = replaced.paths - self._store.paths - {self.data}
-        return [path for path in unneeded if ours.fullmatch(path.name) and path.parent == self.target.parent]
+        return [path for path in unneeded if own.fullmatch(path.name) and path.parent == self.target.parent]
 
     def _discard(self) -> None:
         for path, inode in self._made.items():
@@ -225,10 +225,7 @@ class Staged:
 
 
 class _Sync(threading.Thread):
-    """Puts a file onto the disk while it is being written, and what is left while the model is validated.
-
-    Closes the file.
-    """
+    """Syncs a file while it is being written, and the rest while the model is validated; then closes it."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(name="onnx_fcn-fsync")
@@ -252,20 +249,20 @@ class _Sync(threading.Thread):
         finally:
             os.close(self._fd)
 
-    def grown(self, nbytes: int) -> None:
-        """So many bytes more were written."""
+    def grow(self, nbytes: int) -> None:
+        """Report that this many more bytes were written."""
         self._waiting += nbytes
         if self._waiting >= SYNCED:
             self._waiting = 0
             self._wake.set()
 
     def finish(self) -> None:
-        """Nothing more will be written."""
+        """Report that nothing more will be written."""
         self._whole = True
         self._wake.set()
 
     def wait(self) -> None:
-        """Raises: OSError, if the file is not on the disk."""
+        """Wait until the file is on the disk. Raises OSError if it cannot be synced."""
         self.finish()
         self.join()
         if self._error is not None:
@@ -273,10 +270,10 @@ class _Sync(threading.Thread):
 
 
 def _reserve(fd: int, nbytes: int) -> None:
-    """Have room for a file before it is written: a full disk is known at once, and the system lays it out in one go.
+    """Allocate a file before it is written, to find a full disk at once and to let the system place it in one piece.
 
     Raises:
-        OSError: there is no room.
+        OSError: if there is not enough room.
     """
     if nbytes >= LARGE and hasattr(os, "posix_fallocate"):
         try:
@@ -286,10 +283,15 @@ def _reserve(fd: int, nbytes: int) -> None:
                 raise
 
 
-def _copy(extent: Extent, target: int, grown: Callable[[int], None]) -> None:
-    """Append a stretch of a file to another one, and tell how it grows; the system does it, or else we."""
+def _copy(extent: Extent, target: int, grow: Callable[[int], None]) -> None:
+    """Append a stretch of a file to another one, and report its growth; the system copies if it can.
+
+    Raises:
+        ModelError: if the source was cut short meanwhile.
+        OSError: if the target cannot be written.
+    """
     at, end = extent.offset, extent.offset + extent.nbytes
-    with extent.source.reopened() as source:
+    with extent.source.reopen() as source:
         for copy in COPIERS:
             try:
                 while at < end:
@@ -297,7 +299,7 @@ def _copy(extent: Extent, target: int, grown: Callable[[int], None]) -> None:
                     if copied == 0:
                         raise ModelError(f"{extent.source} was cut short while it was being read: start again")
                     at += copied
-                    grown(copied)
+                    grow(copied)
                 return
             except OSError as error:
                 if error.errno not in CANNOT_COPY or copy is COPIERS[-1]:
@@ -308,7 +310,7 @@ def _copy_by_reading(source: int, target: int, offset: int, count: int) -> int:
     return os.write(target, os.pread(source, min(count, BLOCK), offset))
 
 
-# (source, target, offset in the source, count) → bytes copied to the target's position; the fastest first.
+# (source, target, offset in the source, count) → bytes copied to the target's position; the fastest is first.
 COPIERS: list[Callable[..., int]] = [_copy_by_reading]
 if hasattr(os, "sendfile"):
     COPIERS.insert(0, lambda source, target, offset, count: os.sendfile(target, source, offset, count))
@@ -318,8 +320,8 @@ CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV}
 CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTSOCK, errno.EPERM}
 
 
-def _held(path: Path) -> int:
-    """A descriptor that says, while it is open, that the file is needed, also under another name."""
+def _hold(path: Path) -> int:
+    """Open a file with a shared lock: while the descriptor is open, other runs do not remove the file."""
     fd = os.open(path, os.O_RDONLY)
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -328,10 +330,10 @@ def _held(path: Path) -> int:
 
 
 def _remove_unheld(path: Path) -> None:
-    """Remove a data file, unless another run has just written the same and will refer to it.
+    """Remove a data file, unless another run has just written the same one and will refer to it.
 
     Raises:
-        OSError: it is held, or cannot be removed.
+        OSError: if another run has locked it, or it cannot be removed.
     """
     fd = os.open(path, os.O_RDONLY)
     try:

@@ -1,17 +1,17 @@
-"""The storage of a model: where its payloads lie, and how they get from there into another file.
+"""The storage of a model: where its payloads are, and how they get from there into another file.
 
-`read` opens a model as a skeleton and a `Store`, which knows for every reference in the skeleton what it stands for: an
+`read` opens a model as a skeleton and a `Store`. The store knows the payload of every reference in the skeleton: an
 extent of a memory-mapped file, or an array that is not stored yet, perhaps a permuted view on such a map. `staged` is
-the inverse, and streams: extents are copied by the system from file to file, permuted views are put in order a band at
-a time, so that memory holds some megabytes, however large the weights.
+the inverse, and streams: the system copies extents from file to file, and permuted views are put in order a band at
+a time, so that a few megabytes of memory suffice for weights of any size.
 
     skeleton, store = read("model.onnx")
-    store.refer(tensor, array)                     # from now on these are the values of a tensor of the skeleton
+    store.refer(tensor, array)                     # gives a tensor of the skeleton these values
     with staged("out.onnx", store, skeleton, edited=True) as stage:
         stage.commit()
 
-A model is written beside its target, and takes its place at once when the stage is committed. Its data file is named
-after its contents, so it can be there before: no other model refers to it.
+A model is written next to its target, and replaces it atomically when the stage is committed. Its data file is named
+after its contents, so it can be in place earlier: no other model refers to it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from onnx import ModelProto, TensorProto
 from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import wire
-from onnx_fcn.model.sources import IN_MEMORY, Extent, Piece, Source, Values, external, open_external
+from onnx_fcn.model.sources import IN_MEMORY, Extent, Piece, Source, Values, location_of, open_external
 
 __all__ = ["ALIGNMENT", "COMPUTED", "LARGE", "LARGEST_FILE", "PAGE", "Store", "Substitute", "read"]
 
 
 LARGEST_FILE = 2**31 - 64  # bytes; onnxruntime and the checker refuse a model file of 2**31 - 2
 PAGE = 4096
-ALIGNMENT = 64  # of smaller ones
+ALIGNMENT = 64  # bytes; of tensors smaller than LARGE
 LARGE = 1 << 20  # bytes; a larger tensor starts on a page of its own in a data file
-COMPUTED = "\0computed"  # and to a weight that is not stored yet
+COMPUTED = "\0computed"  # the location of a weight that is not stored yet; no file can have this name
 
-# What people hand over instead of a model: how such a file begins, and what it is.
+# Files that are passed instead of a model: how such a file begins, and what it is.
 LOOKALIKES = {
     b"PK\x03\x04": "a zip archive, perhaps a PyTorch checkpoint or a Keras model: export the network as ONNX, with "
     "torch.onnx.export or tf2onnx",
@@ -48,16 +48,16 @@ LOOKALIKES = {
     b"\x93NUMPY": "an array of numpy: pass the model, and images with --data",
     b"\x89PNG": "an image: pass the model",
     b"\xff\xd8\xff": "an image: pass the model",
-    b"ftrt": "an engine of TensorRT: start from the ONNX file that it was built of",
+    b"ftrt": "an engine of TensorRT: start from the ONNX file that it was built from",
     b"\x1f\x8b": "gzip-compressed data: unpack it first",
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
-    b"<?xml": "XML, perhaps of OpenVINO: start from the ONNX file that it was made of",
+    b"<?xml": "XML, perhaps of OpenVINO: start from the ONNX file that it was made from",
     b"<": "a web page: download the file itself",
 }
-# Other formats have a word further on: where, which, and what such a file is.
+# Formats with a mark at another offset: the offset, the mark, and what such a file is.
 INNER_MARKS = [
     (4, b"TFL3", "a TensorFlow Lite model: convert it with tf2onnx"),
-    (4, b"ORTM", "a model in onnxruntime's own format: start from the ONNX file that it was made of"),
+    (4, b"ORTM", "a model in onnxruntime's own format: start from the ONNX file that it was made from"),
     (8, b'{"', "a safetensors file, which has weights only: export the network with torch.onnx.export"),
 ]
 TEXT = 200  # bytes at the beginning of a file that show whether it is text
@@ -65,10 +65,10 @@ NO_GRAPH = "it has no graph, so it may be another format of protobuf, such as Te
 
 
 def read(source: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Store]:
-    """The skeleton of a model file, or of a copy of a model in memory, and the store that its references refer to.
+    """The skeleton of a model file, or of a copy of a model in memory, and the store with its payloads.
 
     Raises:
-        ModelError: there is no such model; it is malformed, or its external data is not as it says.
+        ModelError: if there is no such file, or the model is malformed or does not match its external data.
     """
     if isinstance(source, ModelProto):
         try:
@@ -98,7 +98,7 @@ def _read(own: Source) -> tuple[ModelProto, Store]:
 
 
 def _lookalike(data: Any) -> str:
-    """What a file that is no model seems to be."""
+    """What a file that is not a model seems to be; empty if unknown."""
     start = bytes(data[:TEXT]).lstrip()
     kinds = [kind for mark, kind in LOOKALIKES.items() if start.startswith(mark)]
     kinds += [kind for at, mark, kind in INNER_MARKS if data[at : at + len(mark)] == mark]
@@ -109,13 +109,13 @@ def _lookalike(data: Any) -> str:
 
 
 class Store:
-    """Where the payloads of one model are: in its own file, in external data files, in arrays that are not stored yet.
+    """Where the payloads of one model are: in its file, in external data files, or in arrays that are not stored yet.
 
     Attributes:
         own: the file of the model, or its bytes.
-        sources: all mapped files by the location that references name, `own` among them.
+        sources: all mapped files, `own` included, by the location in the references.
         path: the file, with symbolic links resolved; None for a model in memory.
-        folder: where external data is looked for; None for a model in memory.
+        folder: the folder of external data; None for a model in memory.
     """
 
     def __init__(self, own: Source, references: Iterable[wire.Reference]) -> None:
@@ -144,34 +144,38 @@ class Store:
         return {source.path for source in self.sources.values() if source.path}
 
     def check_unchanged(self) -> None:
-        """Make sure that the files are still those that were opened.
-
-        Raises:
-            ModelError: one was changed.
-        """
+        """Raises ModelError if a file was changed since it was opened."""
         for source in self.sources.values():
             source.check_unchanged()
 
     def release(self) -> None:
-        """Let go of the pages of all maps that have been read."""
+        """Release the pages of all maps that have been read."""
         for source in self.sources.values():
             source.release()
 
     def admit(self, tensor: TensorProto) -> None:
-        """Open the file of an external tensor that came with the model."""
-        location, _, _ = external(tensor)
+        """Open the file of an external tensor of the model.
+
+        Raises:
+            ModelError: if the file cannot be opened, or does not contain the tensor.
+        """
+        location, _, _ = location_of(tensor)
         if location not in self.sources:
             if self.folder is None:
                 raise ModelError(
-                    f"tensor '{tensor.name}' of {self} lies in '{location}', of which a model in memory does not "
-                    "know the folder: pass the path of the model instead"
+                    f"tensor '{tensor.name}' of {self} is stored in '{location}', but a model in memory has no "
+                    "folder: pass the path of the model instead"
                 )
             self.sources[location] = open_external(self.folder, location, tensor.name)
         self.payload(tensor)
 
     def payload(self, tensor: TensorProto) -> Values:
-        """Where the bytes of an external tensor are."""
-        location, offset, length = external(tensor)
+        """The extent or the array with the bytes of an external tensor.
+
+        Raises:
+            ModelError: if the stored bytes do not match the tensor's type and shape.
+        """
+        location, offset, length = location_of(tensor)
         if location == COMPUTED and offset < len(self._computed):
             return self._computed[offset]
         if tensor.data_type not in wire.BITS:
@@ -184,13 +188,13 @@ class Store:
         source = self.sources[location]
         if offset + expected > len(source.data):
             raise ModelError(
-                f"tensor '{tensor.name}' lies at bytes {offset} to {offset + expected} of {source}, "
+                f"tensor '{tensor.name}' is stored at bytes {offset} to {offset + expected} of {source}, "
                 f"which has {len(source.data)}: is it incomplete?"
             )
         return Extent(source, offset, expected)
 
     def array(self, tensor: TensorProto) -> Array:
-        """The values of an external tensor, as a view where they are stored as they are used."""
+        """The values of an external tensor; a view of the stored bytes, unless its type packs elements."""
         payload, dims = self.payload(tensor), tuple(tensor.dims)
         if isinstance(payload, Extent):
             payload = payload.view()
@@ -202,7 +206,7 @@ class Store:
         return (payload if payload.dtype == dtype else payload.view(dtype)).reshape(dims).view()
 
     def refer(self, tensor: TensorProto, array: Array) -> None:
-        """Make a tensor a reference to this payload: to where it lies in a file, or else to the array itself."""
+        """Make a tensor a reference to this array: to its bytes in a mapped file, or else to the array in memory."""
         for source in self.sources.values():
             if (offset := source.offset_of(array)) is not None:
                 wire.refer(tensor, source.location, offset, array.nbytes)
@@ -211,20 +215,20 @@ class Store:
         self._computed.append(array)
 
     def inline(self, tensor: TensorProto) -> Substitute:
-        """A tensor with its payload in it, in the field where it was found."""
+        """A tensor with its payload embedded, in the field in which it was read."""
         payload = self.payload(tensor)
-        location, offset, _ = external(tensor)
+        location, offset, _ = location_of(tensor)
         number = self._fields.get((offset, payload.nbytes)) if location == self.own.location else None
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
         return tensor, number or wire.RAW_DATA, payload
 
-    def embedded(self, tensor: TensorProto) -> Substitute:
-        """The same for a payload that lies in no file; the others stay references."""
-        return self.inline(tensor) if external(tensor)[0] in (IN_MEMORY, COMPUTED) else None
+    def embed(self, tensor: TensorProto) -> Substitute:
+        """`inline` for a payload that is not in a file; None for the others, which stay references."""
+        return self.inline(tensor) if location_of(tensor)[0] in (IN_MEMORY, COMPUTED) else None
 
-    def inlined(self, skeleton: ModelProto, *, edited: bool) -> list[Piece]:
-        """The pieces of the whole model; those of a skeleton that is not edited are the file as it is."""
+    def pieces(self, skeleton: ModelProto, *, edited: bool) -> list[Piece]:
+        """The pieces of the whole model, payloads embedded; without edits, the unchanged file."""
         if not edited and not self.external:
             return [Extent(self.own, 0, len(self.own.data))]
         return wire.rewrite(skeleton.SerializeToString(), self.inline)

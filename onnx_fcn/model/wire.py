@@ -1,18 +1,18 @@
 """The protobuf wire format of a model: find the weights' bytes without reading them, and put them back.
 
 A model file is a small graph with large weights embedded in it. `skeleton` walks the nested messages of the file and
-leaves each large payload out, with an external-data reference to where it lies in its place:
+replaces each large payload by an external-data reference to its place:
 
     ModelProto ⟩ GraphProto ⟩ TensorProto { dims, name, raw_data = 411 MB }
     ModelProto ⟩ GraphProto ⟩ TensorProto { dims, name, external_data = (location, offset, length) }
 
-The skeleton is an ordinary serialized `ModelProto` of a few kilobytes. Messages that cannot hold a large payload are
-skipped whole, every other byte is copied as it stands, whatever this package knows of it. `rewrite` is the inverse: it
-replaces the tensors that are stored elsewhere, and returns a list of pieces, to be written one after the other. A piece
-is anything with a number of bytes, so payloads can be streamed from where they are.
+The skeleton is an ordinary serialized `ModelProto` of a few kilobytes. Messages that cannot contain a large payload are
+not entered; every other byte is copied unchanged, even in fields that this package does not know. `rewrite` is the
+inverse: it replaces the tensors that are stored elsewhere, and returns a list of pieces to write one after the other. A
+piece is anything with a number of bytes, so payloads can be streamed from where they are.
 
-Both are one mechanism: `_Walk` finds the tensors that matter as a tree of messages, `_splice` cuts new bodies into it
-and corrects the length of every message around them.
+Both use the same mechanism: `_Walk` finds the relevant tensors as a tree of messages, `_splice` inserts new bodies and
+corrects the length of every message around them.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
@@ -45,18 +45,18 @@ __all__ = [
 
 
 Buffer = Any  # bytes, or a memoryview on a memory map
-Payload = Any  # anything with `nbytes`: a memoryview here, whatever `rewrite` is given otherwise
+Payload = Any  # anything with `nbytes`: a memoryview from this module, or what `substitute` gives to `rewrite`
 
 THRESHOLD = 16 * 1024  # bytes; a session maps every reference on its own: below 8–16 kB copying is cheaper
 MOST_REFERENCES = 10_000  # and the kernel allows a process some 65,000 maps
 MOST_FIELDS = 5_000_000  # walked, not skipped; bounds the time that a malformed file can cost to a few seconds
-MOST_TENSOR_FIELDS = 1_000  # numbers spelled one field each: left to protobuf
+MOST_TENSOR_FIELDS = 1_000  # a tensor with more, such as one field per number, is left to protobuf
 FAR = 1 << 20  # bytes
 DEEPEST = 100  # protobuf's own limit
 
 VARINT, I64, LEN, START_GROUP, END_GROUP, I32 = range(6)
 
-# Where messages that hold tensors lie in one another: field number → kind of message (onnx.proto).
+# How messages that contain tensors are nested: field number → kind of message (onnx.proto).
 CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -98,12 +98,12 @@ SHAPES = {TensorProto.INT32, TensorProto.INT64}
 
 @dataclass(frozen=True)
 class Reference:
-    """A payload that lies elsewhere.
+    """A payload that is stored elsewhere.
 
     Attributes:
         offset: in bytes.
         length: in bytes.
-        field: the field of its tensor that held it, and that it goes back to.
+        field: the number of the field of its tensor that contained it, and that it returns to.
     """
 
     offset: int
@@ -113,7 +113,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model without its large payloads, which `references` says where to find, in no particular order."""
+    """A serialized model without its large payloads, and references to these in no particular order."""
 
     model: bytes
     references: tuple[Reference, ...]
@@ -129,20 +129,20 @@ def skeleton(
 ) -> Skeleton:
     """The model in `data` with every large payload replaced by a reference into `location`.
 
-    Only what every reader of the skeleton understands is referenced; the rest stays inline: strings, segments, sparse
-    values, training information, numbers that are not stored as they are used, a payload given twice, tensors that are
-    stored elsewhere already or whose size contradicts their shape, and vectors of integers, which shape inference and
-    sessions want to read as shapes.
+    Only what every reader of the skeleton understands is referenced. The rest stays inline: strings, segments, sparse
+    values, training information, numbers that are not stored in their own type, a payload given twice, tensors that
+    are stored elsewhere already or whose size contradicts their shape, and vectors of integers, which shape inference
+    and sessions read as shapes.
 
     Args:
         data: the file.
-        location: what the references name as the file of their payloads.
+        location: the name of the file in the references.
         threshold: bytes of the smallest payload to leave out.
         most_references: how many to leave out at most, the largest first.
-        release: called when the walk has jumped far ahead: `data` need not stay in memory.
+        release: called after the walk has jumped far ahead: the pages of `data` before it need not stay in memory.
 
     Raises:
-        ModelError: `data` is not in the wire format.
+        ModelError: if `data` is not in the wire format.
     """
     walk = _Walk(data, lambda start, end: end - start >= threshold, release)
     root = walk.model()
@@ -171,9 +171,9 @@ def rewrite(
     """The pieces of `model` with its externally stored tensors replaced.
 
     Args:
-        model: as written by protobuf itself, which spells every field in the one canonical way.
-        substitute: gives for each such tensor what takes its place: a tensor, or a tensor, the field of its payload,
-            and the payload; or None, to leave it as it is.
+        model: a model serialized by protobuf, which encodes every field in the one canonical way.
+        substitute: returns what replaces such a tensor: a tensor, or (a tensor, the field of its payload, the
+            payload), or None to leave it unchanged.
     """
     marks = _positions(model, TensorProto(data_location=TensorProto.EXTERNAL).SerializeToString())
     walk = _Walk(model, marks)
@@ -192,7 +192,7 @@ def rewrite(
 
 
 def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Make `tensor` one that is stored elsewhere."""
+    """Make `tensor` a reference to bytes that are stored elsewhere."""
     del tensor.external_data[:]
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
@@ -200,13 +200,13 @@ def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
 
 
 def payload_bytes(dims: Sequence[int], elem_type: int) -> int:
-    """The size of a payload: elements narrower than a byte are packed."""
+    """The size of a payload in bytes; elements narrower than a byte are packed."""
     return (math.prod(dims) * BITS[elem_type] + 7) // 8
 
 
 @dataclass(frozen=True)
 class _Message:
-    """A message on the way to a tensor: its body is [start, end), its length is written at `head`."""
+    """A message on the path to a tensor: its body is [start, end), its length is encoded at `head`."""
 
     kind: str
     number: int
@@ -226,7 +226,7 @@ class _Place:
 
 
 class _Walk:
-    """One walk over a serialized model; `worth(start, end)` says which messages to enter."""
+    """One walk over a serialized model; it enters a message if `worth(start, end)` is true."""
 
     def __init__(
         self, data: Buffer, worth: Callable[[int, int], bool], release: Callable[[], None] = lambda: None
@@ -236,11 +236,12 @@ class _Walk:
         self.left = MOST_FIELDS
 
     def model(self) -> _Message:
+        """The tree of messages."""
         end = len(self.data)
         return _Message("Model", 0, 0, 0, end, self.inner("Model", 0, end, 1))
 
     def inner(self, kind: str, start: int, end: int, depth: int) -> tuple[_Message, ...]:
-        """The messages inside a message that are worth entering."""
+        """The messages inside a message that `worth` selects."""
         if depth > DEEPEST:
             raise ModelError(f"messages are nested more than {DEEPEST} deep at byte {start}")
         children, worth = CHILDREN.get(kind, {}), self.worth
@@ -258,7 +259,7 @@ class _Walk:
             yield from self.tensors(inner)
 
     def candidates(self, message: _Message) -> Iterator[_Message]:
-        """The tensors that may be stored elsewhere: initializers, and values of Constant nodes."""
+        """The tensors that a reference may replace: initializers, and values of Constant nodes."""
         for inner in message.inner:
             if inner.kind not in ("Tensor", "SparseTensor", "Training"):
                 yield from self.candidates(inner)
@@ -276,7 +277,7 @@ class _Walk:
         return [self.data[start:end] for found, *_, start, end in fields if found == number]
 
     def payload(self, tensor: _Message, threshold: int) -> _Place | None:
-        """The payload of a tensor, when a reference can stand for it."""
+        """The payload of a tensor; None if a reference cannot replace it."""
         dims: list[int] = []
         elem_type = 0
         places: list[_Place] = []
@@ -301,7 +302,7 @@ class _Walk:
         return place if raw and length >= threshold and length == payload_bytes(dims, elem_type) else None
 
     def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Each field in [start, end): its number and wire type, where its tag, length and value begin, and its end."""
+        """(number, wire type, start of the tag, of the length, of the value, end) of each field in [start, end)."""
         data, varint = self.data, self.varint
         at = start
         while at < end:
@@ -340,7 +341,7 @@ class _Walk:
             yield number, wire, tag_at, head, value, at
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """A number of seven bits a byte, at most ten bytes: (the number, where it ends)."""
+        """Decode a varint, seven bits per byte and at most ten bytes: (the number, where it ends)."""
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -353,7 +354,7 @@ class _Walk:
         raise ModelError(f"a number of more than ten bytes before byte {at}")
 
     def group(self, number: int, at: int, end: int) -> int:
-        """Skip a group, the ancient way to nest: from after its start tag to after the end tag that matches."""
+        """Skip a group, a deprecated way of nesting: from after its start tag to after the matching end tag."""
         open_groups = [number]
         while open_groups:
             tag, after = self.varint(at, end)
@@ -372,7 +373,7 @@ class _Walk:
 
 
 def _splice(data: Buffer, message: _Message, bodies: Mapping[int, list[Payload]]) -> list[Payload]:
-    """The pieces of a message with new bodies for some of its tensors; none when nothing in it changes."""
+    """The pieces of a message with new bodies for some of its tensors; empty if nothing in it changes."""
     if message.start in bodies and message.kind == "Tensor":
         return bodies[message.start]
     view, pieces, at = memoryview(data), list[Payload](), message.start
@@ -384,7 +385,7 @@ def _splice(data: Buffer, message: _Message, bodies: Mapping[int, list[Payload]]
 
 
 def _with_payload(tensor: TensorProto, field: int, payload: Payload) -> list[Payload]:
-    """The pieces of a tensor with a payload, which goes where protobuf would write it: fields in ascending order."""
+    """The pieces of a tensor with a payload, at the place where protobuf would write it: fields in ascending order."""
     body = tensor.SerializeToString()
     walk = _Walk(body, lambda start, end: False)
     at = next((tag for number, _, tag, *_ in walk.fields(0, len(body)) if number > field), len(body))
@@ -393,7 +394,7 @@ def _with_payload(tensor: TensorProto, field: int, payload: Payload) -> list[Pay
 
 
 def _positions(data: bytes, mark: bytes) -> Callable[[int, int], bool]:
-    """A test whether `mark` occurs in data[start:end], for intervals in ascending order or nested."""
+    """A function that tests whether `mark` occurs in data[start:end]."""
     found, at = list[int](), data.find(mark)
     while at >= 0:
         found.append(at)

@@ -22,7 +22,7 @@ from onnx_fcn.lifting.program import Emission, Seat, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.reporting.report import FORMAT
-from onnx_fcn.tables import Table, pixels, plain, times
+from onnx_fcn.tables import Table, pixels, plain, size_text
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.cut import Cut, find_cut, upstream
 from onnx_fcn.walk.fields import sliding
@@ -298,7 +298,7 @@ def _spelled(emission: Emission, seat: Seat) -> str:
     """An operator and its kernel; whether it is the node itself."""
     node = emission.node
     kernel = node.attrs.get("kernel_shape")
-    text = f"{node.op} {times(kernel)}" if kernel else str(node.op)
+    text = f"{node.op} {size_text(kernel)}" if kernel else str(node.op)
     if not emission.varies:
         return text
     changed = {k for k in (*node.attrs, *seat.node.attrs) if node.attrs.get(k) != seat.node.attrs.get(k)}
@@ -336,7 +336,9 @@ def _summary(operand: Operand) -> str:
 def _placed(operand: Operand) -> Iterator[tuple[str, str]]:
     """Where the cells of a map are."""
     named = f"'{operand.map}', " if operand.map is not None else ""
-    window = f", a window of {times(operand.window)}" if any(n > 1 for n in operand.window) else ", one cell a window"
+    window = (
+        f", a window of {size_text(operand.window)}" if any(n > 1 for n in operand.window) else ", one cell a window"
+    )
     yield "map", f"{named}{operand.channels} channel{'' if operand.channels == 1 else 's'}{window}"
     yield "stride", f"{pixels(operand.stride, square=True)} a cell"
     sizes = [s for s in operand.field if s is not None]

@@ -18,9 +18,9 @@ from onnx_fcn._version import __version__
 from onnx_fcn.checking.checks import Check, Validation
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Field, Geometry
-from onnx_fcn.model.metadata import written
+from onnx_fcn.model.metadata import to_json
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
-from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, times
+from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, size_text
 
 __all__ = ["FORMAT", "Difference", "Dim", "Example", "Layer", "Map", "Report", "Tensor", "context_caveat", "tables_of", "validation_dict"]
 
@@ -210,7 +210,7 @@ class Report:
         validation = None if self.validation is None else validation_dict(self.validation)
         values |= {"context": [{"node": node, "op": op} for node, op in self.context], "validation": validation}
         values["costs"] = [asdict(cost) | {"ratio": cost.ratio} for cost in self.costs]
-        values["geometry"] = {name: written(answers) for name, answers in self.geometry.outputs.items()}
+        values["geometry"] = {name: to_json(answers) for name, answers in self.geometry.outputs.items()}
         values["fields"] = {name: [_field_dict(f) for f in fields] for name, fields in self.fields.items()}
         return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **values}
 
@@ -299,7 +299,7 @@ def _work(report: Report) -> Iterator[str]:
     larger = []
     for cost in told:
         crops = "" if cost.ratio is None else f", {_macs(cost.crops)} as crops"
-        larger.append(f"{times(cost.size)}: {_macs(cost.macs)} for {_answers_on(cost.answers)}{crops}")
+        larger.append(f"{size_text(cost.size)}: {_macs(cost.macs)} for {_answers_on(cost.answers)}{crops}")
     yield "; ".join([f"{_macs(report.native.macs)} MACs a window{batch}", *larger[:1]])
     yield from larger[1:]
 
@@ -390,7 +390,7 @@ def _example(example: Example, geometry: Geometry) -> str:
 
 
 def _answers_on(grid: Sequence[int]) -> str:
-    return "1 answer" if math.prod(grid) == 1 else f"{times(grid)} answers"
+    return "1 answer" if math.prod(grid) == 1 else f"{size_text(grid)} answers"
 
 
 def _written(report: Report) -> str:
@@ -426,20 +426,20 @@ def _activations(count: int | None) -> str:
 
 def _cost_row(cost: ImageCost) -> tuple[str, ...]:
     crops, ratio = ("–", "–") if cost.ratio is None else (_macs(cost.crops), f"{cost.ratio:.1f}×")
-    return times(cost.size), times(cost.answers), _macs(cost.macs), crops, ratio, _activations(cost.activations)
+    return size_text(cost.size), size_text(cost.answers), _macs(cost.macs), crops, ratio, _activations(cost.activations)
 
 
 def _diagram(report: Report) -> Iterator[tuple[str, str]]:
     """The trunk, the cut and the head, one below the other, with an arrow for each part."""
     before = report.image.before or ()
     channels = [d for d, axis in zip(before, report.axes) if axis == "C" and isinstance(d, int)]
-    yield "image", f"'{report.image.name}', {times([*channels, *report.window])}"
+    yield "image", f"'{report.image.name}', {size_text([*channels, *report.window])}"
     trunk, head = report.native.trunk, report.native.head
     if report.cut is None:
         yield "  ↓", f"{_nodes(trunk.nodes + head.nodes)}, {_macs(report.native.macs)} MACs"
     else:
         yield "  ↓", f"trunk: {_nodes(trunk.nodes)}, {_macs(trunk.macs)} MACs"
-        cells = times((report.cut.channels, *report.cut.window))
+        cells = size_text((report.cut.channels, *report.cut.window))
         yield "cut", f"'{report.cut.name}', {cells}, a cell every {pixels(report.cut.stride, square=True)}"
         yield "  ↓", f"head: {_nodes(head.nodes)}, {_macs(head.macs)} MACs a window"
     for layer in report.layers[:SHOWN]:
@@ -507,7 +507,7 @@ def _shape(dims: Sequence[Dim] | None) -> str:
 def _becomes(layer: Layer) -> str:
     """The operator that does a layer's work, its kernel and its channels."""
     single = layer.kernel and " + " not in layer.becomes
-    becomes = f"{layer.becomes} {times(layer.kernel)}" if single else layer.becomes
+    becomes = f"{layer.becomes} {size_text(layer.kernel)}" if single else layer.becomes
     if layer.inputs and layer.outputs:
         becomes += f", {layer.inputs * layer.groups} → {layer.outputs}"
     if layer.groups > 1 and layer.kind == "dense":
@@ -518,7 +518,7 @@ def _becomes(layer: Layer) -> str:
 def _layer_row(layer: Layer) -> tuple[str, ...]:
     whole = any(k > 1 for k in layer.kernel)
     size = (layer.inputs * layer.groups,) if layer.inputs else ()
-    reads = f"{times((*size, *(layer.kernel if whole else ())))} of '{layer.reads}'"
+    reads = f"{size_text((*size, *(layer.kernel if whole else ())))} of '{layer.reads}'"
     reads += f" as {layer.layout}" if whole else ""
     stored = {True: ", same bytes", False: ", laid out anew", None: ""}[layer.same_bytes]
     return layer.node, layer.was, _becomes(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
@@ -582,7 +582,7 @@ def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
 def _check_row(check: Check) -> tuple[str, ...]:
     subject = f"{check.kind}: '{check.subject}', batch {check.batch}"
     remarks = "; ".join(filter(None, (_spread(check), check.note)))
-    return subject, times(check.size), f"{check.error:.1e}", _limit(check), remarks
+    return subject, size_text(check.size), f"{check.error:.1e}", _limit(check), remarks
 
 
 def _limit(check: Check) -> str:

@@ -26,7 +26,7 @@ import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, reason_of
-from onnx_fcn.geometry import Grid, interpolated
+from onnx_fcn.geometry import Grid, interpolate
 from onnx_fcn.images.image import Image, check_picture, open_image, resized
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
@@ -196,7 +196,7 @@ class DenseResult:
 
         Linear between the middles of windows, and constant beyond the outermost, as with ``--full-size``.
         """
-        return interpolated(values, [self._cells_at_pixels(k, n) for k, n in enumerate(self.size)])
+        return interpolate(values, [self._cells_at_pixels(k, n) for k, n in enumerate(self.size)])
 
     def classes_at_pixels(self) -> Array:
         """The best class of the cell whose window has its middle nearest to each pixel: (height, width)."""

@@ -22,8 +22,8 @@ from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, names_used, needed_nodes, static_dims
-from onnx_fcn.model.operators import AS_IT_IS, DENSE, SLIDING
-from onnx_fcn.tables import times
+from onnx_fcn.model.operators import DENSE, SLIDING, UNCHANGED
+from onnx_fcn.tables import size_text
 
 __all__ = [
     "FEW",
@@ -235,7 +235,7 @@ def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
     for node in graph.node:
         if node.op_type == "Constant":
             dims[node.output[0]] = next((list(a.t.dims) for a in node.attribute if a.name == "value"), [])
-        elif node.op_type in AS_IT_IS and node.input[0] in dims:
+        elif node.op_type in UNCHANGED and node.input[0] in dims:
             dims[node.output[0]] = dims[node.input[0]]
     return dims
 
@@ -243,7 +243,8 @@ def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
 def _check_size(name: str, sizes: Sequence[int]) -> None:
     if math.prod(sizes) > LARGEST_INPUT:
         raise ModelError(
-            f"input '{name}' has {times(sizes)} values for one image, more than the {LARGEST_INPUT:,} that are compared"
+            f"input '{name}' has {size_text(sizes)} values for one image, "
+            f"more than the {LARGEST_INPUT:,} that are compared"
         )
 
 

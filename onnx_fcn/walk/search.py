@@ -19,7 +19,7 @@ from onnx_fcn.lifting.program import Image, Seat, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
-from onnx_fcn.tables import pixels, times
+from onnx_fcn.tables import pixels, size_text
 from onnx_fcn.walk.images import FEW, FORMS, Request, batches, first_layer, images, open_axes, squarest, written_size
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.readings import (
@@ -173,7 +173,7 @@ def _sized_by_head(document: Document, request: Request) -> list[Image]:
         known = row_of_pixels(document, first.name, request.size)
         known = known or "give the size that the network was made for, not that of your images"
         raise OptionError(
-            f"--input-size {times(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
+            f"--input-size {size_text(request.size)} does not fit input '{first.name}' of shape {shape}: {known}"
         )
     named = replace(request, input=first.name)
     return _sized(document, named, _fitting(document, named))

@@ -11,7 +11,7 @@ from onnx_fcn.lifting.facts import Fact, Known
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
-from onnx_fcn.model.inference import dims_in, inferred
+from onnx_fcn.model.inference import dims_in, infer_types
 from onnx_fcn.model.operators import SHAPED_BY_VALUES, STAND_INS
 
 __all__ = ["Shapes"]
@@ -84,5 +84,5 @@ class Shapes:
         self._stand_in(model.graph)
         for declared in model.graph.output:
             declared.type.tensor_type.ClearField("shape")
-        shapes = {name: dims_in(kind) for name, kind in (inferred(model) or {}).items()}
+        shapes = {name: dims_in(kind) for name, kind in (infer_types(model) or {}).items()}
         return {name: shape for name, shape in shapes.items() if shape is not None}
