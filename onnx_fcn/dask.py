@@ -24,7 +24,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
-from onnx_fcn.images.stored import missing, white_of
+from onnx_fcn.images.stored import missing_package, white_of
 from onnx_fcn.running.network import CPU
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.choice import LEAST
@@ -68,7 +68,7 @@ def apply(
         import dask.array
         from dask.delayed import delayed
     except ImportError as error:
-        raise missing("onnx_fcn.dask", error) from None
+        raise missing_package("onnx_fcn.dask", error) from None
 
     if tile is not None and tile < 1:
         raise OptionError(f"a tile is a whole number of pixels from 1 on, not {tile}")

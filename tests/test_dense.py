@@ -300,9 +300,9 @@ def test_resizing_is_pillows() -> None:
         (np.zeros((2, 3, 4, 5), np.uint8), r"has the shape \(2, 3, 4, 5\), and the model takes images with 2 axes"),
         (np.zeros((0, 3), np.uint8), "has no pixels"),
         (np.zeros((4, 4), np.int64), "pixels are unsigned integers, or floats from 0 to 1"),
-        (np.full((4, 4), 9.0), "these are from 9 to 9: give them as"),
-        (np.full((4, 4), np.nan), "these are from nan to nan"),
-        (7, "expected a file, an array or a Pillow image, and this is of type int"),
+        (np.full((4, 4), 9.0), "those in the array are from 9 to 9: give them as"),
+        (np.full((4, 4), np.nan), "those in the array are from nan to nan: give"),
+        (7, "expected a file, an array or a Pillow image, got int"),
         ("nothing.png", "'nothing.png' does not exist"),
     ],
 )

@@ -208,7 +208,9 @@ def test_what_kind_of_picture_it_is(tmp_path: Path) -> None:
         ):
             run(tmp_path / "p.png")
     tifffile.imwrite(tmp_path / "lab.tif", PICTURE, photometric="cielab")
-    with pytest.raises(OptionError, match="has colours of the kind CIELAB, which are not read: save it in RGB or grey"):
+    with pytest.raises(
+        OptionError, match="has colours of the kind CIELAB, which is not supported: save it in RGB or grey"
+    ):
         pixels_of(tmp_path / "lab.tif")
     with pytest.raises(OptionError, match="does not exist"):
         pixels_of(tmp_path / "none.png")
@@ -269,16 +271,16 @@ def _retag(path: Path, **values: int) -> None:
 
 
 LIES: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "an array": (huge_array, "p.npy", "is cut short: its header speaks of 1000000×1000000 numbers"),
-    "a negative array": (negative_array, "p.npy", "is cut short: its header speaks of -30×-30 numbers"),
-    "a tile": (huge_tile, "p.tif", "cannot be read: a tile or strip of it takes .* GB are free|speaks of more pixels"),
-    "rows": (more_rows, "p.tif", "speaks of more pixels than it has"),
+    "an array": (huge_array, "p.npy", "is cut short: its header declares 1000000×1000000 numbers"),
+    "a negative array": (negative_array, "p.npy", "is cut short: its header declares -30×-30 numbers"),
+    "a tile": (huge_tile, "p.tif", "cannot be read: one tile or strip takes .* GB are free|declares more pixels"),
+    "rows": (more_rows, "p.tif", "declares more pixels than it has"),
     "columns": (wider, "p.tif", "is cut short: not all of its pixels are there"),
-    "8 bytes": (cut(8), "p.tif", "holds no image|is damaged or cut short"),
-    "200 bytes": (cut(200), "p.tif", "is cut short|is damaged or cut short"),
+    "8 bytes": (cut(8), "p.tif", "contains no image|is damaged, cut short"),
+    "200 bytes": (cut(200), "p.tif", "is cut short|is damaged, cut short"),
     "half of it": (cut(0), "p.tif", "is cut short: not all of its pixels are there"),
-    "a chunk": (huge_chunk, "p.zarr", "cannot be read: a chunk of it takes .* GB are free|is damaged"),
-    "a store": (huge_store, "p.zarr", "cannot be read: all of it at once|has more than 1048576 tiles"),
+    "a chunk": (huge_chunk, "p.zarr", "cannot be read: one chunk takes .* GB are free|is damaged"),
+    "a store": (huge_store, "p.zarr", "cannot be read: the whole image at once|has more than 1048576 tiles"),
 }
 
 

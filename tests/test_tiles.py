@@ -749,7 +749,7 @@ def test_tiles_are_as_large_as_fits(limit: int, monkeypatch: pytest.MonkeyPatch)
         peak[0] = (300 << 20) + 200 * (tile + 475) ** 2
 
     monkeypatch.setattr(memory, "resident", lambda *, reset=False: (300 << 20, peak[0]))
-    tile = memory.fitting(lambda t: (run(t), None)[1], lambda t: (t + 475) ** 2, limit, 9000)
+    tile = memory.largest_tile(lambda t: (run(t), None)[1], lambda t: (t + 475) ** 2, limit, 9000)
     assert peak[0] <= limit
     if limit < 1 << 40:
         run(tile)
@@ -757,9 +757,9 @@ def test_tiles_are_as_large_as_fits(limit: int, monkeypatch: pytest.MonkeyPatch)
     else:
         assert tile == 9000
     with pytest.raises(
-        OptionError, match=r"the smallest tile takes 0.3. GB with all else, and --memory allows 0.20 GB"
+        OptionError, match=r"the process takes 0.3. GB with the smallest tile, and --memory allows 0.20 GB"
     ):
-        memory.fitting(lambda t: (run(t), None)[1], lambda t: (t + 475) ** 2, 200 << 20, 9000)
+        memory.largest_tile(lambda t: (run(t), None)[1], lambda t: (t + 475) ** 2, 200 << 20, 9000)
 
 
 def test_a_limit_of_memory(tmp_path: Path, digits: Path, page: Path) -> None:
@@ -892,11 +892,11 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx none.npy map.npy": (2, "'{none.npy}' does not exist"),
     "out.onnx text.png map.npy": (2, "'{text.png}' is not an image: TIFF, PNG, JPEG"),
     "out.onnx torn.png map.npy": (2, "'{torn.png}' cannot be read as an image: "),
-    "out.onnx torn.npy map.npy": (2, "'{torn.npy}' is cut short: its header speaks of 60×60 numbers"),
-    "out.onnx torn.tif map.npy": (2, "'{torn.tif}' holds no image"),
-    "out.onnx folder map.npy": (2, "'{folder}' is a folder, and no zarr store"),
+    "out.onnx torn.npy map.npy": (2, "'{torn.npy}' is cut short: its header declares 60×60 numbers"),
+    "out.onnx torn.tif map.npy": (2, "'{torn.tif}' contains no image"),
+    "out.onnx folder map.npy": (2, "'{folder}' is a folder, but not a zarr store"),
     "out.onnx bands.npy map.npy": (2, "has the shape (30, 30, 5), and the model takes images with 2 axes"),
-    "out.onnx alpha.npy map.npy": (2, "and 1 channel; an alpha channel has to go, if that is one"),
+    "out.onnx alpha.npy map.npy": (2, "and 1 channel; if one channel is alpha, remove it"),
     "out.onnx small.npy map.npy": (2, "an image of 9×40 pixels has no room for one window of 28×28"),
     "out.onnx words.npy map.npy": (2, "holds values of type <U1, which are not pixels"),
     "out.onnx page.npy map.jpg": (2, "is not a name for a map: it must end in .npy, .tif, .tiff or .zarr"),

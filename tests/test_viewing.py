@@ -416,9 +416,13 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         (1, "heatmap none.onnx page.npy o.png", "'none.onnx' does not exist"),
         (1, "page page.npy page.npy o.html", "is not an ONNX model"),
         (2, "heatmap out.onnx none.jpg o.png", "'none.jpg' does not exist"),
-        (2, "heatmap out.onnx folder o.png", "'folder' is a folder, and no zarr store"),
+        (2, "heatmap out.onnx folder o.png", "'folder' is a folder, but not a zarr store"),
         (2, "heatmap out.onnx text.png o.png", "'text.png' is not an image: TIFF, PNG, JPEG"),
-        (2, "heatmap out.onnx cut.jpg o.png", "'cut.jpg' cannot be read as an image: it is damaged or cut short"),
+        (
+            2,
+            "heatmap out.onnx cut.jpg o.png",
+            "'cut.jpg' cannot be read as an image: it is damaged, cut short, or in an unknown format",
+        ),
         (2, "heatmap out.onnx text.npy o.png", "'text.npy' is not an image: TIFF, PNG, JPEG"),
         (2, "heatmap out.onnx empty.npy o.png", "'empty.npy' is not an image: TIFF, PNG, JPEG"),
         (

@@ -1,8 +1,11 @@
-"""Whatever holds an image, read by region: the same numbers for all commands.
+"""Images from files and arrays, read by region: every command sees the same numbers.
 
-stored    arrays as they lie in files and in memory: .npy, zarr, sound, pictures
-tiff      the same for TIFF: pyramids, planes, orientation, what its numbers mean
-channels  which axis holds the channels, and how grey and colours become each other
-image     an image as a network takes it; pictures as pixels from 0 to 255
-identity  what tells a file, or a store of many, from every other one
+opening   detects the format and opens the file
+stored    an array read in parts, and errors as sentences
+formats   .npy, zarr, sound, pictures
+tiff      TIFF: pyramids, planes, orientation, photometric interpretation
+channels  which axis is the channels, and conversion between grey and RGB
+image     an image as a network reads it; pictures as pixels from 0 to 255
+identity  a digest that changes when a file, or a store of many files, changes
+memory    how much memory is free, and the largest tile that fits
 """

@@ -1,10 +1,9 @@
-"""Which axis of an array holds the channels, and how grey and colours become each other.
+"""Which axis of an array is the channels, and conversion between grey and RGB.
 
-A network takes images of some axes and channels. An array has an axis for the channels where it has one axis more: the
-one that its file names, or else the last, or the first, that has as many. Grey goes into a network of colours three
-times; colours go into one of grey as 0.299 R + 0.587 G + 0.114 B. Alpha, which says how opaque a pixel is, is left out,
-unless the network takes as many channels as there are with it. Nothing else is guessed: whatever has other channels is
-refused.
+A network reads images with some number of axes and channels. An array with one axis more has an axis of channels: the
+one that its file names, otherwise the last, or the first, of the right size. Grey is repeated three times for an RGB
+network; RGB becomes grey as 0.299 R + 0.587 G + 0.114 B. Alpha (opacity) is dropped, unless the network reads as many
+channels as there are with it. Nothing else is guessed: any other number of channels is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from onnx_fcn.errors import OptionError
 __all__ = ["GREY", "LUMA", "NUMBERS", "RGB", "Reading", "reading_of"]
 
 
-#: ITU-R BT.601, as Pillow makes grey of colours.
+#: ITU-R BT.601, the weights by which Pillow converts RGB to grey.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-#: What a file says that its samples are; `NUMBERS` are bands that are no colours, and an array says nothing.
+#: What the samples are according to the file; `NUMBERS` are bands that are not colours. Arrays do not say.
 GREY, RGB, NUMBERS = "grey", "RGB", "numbers"
 
 
@@ -33,10 +32,10 @@ class Reading:
     """How an array is read for a network.
 
     Attributes:
-        order: axes of the array: that of the channels, if there is one, and those of the image.
-        rank: how many of these are of the image.
-        kept: the first so many samples; others are alpha.
-        channels: that come out.
+        order: axes of the array: the axis of channels, if there is one, then the axes of the image.
+        rank: number of axes of the image.
+        kept: number of samples read, from the first; the others are alpha.
+        channels: number of channels after conversion.
     """
 
     order: tuple[int, ...]
@@ -45,7 +44,7 @@ class Reading:
     channels: int
 
     def box(self, ndim: int, space: Sequence[slice]) -> tuple[slice, ...]:
-        """The part of the array that holds a box of the image."""
+        """The index of the part of the array that contains a box of the image."""
         index = [slice(0, 1)] * ndim
         for axis, part in zip(self.order[-self.rank :], space):
             index[axis] = part
@@ -54,7 +53,7 @@ class Reading:
         return tuple(index)
 
     def arranged(self, part: Any) -> Any:
-        """A part of the array, with all of its axes → (kept, *space); also of a dask array."""
+        """A part of the array, with all its axes → (kept, *space); numpy or dask."""
         index = tuple(slice(None) if k in self.order else 0 for k in range(part.ndim))
         axes = sorted(self.order)
         pixels = part[index].transpose([axes.index(k) for k in self.order])
@@ -83,23 +82,23 @@ def reading_of(
     """How an array is read for a network.
 
     Args:
-        shape: of the array.
-        rank: axes of the image: 2 for a picture.
-        channels: that the network takes; None for as many as there are.
-        name: how sentences call the array.
-        samples: the axis that holds colours or bands, where the file says which.
-        tone: what these are: `GREY`, `RGB` or `NUMBERS`; empty where nothing says it.
-        alpha: how many of them, the last ones, are no colours.
+        shape: shape of the array.
+        rank: number of axes of the image: 2 for a picture.
+        channels: number of channels that the network reads; None to keep all.
+        name: name of the array in messages.
+        samples: the axis of colours or bands, if the file names one.
+        tone: what the samples are: `GREY`, `RGB` or `NUMBERS`; empty if unknown.
+        alpha: number of samples at the end that are not colours.
 
     Raises:
-        OptionError: it is no image of that many axes and channels.
+        OptionError: if it is not an image with this number of axes and channels.
     """
     axes = list(range(len(shape)))
     while len(axes) > rank and shape[axes[0]] == 1 and axes[0] != samples:
         if len(axes) == rank + 1 and channels in (1, None):
             break
         axes.pop(0)
-    found, order = 0, axes  # no image at all, as far as is known
+    found, order = 0, axes  # not an image, as far as is known
     if len(axes) == rank and samples not in axes:
         found = 1
     elif len(axes) == rank + 1:
@@ -120,14 +119,14 @@ def reading_of(
         picture = f"a picture in {tone}" + " with alpha" * bool(alpha)
         wants = "in RGB or grey" if channels in (1, 3) else f"of {channels} channels"
         raise OptionError(f"{name} is {picture}, and the model takes images with {kind}: give one {wants}")
-    perhaps = "; an alpha channel has to go, if that is one" if rank == 2 and found in (2, 4) else ""
+    perhaps = "; if one channel is alpha, remove it" if rank == 2 and found in (2, 4) else ""
     if rank == 1 and channels == 1 and len(axes) == 2:
-        perhaps = "; sound in stereo has to be mixed to mono"
+        perhaps = "; mix stereo sound to mono"
     raise OptionError(f"{name} has the shape {tuple(shape)}, and the model takes images with {kind}{perhaps}")
 
 
 def _axis_of_channels(shape: Sequence[int], axes: Sequence[int], channels: int | None, rank: int) -> int | None:
-    """The last axis, or else the first, that has as many as the network takes; or as can become those."""
+    """The last axis, otherwise the first, whose size is the number of channels, or one convertible to it."""
     if channels is None:
         return axes[-1]
     likely = [channels, {1: 3, 3: 1}.get(channels, channels)] if rank == 2 else [channels]

@@ -12,7 +12,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import GREY, NUMBERS, RGB
-from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing, times, white_of
+from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing_package, size_text, white_of
 
 __all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
 
@@ -20,7 +20,7 @@ __all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav"
 def from_numbers(
     name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fetch: Callable[[Box], Array], **more: Any
 ) -> Stored:
-    """Numbers that nothing but their type says the meaning of; yes and no are white and black."""
+    """Numbers whose meaning follows from their dtype alone; True is white and False black."""
     if dtype.kind != "b":
         return Stored(name, shape, dtype, fetch, white_of(dtype), **more)
     kind = np.dtype(np.uint8)
@@ -28,16 +28,16 @@ def from_numbers(
 
 
 def from_npy(name: str) -> Stored:
-    """Mapped anew for each region: pages that were read once would count as memory until the end."""
+    """Mapped anew for each region: with one mapping, every page ever read would count as resident memory."""
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with open(name, "rb") as file:
         shape, by_columns, dtype = headers[np.lib.format.read_magic(file)](file)
         offset = file.tell()
         there = file.seek(0, os.SEEK_END)
     if dtype.hasobject:
-        raise OptionError(f"'{name}' holds Python objects, which are not pixels")
+        raise OptionError(f"'{name}' contains Python objects, not pixels")
     if min(shape, default=0) < 0 or offset + math.prod(shape) * dtype.itemsize > there:
-        raise OptionError(f"'{name}' is cut short: its header speaks of {times(shape)} numbers, which are not there")
+        raise OptionError(f"'{name}' is cut short: its header declares {size_text(shape)} numbers")
     order: Literal["F", "C"] = "F" if by_columns else "C"
 
     def fetch(box: Box) -> Array:
@@ -49,12 +49,13 @@ def from_npy(name: str) -> Stored:
 
 
 def from_zarr(name: str, level: int) -> Stored:
+    """An array of a zarr store, or a level of a group of arrays."""
     import zarr
 
     try:
         store: Any = zarr.open(name, mode="r")
     except FileNotFoundError:
-        raise OptionError(f"'{name}' is a folder, and no zarr store") from None
+        raise OptionError(f"'{name}' is a folder, but not a zarr store") from None
     if not hasattr(store, "shape"):  # a pyramid is a group of arrays, the finest first
         if str(level) not in store or not hasattr(store[str(level)], "shape"):
             raise OptionError(f"'{name}' is a group of arrays without a level '{level}'")
@@ -62,7 +63,7 @@ def from_zarr(name: str, level: int) -> Stored:
     elif level:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
-    check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "a chunk of it")
+    check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "one chunk")
     return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), files=(name,))
 
 
@@ -89,10 +90,10 @@ def from_wav(name: str) -> Stored:
 
 
 def from_picture(name: str) -> Stored:
-    """PNG, JPEG and whatever else Pillow reads; these have no regions, so the whole is decoded."""
+    """PNG, JPEG and every other format that Pillow reads. They are not stored by region, so all of it is decoded."""
     import PIL.Image
 
-    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # what is too large the memory says
+    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # free memory is the limit
     try:
         with PIL.Image.open(name) as file:
             check_room(f"'{name}'", 2 * math.prod(file.size) * max(len(file.getbands()), 3), "decoding it")
@@ -104,19 +105,19 @@ def from_picture(name: str) -> Stored:
 
 
 def from_object(picture: Any) -> Stored:
-    """An image of Pillow's."""
+    """A Pillow image."""
     try:
         import PIL.Image
     except ImportError as error:
-        raise missing("a picture that is neither a file nor an array", error) from None
+        raise missing_package("a picture that is neither a file nor an array", error) from None
     if not isinstance(picture, PIL.Image.Image):
         kind = type(picture).__name__
-        raise OptionError(f"expected a file, an array or a Pillow image, and this is of type {kind}")
+        raise OptionError(f"expected a file, an array or a Pillow image, got {kind}")
     return _decoded("the picture", picture, ())
 
 
 def _decoded(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
-    """Grey or RGB, turned as the EXIF data says."""
+    """Grey or RGB, turned by the EXIF orientation."""
     import PIL.ImageOps
 
     upright: Any = PIL.ImageOps.exif_transpose(picture)

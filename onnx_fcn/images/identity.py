@@ -1,8 +1,8 @@
-"""What tells a file, or a store of many files, from every other one, and from itself before a change.
+"""A digest that identifies a file, or a store of many files, and changes when any of them changes.
 
-Nothing is read but the directory: each file counts with its name below the path, its size, when its content was last
-written and when the system last changed anything about it. The last of these nobody can set, so that content which was
-replaced is noticed even where its size and time were kept. A million chunks take some seconds, and become one digest.
+Only directories are read: the digest is taken over each file's relative path, size, modification time and inode change
+time (ctime). No program can set the last, so replaced content is noticed even if its size and modification time were
+kept. A million chunks take some seconds.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["stamp"]
 
 
 def stamp(paths: Iterable[str | os.PathLike[str]]) -> str:
-    """SHA-256 of what the system knows of some files, and of all files below some folders.
+    """SHA-256 of the file system's data on some files, and on all files below some folders.
 
     Raises:
-        OSError: one of them is gone.
+        OSError: if one of them is gone.
     """
     digest = hashlib.sha256()
     for path in paths:

@@ -1,8 +1,7 @@
-"""An image as a network takes it, read by region; and pictures as pixels from 0 to 255.
+"""An image as a network reads it, by region; and pictures as pixels from 0 to 255.
 
-An image is opened for a network, which tells how many axes and channels it takes. What comes out is (channels, *space)
-in the numbers that are stored, whatever the file is, so that all commands see the same; `white` says what stands for
-full scale.
+An image is opened for a number of axes and channels, those that the network reads. It is read as (channels, *space), in
+the numbers that are stored, from every format, so all commands see the same; `white` is the number for full scale.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
 from onnx_fcn.images.identity import stamp
 from onnx_fcn.images.opening import stored
-from onnx_fcn.images.stored import Box, Picture, Stored, check_room, missing, sentence
+from onnx_fcn.images.stored import Box, Picture, Stored, check_room, errors_as_sentences, missing_package
 
 __all__ = ["Image", "check_picture", "open_image", "pixels_of", "resized"]
 
@@ -29,12 +28,12 @@ class Image:
     """An image that is read by region.
 
     Attributes:
-        name: how sentences call it.
-        size: along each axis, in pixels.
-        channels: that it is read with.
-        dtype: of what is stored.
-        white: the number that stands for full scale.
-        has_alpha: are there samples that are left out?
+        name: its name in messages.
+        size: pixels along each axis.
+        channels: number of channels it is read with.
+        dtype: type of the stored numbers.
+        white: the number for full scale.
+        has_alpha: does it have alpha, which is dropped?
     """
 
     name: str
@@ -50,48 +49,48 @@ class Image:
         """The pixels of a box: (channels, *space).
 
         Raises:
-            OptionError: the file is damaged there.
+            OptionError: if the file is damaged there.
         """
-        with sentence(self.name):
+        with errors_as_sentences(self.name):
             part = np.asarray(self._stored.fetch(self._reading.box(len(self._stored.shape), box)))
         pixels: Array = self._reading.arranged(part)
         return self._reading.mixed(pixels)
 
     def whole(self) -> Array:
-        """All of it."""
-        check_room(self.name, int(np.prod(self.size, dtype=float)) * self.channels * 4, "all of it at once")
+        """All pixels: (channels, *size)."""
+        check_room(self.name, int(np.prod(self.size, dtype=float)) * self.channels * 4, "the whole image at once")
         return self.read(tuple(slice(0, n) for n in self.size))
 
     def close(self) -> None:
-        """Nothing more will be read."""
+        """Close the file; nothing is read after this."""
         self._stored.close()
 
     def identity(self) -> dict[str, Any]:
-        """What tells this image from another one, and from itself before a change, without reading it all.
+        """What identifies this image, and changes when the file changes, without reading its pixels.
 
         Raises:
-            OptionError: it is gone.
+            OptionError: if the file is gone.
         """
-        with sentence(self.name):
+        with errors_as_sentences(self.name):
             return {"size": self.size, "type": self.dtype.str, "files": stamp(self._stored.files)}
 
 
 def open_image(source: Picture, rank: int, channels: int | None, level: int = 0) -> Image:
-    """Open an image for a network with that many axes and channels.
+    """Open an image for a network that reads this number of axes and channels.
 
     Args:
-        source: the file, or the folder of a zarr store; an array, or an image of Pillow.
-        rank: axes of the image: 2 for a picture.
-        channels: that come out; None for those that there are.
-        level: of a pyramid; 0 is the finest.
+        source: a file, the folder of a zarr store, an array, or a Pillow image.
+        rank: number of axes of the image: 2 for a picture.
+        channels: number of channels to read; None for all that it has.
+        level: level of a pyramid; 0 is the finest.
 
     Raises:
-        OptionError: it cannot be read, is no image, or has other axes or channels; a package is missing.
+        OptionError: if it cannot be read, is not an image, or has other axes or channels; if a package is missing.
     """
     found = stored(source, level)
     try:
         if found.rank not in (None, rank):
-            raise OptionError(f"{found.name} has one axis, as sound has, and the model takes images with {rank}")
+            raise OptionError(f"{found.name} has one axis, as sound has, and the model takes images with {rank} axes")
         if 0 in found.shape:
             raise OptionError(f"{found.name} has no pixels: its shape is {found.shape}")
         how: Any = {"samples": found.samples, "tone": found.tone, "alpha": found.alpha}
@@ -104,29 +103,28 @@ def open_image(source: Picture, rank: int, channels: int | None, level: int = 0)
 
 
 def check_picture(image: Image, pixels: Array) -> None:
-    """Raises OptionError: nothing says how bright these numbers are."""
+    """Raises OptionError if the brightness that these numbers stand for is unknown."""
     if image.dtype.kind == "u":
         return
     if image.dtype.kind != "f":
         raise OptionError(
-            f"{image.name} holds {image.dtype}, and is not a picture: pixels are unsigned "
+            f"{image.name} contains {image.dtype}, so it is not a picture: pixels are unsigned "
             f"integers, or floats from 0 to 1"
         )
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # nor NaN
         raise OptionError(
-            f"pixels in floats are from 0 to 1, and in {image.name} these are from {low:g} to {high:g}: give them as "
-            "uint8"
+            f"float pixels are from 0 to 1, and those in {image.name} are from {low:g} to {high:g}: give them as uint8"
         )
 
 
 def pixels_of(source: Picture, channels: int | None = None) -> Array:
     """The pixels of a picture, from 0 to 255: (H, W, C) in float32.
 
-    Integers count from 0 to the largest that there can be, floats from 0 to 1.
+    Full scale is the largest value of an integer type, and 1 for floats.
 
     Raises:
-        OptionError: it is no picture, or cannot be read.
+        OptionError: if it is not a picture, or cannot be read.
     """
     with contextlib.closing(open_image(source, 2, channels)) as image:
         pixels = image.whole()
@@ -137,10 +135,10 @@ def pixels_of(source: Picture, channels: int | None = None) -> Array:
 
 
 def resized(pixels: Array, size: Sequence[int], name: str = "the picture") -> Array:
-    """(H, W, C) at another size, (height, width): linear, and averaging where it shrinks.
+    """(H, W, C) resized to (height, width): bilinear, with averaging if it shrinks.
 
     Raises:
-        OptionError: there is not enough memory for that; Pillow is missing.
+        OptionError: if there is not enough memory; if Pillow is missing.
     """
     height, width = size
     if pixels.shape[:2] == (height, width):
@@ -149,7 +147,7 @@ def resized(pixels: Array, size: Sequence[int], name: str = "the picture") -> Ar
     try:
         import PIL.Image
     except ImportError as error:
-        raise missing("resizing a picture", error) from None
+        raise missing_package("resizing a picture", error) from None
     planes = [
         np.asarray(
             PIL.Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize(

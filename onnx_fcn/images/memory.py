@@ -1,7 +1,7 @@
-"""How much memory there is, and how large tiles may be below a limit: measured, since nobody knows that beforehand.
+"""How much memory is free, and the largest tile below a limit of memory: measured, since it is not known beforehand.
 
-A tile is run, and the peak of resident memory tells what its pixels cost. From the cost of small tiles that of larger
-ones is foretold; none is run that would not fit.
+A tile is run, and the peak of resident memory gives the cost of its pixels. The cost of larger tiles is extrapolated
+from that of small ones; a tile that would not fit is never run.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError
 
-__all__ = ["available", "fitting", "parsed", "release", "resident"]
+__all__ = ["available", "largest_tile", "parse_bytes", "release", "resident"]
 
 
-#: What may be used of the limit: allocators fragment, and libraries keep something here and there.
+#: Share of the limit that may be used: allocators fragment, and libraries keep some memory.
 SHARE = 0.9
 
-#: Where measuring begins, in pixels along an axis.
+#: The first tile that is measured, in pixels along an axis.
 FIRST = 256
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-#: Bytes that are taken to be free where the system does not tell.
+#: Bytes assumed to be free if the system does not report it.
 ASSUMED = 4 << 30
 
 MEMORY = Path("/proc/meminfo")
@@ -35,7 +35,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def parsed(text: str) -> int:
+def parse_bytes(text: str) -> int:
     """2G, 500M → bytes. Raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not found or not float(found[1]):
@@ -44,10 +44,10 @@ def parsed(text: str) -> int:
 
 
 def resident(*, reset: bool = False) -> tuple[int, int]:
-    """(present, peak) resident memory of this process, in bytes; `reset` begins the peak anew, where that is possible.
+    """(present, peak) resident memory of this process, in bytes; `reset` first resets the peak, if the system can.
 
     Raises:
-        OptionError: this system does not tell.
+        OptionError: if the system does not report it.
     """
     if STATUS.exists():
         if reset:
@@ -58,15 +58,15 @@ def resident(*, reset: bool = False) -> tuple[int, int]:
     try:
         import resource
     except ImportError:
-        raise OptionError("this system does not tell how much memory is used: give --tile instead") from None
+        raise OptionError("this system does not report how much memory is used: give --tile instead") from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)
     return peak, peak
 
 
 def available() -> int:
-    """Bytes that are free for this process: what the system says, and no more than its group may have.
+    """Bytes that are free for this process: what the system reports, limited by its control group.
 
-    `ASSUMED` where neither tells.
+    `ASSUMED` if neither is known.
     """
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
@@ -83,23 +83,23 @@ def available() -> int:
 def release() -> None:
     """Give memory that was freed back to the system.
 
-    glibc keeps it, in pieces that large tensors do not fit into: without this a process grows from tile to tile.
+    glibc keeps it in pieces too small for large tensors: without this a process grows from tile to tile.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such function
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def fitting(run: Callable[[int], None], pixels: Callable[[int], int], limit: int, most: int) -> int:
+def largest_tile(run: Callable[[int], None], pixels: Callable[[int], int], limit: int, most: int) -> int:
     """The largest tile, in pixels along an axis, whose run stays below a limit.
 
     Args:
         run: runs the most expensive tile of a size.
-        pixels: how many it has.
+        pixels: the number of pixels of that tile.
         limit: bytes of the whole process.
         most: the largest tile that makes sense.
 
     Raises:
-        OptionError: not even the smallest one does.
+        OptionError: if not even the smallest tile fits.
     """
     allowed = SHARE * limit
     tile, base = min(FIRST, most), resident()[0]
@@ -119,6 +119,6 @@ def fitting(run: Callable[[int], None], pixels: Callable[[int], int], limit: int
             tile = most = tile // 2
         else:
             raise OptionError(
-                f"the smallest tile takes {peak / 2**30:.2f} GB with all else, and --memory allows {limit / 2**30:.2f} "
-                f"GB, of which a tenth is kept free"
+                f"the process takes {peak / 2**30:.2f} GB with the smallest tile, and --memory allows "
+                f"{limit / 2**30:.2f} GB, of which a tenth is kept free"
             )

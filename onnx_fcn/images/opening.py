@@ -1,4 +1,4 @@
-"""Opening whatever holds an image: the format is detected from the first bytes."""
+"""Opening an image: the format is detected from the first bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.formats import from_npy, from_numbers, from_object, from_picture, from_wav, from_zarr
-from onnx_fcn.images.stored import TIFF_SIGNATURES, Picture, Stored, sentence
+from onnx_fcn.images.stored import TIFF_SIGNATURES, Picture, Stored, errors_as_sentences
 from onnx_fcn.images.tiff import tiff
 
 __all__ = ["stored"]
@@ -19,18 +19,18 @@ def stored(source: Picture, level: int = 0) -> Stored:
     """The array in a file or in memory.
 
     Args:
-        source: the file, the array, or an image of Pillow.
-        level: of a pyramid; 0 is the finest.
+        source: a file, an array, or a Pillow image.
+        level: level of a pyramid; 0 is the finest.
 
     Raises:
-        OptionError: it cannot be read, is no image, or has no such level; a package is missing.
+        OptionError: if it cannot be read, is not an image, or has no such level; if a package is missing.
     """
     if isinstance(source, np.ndarray):
         return from_numbers("the array", source.shape, source.dtype, lambda box: source[box])
     if not isinstance(source, (str, os.PathLike)):
         return from_object(source)
     name = os.fspath(source)
-    with sentence(f"'{name}'"):
+    with errors_as_sentences(f"'{name}'"):
         return _opened(name, level)
 
 

@@ -1,7 +1,7 @@
-"""Arrays as they lie in files and in memory, a part at a time: .npy, zarr, sound as .wav, TIFF, and pictures.
+"""An array in a file or in memory that is read in parts, and errors of libraries as sentences.
 
-What a file is, its first bytes say. What it claims of itself is compared with what is there before anything is read:
-a header of some bytes may speak of any number of pixels.
+The size that a file declares is compared with the file's own size before anything is read: a header of some bytes may
+declare any number of pixels.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ __all__ = [
     "Picture",
     "Stored",
     "check_room",
-    "missing",
-    "sentence",
-    "times",
+    "errors_as_sentences",
+    "missing_package",
+    "size_text",
     "white_of",
 ]
 
 
 Box = tuple[slice, ...]
 
-#: A file, a folder of a zarr store, an array (height, width) or (height, width, channels), or a `PIL.Image.Image`.
+#: A file, the folder of a zarr store, an array (height, width) or (height, width, channels), or a `PIL.Image.Image`.
 Picture = str | os.PathLike[str] | Any
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-#: Packages by their names in `import`: what they are called, and the extra that they come with.
+#: Import name of a package → its name, and the extra that installs it.
 EXTRAS = {"PIL": ("Pillow", "view"), "matplotlib": ("matplotlib", "view")}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array that is read by part.
+    """An array that is read in parts.
 
     Attributes:
-        name: how sentences call it.
-        shape: of all of it.
-        dtype: of what `fetch` gives.
+        name: its name in messages.
+        shape: shape of the whole array.
+        dtype: type of what `fetch` returns.
         fetch: reads a part.
-        white: the number that stands for white, or for full scale.
-        samples: the axis of colours or bands, where the file says which it is.
-        tone: what these are (`channels`); empty where nothing says it.
-        alpha: how many of the samples, the last ones, are no colours.
-        rank: axes of the image, where the file can hold no other.
-        files: that it is read from.
-        close: lets go of them.
+        white: the number for white, or for full scale.
+        samples: the axis of colours or bands, if the file names one.
+        tone: what the samples are (`channels`); empty if unknown.
+        alpha: number of samples at the end that are not colours.
+        rank: number of axes of the image, if the format has only one.
+        files: the files that it is read from.
+        close: closes them.
     """
 
     name: str
@@ -77,8 +77,8 @@ class Stored:
 
 
 @contextlib.contextmanager
-def sentence(name: str) -> Iterator[None]:
-    """Whatever a library says of a bad file, in one sentence; its own words mean nothing to who has the file."""
+def errors_as_sentences(name: str) -> Iterator[None]:
+    """Turns a library's error about a file into one sentence: its own words mean nothing to the user."""
     logger = logging.getLogger("tifffile")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -89,13 +89,13 @@ def sentence(name: str) -> Iterator[None]:
     except (OptionError, MemoryError):
         raise
     except ImportError as error:
-        raise missing(f"reading {name}", error) from None
+        raise missing_package(f"reading {name}", error) from None
     except FileNotFoundError:
         raise OptionError(f"{name} does not exist") from None
     except Exception as error:  # each library has its own
         if isinstance(error, ValueError) and "requires the 'imagecodecs' package" in str(error):
-            raise missing(f"reading {name}", ImportError(name="imagecodecs")) from None
-        reason = "it is damaged or cut short, or of a kind that is not known here"
+            raise missing_package(f"reading {name}", ImportError(name="imagecodecs")) from None
+        reason = "it is damaged, cut short, or in an unknown format"
         if isinstance(error, OSError) and error.strerror:
             reason = reason_of(error)
         raise OptionError(f"{name} cannot be read as an image: {reason}") from None
@@ -103,28 +103,29 @@ def sentence(name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def missing(what: str, error: ImportError) -> OptionError:
-    """The sentence for a package that is not there."""
+def missing_package(what: str, error: ImportError) -> OptionError:
+    """The error for a package that is not installed."""
     package = (error.name or "a package").partition(".")[0]
     called, extra = EXTRAS.get(package, (package, "tiles"))
     return OptionError(f"{what} needs {called}, which is not installed: pip install 'onnx-fcn[{extra}]'")
 
 
 def check_room(name: str, nbytes: int, what: str) -> None:
-    """Raises OptionError: reading needs more memory at once than there is."""
+    """Raises OptionError if reading needs more memory at once than is free."""
     if nbytes > (free := memory.available()):
         takes = f"{what} takes {min(nbytes, 10**30) / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
         raise OptionError(f"{name} cannot be read: {takes}")
 
 
 def white_of(dtype: np.dtype[Any]) -> float:
-    """Full scale: the largest of unsigned integers, and 1 of everything else."""
+    """Full scale: the largest value of an unsigned integer type, 1 for every other type."""
     return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
 
 
-#: What Pillow decodes to what: grey or RGB, each perhaps with alpha. All else becomes RGB.
+#: Pillow's modes that stay grey or carry alpha, and what they are converted to. All others become RGB.
 MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA"}
 
 
-def times(shape: Sequence[int]) -> str:
+def size_text(shape: Sequence[int]) -> str:
+    """(224, 256) → 224×256."""
     return "×".join(map(str, shape))

@@ -1,8 +1,8 @@
-"""TIFF: its first image, or a level of its pyramid, by region, and what its numbers mean.
+"""TIFF: the first image in a file, or a level of its pyramid, by region, and what its numbers mean.
 
-Pixels that lie in the file as they are are mapped; else the tiles or strips of a region are decoded. Numbers become
-those of the picture that is shown: turned as the orientation says, bright where white is zero, colours where they are
-places in a palette, full scale where there are fewer than 8 bits.
+Uncompressed pixels are memory-mapped; otherwise the tiles or strips of a region are decoded. Numbers become those of
+the picture that is shown: turned by the orientation, inverted if white is zero, looked up in the palette, and scaled to
+full range if they have fewer than 8 bits.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["tiff"]
 
 Box = tuple[slice, ...]
 
-#: Photometric interpretations (TIFF 6.0, and the extensions of it).
+#: Photometric interpretations (TIFF 6.0 and its extensions).
 WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, PALETTE, MASK, CMYK, YCBCR, LINEAR = 0, 1, 2, 3, 4, 5, 6, 34892
 
-#: Compressions that are decoded to RGB whatever they store: JPEG of all kinds, WebP, JPEG XL.
+#: Compressions whose decoders always return RGB: all kinds of JPEG, WebP, JPEG XL.
 TO_RGB = (6, 7, 33007, 34892, 50001, 50002)
 
-#: Extra samples that say how opaque a pixel is, associated or not.
+#: Extra samples that are alpha, associated or not.
 ALPHA = (1, 2)
 
-#: Orientation → (rows from the bottom, columns from the right, and then rows become columns).
+#: Orientation → (rows from the bottom, columns from the right, then transposed).
 ORIENTATIONS = {
     2: (False, True, False),
     3: (True, True, False),
@@ -49,13 +49,13 @@ def tiff(name: str, level: int) -> Stored:
     """The first image in a file, at a level of its pyramid.
 
     Raises:
-        OptionError: there is no such level; its colours are of a kind that is not read; a part of it is missing.
+        OptionError: if there is no such level, its kind of colours is not supported, or the file is cut short.
     """
     import tifffile
 
     with tifffile.TiffFile(name) as file:
         if not file.series:
-            raise OptionError(f"'{name}' holds no image")
+            raise OptionError(f"'{name}' contains no image")
         levels = file.series[0].levels
         if level >= len(levels):
             raise OptionError(f"'{name}' has {len(levels)} levels, so there is no level {level}: the finest is 0")
@@ -63,7 +63,7 @@ def tiff(name: str, level: int) -> Stored:
         shape, dtype, offset, axes = tuple(map(int, chosen.shape)), chosen.dtype, chosen.dataoffset, chosen.axes
         page: Any = chosen.keyframe
         if dtype is None:
-            raise OptionError(f"'{name}' has pixels of a type that numpy does not know")
+            raise OptionError(f"'{name}' has pixels of a type that numpy does not have")
         files = _checked(name, chosen, offset)
         kind = dtype.newbyteorder(file.byteorder)
     if offset is not None:
@@ -77,7 +77,7 @@ def tiff(name: str, level: int) -> Stored:
 
         store = tifffile.imread(name, aszarr=True, series=0, level=level)
         array: Any = zarr.open(store, mode="r")
-        check_room(f"'{name}'", math.prod(array.chunks) * dtype.itemsize, "a tile or strip of it")
+        check_room(f"'{name}'", math.prod(array.chunks) * dtype.itemsize, "one tile or strip")
 
         def decoded(box: Box) -> Array:
             return np.asarray(array[box])
@@ -93,7 +93,7 @@ def tiff(name: str, level: int) -> Stored:
 
 
 def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
-    """The files that the pixels lie in, all of them there to their ends."""
+    """The files that contain the pixels. Raises OptionError if one of them is cut short."""
     pages = [page for page in series.pages if page is not None]
     files = {page.parent.filehandle.path: page.parent.filehandle.size for page in pages}
     if offset is not None:
@@ -102,7 +102,7 @@ def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
         ends = [(page, at + count) for page in pages for at, count in zip(page.dataoffsets, page.databytecounts)]
         if any(math.prod(page.chunked) > len(page.dataoffsets) for page in pages):
             raise OptionError(
-                f"'{name}' speaks of more pixels than it has: its tiles or strips are not for {series.shape}"
+                f"'{name}' declares more pixels than it has: its tiles or strips do not make {series.shape}"
             )
         if any(page.compression == 1 and 8 * sum(page.databytecounts) < _bits(page) for page in pages):
             raise OptionError(f"'{name}' is cut short: not all of its pixels are there")
@@ -112,7 +112,7 @@ def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
 
 
 def _bits(page: Any) -> int:
-    """Of the pixels of a page that is not compressed; none where parts of it are left out on purpose."""
+    """Bits of the pixels of an uncompressed page; 0 if it omits parts on purpose."""
     return 0 if 0 in page.databytecounts else math.prod(page.shape) * int(page.bitspersample)
 
 
@@ -132,7 +132,7 @@ def _shown(found: Stored, page: Any) -> Stored:
             found = replace(found, white=float(top))
     if photometric == WHITE_IS_ZERO:
         if found.dtype.kind != "u":
-            raise OptionError(f"{found.name} says that white is zero, and {found.dtype} has no black: save it in grey")
+            raise OptionError(f"{found.name} says that white is zero, but {found.dtype} has no black: save it in grey")
         white = found.dtype.type(found.white)
         found = _changed(found, lambda part: white - part, found.dtype, found.white)
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, MASK):
@@ -148,9 +148,9 @@ def _shown(found: Stored, page: Any) -> Stored:
     if photometric == CMYK and count == 4 and found.dtype.kind == "u":
         return _printed(found)
     if photometric == CMYK and count > 4:
-        return replace(found, tone=NUMBERS)  # as many inks
+        return replace(found, tone=NUMBERS)  # more than four inks
     kind = getattr(page.photometric, "name", str(photometric))
-    raise OptionError(f"{found.name} has colours of the kind {kind}, which are not read: save it in RGB or grey")
+    raise OptionError(f"{found.name} has colours of the kind {kind}, which is not supported: save it in RGB or grey")
 
 
 def _changed(found: Stored, change: Callable[[Array], Array], dtype: Any, white: float) -> Stored:
@@ -158,9 +158,9 @@ def _changed(found: Stored, change: Callable[[Array], Array], dtype: Any, white:
 
 
 def _coloured(found: Stored, page: Any) -> Stored:
-    """Places in a palette → RGB in bytes, in an axis of their own at the end."""
+    """Palette indices → RGB in bytes, along a new last axis."""
     if page.colormap is None or found.samples is not None or found.dtype.kind != "u":
-        raise OptionError(f"{found.name} speaks of a palette that it does not have: save it in RGB")
+        raise OptionError(f"{found.name} declares a palette that it does not contain: save it in RGB")
     palette = np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T)
 
     def fetch(box: Box) -> Array:
@@ -173,7 +173,7 @@ def _coloured(found: Stored, page: Any) -> Stored:
 
 
 def _printed(found: Stored) -> Stored:
-    """Inks (CMYK) → RGB: what is left of white."""
+    """Inks (CMYK) → RGB: what they leave of white."""
     axis = found.samples
     assert axis is not None, "four samples have an axis"
 
@@ -188,7 +188,7 @@ def _printed(found: Stored) -> Stored:
 
 
 def _upright(found: Stored, page: Any, axes: str) -> Stored:
-    """The picture as its orientation says."""
+    """The picture, turned by its orientation."""
     tag = page.tags.get(274)
     known = ORIENTATIONS.get(tag.value) if tag is not None and isinstance(tag.value, int) else None
     if known is None or "Y" not in axes or "X" not in axes:

@@ -329,7 +329,7 @@ class Job:
             crop = self.image.read(self.tiling(tile).largest_crop.pixels)
             self.run([crop] * self.batch)
 
-        return ram.fitting(run, lambda tile: math.prod(self.tiling(tile).largest_crop.crop), limit, most)
+        return ram.largest_tile(run, lambda tile: math.prod(self.tiling(tile).largest_crop.crop), limit, most)
 
 
 @dataclass(frozen=True)
@@ -377,6 +377,6 @@ class Mask:
 def bytes_of(memory: int | str) -> int:
     """2G → bytes. Raises OptionError."""
     try:
-        return memory if isinstance(memory, int) else ram.parsed(memory)
+        return memory if isinstance(memory, int) else ram.parse_bytes(memory)
     except ValueError as error:
         raise OptionError(str(error)) from None

@@ -26,7 +26,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.files import put
-from onnx_fcn.images.stored import missing
+from onnx_fcn.images.stored import missing_package
 
 __all__ = ["Journal", "Map", "MapFile", "fill_of"]
 
@@ -203,7 +203,7 @@ class MapFile:
         try:
             yield
         except ImportError as error:
-            raise missing(f"writing '{self.path}'", error) from None
+            raise missing_package(f"writing '{self.path}'", error) from None
         except OSError as error:
             raise OptionError(f"cannot write '{self.path}': {error.strerror or error}") from None
         except (IndexError, ValueError):  # of what should be there from before
