@@ -1,4 +1,4 @@
-"""Converted networks on dask arrays: the same tiles as `onnx_fcn.apply`, on as many machines as there are.
+"""Converted networks on dask arrays: the tiles of `onnx_fcn.apply`, on all workers of dask.
 
     import dask.array, onnx_fcn.dask
 
@@ -6,8 +6,8 @@
     answers.to_zarr("map.zarr")
 
 Evaluation is lazy, and dask decides where tiles run. Each worker process opens the model once. `map_overlap` is not
-used: it would give each chunk the halo on both sides, from chunks of one size; here each tile is a slice of the array
-that begins where the network's own strides do, and ends with the image where that ends.
+used: it adds the halo to both sides of chunks of one size; here each tile is a slice of the array that begins at a
+multiple of the network's strides, and ends at the end of the image.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def apply(
         array: (*space), (*space, channels) or (channels, *space).
         name, preprocess, scale, mean, std, channel_order, providers, approximate: as in `onnx_fcn.apply`.
         tile: pixels from tile to tile along each axis; by default 2048 for pictures, 160 for volumes, and 2²² for
-            signals, since what memory the workers have is not known here.
+            signals, since the memory of the workers is unknown.
 
     Raises:
-        ModelError: the model cannot be used; where it does not run, when the result is computed.
-        OptionError: an argument does not fit the model; tiles cannot be exact; dask is missing.
+        ModelError: if the model cannot be used; when the result is computed, if it does not run.
+        OptionError: if an argument does not fit the model, tiles cannot be exact, or dask is missing.
     """
     try:
         import dask.array
@@ -71,7 +71,7 @@ def apply(
         raise missing_package("onnx_fcn.dask", error) from None
 
     if tile is not None and tile < 1:
-        raise OptionError(f"a tile is a whole number of pixels from 1 on, not {tile}")
+        raise OptionError(f"a tile is an integer of at least 1 pixel, not {tile}")
     _check_array(array, dask.array.Array)
     tiled = open_tiled(os.path.abspath(model), name)
     network = tiled.network
@@ -96,13 +96,13 @@ def apply(
 
 
 def _check_array(array: Any, kind: type[Any]) -> None:
-    """Raises: OptionError, if it is not a dask array of a known shape with pixels in it."""
+    """Raises OptionError if it is not a dask array of a known, non-empty shape."""
     if not isinstance(array, kind):
         raise OptionError(f"onnx_fcn.dask.apply takes a dask array, not {type(array).__name__}")
     if any(math.isnan(n) for n in array.shape):
         raise OptionError(
-            f"the array has the shape {array.shape}, since the sizes of its chunks are not known: "
-            "array.compute_chunk_sizes() finds them out"
+            f"the array has the shape {array.shape}, since the sizes of its chunks are unknown: "
+            "call array.compute_chunk_sizes() first"
         )
     if 0 in array.shape:
         raise OptionError(f"the array has no pixels: its shape is {array.shape}")

@@ -260,7 +260,7 @@ def test_presets_are_about_pictures(tmp_path: Path) -> None:
     onnx.save(made("NCHW"), tmp_path / "out.onnx")
     for dtype in (np.float32, np.int16):
         np.save(tmp_path / "image.npy", np.zeros((31, 40, 3), dtype))
-        with pytest.raises(OptionError, match=f"'imagenet' is about .* these are {dtype.__name__}"):
+        with pytest.raises(OptionError, match=f"'imagenet' is for .* these are {dtype.__name__}"):
             onnx_fcn.apply(tmp_path / "out.onnx", tmp_path / "image.npy", tmp_path / "map.npy", preprocess="imagenet")
 
 

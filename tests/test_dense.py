@@ -219,9 +219,9 @@ def test_classes_have_names(model: DenseModel, tmp_path: Path) -> None:
     result = DenseModel(proto, labels=tmp_path / "labels.txt").run(PAGE)
     assert [result.class_index(n) for n in ("seven", "NONE", 9, "9", "3")] == [7, 10, 9, 9, 6]
     assert result.best("three")[0].label == "three"
-    with pytest.raises(OptionError, match="classes 4, 5 are all called 'crane': tell the number"):
+    with pytest.raises(OptionError, match="classes 4, 5 are all called 'crane': give the number"):
         result.class_index("crane")
-    with pytest.raises(OptionError, match=r"no class 'thre'.*do you mean 'three'"):
+    with pytest.raises(OptionError, match=r"no class 'thre'.*did you mean 'three'"):
         result.class_index("thre")
     with pytest.raises(OptionError, match=r"no class '11' among the 11, numbered from 0 to 10$"):
         result.class_index(11)
@@ -411,7 +411,7 @@ def test_other_inputs_are_fed_or_asked_for() -> None:
         image="float[N,3,6,6] x, float[1,5,1,1] z", k=(5, 3, 3, 3), w=(80, 4),
     )  # fmt: skip
     model = DenseModel(converted(source))
-    with pytest.raises(OptionError, match="the network reads also 'z'"):
+    with pytest.raises(OptionError, match="the network also reads 'z': give its values in Python"):
         model.run(np.zeros((9, 9, 3), np.uint8))
     picture = np.zeros((9, 9, 3), np.uint8)
     results = [model.run(picture, feeds={"z": np.full((1, 5, 1, 1), n, np.float32)}) for n in (0, 1)]
@@ -442,7 +442,7 @@ def test_options_of_onnxruntime_are_passed_on(tmp_path: Path) -> None:
         DenseModel(tmp_path / "out.onnx", providers=["Abacus"])
     with pytest.raises(ModelError, match="onnxruntime does not load the model"):
         DenseModel(tmp_path / "out.onnx", providers=[("CPUExecutionProvider", 7)])
-    with pytest.raises(OptionError, match="an activation is auto, softmax, sigmoid, none, not 'relu'"):
+    with pytest.raises(OptionError, match="an activation is one of auto, softmax, sigmoid, none, not 'relu'"):
         DenseModel(tmp_path / "out.onnx", activation="relu")
 
 
@@ -504,7 +504,7 @@ def test_numbers_of_classes_are_classes(name: str) -> None:
     np.testing.assert_array_equal(found.classes_at_pixels(), scores.classes_at_pixels())
     assert len(np.unique(found.classes)) > 1
     for ask in (lambda: found.probabilities, lambda: found.best(0), lambda: found.top(2)):
-        with pytest.raises(OptionError, match="tells the best class only, without scores"):
+        with pytest.raises(OptionError, match="gives the best class only, without scores"):
             ask()
 
 
@@ -517,7 +517,7 @@ def test_numbers_of_classes_are_classes(name: str) -> None:
     ],
 )
 def test_numbers_of_several_classes_are_refused(last: str, outputs: str) -> None:
-    with pytest.raises(OptionError, match=r"'y' tells the numbers of . classes for each window, and no scores"):
+    with pytest.raises(OptionError, match=r"'y' gives the numbers of . classes for each window, without scores"):
         DenseModel(converted(head(last, outputs, three=[3])))
 
 
@@ -531,7 +531,7 @@ def test_a_single_score_says_yes_from_one_half_on(last: str) -> None:
     named = DenseModel(converted(head(last, classes=1)), labels=["scratch"]).run(picture)
     assert named.names == ("below 0.5", "scratch")
     raw = DenseModel(converted(head("y = Identity (l)", classes=1)), activation="none").run(picture)
-    with pytest.raises(OptionError, match=r"single score is not a probability.* --activation sigmoid makes one of it"):
+    with pytest.raises(OptionError, match=r"single score is not a probability.* --activation sigmoid makes it one"):
         _ = raw.classes
 
 
@@ -557,7 +557,7 @@ def test_sizes_that_the_file_does_not_take(tmp_path: Path) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
     onnx.save(model, tmp_path / "fixed.onnx")
     np.save(tmp_path / "image.npy", np.zeros((20, 40, 3), np.uint8))
-    words = "takes images of 20×31 pixels, to which another tool fixed it, and not of 20×40"
+    words = "takes images of 20×31 pixels, since another tool fixed its size, not of 20×40"
     with pytest.raises(OptionError, match=words):
         DenseModel(tmp_path / "fixed.onnx").run(tmp_path / "image.npy")
     with pytest.raises(OptionError, match=words):

@@ -359,7 +359,7 @@ def test_an_image_that_changes_meanwhile_gives_no_map(tmp_path: Path) -> None:
         if done == 3:
             np.save(tmp_path / "image.npy", 255 - GREY)
 
-    with pytest.raises(OptionError, match=r"the image changed while the map was made, so .* remove .* to start anew"):
+    with pytest.raises(OptionError, match=r"the image changed while the map was made, so .* remove .* to start over"):
         onnx_fcn.apply(path, tmp_path / "image.npy", tmp_path / "map.npy", tile=12, progress=meddle)
     assert not (tmp_path / "map.npy").exists()
 
@@ -374,7 +374,7 @@ def test_what_appears_under_the_name_of_a_map_stays(suffix: str, tmp_path: Path)
         if done == 3:
             target.write_text("precious")
 
-    with pytest.raises(OptionError, match="appeared while the map was made, and was left as it is: move it away"):
+    with pytest.raises(OptionError, match="appeared while the map was made, and was not replaced: move it away"):
         onnx_fcn.apply(path, tmp_path / "image.npy", target, tile=12, progress=appear)
     assert target.read_text() == "precious"
     target.unlink()

@@ -602,7 +602,7 @@ def test_channels_last_volumes_and_integers(tmp_path: Path) -> None:
     onnx_fcn.apply(path, tmp_path / "volume.npy", tmp_path / "map.zarr", tile=9)
     assert_same(read(tmp_path / "map.zarr"), once(path, volume))
     np.save(tmp_path / "floats.npy", volume.astype(np.float32))
-    with pytest.raises(OptionError, match=r"pixels of type float32, and the model takes uint8"):
+    with pytest.raises(OptionError, match=r"pixels of type float32, but the model takes uint8"):
         onnx_fcn.apply(path, tmp_path / "floats.npy", tmp_path / "no.npy")
 
 
@@ -673,7 +673,7 @@ def test_another_image_or_model_is_no_continuation(tmp_path: Path, digits: Path,
     target = tmp_path / "map.npy"
     stopped(digits, page, target, tile=50)
     os.utime(page, ns=(1, 1))
-    with pytest.raises(OptionError, match="an unfinished map with another image: give the same again to go on, or"):
+    with pytest.raises(OptionError, match="an unfinished map with another image: give the same again to resume, or"):
         onnx_fcn.apply(digits, page, target, tile=50)
     other = onnx.load(digits)
     other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
@@ -898,17 +898,20 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx bands.npy map.npy": (2, "has the shape (30, 30, 5), and the model takes images with 2 axes"),
     "out.onnx alpha.npy map.npy": (2, "and 1 channel; if one channel is alpha, remove it"),
     "out.onnx small.npy map.npy": (2, "an image of 9×40 pixels has no room for one window of 28×28"),
-    "out.onnx words.npy map.npy": (2, "holds values of type <U1, which are not pixels"),
-    "out.onnx page.npy map.jpg": (2, "is not a name for a map: it must end in .npy, .tif, .tiff or .zarr"),
+    "out.onnx words.npy map.npy": (2, "contains values of type <U1, which are not pixels"),
+    "out.onnx page.npy map.jpg": (2, "is not the name of a map: it must end in .npy, .tif, .tiff or .zarr"),
     "out.onnx page.npy page.npy": (2, "'{page.npy}' exists: remove it, or write to another name"),
     "out.onnx page.npy none/map.npy": (2, "there is no folder"),
     "out.onnx page.npy map.npy --level 1": (2, "is not a pyramid, so it has no level 1"),
-    "out.onnx page.npy map.npy --tile 0": (2, "--tile is a whole number from 1 on, not 0"),
+    "out.onnx page.npy map.npy --tile 0": (2, "--tile is an integer of at least 1, not 0"),
     "out.onnx page.npy map.npy --memory lots": (2, "'lots' is not an amount of memory, such as 2G"),
     "out.onnx page.npy map.npy --memory 1M": (2, "the smallest tile takes "),
     "out.onnx page.npy map.npy --mean 1,2,3": (2, "(1, 2, 3) is for 3 channels, and the network reads 1: give --mean"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
-    "out.onnx page.npy map.npy --mask alpha.png": (2, "has an alpha channel, which masks have not: save it in grey"),
+    "out.onnx page.npy map.npy --mask alpha.png": (
+        2,
+        "has an alpha channel, which a mask cannot have: save it in grey",
+    ),
     "out.onnx page.npy map.npy --output logits": (2, "the model has no output 'logits' with a grid of answers"),
     "out.onnx page.npy map.npy --tile 9 --memory 2G": (2, "not allowed with argument"),
     "out.onnx page.npy map.npy --scale half": (2, "'half' is not a number"),

@@ -25,7 +25,7 @@ from selenium.webdriver.common.keys import Keys
 
 import onnx_fcn
 from onnx_fcn.cli import main
-from onnx_fcn.viewing.drawing import Panel, class_map, encoded, heat_map
+from onnx_fcn.viewing.drawing import Panel, class_map, encode, heat_map
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "fixtures"
@@ -236,7 +236,7 @@ def test_many_classes_share_a_colour() -> None:
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(words) == 13
     assert words[-1] == "8 others  40.0%"
-    assert encoded(figure, "png").startswith(b"\x89PNG")
+    assert encode(figure, "png").startswith(b"\x89PNG")
     bare = class_map(picture, np.zeros((40, 50), int), ["none"], "nothing", 0)
     assert not bare.legends
 
@@ -430,13 +430,13 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
             "heatmap out.onnx five.npy o.png",
             "'five.npy' has the shape (40, 40, 5), and the model takes images with",
         ),
-        (2, "heatmap out.onnx page.npy o.gif", "cannot write 'o.gif': its suffix says what it is"),
+        (2, "heatmap out.onnx page.npy o.gif", "cannot write 'o.gif': its suffix must be one of"),
         (2, "page out.onnx page.npy o.png", "one of .html, .htm"),
         (2, "heatmap out.onnx page.npy no/o.png", "cannot write 'no/o.png': there is no directory 'no'"),
-        (2, "segment out.onnx page.npy page.npy", "cannot write 'page.npy': it is what is read"),
+        (2, "segment out.onnx page.npy page.npy", "cannot write 'page.npy': it is an input"),
         (2, "heatmap out.onnx page.npy o.png --class seven", "there is no class 'seven' among the 11"),
         (2, "segment out.onnx page.npy o.png --background 11", "there is no class '11' among the 11"),
-        (2, "heatmap best.onnx page.npy o.png", "tells the best class only"),
+        (2, "heatmap best.onnx page.npy o.png", "gives the best class only"),
         (2, "heatmap out.onnx page.npy o.png --output x", "the outputs with one are 'scores'"),
         (
             2,
@@ -445,9 +445,9 @@ def test_mistakes_are_one_sentence_and_an_exit_code(command: Command, tmp_path: 
         ),
         (2, "heatmap out.onnx page.npy o.png --std 0", "neither scale nor std is zero"),
         (2, "heatmap out.onnx page.npy o.png --scale 0", "a scale is a positive number, not 0"),
-        (2, "segment out.onnx page.npy o.png --scale 1,2", "a class map is of one size: give one --scale"),
-        (2, "page out.onnx page.npy o.html --scale 1,2", "a page is of one size: give one --scale"),
-        (2, "heatmap out.onnx page.npy o.png --top 0", "'0' is not a whole number of at least 1"),
+        (2, "segment out.onnx page.npy o.png --scale 1,2", "a class map has one size: give one --scale"),
+        (2, "page out.onnx page.npy o.html --scale 1,2", "a page has one size: give one --scale"),
+        (2, "heatmap out.onnx page.npy o.png --top 0", "'0' is not an integer of at least 1"),
         (2, "heatmap out.onnx page.npy o.png --scale many", "'many' is not a number"),
     ):
         result = command(*words.split())
@@ -511,7 +511,7 @@ def test_single_scores_and_numbers_of_classes(command: Command) -> None:
     for name in ("heatmap", "page"):
         code, _, err = command(name, "numbers.onnx", "photo.jpg", "o.html" if name == "page" else "o.png")
         assert (code, Path("o.png").exists()) == (2, False)
-        assert "tells the best class only, without scores" in err
+        assert "gives the best class only, without scores" in err
 
 
 def test_scores_below_zero(command: Command) -> None:

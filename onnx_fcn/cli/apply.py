@@ -1,4 +1,4 @@
-"""The command `apply`: a converted model over an image of any size, with a progress bar."""
+"""The command `apply`: run a converted model over an image of any size, with a progress bar."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["run"]
 
 
 EPILOG = f"""\
-The map is what one pass over the whole image gives. When the command is stopped, the same command goes on where it
-was; until the map is complete it grows as MAP.partial, with a journal beside it. Exit codes are those of onnx-fcn.
+The map is what one pass over the whole image gives. If the command is stopped, the same command resumes the run; until
+the map is complete it is MAP.partial, with a journal beside it. Exit codes are those of onnx-fcn.
 
 {PREPROCESSING}
-Without a preset, bytes of a picture become pixel/255, and everything else goes in as it is stored.
+Without a preset, pixels of a picture become pixel/255, and everything else stays unchanged.
 
 example:
   onnx-fcn apply out.onnx slide.tif map.zarr --preprocess imagenet
@@ -27,7 +27,7 @@ example:
 
 
 def run(words: Sequence[str]) -> list[Table]:
-    """Carry out `apply …`, and say what was made.
+    """Run `apply …`; returns its report.
 
     Raises:
         FcnError: as `onnx_fcn.apply` does.
@@ -68,7 +68,7 @@ def _table(image: str, applied: Applied) -> Table:
             "tiles",
             f"{applied.tiles} of {applied.tile} pixels, {cost}{notes}",
         ),
-        ("exact", "yes: as in one pass" if applied.exact else "no: answers depend on the tile that they are in"),
+        ("exact", "yes: as in one pass" if applied.exact else "no: answers depend on their tile"),
         ("time", f"{applied.seconds:.2f} s"),
     )
     return Table("", (), rows)
@@ -84,19 +84,19 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("model", help="a converted model")
     parser.add_argument("image", help="TIFF, PNG, .npy, .wav, or a zarr store")
-    parser.add_argument("map", help="what is written: .zarr, .npy or .tif")
+    parser.add_argument("map", help="the file to write: .zarr, .npy or .tif")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--tile", type=int, metavar="N", help="pixels from tile to tile, else what suits the network")
-    size.add_argument("--memory", metavar="2G", help="tiles as large as fits into this much memory")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="tiles to run at a time")
-    parser.add_argument("--mask", metavar="FILE", help="an image, at any resolution, that is not 0 where to skip")
-    parser.add_argument("--level", type=int, default=0, metavar="N", help="of a pyramid; 0 is the finest")
+    size.add_argument("--tile", type=int, metavar="N", help="pixels from tile to tile (default: automatic)")
+    size.add_argument("--memory", metavar="2G", help="make tiles as large as fit into this much memory")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="number of tiles per run")
+    parser.add_argument("--mask", metavar="FILE", help="an image, at any resolution, that is not 0 in regions to skip")
+    parser.add_argument("--level", type=int, default=0, metavar="N", help="level of an image pyramid; 0 is the finest")
     add_preprocessing(parser, "scale")
     add_network(parser)
     parser.add_argument(
         "--approximate",
         action="store_true",
-        help="tiles even where answers depend on the whole image: they will depend on their tile",
+        help="allow tiles even if answers depend on the whole image: they will depend on their tile",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_args(words[1:])
@@ -104,7 +104,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _bar(quiet: bool) -> Iterator[Progress | None]:
-    """Tiles, their rate and the time left, on a terminal."""
+    """A progress bar with tiles, rate and time left, if standard error is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Arguments that the commands share: numbers as people write them, and what is asked about a converted model."""
+"""Arguments that the commands share: numbers and names, preprocessing, and the options of a converted model."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ preprocessing, with pixels from 0 to 255:
   imagenet  (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
   tf        pixel/127.5 - 1
   caffe     BGR, pixel - (103.939, 116.779, 123.68)
-  raw       pixels as they are
+  raw       pixels unchanged
 """
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parses an integer of at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
     return int(text)
 
 
 def number(text: str) -> float:
-    """Also 1/128."""
+    """0.5, 1e-3 or 1/128 → a float."""
     found = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?)(?:/([\d.]+))?", text, re.IGNORECASE)
     try:
         if found is None:
@@ -53,17 +53,20 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:
-    """What becomes of pixels; `scale` is the option that multiplies them."""
-    parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, as below")
-    parser.add_argument(f"--{scale}", type=number, metavar="1/255", help="what pixels are multiplied by")
-    parser.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="to subtract, after scaling")
-    parser.add_argument("--std", type=numbers, metavar="S[,S,S]", help="to divide by, after that")
-    parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="that the network reads")
+    """Options of the preprocessing; `scale` is the name of the option for the factor."""
+    parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, see below")
+    parser.add_argument(f"--{scale}", type=number, metavar="1/255", help="factor of the pixels")
+    parser.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="subtracted after scaling")
+    parser.add_argument("--std", type=numbers, metavar="S[,S,S]", help="divides the result")
+    parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="the order that the network reads")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Which answers of the network, and what it runs on."""
-    parser.add_argument("--output", metavar="NAME", help="the output to look at, instead of the first")
+    """Options for the output and the execution providers."""
+    parser.add_argument("--output", metavar="NAME", help="the output to use (default: the first)")
     parser.add_argument(
-        "--providers", type=names, metavar="NAME,…", help="of onnxruntime, such as CUDAExecutionProvider; else the CPU"
+        "--providers",
+        type=names,
+        metavar="NAME,…",
+        help="execution providers, such as CUDAExecutionProvider (default: CPU)",
     )

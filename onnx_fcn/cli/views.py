@@ -1,7 +1,7 @@
-"""The commands that show: `heatmap`, `segment` and `page`.
+"""The commands that draw: `heatmap`, `segment` and `page`.
 
-Each reads a converted model and a picture, and writes files whose suffixes say what they are: pictures, the numbers as
-.npy, what was found as .json, the page as .html. A file is written whole or not at all.
+Each reads a converted model and a picture, and writes files whose suffixes give the format: pictures, the numbers as
+.npy, the findings as .json, the page as .html. A file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.files import drafted, target_of
 from onnx_fcn.images.image import open_image, pixels_of
 from onnx_fcn.running.dense_model import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
-from onnx_fcn.running.preprocess import Preprocessing, chosen
+from onnx_fcn.running.preprocess import Preprocessing, choose
 from onnx_fcn.tables import Table, pixels, size_text
 
 __all__ = ["run"]
@@ -37,24 +37,24 @@ BOXES = 20
 ABOUT = {
     "heatmap": "Where a class is: a heat map over the picture, with the windows in which it was found.",
     "segment": "What is where: the best class at every pixel, with a legend.",
-    "page": "A page to explore the answers on: one HTML file that needs no network.",
+    "page": "A page to explore the answers: one HTML file that needs no network.",
 }
 
 EPILOG = f"""\
-A heat map and a class map are written as .png, .jpg, .webp, .pdf or .svg, the numbers in them as .npy, what was found
-as .json; several files may be given. Without --class a heat map is of the class with the highest score anywhere.
+A heat map or class map is written as .png, .jpg, .webp, .pdf or .svg, its numbers as .npy, the findings as .json;
+several files may be given. Without --class a heat map shows the class with the highest score anywhere.
 
 {PREPROCESSING}
-The default is unit, and raw for networks that read integers.
+The default is unit, or raw for networks that read integers.
 """
 
-#: The files that a command makes, and rows of its report.
+#: The files that a command writes, and rows of its report.
 Shown = tuple[dict[Path, bytes], Sequence[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture and its answers at one or more sizes: what all three commands show."""
+    """A picture and its answers at one or more sizes, the input of all three commands."""
 
     model: DenseModel
     name: str
@@ -67,19 +67,19 @@ class View:
 
     @property
     def activation(self) -> str:
-        """What the scores are, in a word for people."""
+        """What the scores are, in words."""
         return {"softmax": "softmax of the scores", "sigmoid": "sigmoid of the scores"}.get(
             self.first.activation, "score"
         )
 
-    def named(self, index: int) -> str:
-        """A class with its number, where its name is not just that."""
+    def class_text(self, index: int) -> str:
+        """A class by its name and number, or by its number if it has no name."""
         label = self.first.labels[index]
         return f"class {index}" if label == str(index) else f"{label} (class {index})"
 
-    def there(self, index: int) -> str:
-        """A class of a class map likewise."""
-        return self.first.names[index] if self.first.is_single else self.named(index)
+    def segment_text(self, index: int) -> str:
+        """A class of a class map, by its name and number."""
+        return self.first.names[index] if self.first.is_single else self.class_text(index)
 
     def rows(self) -> list[tuple[str, ...]]:
         """What was read and run, as rows of a table."""
@@ -97,16 +97,16 @@ class View:
 
     @property
     def is_enlarged(self) -> bool:
-        """Was it too small for a single window?"""
+        """Was the picture too small for a single window?"""
         return any(have < window for have, window in zip(self.first.size, self.model.window))
 
 
 def run(arguments: Sequence[str]) -> Sequence[Table]:
-    """Run one of the commands; the first argument says which. Returns what to say about it.
+    """Run one of the commands, named by the first argument; returns its report.
 
     Raises:
-        FcnError: it cannot be done.
-        SystemExit: the arguments make no sense, or ask for help.
+        FcnError: if it fails.
+        SystemExit: if the arguments are invalid, or ask for help.
     """
     command = arguments[0]
     given = _parser(command).parse_args(arguments[1:])
@@ -122,7 +122,7 @@ def _view(given: argparse.Namespace) -> View:
     changed = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
     preprocess: str | Preprocessing | None = given.preprocess
     if any(value is not None for value in changed.values()):
-        preprocess = chosen(preprocess, "unit", **changed)
+        preprocess = choose(preprocess, "unit", **changed)
     model = DenseModel(
         given.model,
         output=given.output,
@@ -144,9 +144,7 @@ def _view(given: argparse.Namespace) -> View:
         picture = own  # in its own colours
     results = list(by_size.values())
     if not all(np.isfinite(r.map).all() for r in results):
-        raise OptionError(
-            "the network's scores are not all finite: perhaps it was trained on other pixels (--preprocess)"
-        )
+        raise OptionError("the network's scores are not all finite: it may need another --preprocess")
     return View(model, str(given.picture), picture, [replace(r, activation=results[0].activation) for r in results])
 
 
@@ -172,15 +170,15 @@ def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
             ]
             files[output] = _json(view, classes=classes)
         else:
-            from onnx_fcn.viewing.drawing import Panel, encoded, heat_map, shown
+            from onnx_fcn.viewing.drawing import Panel, encode, heat_map, to_rgb
 
             panels = [
-                Panel(f"{view.named(k)}, best {peaks[k]:.2f}{_windows(found[k])}", values, found[k])
+                Panel(f"{view.class_text(k)}, best {peaks[k]:.2f}{_windows(found[k])}", values, found[k])
                 for k, values in zip(chosen, heat)
             ]
             title = f"{Path(view.name).name} · {size_text(view.model.window)} windows"
-            files[output] = encoded(heat_map(shown(view.pixels), panels, title, view.activation), _kind(output))
-    rows = [(view.named(k), f"best {peaks[k]:.3f} in {_place(found[k][0])}{_windows(found[k])}") for k in chosen]
+            files[output] = encode(heat_map(to_rgb(view.pixels), panels, title, view.activation), _kind(output))
+    rows = [(view.class_text(k), f"best {peaks[k]:.3f} in {_place(found[k][0])}{_windows(found[k])}") for k in chosen]
     return files, rows
 
 
@@ -191,7 +189,7 @@ def _found(view: View, index: int, threshold: float, count: int) -> list[Detecti
 
 def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Shown:
     if len(view.results) > 1:
-        raise OptionError("a class map is of one size: give one --scale")
+        raise OptionError("a class map has one size: give one --scale")
     first = view.first
     classes = first.classes_at_pixels()
     names = replace(first, labels=first.names)
@@ -206,12 +204,12 @@ def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
             values = [{"class": k, "label": first.names[k], "share": share} for k, share in shares]
             files[output] = _json(view, classes=values)
         else:
-            from onnx_fcn.viewing.drawing import class_map, encoded, shown
+            from onnx_fcn.viewing.drawing import class_map, encode, to_rgb
 
             title = f"{Path(view.name).name} · the best class of each {size_text(view.model.window)} window"
-            figure = class_map(shown(view.pixels), classes, first.names, title, background)
-            files[output] = encoded(figure, _kind(output))
-    rows = [(view.there(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
+            figure = class_map(to_rgb(view.pixels), classes, first.names, title, background)
+            files[output] = encode(figure, _kind(output))
+    rows = [(view.segment_text(k), f"{share:.1%} of the picture") for k, share in shares[:5]]
     return files, [*rows, ("…", f"{len(shares) - 5} more")] if len(shares) > 5 else rows
 
 
@@ -219,7 +217,7 @@ def _page(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> Sho
     from onnx_fcn.viewing.page import page
 
     if len(view.results) > 1:
-        raise OptionError("a page is of one size: give one --scale")
+        raise OptionError("a page has one size: give one --scale")
     chosen = None if given.classes is None else view.first.class_index(given.classes[-1])
     text = page(view.first, view.pixels, Path(view.name).name, view.activation, chosen)
     return dict.fromkeys(outputs, text.encode()), []
@@ -229,22 +227,22 @@ def _outputs(given: argparse.Namespace) -> list[Path]:
     """The files to write.
 
     Raises:
-        OptionError: one is of no kind that is written, or is something that is read.
+        OptionError: if one has an unknown suffix, or is also an input.
     """
     allowed = (".html", ".htm") if given.command == "page" else (*PICTURES, ".npy", ".json")
     read = {os.path.realpath(p) for p in (given.model, given.picture, given.labels) if p is not None}
     outputs = [Path(p) for p in given.outputs]
     for path in outputs:
         if path.suffix.lower() not in allowed:
-            raise OptionError(f"cannot write '{path}': its suffix says what it is, one of {', '.join(allowed)}")
+            raise OptionError(f"cannot write '{path}': its suffix must be one of {', '.join(allowed)}")
         if os.path.realpath(path) in read:
-            raise OptionError(f"cannot write '{path}': it is what is read")
+            raise OptionError(f"cannot write '{path}': it is an input")
         target_of(path)
     return outputs
 
 
 def _write(files: Mapping[Path, bytes]) -> None:
-    """All files, or none: each is written beside its target before the first takes its place."""
+    """Write all files or none: each is written beside its target before the first is renamed."""
     with contextlib.ExitStack() as stack:
         drafts = [(stack.enter_context(drafted(path)), content) for path, content in files.items()]
         for draft, content in drafts:
@@ -285,7 +283,7 @@ def _entry(found: Detection) -> dict[str, Any]:
 
 
 def _place(found: Detection) -> str:
-    """A box in words that do not depend on who orders them how."""
+    """A box in words: its range along each axis."""
     left, top, right, bottom = (round(edge) for edge in found.box)
     return f"x {left}–{right}, y {top}–{bottom}"
 
@@ -307,24 +305,24 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("picture", help="a picture, or an array (height, width[, channels]) in .npy")
     parser.add_argument("outputs", nargs="+", metavar="output", help="the files to write")
     if command in ("heatmap", "page"):
-        several = "; several times for several" if command == "heatmap" else " to begin with"
+        several = "; may be repeated" if command == "heatmap" else " of the class shown first"
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--class", dest="classes", action="append", metavar="CLASS", help=f"name or number{several}")
     if command == "heatmap":
         which.add_argument("--top", type=count, metavar="N", help="the N classes with the highest scores")
         parser.add_argument(
-            "--threshold", type=number, default=0.5, metavar="P", help="draw windows from this probability on (0.5)"
+            "--threshold", type=number, default=0.5, metavar="P", help="least probability of a window (0.5)"
         )
         parser.add_argument(
-            "--boxes", type=count, default=BOXES, metavar="N", help=f"at most so many windows of a class ({BOXES})"
+            "--boxes", type=count, default=BOXES, metavar="N", help=f"most windows to draw of a class ({BOXES})"
         )
     if command == "segment":
-        parser.add_argument("--background", metavar="CLASS", help="a class to leave bare")
-    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one on each line")
+        parser.add_argument("--background", metavar="CLASS", help="a class to leave uncoloured")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one per line")
     add_preprocessing(parser, "pixel-scale")
-    parser.add_argument("--activation", choices=ACTIVATIONS, default="auto", help="what makes probabilities of scores")
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="auto", help="how scores become probabilities")
     parser.add_argument(
-        "--scale", type=numbers, default=(1.0,), metavar="F[,F…]", help="how much larger the network sees the picture"
+        "--scale", type=numbers, default=(1.0,), metavar="F[,F…]", help="factors by which to resize the picture first"
     )
     add_network(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")

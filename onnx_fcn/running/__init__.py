@@ -1,1 +1,1 @@
-"""Using a converted file: pixels in, answers at their places out."""
+"""Running a converted file: pixels in, answers and their windows out."""

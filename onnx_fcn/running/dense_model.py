@@ -1,12 +1,12 @@
-"""A converted model and its geometry as one object: pictures in, answers at their places out.
+"""A converted model and its geometry as one object: pictures in, answers and their windows out.
 
     model = onnx_fcn.DenseModel("out.onnx", preprocess="imagenet", labels="labels.txt")
     result = model.run("photo.jpg")
     for found in result.best("tabby cat", count=5):
         print(found.score, found.box)
 
-A `DenseResult` tells the scores of every cell, as the network gave them and as probabilities, and where in the picture
-each cell's window is. A picture may be run at several sizes; `detect` looks for the best windows in all the results.
+A `DenseResult` contains the scores of every cell, as the network gave them and as probabilities, and the window of each
+cell in the picture. A picture may be run at several sizes; `detect` finds the best windows over all the results.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from onnx_fcn.images.image import Image, check_picture, open_image, resized
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
 from onnx_fcn.running.network import open_converted
-from onnx_fcn.running.preprocess import Preprocessing, chosen, is_picture
+from onnx_fcn.running.preprocess import Preprocessing, choose, is_picture
 
 __all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
 
-#: What makes probabilities of scores; ``auto`` looks at the values.
+#: Functions from scores to probabilities; ``auto`` chooses by the values.
 ACTIVATIONS = ("auto", "softmax", "sigmoid", "none")
 
-#: How far above 1 rounding in float16 may take a probability.
+#: How far rounding in float16 may take a probability above 1.
 ROUNDING = 1e-3
 
-#: Numbers of classes beyond this are none.
+#: Larger values are not class indices.
 MOST_CLASSES = 1 << 20
 
-#: Pixels along an axis that Pillow makes at most.
+#: The most pixels along an axis that Pillow supports.
 LARGEST = (1 << 31) - 1
 
-#: From which probability on a single class is there.
+#: The probability from which a single class is present.
 HALF = 0.5
 
-#: Windows of one class that share more of their union than this are one finding.
+#: Windows of one class whose intersection over union is larger are one detection.
 OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One window that a class was found in.
+    """One window in which a class was found.
 
     Attributes:
-        box: (left, top, right, bottom) in pixels of the picture, cut at its border.
+        box: (left, top, right, bottom) in pixels of the picture, clipped to it.
         score: the probability.
-        index: the class.
-        label: its name.
+        index: the index of the class.
+        label: the name of the class.
         cell: (row, column) of the answer.
     """
 
@@ -79,11 +79,11 @@ class DenseResult:
     """The answers for one picture.
 
     Attributes:
-        map: the scores as the network gave them, (classes, rows, columns); (rows, columns) with the class of each
-            cell, where the model tells no more.
+        map: the scores as the network gave them, (classes, rows, columns); or (rows, columns) with the class of each
+            cell, if the model gives no scores.
         grid: where the cells are, in pixels of what the network read: the picture, perhaps resized.
-        size: of the picture, (height, width).
-        activation: what makes probabilities of the scores: ``softmax``, ``sigmoid`` or ``none``.
+        size: (height, width) of the picture.
+        activation: how scores become probabilities: ``softmax``, ``sigmoid`` or ``none``.
         labels: the names of the classes.
     """
 
@@ -95,7 +95,7 @@ class DenseResult:
 
     @property
     def scale(self) -> tuple[float, ...]:
-        """Pixels that the network read for each pixel of the picture, along each axis."""
+        """Pixels that the network read per pixel of the picture, along each axis."""
         return tuple(read / given for read, given in zip(self.grid.size, self.size))
 
     @property
@@ -109,11 +109,11 @@ class DenseResult:
         """(classes, rows, columns), from 0 to 1 unless the activation is ``none``.
 
         Raises:
-            OptionError: the model tells the best class only.
+            OptionError: if the model gives the best class only.
         """
         if self.map.ndim == len(self.size):
             raise OptionError(
-                "the model tells the best class only, without scores: convert the original without --argmax, or with "
+                "the model gives the best class only, without scores: convert the original without --argmax, or with "
                 "--outputs to take the scores that the class is chosen from"
             )
         if self.activation == "softmax":
@@ -127,12 +127,12 @@ class DenseResult:
 
     @property
     def is_single(self) -> bool:
-        """Is there a single score, which says whether one thing is there?"""
+        """Is there a single score, for whether one class is present?"""
         return self.map.ndim > len(self.size) and len(self.map) == 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the numbers in `classes` are called: the labels, or below and from one half on for a single score."""
+        """The names of the numbers in `classes`: the labels, or "below 0.5" and "from 0.5 on" for a single score."""
         label = self.labels[0]
         return ("below 0.5", "from 0.5 on" if label == "0" else label) if self.is_single else self.labels
 
@@ -141,7 +141,7 @@ class DenseResult:
         """The best class of each cell: (rows, columns); for a single score, whether it is at least one half, as 0 or 1.
 
         Raises:
-            OptionError: a single score is no probability.
+            OptionError: if a single score is not a probability.
         """
         if self.map.ndim == len(self.size):
             return self.map
@@ -149,11 +149,11 @@ class DenseResult:
             (shares,) = self.probabilities
             if shares.min() < 0 or shares.max() > 1 + ROUNDING:
                 raise OptionError(
-                    "the single score is not a probability, so nothing says from which value on it means yes: "
-                    "--activation sigmoid makes one of it"
+                    "the single score is not a probability, so no threshold for it is known: "
+                    "--activation sigmoid makes it one"
                 )
-            there: Array = (shares >= HALF).astype(np.int64)
-            return there
+            is_present: Array = (shares >= HALF).astype(np.int64)
+            return is_present
         best: Array = self.map.argmax(axis=0)
         return best
 
@@ -167,21 +167,21 @@ class DenseResult:
         return classes, np.take_along_axis(scores, classes, axis=0)
 
     def class_index(self, name: int | str) -> int:
-        """The class of a name, or of its number.
+        """The index of a class, from its name or number.
 
         Raises:
-            OptionError: there is no such class, or there are several.
+            OptionError: if there is no such class, or there are several.
         """
         found = [k for k, label in enumerate(self.labels) if label == name]
         found = found or [k for k, label in enumerate(self.labels) if label.lower() == str(name).lower()]
         if len(found) > 1:
-            raise OptionError(f"classes {', '.join(map(str, found))} are all called '{name}': tell the number")
+            raise OptionError(f"classes {', '.join(map(str, found))} are all called '{name}': give the number")
         if found:
             return found[0]
         if str(name).isdecimal() and int(name) < len(self.labels):
             return int(name)
         near = [] if str(name).isdecimal() else difflib.get_close_matches(str(name), self.labels, 3)
-        hint = f"; do you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         last = len(self.labels) - 1
         raise OptionError(f"there is no class '{name}' among the {last + 1}, numbered from 0 to {last}{hint}")
 
@@ -194,18 +194,18 @@ class DenseResult:
     def at_pixels(self, values: Array) -> Array:
         """Values of cells at the pixels of the picture: (..., rows, columns) → (..., height, width).
 
-        Linear between the middles of windows, and constant beyond the outermost, as with ``--full-size``.
+        Linear between the centres of windows, and constant beyond the outermost, as with ``--full-size``.
         """
         return interpolate(values, [self._cells_at_pixels(k, n) for k, n in enumerate(self.size)])
 
     def classes_at_pixels(self) -> Array:
-        """The best class of the cell whose window has its middle nearest to each pixel: (height, width)."""
+        """The best class of the cell whose window's centre is nearest to each pixel: (height, width)."""
         nearest = [np.rint(self._cells_at_pixels(k, n)).astype(np.int64) for k, n in enumerate(self.size)]
         classes: Array = self.classes[np.ix_(*nearest)]
         return classes
 
     def _cells_at_pixels(self, axis: int, pixels: int) -> Array:
-        """Where the pixels of the picture lie between the middles of the cells' windows, along an axis."""
+        """Positions of the picture's pixels between the centres of the cells' windows, along an axis."""
         return self.grid.cells_at(axis, (np.arange(pixels) + 0.5) * self.scale[axis] - 0.5)
 
 
@@ -219,17 +219,17 @@ def detect(
 ) -> list[Detection]:
     """The windows in which a class is most probable, over all results for one picture, the best first.
 
-    Greedy non-maximum suppression: of windows that share more of their union than `overlap` the best one counts.
+    Greedy non-maximum suppression: of windows whose intersection over union exceeds `overlap` only the best is kept.
 
     Args:
-        results: of one picture at several sizes, say.
+        results: the results for one picture, for example at several sizes.
         name: the class, or its number.
-        count: how many at most.
-        threshold: the least probability; by default whatever there is.
+        count: the largest number of windows.
+        threshold: the least probability; by default there is no limit.
         overlap: intersection over union, from 0 to 1.
 
     Raises:
-        OptionError: there is no such class.
+        OptionError: if there is no such class.
     """
     index, rank = results[0].class_index(name), len(results[0].size)
     scores = np.concatenate([r.probabilities[index].ravel() for r in results])
@@ -255,7 +255,7 @@ def detect(
 
 
 def ranking(results: Sequence[DenseResult]) -> list[int]:
-    """All classes, by the highest probability anywhere; of those that are equal to two digits the most local first."""
+    """All classes, by their highest probability anywhere; if equal to two digits, the most localised first."""
     cells = np.concatenate([r.probabilities.reshape(len(r.probabilities), -1) for r in results], axis=1)
     order = np.lexsort((cells.mean(axis=1), -cells.max(axis=1).round(2)))
     return [int(k) for k in order]
@@ -286,12 +286,12 @@ class DenseModel:
     """A model that onnx_fcn converted, ready to run on pictures of any size.
 
     Attributes:
-        geometry: where its answers are.
-        answers: the geometry of the output that is looked at.
-        output: its name.
-        preprocess: what becomes of pixels.
-        channels: that the network reads.
-        labels: the names of the classes; their numbers, unless they were given.
+        geometry: the geometry of all outputs.
+        answers: the geometry of the chosen output.
+        output: the name of that output.
+        preprocess: how pixels become the network's input.
+        channels: number of channels that the network reads.
+        labels: the names of the classes, if they were given; otherwise empty.
     """
 
     def __init__(
@@ -309,21 +309,20 @@ class DenseModel:
 
         Args:
             source: the file, or the model with its weights in it.
-            output: the output to look at, where there are several; by default the first.
-            preprocess: a preset's name, or the numbers; by default ``unit``, and ``raw`` where the network reads
-                integers.
-            labels: the names of the classes, or a text file with one on each line.
-            activation: ``softmax``, ``sigmoid`` or ``none``; ``auto`` leaves scores that are all from 0 to 1 as they
-                are, and takes others for logits: a softmax, or a sigmoid of a single class.
-            providers: of onnxruntime, as it takes them; the CPU by default.
+            output: the output to use; by default the first.
+            preprocess: a preset's name, or the numbers; by default ``unit``, or ``raw`` if the network reads integers.
+            labels: the names of the classes, or a text file with one per line.
+            activation: ``softmax``, ``sigmoid`` or ``none``; ``auto`` leaves scores unchanged if all are from 0 to 1,
+                and otherwise treats them as logits: softmax, or sigmoid for a single class.
+            providers: execution providers, as onnxruntime takes them; the CPU by default.
             session_options: an `onnxruntime.SessionOptions`.
 
         Raises:
-            ModelError: it is no model that onnx_fcn converted, or onnxruntime does not load it.
-            OptionError: an option does not fit the model.
+            ModelError: if onnx_fcn did not convert the model, or onnxruntime does not load it.
+            OptionError: if an option does not fit the model.
         """
         if activation not in ACTIVATIONS:
-            raise OptionError(f"an activation is {', '.join(ACTIVATIONS)}, not '{activation}'")
+            raise OptionError(f"an activation is one of {', '.join(ACTIVATIONS)}, not '{activation}'")
         self._activation = activation
         self.geometry = read_geometry(source)
         self._converted = converted = open_converted(source, output)
@@ -333,31 +332,31 @@ class DenseModel:
             raise OptionError(f"the model takes {images} at once: convert the original with --dynamic-batch")
         if converted.tells_classes and converted.width not in (None, 1):
             raise OptionError(
-                f"output '{self.output}' tells the numbers of {converted.width} classes for each window, and no "
-                "scores: look at another output, or convert the original with --outputs to take its scores"
+                f"output '{self.output}' gives the numbers of {converted.width} classes for each window, without "
+                "scores: choose another output, or convert the original with --outputs to take its scores"
             )
         self._session = converted.session(providers, session_options)
         self._has_default = preprocess is None
-        self.preprocess = chosen(preprocess, "unit" if converted.image_type.kind == "f" else "raw")
+        self.preprocess = choose(preprocess, "unit" if converted.image_type.kind == "f" else "raw")
         self.labels = _labels(labels)
 
     @property
     def window(self) -> tuple[int, ...]:
-        """Pixels that one answer is about: (height, width)."""
+        """The window of one answer: (height, width) in pixels."""
         return self.geometry.window
 
     def run(self, picture: Picture, scale: float = 1.0, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for a picture.
 
         Args:
-            picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, an
-                image of Pillow, or an `Image`. Grey and colours become each other as the network needs it.
-            scale: how much larger than it is the network sees it; more where it is smaller than a window then.
+            picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, a
+                Pillow image, or an `Image`. Grey and RGB are converted to what the network reads.
+            scale: factor by which the picture is resized first; increased if it would be smaller than a window.
             feeds: values of the other inputs, by name.
 
         Raises:
-            OptionError: it is no picture, or does not fit the network.
-            ModelError: onnxruntime does not run the model.
+            OptionError: if it is not a picture, or does not fit the network.
+            ModelError: if onnxruntime does not run the model.
         """
         if self._converted.rank != 2:
             axes = "1 axis" if self._converted.rank == 1 else f"{self._converted.rank} axes"
@@ -378,32 +377,32 @@ class DenseModel:
         return self._run(self._converted.arranged(values[None]), image.size, feeds)
 
     def formula(self, image: Image) -> Preprocessing:
-        """What becomes of the numbers of an image, which are brightnesses from 0 to `Image.white`.
+        """How the numbers of an image, brightnesses from 0 to `Image.white`, become the network's input.
 
-        Bands of a scene in 16 bits and more, which are none, go in as they are unless something was asked for.
+        Bands of a scene in 16 bits or more are not brightnesses: by default they stay unchanged.
         """
         if self._has_default and image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels):
-            return chosen("raw", "raw")
+            return choose("raw", "raw")
         return replace(self.preprocess, scale=self.preprocess.scale * 255 / image.white)
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.
 
         Raises:
-            OptionError: it has another shape than the network reads.
-            ModelError: onnxruntime does not run the model.
+            OptionError: if it has another shape than the network reads.
+            ModelError: if onnxruntime does not run the model.
         """
         layout, known = self._converted.layout, {"N": 1, "C": self.channels}
         if tensor.ndim != len(layout) or any(known.get(letter, n) != n for letter, n in zip(layout, tensor.shape)):
             shape = ", ".join(str(known.get(letter, letter)) for letter in layout)
-            raise OptionError(f"an array {tensor.shape} is not one image as the network reads it: ({shape})")
+            raise OptionError(f"an array {tensor.shape} is not one image as the network reads it, ({shape})")
         return self._run(tensor.astype(self._converted.image_type), self._converted.size_of(tensor), feeds)
 
     def _run(self, tensor: Array, size: tuple[int, ...], feeds: Mapping[str, Array] | None) -> DenseResult:
         grid = self.answers.grid(*self._converted.size_of(tensor))
         if missing := [name for name in self._converted.others if name not in (feeds or {})]:
             raise OptionError(
-                f"the network reads also '{missing[0]}', whose values only DenseModel.run(feeds=…) can give"
+                f"the network also reads '{missing[0]}': give its values in Python, by DenseModel.run(feeds=…)"
             )
         (scores,) = self._session.run_tensor(np.ascontiguousarray(tensor), feeds)
         if self._converted.tells_classes:
@@ -427,15 +426,15 @@ class DenseModel:
 
 
 def _class_numbers(values: Array, rank: int, output: str) -> Array:
-    """Numbers of classes, of whatever type, as integers (*cells).
+    """Class indices of any type as integers (*cells).
 
     Raises:
-        OptionError: they are none.
+        OptionError: if they are not class indices.
     """
     numbers = values if values.ndim == rank else values[0]
     if not (numbers.min() >= 0 and numbers.max() < MOST_CLASSES):
         raise OptionError(
-            f"output '{output}' tells numbers of classes, and {numbers.min():g} to {numbers.max():g} are none"
+            f"output '{output}' gives numbers of classes, but they are from {numbers.min():g} to {numbers.max():g}"
         )
     return np.rint(numbers).astype(np.int64) if numbers.dtype.kind == "f" else numbers
 
@@ -444,14 +443,14 @@ def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, 
     """Names of classes, from a list or from the lines of a file.
 
     Raises:
-        OptionError: the file cannot be read.
+        OptionError: if the file cannot be read.
     """
     if given is None:
         return ()
     if not isinstance(given, (str, os.PathLike)):
         return tuple(given)
     try:
-        lines = Path(given).read_text("utf-8-sig").split("\n")  # also for \r\n; str.splitlines takes more for ends
+        lines = Path(given).read_text("utf-8-sig").split("\n")  # also \r\n; str.splitlines splits at more characters
     except OSError as error:
         raise OptionError(f"cannot read '{os.fspath(given)}': {reason_of(error)}") from None
     except ValueError:

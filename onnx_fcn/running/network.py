@@ -1,14 +1,14 @@
-"""A converted file that is to be run: how images go in, on what they run, and what comes out.
+"""A converted file as a network: its input, its session, and its map.
 
     converted = open_converted("out.onnx")
     session = converted.session(providers=["CPUExecutionProvider"])
     maps = session.run(images)                          # (N, C, *space) → (N, K, *cells)
 
-All of it is read from the file alone, without its weights: metadata says which input is the image, and what each axis
-of it and of the outputs is, as a layout such as ``NCHW`` or ``NHWC``; the graph says their types. Names and sizes that
-other tools have written into a shape do not matter, but the number of channels does.
+Everything is read from the file, without its weights: the metadata gives the input that is the image, and the layout
+of it and of the outputs, such as ``NCHW`` or ``NHWC``; the graph gives their types. Names and sizes of axes that other
+tools have written do not matter, except the number of channels.
 
-Nothing here imports the converter, and onnxruntime comes in with a session.
+Nothing here imports the converter; onnxruntime is imported with the first session.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Source = str | os.PathLike[str] | ModelProto
 
 CPU = ("CPUExecutionProvider",)
 
-#: What may be made of a map, and is still one answer for each cell.
+#: Forms of an output that still has one answer per cell.
 FORMS = ("map", "argmax")
 
-#: How onnxruntime says that there is not enough memory.
+#: onnxruntime's messages for a lack of memory.
 OUT_OF_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "CUDA out of memory")
 
 
@@ -49,19 +49,19 @@ class Converted:
 
     Attributes:
         source: the file, or the model.
-        native: the size that the network was made for, in pixels.
-        answers: where the answers are.
-        image: the input.
-        layout: its axes, such as ``NCHW``.
-        channels: of the image; 1 where the input has no axis for them.
-        batch: images that a run takes; None for any number.
-        fixed: for each axis the only size that the file takes, where another tool fixed it; None where any.
-        image_type: of the pixels.
-        others: the other inputs.
-        output: its name.
-        width: channels of the map; None where the best one of them was chosen.
-        output_type: of the answers.
-        tells_classes: are these numbers of classes, rather than scores?
+        native: the input size of the original network, in pixels.
+        answers: the geometry of the output.
+        image: the name of the input that is the image.
+        layout: the axes of that input, such as ``NCHW``.
+        channels: number of channels of the image; 1 if the input has no axis for them.
+        batch: number of images per run; None for any.
+        fixed: for each axis the only size that the file takes, if another tool fixed it; None for any size.
+        image_type: dtype of the input.
+        others: the names of the other inputs.
+        output: the name of the output.
+        width: number of channels of the map; None if it contains the best class.
+        output_type: dtype of the output.
+        tells_classes: does the output contain class indices, not scores?
     """
 
     source: str | ModelProto
@@ -89,22 +89,22 @@ class Converted:
         return (*cells,) if self.width is None else (self.width, *cells)
 
     def size_of(self, tensor: Array) -> tuple[int, ...]:
-        """The size of an image, in pixels, of what the network reads."""
+        """The size in pixels of an input tensor."""
         return tuple(tensor.shape[self.layout.index(letter)] for letter in AXES[self.rank])
 
     def check_size(self, size: Sequence[int]) -> None:
-        """Raises OptionError: the file takes images of another size only."""
+        """Raises OptionError if the file takes images of another size only."""
         if any(only not in (None, n) for only, n in zip(self.fixed, size)):
             only = "×".join("any" if n is None else str(n) for n in self.fixed)
             raise OptionError(
-                f"the file takes images of {only} pixels, to which another tool fixed it, and not of "
+                f"the file takes images of {only} pixels, since another tool fixed its size, not of "
                 f"{'×'.join(map(str, size))}: run the file as it was converted, or convert the original again"
             )
 
     def arranged(self, images: Array) -> Array:
-        """(N, C, *space) → the axes and the type of the input; numbers are rounded where it reads integers.
+        """(N, C, *space) → the layout and dtype of the input; rounded if it reads integers.
 
-        An input without an axis for the batch takes a single image.
+        An input without a batch axis takes a single image.
         """
         if self.image_type.kind != "f" and images.dtype.kind == "f":
             limits = np.iinfo(self.image_type)
@@ -113,15 +113,15 @@ class Converted:
         return np.ascontiguousarray(tensor)
 
     def session(self, providers: Sequence[Any] | None = None, options: Any = None) -> Session:
-        """The model, loaded.
+        """The model in an onnxruntime session.
 
         Args:
-            providers: of onnxruntime; the CPU by default.
+            providers: execution providers; the CPU by default.
             options: an `onnxruntime.SessionOptions`.
 
         Raises:
-            ModelError: onnxruntime does not load it.
-            OptionError: it has no such provider.
+            ModelError: if onnxruntime does not load it.
+            OptionError: if onnxruntime has no such provider.
         """
         import onnxruntime
 
@@ -151,21 +151,21 @@ class Session:
         """The maps of images of one size: (N, C, *space) → (N, K, *cells), or (N, *cells) of best classes.
 
         Args:
-            images: of any type; numbers are rounded where the network reads integers.
+            images: of any dtype; rounded if the network reads integers.
             feeds: values of the other inputs, by name.
 
         Raises:
-            ModelError: onnxruntime does not run the model, or it gives other cells than its metadata says.
-            OptionError: the file takes images of another size only; there is not enough memory.
+            ModelError: if onnxruntime does not run the model, or its map has another shape than the metadata says.
+            OptionError: if the file takes images of another size only, or there is not enough memory.
         """
         return self.run_tensor(self.converted.arranged(images), feeds)
 
     def run_tensor(self, tensor: Array, feeds: Mapping[str, Array] | None = None) -> Array:
-        """The same for what the network reads, in its own axes and type.
+        """As `run`, for a tensor in the layout and dtype of the input.
 
         Raises:
-            ModelError: likewise.
-            OptionError: likewise.
+            ModelError: as `run` does.
+            OptionError: as `run` does.
         """
         converted = self.converted
         size = converted.size_of(tensor)
@@ -176,7 +176,7 @@ class Session:
             pixels = "×".join(map(str, size))
             if any(words in str(error) for words in OUT_OF_MEMORY):
                 raise OptionError(
-                    f"there is not enough memory to run the model on {pixels} pixels at once: apply takes it tile by "
+                    f"there is not enough memory to run the model on {pixels} pixels at once: apply runs it tile by "
                     "tile, and --tile makes tiles smaller"
                 ) from None
             raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
@@ -185,30 +185,30 @@ class Session:
         images = tensor.shape[converted.layout.index("N")] if "N" in converted.layout else 1
         shape = (images, *converted.map_shape(converted.answers.grid(*size).shape))
         if maps.shape != shape:
-            raise ModelError(f"output '{converted.output}' has the shape {maps.shape}, where its metadata says {shape}")
+            raise ModelError(f"output '{converted.output}' has the shape {maps.shape}, but its metadata says {shape}")
         return maps
 
 
 def open_converted(source: Source, output: str | None = None) -> Converted:
-    """Read what a converted model says of itself. Weights are not read.
+    """Read one output of a converted model from its metadata and graph. Weights are not read.
 
     Args:
         source: the file, or the model.
-        output: its name; by default the first that lies on a grid.
+        output: the name of the output; by default the first that is on a grid.
 
     Raises:
-        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
-        OptionError: there is no such output, or it is no map.
+        ModelError: if onnx_fcn did not convert the model, or its graph was changed since.
+        OptionError: if there is no such output, or it is not a map.
     """
     return converted_in(storage.read(source)[0], source, output)
 
 
 def converted_in(model: ModelProto, source: Source, output: str | None = None) -> Converted:
-    """The same of a model, or its skeleton, that was read from there already.
+    """As `open_converted`, for a model, or its skeleton, that was read from `source` already.
 
     Raises:
-        ModelError: likewise.
-        OptionError: likewise.
+        ModelError: as `open_converted` does.
+        OptionError: as `open_converted` does.
     """
     geometry, graph = geometry_in(model), model.graph
     answers = geometry.of(output)
@@ -242,7 +242,7 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
 
 
 def _chosen(graph: GraphProto, name: str) -> bool:
-    """Does an output hold numbers of classes, whatever their type? Scores in integers are of 8 bits, and computed."""
+    """Does an output contain class indices, of any dtype? Integer scores have 8 bits and are computed, not chosen."""
     makers = {output: node for node in graph.node for output in node.output if output}
     waiting, seen = [name], set()
     while waiting:
@@ -259,15 +259,15 @@ def _chosen(graph: GraphProto, name: str) -> bool:
 
 
 def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:
-    """The size of an axis; None where it is left open.
+    """The size of an axis; None if it is dynamic.
 
     Raises:
-        ModelError: the metadata speaks of other axes.
+        ModelError: if the metadata gives another number of axes.
     """
     dims = tensor.type.tensor_type.shape.dim
     if len(dims) != len(layout):
         raise ModelError(
-            f"the metadata says that the axes of '{tensor.name}' are {layout}, and it has {len(dims)}: convert the "
+            f"the metadata says that the axes of '{tensor.name}' are {layout}, but it has {len(dims)}: convert the "
             "original again"
         )
     dim = dims[layout.index(letter)]
@@ -294,7 +294,7 @@ def _dtype(tensor: ValueInfoProto, verb: str) -> np.dtype[Any]:
 
 
 def _transposed(values: Array, have: str, wanted: str) -> Array:
-    """An array of one layout in another; axes that only one of them has are of size 1."""
+    """An array in another layout; axes that only one of the layouts has are of size 1."""
     index = tuple(slice(None) if letter in wanted else 0 for letter in have)
     kept = [letter for letter in have if letter in wanted]
     values = values[index].transpose([kept.index(letter) for letter in wanted if letter in kept])

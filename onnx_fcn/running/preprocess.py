@@ -1,18 +1,18 @@
-"""From pixels to what a network reads: the formula, and its usual choices.
+"""From pixels to the input of a network: the formula, and its usual presets.
 
-What a network was trained on is
+A network was trained on
 
     x = (pixel · scale - mean) / std
 
-for each channel, and no ONNX file says it; the usual choices have names, and are about pixels from 0 to 255:
+per channel, and an ONNX file does not record it. The usual choices have names, for pixels from 0 to 255:
 
     unit       pixel/255: 0 to 1
     imagenet   (pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225): torchvision, timm
     tf         pixel/127.5 - 1: -1 to 1, as Keras calls it
     caffe      BGR, pixel - (103.939, 116.779, 123.68): Caffe's and Keras's older networks
-    raw        the pixels as they are: 0 to 255
+    raw        the pixels unchanged: 0 to 255
 
-What is no picture, such as sound or a scientific image, is read as its numbers are stored.
+Data that is not a picture, such as sound or a scientific image, is used unchanged by default.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
-__all__ = ["PRESETS", "Preprocessing", "chosen", "for_stored", "is_picture"]
+__all__ = ["PRESETS", "Preprocessing", "choose", "for_stored", "is_picture"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of pixels: x = (pixel · scale - mean) / std.
+    """How pixels become the input of a network: x = (pixel · scale - mean) / std.
 
     Attributes:
-        scale: what pixels are multiplied by.
-        mean: for each channel, or one for all.
-        std: likewise.
-        order: ``RGB`` or ``BGR``, the order of channels that the network reads, and that `mean` and `std` are in.
+        scale: factor of the pixels.
+        mean: one value per channel, or one for all.
+        std: one value per channel, or one for all.
+        order: ``RGB`` or ``BGR``: the order of channels that the network reads, also in `mean` and `std`.
     """
 
     scale: float = 1 / 255
@@ -46,9 +46,9 @@ class Preprocessing:
     order: str = "RGB"
 
     def __post_init__(self) -> None:
-        """Raises: OptionError, for numbers that no picture survives."""
+        """Raises OptionError if the order is unknown, a number is not finite, or scale or std is zero."""
         if self.order not in ("RGB", "BGR"):
-            raise OptionError(f"channels are in the order RGB or BGR, not '{self.order}'")
+            raise OptionError(f"the channel order is RGB or BGR, not '{self.order}'")
         if not np.isfinite([self.scale, *self.mean, *self.std]).all() or 0 in (self.scale, *self.std):
             raise OptionError("scale, mean and std are finite numbers, and neither scale nor std is zero")
 
@@ -57,17 +57,17 @@ class Preprocessing:
         """One of the presets.
 
         Raises:
-            OptionError: there is none of that name.
+            OptionError: if there is none of that name.
         """
         if name not in PRESETS:
             raise OptionError(f"there is no preprocessing '{name}': it is one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def __call__(self, pixels: Array) -> Array:
-        """(C, *space) → the same in float32, as the network reads it; of the same type where nothing is to be done.
+        """(C, *space) → the input of the network in float32; in the same dtype if values do not change.
 
         Raises:
-            OptionError: `mean` or `std` are for another number of channels.
+            OptionError: if `mean` or `std` have another number of channels.
         """
         channels = len(pixels)
         self.check(channels)
@@ -82,7 +82,7 @@ class Preprocessing:
         return values
 
     def check(self, channels: int) -> None:
-        """Raises OptionError: `mean` or `std` are for another number of channels."""
+        """Raises OptionError if `mean` or `std` have another number of channels."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
                 wanted = "one value" if channels == 1 else f"one value or {channels}"
@@ -93,7 +93,7 @@ class Preprocessing:
 
     @property
     def keeps_values(self) -> bool:
-        """Do the numbers stay as they are?"""
+        """Do values stay unchanged?"""
         return self.scale == 1 and not any(self.mean) and all(s == 1 for s in self.std)
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ PRESETS = {
 }
 
 
-def chosen(
+def choose(
     preset: str | Preprocessing | None,
     default: str,
     *,
@@ -125,15 +125,15 @@ def chosen(
     std: float | Sequence[float] | None = None,
     order: str | None = None,
 ) -> Preprocessing:
-    """A preset with some of its numbers changed; with a scale and no preset, the formula begins with that.
+    """A preset with some of its numbers changed; with a scale but no preset, the others start from ``raw``.
 
     Args:
-        preset: its name, or the numbers.
-        default: the name of the preset where none is asked for.
+        preset: a preset's name, or the numbers.
+        default: the name of the preset if none is given.
         scale, mean, std, order: as in `Preprocessing`.
 
     Raises:
-        OptionError: there is no such preset; the numbers make no sense.
+        OptionError: if there is no such preset, or a number is invalid.
     """
     if not isinstance(preset, Preprocessing):
         preset = Preprocessing.named(preset or (default if scale is None else "raw"))
@@ -156,32 +156,32 @@ def for_stored(
     reads_integers: bool,
     **numbers: Any,
 ) -> Preprocessing:
-    """What becomes of numbers as a file holds them.
+    """How the numbers stored in a file become the input of a network.
 
-    A preset by its name is about pixels from 0 to 255, and unsigned integers then count from 0 to full scale, 255.
-    Without one, a picture becomes what it does by default (``unit``); everything else, such as sound, bands of a scene
-    or floats, goes in as it is stored, and so does whatever is given a scale of its own.
+    A preset given by name is for pixels from 0 to 255: unsigned integers are scaled so that full scale is 255. Without
+    a preset, pictures get ``unit``; everything else, such as sound, bands of a scene or floats, stays unchanged. With
+    `scale`, the formula is for the stored numbers.
 
     Args:
-        preset: its name, or the numbers, which are for what is stored.
-        dtype: of what is stored.
-        white: the number that stands for full scale.
-        rank: axes of the image.
-        channels: that the network takes.
-        reads_integers: does the network? Then there is no default but ``raw``.
-        numbers: as in `chosen`.
+        preset: a preset's name, or the numbers, which are for the stored values.
+        dtype: type of the stored numbers.
+        white: the stored number for full scale.
+        rank: number of axes of the image.
+        channels: number of channels that the network reads.
+        reads_integers: does the network read integers? Then the default is ``raw``.
+        numbers: as in `choose`.
 
     Raises:
-        OptionError: as `chosen` does; a preset was asked for, and those are no pixels of a picture.
+        OptionError: as `choose` does, or if a preset is given for numbers that are not unsigned integers.
     """
     by_default = is_picture(dtype, rank, channels) and not reads_integers
-    formula = chosen(preset, "unit" if by_default else "raw", **numbers)
+    formula = choose(preset, "unit" if by_default else "raw", **numbers)
     if isinstance(preset, Preprocessing) or (preset is None and (not by_default or numbers.get("scale") is not None)):
         return formula
     if dtype.kind != "u":
         raise OptionError(
-            f"preset '{preset}' is about pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
-            "scale, mean and std of the numbers that are stored"
+            f"preset '{preset}' is for pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
+            "scale, mean and std of the stored numbers"
         )
     return replace(formula, scale=formula.scale * 255 / white)
 

@@ -1,8 +1,8 @@
 """Running a converted network over images of any size: tile by tile, in bounded memory, as if in one pass.
 
-    open the model, the image, the mask  →  tiles  →  of each: read its crop, run, keep its cells, write them
+    open the model, the image, the mask  →  tiles  →  for each: read its crop, run, keep its cells, write them
 
-Whatever can be wrong is found before the first tile. A run that was stopped goes on where it was.
+Errors in the arguments and files are found before the first tile. An interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ __all__ = ["Applied", "Progress", "apply"]
 
 PathLike = str | os.PathLike[str]
 
-#: With a limit of memory, tiles become larger, up to this many times the halo; beyond it costs next to nothing.
+#: With --memory, tiles grow up to this many times the halo; beyond that the halo costs next to nothing.
 HALOS = 32
 
-#: Called before the first tile and after each: (tiles that are done, all tiles).
+#: Called before the first tile and after each: (tiles done, all tiles).
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What was made of an image.
+    """The result of `apply`.
 
     Attributes:
         path: the map.
         shape: (channels, *cells), or (*cells,) of best classes.
-        dtype: of its values.
-        size: of the image, in pixels.
-        preprocess: what became of its pixels.
+        dtype: type of its values.
+        size: size of the image, in pixels.
+        preprocess: the formula applied to its pixels.
         tile: pixels from tile to tile.
-        tiles: how many there are.
-        overhead: what they cost more than one pass, as a share of its pixels: crops overlap.
-        resumed: how many of them were there already.
-        skipped: how many lie in the mask altogether.
-        exact: is it what one pass gives?
-        seconds: that it took.
+        tiles: number of tiles.
+        overhead: extra cost over one pass, as a share of its pixels: crops overlap.
+        resumed: number of tiles that an earlier run had completed.
+        skipped: number of tiles that the mask covers entirely.
+        exact: is the map what one pass gives?
+        seconds: duration.
     """
 
     path: str
@@ -98,32 +98,32 @@ def apply(
 ) -> Applied:
     """Run a converted model over an image of any size; the map is what one pass over the whole image gives.
 
-    If the process is stopped, the same call goes on where it was.
+    If the process is stopped, the same call resumes the run.
 
     Args:
         model: a file that `convert` wrote.
-        image: TIFF, PNG, .npy, .wav, a zarr store: (*space), (*space, channels) or (channels, *space).
+        image: TIFF, PNG, .npy, .wav, or a zarr store: (*space), (*space, channels) or (channels, *space).
         output: the map (channels, *cells), a new file: .npy or .tif, or a zarr store of that name.
-        name: of the output of the model, where there are several; otherwise the first.
-        tile: pixels from tile to tile along each axis. By default it follows from the network, the image and the
-            memory that is free: at least 2048 for pictures, and so many that tiles cost little more than one pass.
-        batch: tiles to run at a time.
-        memory: the resident memory that the process may have, in bytes or as "2G": tiles become as large as fits.
-        mask: an image of the same scene at any resolution: answers whose window it covers altogether, with values
-            other than 0, are left out. They are NaN, or the largest number where the map is of unsigned integers.
-        level: of an image pyramid; 0 is the finest.
+        name: the output of the model; by default the first.
+        tile: pixels from tile to tile along each axis. By default it depends on the network, the image and the free
+            memory: at least 2048 for pictures, and large enough that tiles cost little more than one pass.
+        batch: number of tiles per run.
+        memory: the resident memory that the process may use, in bytes or as "2G": tiles become as large as fits.
+        mask: an image of the same scene at any resolution: answers whose window it covers entirely, with values
+            other than 0, are left out. They are NaN; in integer maps -1, or the largest number if unsigned.
+        level: level of an image pyramid; 0 is the finest.
         preprocess: what the network was trained on: a preset's name, or the numbers. By default pixels of a picture
-            count from 0 to full scale, 255, and become pixel/255 (``unit``); all else goes in as it is stored.
-        scale, mean, std: change one number of that each: the network gets (pixel·scale - mean)/std, mean and std for
-            each channel or for all. With a scale alone the formula is about what is stored.
+            are scaled to 0 to 255 and become pixel/255 (``unit``); everything else stays unchanged.
+        scale, mean, std: each changes one number of the formula (pixel·scale - mean)/std; mean and std per channel or
+            for all. With a scale but no preset the formula is for the stored numbers.
         channel_order: ``RGB`` or ``BGR``, as the network reads them.
-        providers: of onnxruntime; the CPU by default.
-        approximate: tiles even where an answer depends on the whole image: it will depend on its tile.
-        progress: called with the number of tiles that are done and of all tiles.
+        providers: execution providers of onnxruntime; the CPU by default.
+        approximate: allow tiles even if an answer depends on the whole image: it will depend on its tile.
+        progress: called with the number of tiles done and of all tiles.
 
     Raises:
-        ModelError: the model cannot be used, or does not run.
-        OptionError: an argument does not fit the model or another one; a file cannot be read or written.
+        ModelError: if the model cannot be used, or does not run.
+        OptionError: if an argument does not fit the model or another one, or a file cannot be read or written.
     """
     begun = time.perf_counter()
     limit = _checked(tile, memory, batch, level)
@@ -134,14 +134,14 @@ def apply(
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
         formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name, **numbers)
-        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises where there is none
+        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises if there are none
         if network.batch not in (None, batch):
             raise OptionError(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
             )
         left_out = None if mask is None else Mask.open(opened, mask, network, source.size)
         job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
-        job.run  # noqa: B018  (what onnxruntime cannot load is known before anything is written)
+        job.run  # noqa: B018  (a model that onnxruntime cannot load is refused before anything is written)
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         if tile is None:
             tile = journal.tile if _resumes(target, journal) else None
@@ -166,23 +166,23 @@ def apply(
 
 
 def _checked(tile: int | None, memory: int | str | None, batch: int, level: int) -> int | None:
-    """The limit of memory in bytes, where one is given.
+    """The limit of memory in bytes; None if there is none.
 
     Raises:
-        OptionError: a number is out of range, or two options contradict each other.
+        OptionError: if a number is out of range, or two options contradict each other.
     """
     if tile is not None and memory is not None:
-        raise OptionError("--tile and --memory contradict each other: what fits decides how large tiles are")
+        raise OptionError("--tile and --memory contradict each other: --memory chooses the tile size")
     if level < 0:
-        raise OptionError(f"--level is a whole number from 0 on, not {level}")
+        raise OptionError(f"--level is an integer of at least 0, not {level}")
     for option, value in (("tile", tile), ("batch", batch)):
         if value is not None and value < 1:
-            raise OptionError(f"--{option} is a whole number from 1 on, not {value}")
+            raise OptionError(f"--{option} is an integer of at least 1, not {value}")
     return None if memory is None else bytes_of(memory)
 
 
 def _resumes(target: MapFile, journal: Journal) -> bool:
-    """Was a map begun there, and not completed?"""
+    """Is there an unfinished map at the target?"""
     return journal.header is not None and target.partial.exists()
 
 
@@ -194,10 +194,10 @@ def _make_map(
     journal: Journal,
     progress: Progress | None,
 ) -> tuple[int, int]:
-    """Make a map, or complete one; returns how many tiles were there already, and how many the mask leaves out.
+    """Make a map, or complete one; returns the number of tiles already done, and of tiles that the mask leaves out.
 
     Raises:
-        OptionError: the journal is that of another map, or a file changed meanwhile.
+        OptionError: if the journal is of another map, or a file changed meanwhile.
     """
     identity = job.identity()
     header = {**identity, **asked}
@@ -217,15 +217,15 @@ def _make_map(
         raise
     if changed := [what for what, before in identity.items() if job.identity()[what] != before]:
         raise OptionError(
-            f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' is of both "
-            f"states: remove '{target.journal}' to start anew"
+            f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' mixes both "
+            f"states: remove '{target.journal}' to start over"
         )
     target.finish()
     return resumed, skipped
 
 
 def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, progress: Progress | None) -> int:
-    """Run what is not done yet; returns how many tiles were left out."""
+    """Run the tiles that are not done yet; returns the number of tiles left out."""
     left_out = 0
     grown = target.open(job.network.map_shape(tiling.shape), job.network.output_type)
     with contextlib.closing(grown):
@@ -244,7 +244,7 @@ def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, prog
 
 @dataclass
 class Job:
-    """A network, an image, and how the one is run on the other."""
+    """A network, an image, and how the network is run on it."""
 
     tiled: Tiled
     preprocess: Preprocessing
@@ -256,7 +256,7 @@ class Job:
 
     @property
     def network(self) -> Converted:
-        """What the file says of itself."""
+        """The converted file."""
         return self.tiled.network
 
     def tiling(self, tile: int) -> Tiling:
@@ -264,7 +264,7 @@ class Job:
         return self.tiled.tiling(self.image.size, tile, approximate=self.approximate)
 
     def identity(self) -> dict[str, Any]:
-        """What makes the map what it is, as a journal says it."""
+        """What determines the map, as recorded in the journal."""
         return {
             "onnx_fcn": __version__,
             "model": self.tiled.digest(),
@@ -277,11 +277,11 @@ class Job:
 
     @functools.cached_property
     def run(self) -> Run:
-        """The session; opened before tiles are measured, since weights are no cost of a tile."""
+        """The session; opened before tiles are measured, since weights are not a cost of a tile."""
         return self.tiled.runner(self.preprocess, self.providers)
 
     def results(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Array | None]]:
-        """Each tile with its answers, (C, *cells); None where all of them are left out.
+        """Each tile with its answers, (C, *cells); None if all of them are left out.
 
         Tiles whose crops have the same size run together, up to the batch.
         """
@@ -307,21 +307,21 @@ class Job:
             yield tile, kept if wanted is None else np.where(wanted, kept, fill_of(kept.dtype)).astype(kept.dtype)
 
     def nothing(self, tile: Tile) -> Array:
-        """The answers of a tile that is left out."""
+        """The values of a tile that is left out."""
         dtype = self.network.output_type
         return np.full(self.network.map_shape(tile.shape), fill_of(dtype), dtype)
 
     def box(self, tile: Tile) -> tuple[slice, ...]:
-        """Where the answers of a tile are in the map."""
+        """The index of a tile's answers in the map."""
         return tile.cells if self.network.width is None else (slice(0, self.network.width), *tile.cells)
 
     def chosen_tile(self) -> int:
-        """The tile where neither it nor a limit of memory is asked for."""
+        """The tile size if neither it nor a limit of memory is given."""
         size, free = self.image.size, ram.available()
         return chosen_tile(self.tiled, size, self.batch, free, approximate=self.approximate)
 
     def largest_tile(self, limit: int) -> int:
-        """The largest tile whose run stays below a limit of memory, and that still gains something."""
+        """The largest tile whose run stays below a limit of memory, and that is still worthwhile."""
         halo = max(math.ceil(f.size - f.stride) if f.is_local else 0 for f in self.network.answers.field)
         most = min(max(self.image.size), max(LEAST[self.network.rank], HALOS * halo))
 
@@ -342,31 +342,29 @@ class Mask:
 
     @classmethod
     def open(cls, opened: contextlib.ExitStack, path: PathLike, network: Converted, size: tuple[int, ...]) -> Mask:
-        """The mask of an image of that size in a file, which is closed with the stack.
+        """The mask in a file, for an image of this size; closed with the stack.
 
         Raises:
-            OptionError: it cannot be read as a mask.
+            OptionError: if it cannot be read as a mask.
         """
         covering = opened.enter_context(contextlib.closing(open_image(path, network.rank, 1)))
         if covering.has_alpha:
-            raise OptionError(f"{covering.name} has an alpha channel, which masks have not: save it in grey")
+            raise OptionError(f"{covering.name} has an alpha channel, which a mask cannot have: save it in grey")
         return cls(covering, network.answers, size)
 
     def wanted(self, tile: Tile) -> Array:
-        """Which cells of a tile have a window that the mask does not cover altogether."""
+        """Which cells of a tile have a window that the mask does not cover entirely."""
         spans = [self._spans(axis, cells) for axis, cells in enumerate(tile.cells)]
         box = tuple(slice(int(first.min()), int(behind.max())) for first, behind in spans)
         free = (self.image.read(box)[0] == 0).astype(np.int32)
-        for axis, ((first, behind), part) in enumerate(
-            zip(spans, box)
-        ):  # sums over windows, along one axis after another
+        for axis, ((first, behind), part) in enumerate(zip(spans, box)):  # sums over windows, axis by axis
             sums = np.insert(free.cumsum(axis, dtype=np.int32), 0, 0, axis)
             free = sums.take(behind - part.start, axis) - sums.take(first - part.start, axis)
         wanted: Array = free > 0
         return wanted
 
     def _spans(self, axis: int, cells: slice) -> tuple[Array, Array]:
-        """The first pixel of the mask in each cell's window, and the one behind the last."""
+        """The first pixel of the mask in each cell's window, and the one after the last."""
         size, own = self.size[axis], self.image.size[axis]
         begin = float(self.answers.offset[axis]) + np.arange(cells.start, cells.stop) * float(self.answers.stride[axis])
         first = np.clip(np.floor(begin * own / size), 0, own - 1).astype(np.int64)
@@ -375,7 +373,7 @@ class Mask:
 
 
 def bytes_of(memory: int | str) -> int:
-    """2G → bytes. Raises OptionError."""
+    """2G → bytes. Raises OptionError if it is not an amount of memory."""
     try:
         return memory if isinstance(memory, int) else ram.parse_bytes(memory)
     except ValueError as error:

@@ -1,14 +1,14 @@
-"""Which tile is taken where none is asked for: large enough to cost little more than one pass, as far as memory goes.
+"""The default tile size: large enough to cost little more than one pass, as far as memory allows.
 
 Crops overlap, so tiles cost more than one pass by
 
     overhead = pixels of all crops / pixels of the image - 1
 
-which falls as tiles grow. The activations that a tile takes are counted on the graph beforehand (`cost`), and may have
-a share of the memory that is free. So the tile is the smallest one, from `LEAST` on, whose overhead is at most
-`OVERHEAD`; where its activations are too many, the largest one that has room, if need be below `LEAST` too.
+which falls as tiles grow. The activations of a tile are computed from the graph beforehand (`cost`), and may take a
+share of the free memory. So the tile is the smallest one, from `LEAST` up, whose overhead is at most `OVERHEAD`; if its
+activations do not fit, the largest one that fits, if necessary smaller than `LEAST`.
 
-Tiles divide the image evenly: none is larger than it must be for their number.
+Tiles divide the image evenly: none is larger than their number requires.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from onnx_fcn.tiles.tiled import Tiled
 __all__ = ["LEAST", "OVERHEAD", "SHARE", "chosen_tile"]
 
 
-#: The smallest tile by the number of axes, in pixels along each: some four million of them, so that what is done once a
-#: tile does not count.
+#: The smallest tile by the number of axes, in pixels along each: about four million pixels, so that costs per tile are
+#: negligible.
 LEAST = {1: 1 << 22, 2: 2048, 3: 160}
 
-#: What tiles may cost more than one pass.
+#: The largest extra cost of tiles over one pass.
 OVERHEAD = 0.08
 
-#: Of the memory that is free, for activations. Processes were measured at 0.9 to 1.5 times what is counted: runtimes
-#: fuse some operators, and lay out the operands of others anew.
+#: Share of the free memory for activations. Processes were measured at 0.9 to 1.5 times the computed bytes: runtimes
+#: fuse some operators, and copy the operands of others into another layout.
 SHARE = 0.5
 
 
@@ -37,9 +37,9 @@ def chosen_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, app
 
     Args:
         tiled: the model.
-        size: of the image.
-        batch: tiles that are run at a time.
-        free: bytes of memory.
+        size: size of the image.
+        batch: number of tiles per run.
+        free: bytes of free memory.
         approximate: as in `Tiled.tiling`.
     """
 
@@ -62,7 +62,7 @@ def chosen_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, app
 
 
 def _dividing(tiled: Tiled, size: Sequence[int], least: int) -> list[int]:
-    """Tiles that divide the map evenly along some axis, from the smallest on; the last one has all of it."""
+    """Tiles that divide the map evenly along some axis, in ascending order; the last one covers all of it."""
     found = set()
     for stride, cells in zip(tiled.network.answers.stride, tiled.network.answers.grid(*size).shape):
         step = max(int(stride), 1)
@@ -71,7 +71,7 @@ def _dividing(tiled: Tiled, size: Sequence[int], least: int) -> list[int]:
 
 
 def _first(holds: Callable[[int], bool], count: int) -> int:
-    """The first number below `count` from which on something holds; `count` where it never does."""
+    """The first number below `count` for which a monotonic condition holds; `count` if it never does."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2

@@ -1,11 +1,10 @@
 """Maps that are written tile by tile: .npy, .tif, or a zarr store.
 
-A map grows under the name of its target and `.partial`, and gets its own name when it is complete. Beside it a journal
-lists the tiles that are in it: its first line says what is made of what, and each finished tile is a line, written
-after the tile's own bytes are on the disk. Who is stopped, however, goes on from there; a line without an end, the last
-that a killed process wrote, does not count.
+A map grows under the name of its target plus `.partial`, and is renamed when it is complete. A journal beside it lists
+its tiles: the first line records what the map is made from, and each finished tile adds a line after its bytes are on
+the disk. An interrupted run resumes from there; an unterminated line, the last of a killed process, is ignored.
 
-Nothing is mapped into memory: pages of a mapping count as memory of the process for as long as it lives.
+Nothing is memory-mapped: pages of a mapping count as resident memory for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
 
 
 def fill_of(dtype: np.dtype[Any]) -> float:
-    """What cells hold that were left out: NaN; of integers, which have none, -1 or the largest."""
+    """The value of cells that were left out: NaN for floats, -1 for signed integers, the maximum for unsigned ones."""
     return math.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else int(np.iinfo(dtype).max)
 
 
@@ -49,14 +48,14 @@ class Map(Protocol):
     """An array in a file."""
 
     def write(self, box: Box, values: Array) -> None:
-        """Write a box, so that it is on the disk."""
+        """Write a box through to the disk."""
 
     def close(self) -> None:
-        """Nothing more will be written."""
+        """Close the file; nothing is written after this."""
 
 
 class _Flat:
-    """An array that lies in a file as it would in memory, from some byte on: .npy, and TIFF without compression."""
+    """An array stored contiguously from an offset in a file: .npy, and TIFF without compression."""
 
     def __init__(self, path: Path, shape: Sequence[int], dtype: np.dtype[Any], offset: int) -> None:
         self._file = io.FileIO(path, "r+")
@@ -70,7 +69,7 @@ class _Flat:
         fd = self._file.fileno()
         for offset, row in zip(offsets.tolist(), values.reshape(len(offsets), -1)):
             if os.pwrite(fd, row.data, offset) != row.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a disk that is full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk writes a part
         os.fsync(fd)
 
     def close(self) -> None:
@@ -78,7 +77,7 @@ class _Flat:
 
 
 class _Zarr:
-    """An array of a zarr store; a tile is a chunk of its own."""
+    """An array of a zarr store; each tile is a chunk."""
 
     def __init__(self, path: Path) -> None:
         import zarr
@@ -97,26 +96,26 @@ class _Zarr:
 
 
 class MapFile:
-    """Where a map goes: the target, what grows beside it, and the journal."""
+    """The files of a map: the target, the partial map beside it, and the journal."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises: OptionError, when there is something already, or the name does not say the format."""
+        """Raises OptionError if the target exists, its folder does not, or its suffix is not that of a map."""
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.journal = self.path.with_name(self.path.name + ".journal")
         if self.path.suffix.lower() not in SUFFIXES:
             suffixes = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-            raise OptionError(f"'{path}' is not a name for a map: it must end in {suffixes}")
+            raise OptionError(f"'{path}' is not the name of a map: it must end in {suffixes}")
         if os.path.lexists(self.path):
             raise OptionError(f"'{path}' exists: remove it, or write to another name")
         if not self.path.parent.is_dir():
             raise OptionError(f"cannot write '{path}': there is no folder '{self.path.parent}'")
 
     def create(self, shape: Sequence[int], dtype: np.dtype[Any], chunk: Sequence[int]) -> None:
-        """Make the map, of no values yet.
+        """Create the map, without values yet.
 
         Raises:
-            OptionError: the disk is too full, or the format cannot hold it.
+            OptionError: if the disk is too full, or the format cannot store it.
         """
         needed, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(self.path.parent).free
         if needed > free:
@@ -147,14 +146,14 @@ class MapFile:
 
         if len(shape) not in (2, 3) or dtype == np.float16:
             raise OptionError(
-                f"cannot write '{self.path}': a TIFF holds no {len(shape)} axes of type {dtype}; take .npy"
+                f"cannot write '{self.path}': TIFF does not store {len(shape)} axes of type {dtype}: use .npy"
             )
         axes = "CYX"[-len(shape) :]
         how: Any = {"photometric": "minisblack", "metadata": {"axes": axes}, "bigtiff": math.prod(shape) > 1 << 28}
         tifffile.imwrite(self.partial, shape=tuple(shape), dtype=dtype, **how)
 
     def open(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Map:
-        """The map that was created, to write into."""
+        """Open the created map for writing."""
         kind = self.path.suffix.lower()
         with self.writing():
             if kind == ".zarr":
@@ -171,7 +170,7 @@ class MapFile:
 
     def _flat(self, shape: Sequence[int], dtype: np.dtype[Any], offset: int | None) -> _Flat:
         if offset is None or self.partial.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
-            raise ValueError("not as it was made")
+            raise ValueError("not as it was created")
         return _Flat(self.partial, shape, dtype, offset)
 
     def discard(self) -> None:
@@ -182,49 +181,49 @@ class MapFile:
             self.partial.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the map its name, unless something has that by now.
+        """Rename the map to its target.
 
         Raises:
-            OptionError: so it has; the map stays where it is.
+            OptionError: if the target exists by now; the map then keeps its partial name.
         """
         with self.writing():
             try:
                 put(self.partial, self.path, replaces=False)
             except FileExistsError:
                 raise OptionError(
-                    f"'{self.path}' appeared while the map was made, and was left as it is: move it away, and give the "
+                    f"'{self.path}' appeared while the map was made, and was not replaced: move it away, and run the "
                     f"same command again, which finds all tiles in '{self.partial}'"
                 ) from None
             self.journal.unlink()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Whatever keeps a map from being written, in one sentence."""
+        """Turns errors of writing a map into one sentence."""
         try:
             yield
         except ImportError as error:
             raise missing_package(f"writing '{self.path}'", error) from None
         except OSError as error:
             raise OptionError(f"cannot write '{self.path}': {error.strerror or error}") from None
-        except (IndexError, ValueError):  # of what should be there from before
+        except (IndexError, ValueError):  # of files that an earlier run should have left
             raise OptionError(
-                f"'{self.partial}' is not the map that was begun: remove it and '{self.journal}' to start anew"
+                f"'{self.partial}' is not the map that was begun: remove it and '{self.journal}' to start over"
             ) from None
 
 
 class Journal:
-    """The tiles that are in a map, on the disk: one line of what is made, then one for each tile.
+    """The file that lists the finished tiles of a map: a header, then one line per tile.
 
     Attributes:
-        header: the first line; None where no map was begun.
-        done: the tiles.
+        header: the first line; None if no map was begun.
+        done: numbers of the finished tiles.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it, for this run alone.
+        """Open it exclusively.
 
         Raises:
-            OptionError: another run is writing it, or it is something else.
+            OptionError: if another run is writing it, or it is not a journal.
         """
         self.path = path
         self.header: dict[str, Any] | None = None
@@ -252,32 +251,32 @@ class Journal:
 
     @property
     def tile(self) -> int | None:
-        """The tile that it was begun with."""
+        """The tile size that the map was begun with."""
         tile = (self.header or {}).get("tile")
         return tile if isinstance(tile, int) and tile > 0 else None
 
     def agree(self, header: Mapping[str, Any]) -> None:
-        """Raises OptionError: what was begun is something else."""
+        """Raises OptionError if the map that was begun differs in anything that determines it."""
         before, wanted = self.header or {}, json.loads(json.dumps(header))
         if others := [key for key in wanted if before.get(key) != wanted[key]]:
             raise OptionError(
                 f"'{self.path}' is of an unfinished map with another {' and another '.join(others)}: give the same "
-                "again to go on, or remove it to start anew"
+                "again to resume, or remove it to start over"
             )
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the first line: the map is there, without a tile."""
+        """Write the header of a map without tiles."""
         self._file.truncate(0)
         self.done = set()
         self._write(json.dumps(header))
 
     def discard(self) -> None:
-        """Forget what was begun."""
+        """Remove the header and all tiles."""
         self._file.truncate(0)
         self.done = set()
 
     def add(self, number: int) -> None:
-        """A tile is in the map, and on the disk."""
+        """Record a tile whose values are on the disk."""
         self._write(str(number))
         self.done.add(number)
 
@@ -286,14 +285,14 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let others have it; without a first line there is nothing to keep."""
+        """Release it; an empty journal is removed."""
         if not os.fstat(self._file.fileno()).st_size:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
 
 def _lock(file: io.FileIO, path: Path) -> None:
-    """Keep other runs away for as long as the file is open, where the system can."""
+    """Lock out other runs while the file is open, if the system supports it."""
     try:
         import fcntl
     except ImportError:

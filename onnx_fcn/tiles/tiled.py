@@ -1,4 +1,4 @@
-"""A converted file that is run tile by tile: whether its tiles can be exact, and what they are run with."""
+"""A converted file that is run tile by tile: whether its tiles can be exact, and the session that runs them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
 __all__ = ["Run", "Tiled", "open_tiled"]
 
 
-#: Tiles along an axis, of which a list is made.
+#: The most tiles along an axis: they are listed in memory.
 MOST_TILES = 1 << 20
 
-#: Crops (C, *space) of one size -> their maps (N, K, *cells).
+#: Crops (C, *space) of one size → their maps (N, K, *cells).
 Run = Callable[[Sequence[Array]], Array]
 
 
@@ -38,8 +38,8 @@ class Tiled:
 
     Attributes:
         path: the file.
-        network: what it says of itself.
-        obstacle: why tiles cannot be exact; empty where they can.
+        network: its input, output and geometry.
+        obstacle: why tiles cannot be exact; empty if they can.
     """
 
     path: str
@@ -47,18 +47,18 @@ class Tiled:
     obstacle: str
 
     def tiling(self, size: Sequence[int], tile: int, *, approximate: bool = False) -> Tiling:
-        """The tiles of an image of that size.
+        """The tiles of an image of this size.
 
         Raises:
-            OptionError: they cannot be exact, and approximate ones were not asked for; the image is too small; the file
-                takes no crops of these sizes.
+            OptionError: if they cannot be exact and `approximate` is not set; if the image is too small; if the file
+                does not take crops of these sizes.
         """
         if self.obstacle and not approximate:
-            raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate takes tiles nevertheless")
+            raise OptionError(f"tiles cannot be exact: {self.obstacle}; --approximate uses tiles nevertheless")
         if max(size) > MOST_TILES * tile:
             raise OptionError(
                 f"an image of {'×'.join(map(str, size))} pixels has more than {MOST_TILES} tiles of {tile} along "
-                "an axis: give a larger --tile, if it is that large"
+                "an axis: if the size is right, give a larger --tile"
             )
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
         tiling = tiling_of(answers, self.network.native, size, tile)
@@ -70,31 +70,31 @@ class Tiled:
     def preprocessing(
         self, preset: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str, **numbers: Any
     ) -> Preprocessing:
-        """What becomes of pixels of that type and full scale, in an image of that name.
+        """How pixels of this dtype and full scale become the network's input; `name` is the image's in messages.
 
         Raises:
-            OptionError: they cannot become what the network reads.
+            OptionError: if the network cannot read them.
         """
         network = self.network
         if dtype.kind not in "uif":
-            raise OptionError(f"{name} holds values of type {dtype}, which are not pixels")
+            raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
         reads_integers = network.image_type.kind != "f"
         preprocess = for_stored(preset, dtype, white, network.rank, network.channels, reads_integers, **numbers)
         preprocess.check(network.channels)
         if reads_integers and not preprocess.keeps_values:
             raise OptionError(f"the model takes pixels of type {network.image_type}, so they cannot be scaled")
         if reads_integers and not np.can_cast(dtype, network.image_type):
-            raise OptionError(f"{name} has pixels of type {dtype}, and the model takes {network.image_type}")
+            raise OptionError(f"{name} has pixels of type {dtype}, but the model takes {network.image_type}")
         return preprocess
 
     def runner(self, preprocess: Preprocessing, providers: Sequence[Any] | None = None) -> Run:
-        """A session.
+        """A session that runs crops.
 
-        Nothing is kept between runs but the weights: no arena, which would keep the largest size that it ever had.
+        Only the weights are kept between runs: there is no arena, which would stay at its largest size.
 
         Raises:
-            ModelError: onnxruntime does not load it, and later: does not run it.
-            OptionError: onnxruntime has no such provider.
+            ModelError: if onnxruntime does not load the model; later, when it does not run it.
+            OptionError: if onnxruntime has no such provider.
         """
         import onnxruntime
 
@@ -105,18 +105,18 @@ class Tiled:
         return lambda crops: session.run(np.stack([preprocess(crop) for crop in crops]))
 
     def activations(self, crop: Sequence[int], batch: int) -> int | None:
-        """Bytes of the tensors that a run on crops of that size has at the worst node; None where that is not known."""
+        """Peak bytes of the tensors alive at one node in a run on crops of this size; None if unknown."""
         sizes = dict(zip(AXES[self.network.rank], crop)) | {"N": batch, "C": self.network.channels}
         shape = [sizes[letter] for letter in self.network.layout]
         return activations_at(self._skeleton, self.network.image, shape)
 
     @functools.cached_property
     def _skeleton(self) -> ModelProto:
-        """The model without its weights; not a field, since workers that only run tiles have no use for it."""
+        """The model without its weights; not a field, since workers that only run tiles do not need it."""
         return storage.read(self.path)[0]
 
     def digest(self) -> str:
-        """SHA-256 of the file and its external data: what tells this model from every other one."""
+        """SHA-256 of the file and its external data: identifies the model."""
         _, store = storage.read(self.path)
         digest = hashlib.sha256()
         for location in sorted(store.sources):
@@ -125,11 +125,11 @@ class Tiled:
 
 
 def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled:
-    """Read what a converted file says of itself. Weights are not read.
+    """Read a converted file for tiling. Weights are not read.
 
     Raises:
-        ModelError: it is no model that onnx_fcn converted, or its graph was changed since.
-        OptionError: there is no such output, or it is no map; the model reads more than an image.
+        ModelError: if onnx_fcn did not convert the model, or its graph was changed since.
+        OptionError: if there is no such output, or it is not a map; if the model reads more than an image.
     """
     model, _ = storage.read(path)
     network = converted_in(model, os.fspath(path), output)
@@ -139,15 +139,15 @@ def open_tiled(path: str | os.PathLike[str], output: str | None = None) -> Tiled
 
 
 def _obstacle(graph: GraphProto, answers: Answers) -> str:
-    """Why tiles cannot be exact."""
+    """Why tiles cannot be exact; empty if they can."""
     if answers.exactness == "context":
         return answers.reason
     for node in graph.node:
         name = node.name or next(filter(None, node.output), node.op_type)
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
-            return f"'{name}' resizes a map by as much as the size of the image says"
+            return f"'{name}' resizes a map by a factor that depends on the size of the image"
         if _padding(node) == "wrap":
-            return f"'{name}' pads with what lies at the other end of the image"
+            return f"'{name}' pads with pixels from the other end of the image"
     return ""
 
 

@@ -1,14 +1,14 @@
-"""Exact tiles: which pixels of a large image give which cells of its map, as if the whole had been run at once.
+"""Exact tiles: which pixels of a large image give which cells of its map, as if the whole image were run at once.
 
-Everything is about one axis of the image at a time. A crop begins at a multiple of the answers' stride, which is one of
-every stride in the network (`Axis.grid`), so that each of its maps loses whole cells in front: cell i of the image is
-cell i - begin/stride of the crop. The ends of the crop are artificial, where the network pads although the image goes
-on, or cuts cells off although more follow. So a tile keeps only the **inner** cells of its crop (`geometry.Inner`),
-which are the same whatever lies beyond, by an account that was made operator by operator. Where the image itself ends
-the crop ends with it, and the network does there what it does in one pass.
+Each axis of the image is tiled separately. A crop begins at a multiple of the answers' stride, which is a multiple of
+every stride in the network (`Axis.grid`), so that each of its maps loses whole cells at the front: cell i of the image
+is cell i - begin/stride of the crop. The ends of the crop are artificial: there the network pads although the image
+continues, or drops cells although more follow. So a tile keeps only the **inner** cells of its crop (`geometry.Inner`),
+which do not depend on pixels outside the crop; they are derived operator by operator. Where the image itself ends the
+crop ends with it, and the network does there what it does in one pass.
 
 A tile costs what its crop costs: for tiles of t pixels about (1 + (size - stride)/t) times as much along each axis,
-with the size of an answer's field.
+where size is that of an answer's receptive field.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Cut:
     """A stretch of cells along one axis.
 
     Attributes:
-        cells: of the map of the whole image.
+        cells: the cells, in the map of the whole image.
         pixels: the crop that they are computed from.
-        kept: where they are in the map of that crop.
+        kept: the same cells, in the map of that crop.
     """
 
     cells: slice
@@ -44,7 +44,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Tile:
-    """A box of cells: its number, and one slice per axis of the image for each of what `Cut` says."""
+    """A box of cells: its number, and one slice per axis of the image for each field of `Cut`."""
 
     number: int
     cells: Box
@@ -67,8 +67,8 @@ class Tiling:
     """All tiles of an image, row by row.
 
     Attributes:
-        size: of the image, in pixels.
-        shape: of its map, in cells.
+        size: size of the image, in pixels.
+        shape: shape of its map, in cells.
         axes: the cuts along each axis.
     """
 
@@ -83,13 +83,13 @@ class Tiling:
 
     @property
     def overhead(self) -> float:
-        """How many pixels more the crops have than the image, as a share of those."""
+        """Extra pixels of the crops over the image, as a share of the image's pixels."""
         crops = (sum(c.pixels.stop - c.pixels.start for c in cuts) for cuts in self.axes)
         return int(math.prod(crops)) / math.prod(self.size) - 1
 
     @property
     def largest_crop(self) -> Tile:
-        """A tile that takes as much memory as any."""
+        """A tile that needs as much memory as any."""
         cuts = [max(axis, key=lambda c: c.pixels.stop - c.pixels.start) for axis in self.axes]
         return _tile(0, cuts)
 
@@ -111,13 +111,13 @@ def tiling_of(answers: Answers, native: Sequence[int], size: Sequence[int], tile
 
     Args:
         answers: the geometry of the output.
-        native: the size that the network was made for: no crop is smaller, unless the image is.
-        size: of the image, in pixels.
-        tile: pixels from tile to tile along each axis, rounded down to whole strides, and at least one.
+        native: the input size of the original network: no crop is smaller, unless the image is.
+        size: size of the image, in pixels.
+        tile: pixels from tile to tile along each axis, rounded down to whole strides, but at least one stride.
 
     Raises:
-        OptionError: the image is too small, or an answer depends on all of it.
-        ModelError: the geometry contradicts itself.
+        OptionError: if the image is too small, or an answer depends on all of it.
+        ModelError: if the geometry contradicts itself.
     """
     grid = answers.grid(*size)
     if not all(f.is_local for f in answers.field):
@@ -127,11 +127,11 @@ def tiling_of(answers: Answers, native: Sequence[int], size: Sequence[int], tile
 
 
 def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> tuple[Cut, ...]:
-    """The cuts of an axis of that many pixels."""
+    """The cuts of an axis of this many pixels."""
     count, inner = answers.count[axis], answers.inner[axis]
     stride = int(answers.stride[axis])
     if stride != answers.stride[axis]:
-        raise OptionError(f"tiles cannot be exact: answers lie {float(answers.stride[axis]):g} pixels apart")
+        raise OptionError(f"tiles cannot be exact: answers are {float(answers.stride[axis]):g} pixels apart")
     cells = count(pixels)
     chunk = max(tile // stride, 1)
     margin = math.ceil(answers.mirror[axis] / stride) if answers.mirror else 0
@@ -150,9 +150,9 @@ def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> t
 
 
 def approximate_answers(answers: Answers) -> Answers:
-    """The same answers as if each saw no more than its window and as much again around it.
+    """The same answers as if each depended only on its window and as much again around it.
 
-    For networks whose answers know something of the whole image: what they know is that of the tile then.
+    For networks whose answers depend on the whole image: in a tile they depend on the tile.
     """
     seen = zip(answers.field, answers.window, answers.offset, answers.stride)
     field = tuple(f if f.is_local else Field(3 * w, s, o - w) for f, w, o, s in seen)

@@ -1,1 +1,1 @@
-"""What people look at: heat maps, class maps, and a page to explore them on. Needs the extra `view`."""
+"""Heat maps, class maps, and a page to explore them. Requires the extra `view`."""

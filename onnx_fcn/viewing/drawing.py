@@ -1,7 +1,7 @@
-"""Heat maps and class maps as figures of matplotlib: the picture in grey, the answers in colour, a key beside them.
+"""Heat maps and class maps as matplotlib figures: the picture in grey, the answers in colour, a key beside them.
 
-Colours are perceptually uniform (magma), so that a step in the score looks equally large everywhere, on paper without
-colours too; classes have those of Okabe and Ito, which colour-blind people tell apart.
+Heat maps use magma, which is perceptually uniform: equal steps in the score look equally large, in greyscale print too.
+Classes use the colours of Okabe and Ito, which colour-blind people can distinguish.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "class_map", "colours", "encoded", "heat_map", "shown"]
+__all__ = ["Panel", "class_map", "colours", "encode", "heat_map", "to_rgb"]
 
 
 COLOURS = "magma"
@@ -32,20 +32,20 @@ COLOURS = "magma"
 #: Okabe, Ito, "Color Universal Design", 2008, without black and in an order in which neighbours differ.
 CLASSES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 
-#: Classes that a class map tells apart; the smaller ones share a colour.
+#: Number of classes with their own colour in a class map; the smaller ones share one.
 LEGEND = 12
 OTHERS = "#9a9a9a"
 
 INK, PALE = "#1b1b1b", "#666666"
 BOX = "#4de8ff"
 
-#: Pixels along the longer side from which on a picture is drawn at a fraction of its resolution.
+#: Pictures with more pixels along the longer side are drawn at a fraction of their resolution.
 DRAWN = 2000
 
 #: Inches for the title, above each picture, and around everything.
 TITLE, CAPTION, MARGIN = 0.28, 0.27, 0.15
 
-#: Inches that a picture is wide, or high where it is higher than wide.
+#: Inches along the longer side of a picture.
 EXTENT = 6.4
 DPI = 160
 
@@ -62,7 +62,7 @@ class Panel:
 def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -> Figure:
     """The picture under the scores of one class, or of several side by side, which share a colour bar.
 
-    `picture` is (H, W, 3) as `shown` makes it; `scores` says what the numbers at the colour bar are.
+    `picture` is (H, W, 3) from `to_rgb`; `scores` is the label of the colour bar.
     """
     _require_matplotlib()
     columns = min(len(panels), 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3)
@@ -98,7 +98,7 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
 
 
 def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, background: int | None) -> Figure:
-    """The picture under the best class at each pixel, (H, W), with a legend of the largest; `background` stays bare."""
+    """The picture under the best class at each pixel, (H, W), and a legend; `background` is left uncoloured."""
     _require_matplotlib()
     import matplotlib.colors
     from matplotlib.patches import Patch
@@ -132,22 +132,22 @@ def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, 
             handlelength=1.0,
             handleheight=1.0,
         )
-        for text, (_, words) in zip(legend.get_texts(), entries):  # here, since a name may begin with _ or have a $
+        for text, (_, words) in zip(legend.get_texts(), entries):  # not as labels: a name may begin with _
             text.set_parse_math(False)
             text.set_text(words)
     return figure
 
 
 def _require_matplotlib() -> None:
-    """Raises: OptionError, where it is not installed."""
+    """Raises OptionError if it is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise OptionError("figures take matplotlib, which is not installed: pip install 'onnx-fcn[view]'") from None
+        raise OptionError("figures require matplotlib, which is not installed: pip install 'onnx-fcn[view]'") from None
 
 
-def shown(pixels: Array) -> Array:
-    """Pixels of any number of channels, from 0 to 255, as a picture to look at: (H, W, 3)."""
+def to_rgb(pixels: Array) -> Array:
+    """Pixels from 0 to 255 with any number of channels → (H, W, 3)."""
     if pixels.shape[-1] == 3:
         return pixels
     return np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
@@ -160,11 +160,11 @@ def colours() -> Array:
     return table
 
 
-def encoded(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a file: png, jpg, webp, pdf or svg."""
+def encode(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a png, jpg, webp, pdf or svg file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label in a script that the font has not
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label in a script that the font lacks
         figure.savefig(
             file, format=kind, dpi=DPI, facecolor="white", metadata={"Date": None} if kind == "svg" else None
         )
@@ -180,7 +180,7 @@ def _coloured(share: Array) -> Array:
 
 
 def _palette(count: int) -> Array:
-    """As many colours, (count, 3); the second round is lighter."""
+    """Colours of classes, (count, 3); the second round is lighter."""
     import matplotlib.colors
 
     first = np.array([matplotlib.colors.to_rgb(c) for c in CLASSES])
@@ -189,7 +189,7 @@ def _palette(count: int) -> Array:
 
 
 def _figure(picture: Array, columns: int, rows: int, title: str, side: float) -> tuple[Figure, float, float]:
-    """A figure with room for a grid of pictures and something at their side; width and height of each, in inches."""
+    """A figure with room for a grid of pictures and a key beside it; width and height of each picture, in inches."""
     from matplotlib.figure import Figure
 
     high, wide = picture.shape[:2]
@@ -227,7 +227,7 @@ def _box(axes: Axes, box: Sequence[float], line: float) -> None:
 
 
 def _step(picture: Array) -> int:
-    """Every how many pixels of a large picture are drawn."""
+    """The step at which the pixels of a large picture are drawn."""
     height, width = picture.shape[:2]
     return int(max(height // DRAWN, width // DRAWN, 1))
 
@@ -238,7 +238,7 @@ def _grey(picture: Array, step: int) -> Array:
 
 
 def _extent(picture: Array) -> tuple[float, float, float, float]:
-    """Where the axes have the picture: the middle of its first pixel at 0, as boxes count."""
+    """The extent of the picture in the axes: the centre of its first pixel is at 0."""
     height, width = picture.shape[:2]
     return (-0.5, width - 0.5, height - 0.5, -0.5)
 

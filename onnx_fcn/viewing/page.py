@@ -1,6 +1,6 @@
-"""A page to explore the answers on: one HTML file with everything in it, which needs no network.
+"""A page to explore the answers: one self-contained HTML file.
 
-`page.html` is the page, with two places to fill: its title and its data, an object of JSON whose arrays are base64.
+`page.html` is the template, with two placeholders: its title and its data, a JSON object whose arrays are base64.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.images.image import resized
 from onnx_fcn.running.dense_model import DenseResult, ranking
-from onnx_fcn.viewing.drawing import colours, shown
+from onnx_fcn.viewing.drawing import colours, to_rgb
 
 __all__ = ["page"]
 
 
-#: Classes with a heat map of their own, the best ones; the best answers of a cell are of all classes.
+#: Number of classes, the best ones, with a heat map; the best answers of a cell are over all classes.
 CLASSES = 64
 
-#: Answers told for each cell.
+#: Answers shown for each cell.
 TOP = 5
 
 #: The longer side of the picture in the page, in pixels.
 EXTENT = 1600
 
-#: Bytes of a picture from which on it is stored as JPEG.
+#: Pictures whose PNG has more bytes are stored as JPEG.
 LOSSLESS = 500_000
 
 
 def page(result: DenseResult, pixels: Array, name: str, scores: str, chosen: int | None = None) -> str:
-    """The page on a picture.
+    """The page for a picture, as HTML.
 
     Args:
         result: its answers.
-        pixels: of the picture, (H, W, C) from 0 to 255.
-        name: of the picture.
+        pixels: its pixels, (H, W, C) from 0 to 255.
+        name: its name.
         scores: what the scores are, in words.
-        chosen: the class to begin with; by default the best one.
+        chosen: the class shown first; by default the best one.
     """
     order = ranking([result])
     first = order[0] if chosen is None else chosen
@@ -75,10 +75,10 @@ def page(result: DenseResult, pixels: Array, name: str, scores: str, chosen: int
         "topScores": _base64(np.moveaxis(best, 0, -1), "<f4"),
         "colours": _base64(colours(), "u1"),
     }
-    written = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")  # no tag ends the script
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")  # no tag ends the script
     template = files(__package__).joinpath("page.html").read_text("utf-8")
     before, between, behind = template.replace("{{title}}", "{{data}}").split("{{data}}")
-    return f"{before}{html.escape(name)}{between}{written}{behind}"
+    return f"{before}{html.escape(name)}{between}{text}{behind}"
 
 
 def _embedded(pixels: Array) -> str:
@@ -88,7 +88,7 @@ def _embedded(pixels: Array) -> str:
     share = EXTENT / max(pixels.shape[:2])
     if share < 1:
         pixels = resized(pixels, [max(math.floor(n * share), 1) for n in pixels.shape[:2]])
-    image = PIL.Image.fromarray(np.rint(shown(pixels)).clip(0, 255).astype(np.uint8))
+    image = PIL.Image.fromarray(np.rint(to_rgb(pixels)).clip(0, 255).astype(np.uint8))
     for kind in ("png", "jpeg"):
         file = io.BytesIO()
         image.save(file, kind, quality=90, optimize=True)
