@@ -21,7 +21,17 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.walk.cut import find_cut, upstream
 
-__all__ = ["KEEP_SIZE", "ImageCost", "NativeCost", "Part", "Sizes", "along_axes", "costs_of", "native_cost", "tensors_at"]
+__all__ = [
+    "KEEP_SIZE",
+    "ImageCost",
+    "NativeCost",
+    "Part",
+    "Sizes",
+    "along_axes",
+    "costs_of",
+    "native_cost",
+    "tensors_at",
+]
 
 
 #: Image sizes in terms of the native one, where the user names none.

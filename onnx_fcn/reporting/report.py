@@ -22,7 +22,19 @@ from onnx_fcn.model.metadata import to_json
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, size_text
 
-__all__ = ["FORMAT", "Difference", "Dim", "Example", "Layer", "Map", "Report", "Tensor", "context_caveat", "tables_of", "validation_dict"]
+__all__ = [
+    "FORMAT",
+    "Difference",
+    "Dim",
+    "Example",
+    "Layer",
+    "Map",
+    "Report",
+    "Tensor",
+    "context_caveat",
+    "tables_of",
+    "validation_dict",
+]
 
 
 #: Version of what `Report.to_dict` returns (docs/report.md); it grows when a key is renamed, removed or changes its
