@@ -89,7 +89,7 @@ def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
 
 
 def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
-    """On an image with pixels left over after the last window, is the number of answers the announced one?
+    """On an image with pixels left over after the last window, is the number of answers the reported one?
 
     Wrong padding at the far end, and sizes that are wrongly rounded up, show only there.
     """

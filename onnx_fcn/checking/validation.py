@@ -7,7 +7,7 @@ All questions decide, except the third if something pads:
     crops     on larger images, is every cell the original network on its crop of the image?
     trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
     phases    if operators dilate instead of striding, is each phase of the map that of the original's trunk?
-    grid      on images with pixels left over, is the number of answers the announced one?
+    grid      on images with pixels left over, is the number of answers the reported one?
     form      if the answers are more than the map, are they what the form says?
     metadata  do the metadata describe the answers as the walk of the original does?
 
