@@ -1139,7 +1139,7 @@ refusal("pad, then pool", "[pad] p = Pad (x, pads)  [gap] g = GlobalAveragePool 
     ("pad-then-flatten", "gap", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1])
 refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c = Conv <pads = [1, 1, 1, 1]> (x, k)  "
     "g = Flatten (c)  z = MatMul (g, v)",
-    ("padding-beyond-cut", "aux", "behind 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
+    ("padding-beyond-cut", "aux", "after 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
 refusal("attention over positions", "r = Reshape (x, s)  t = Transpose <perm = [0, 2, 1]> (r)  "
     "[qk] a = MatMul (t, r)  b = Softmax (a)  c = MatMul (b, t)  f = Flatten (c)  y = MatMul (f, w)",
     ("product-of-maps", "qk", "positions with positions"), s=[0, 6, 12], w=(72, 5))
@@ -1166,7 +1166,7 @@ refusal("attention between words", f"{DENSE}  i = ArgMax <axis = 1, keepdims = 0
     outputs="float[N,1,1] y")
 refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  [join] e = Add (r, m)  "
     "g = ReduceMean <axes = [2], keepdims = 0> (e)  y = MatMul (g, w)",
-    ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', behind it"),
+    ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', after it"),
     image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
 refusal("a weight that is repeated too often", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)",
     ("weight-too-large", "mix", "repeated 2000 times, for each channel or position that it does not sum over, to "
@@ -1232,7 +1232,7 @@ refusal("batch normalisation that gives its statistics", "[norm] c, m, v, d, e =
     "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the batch at hand"), opset=13,
     g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
 refusal("noise", "[noise] n = RandomNormal <shape = [1, 6, 4, 3]> ()  a = Add (x, n)  f = Flatten (a)  "
-    "y = MatMul (f, w)", ("random", "noise", "something else every time"), w=(72, 5))
+    "y = MatMul (f, w)", ("random", "noise", "other values in every run"), w=(72, 5))
 refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  "
     "f = Flatten (c)  y = MatMul (f, w)",
     ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[1, 6, 1, 1], w=(12, 5))

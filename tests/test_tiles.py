@@ -392,7 +392,7 @@ INEXACT = {
             pads=[0, 0, 1, 1, 0, 0, 1, 1],
             k=(1, 1, 3, 3),
         ),
-        "pads with what lies at the other end",
+        "pads with pixels from the other end",
     ),
 }
 
@@ -737,7 +737,7 @@ def test_the_documentation_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("text", "count"), [("2G", 2 << 30), ("1.5 GiB", 3 << 29), ("500M", 500 << 20), ("7", 7)])
 def test_amounts_of_memory(text: str, count: int) -> None:
-    assert memory.parsed(text) == count
+    assert memory.parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 3 << 30, 1 << 40])
@@ -905,7 +905,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx page.npy map.npy --level 1": (2, "is not a pyramid, so it has no level 1"),
     "out.onnx page.npy map.npy --tile 0": (2, "--tile is an integer of at least 1, not 0"),
     "out.onnx page.npy map.npy --memory lots": (2, "'lots' is not an amount of memory, such as 2G"),
-    "out.onnx page.npy map.npy --memory 1M": (2, "the smallest tile takes "),
+    "out.onnx page.npy map.npy --memory 1M": (2, "with the smallest tile, and --memory allows "),
     "out.onnx page.npy map.npy --mean 1,2,3": (2, "(1, 2, 3) is for 3 channels, and the network reads 1: give --mean"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask alpha.png": (
@@ -1014,7 +1014,7 @@ def test_a_picture_of_20000_pixels(limit: str, tmp_path: Path, digits: Path) -> 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     tiles, peak = map(int, done.stdout.split())
     assert tiles > 80
-    assert peak << 10 < memory.parsed(limit)
+    assert peak << 10 < memory.parse_bytes(limit)
     answers = np.load(tmp_path / "map.npy", mmap_mode="r")
     rows, columns = slice(2036, 2060), slice(996, 1040)  # across a seam
     crop = image[4 * 2000 : 4 * 2100, 4 * 960 : 4 * 1080]

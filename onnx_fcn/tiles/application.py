@@ -178,7 +178,7 @@ def _checked(tile: int | None, memory: int | str | None, batch: int, level: int)
     for option, value in (("tile", tile), ("batch", batch)):
         if value is not None and value < 1:
             raise OptionError(f"--{option} is an integer of at least 1, not {value}")
-    return None if memory is None else bytes_of(memory)
+    return None if memory is None else parse_memory(memory)
 
 
 def _resumes(target: MapFile, journal: Journal) -> bool:
@@ -372,7 +372,7 @@ class Mask:
         return first, behind.astype(np.int64)
 
 
-def bytes_of(memory: int | str) -> int:
+def parse_memory(memory: int | str) -> int:
     """2G → bytes. Raises OptionError if it is not an amount of memory."""
     try:
         return memory if isinstance(memory, int) else ram.parse_bytes(memory)
