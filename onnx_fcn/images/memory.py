@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnx_fcn.errors import OptionError
-from onnx_fcn.tables import bytes_of
 
 __all__ = ["available", "largest_tile", "parse_bytes", "release", "resident"]
 
@@ -120,6 +119,6 @@ def largest_tile(run: Callable[[int], None], pixels: Callable[[int], int], limit
             tile = most = tile // 2
         else:
             raise OptionError(
-                f"the process takes {bytes_of(peak)} with the smallest tile, and --memory allows {bytes_of(limit)}, of "
-                "which a tenth is kept free"
+                f"the process takes {peak / 2**30:.2f} GB with the smallest tile, and --memory allows "
+                f"{limit / 2**30:.2f} GB, of which a tenth is kept free"
             )
