@@ -498,9 +498,9 @@ def test_probabilities_that_something_else_reads_stay() -> None:
 @pytest.mark.parametrize(
     ("head", "options", "message"),
     [
-        (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"reduce": "mean"}, "numbers, which have no mean"),
-        (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"full_size": True}, "whole numbers"),
-        (f"{HEAD}  y = ReduceMax <axes = [1]> (d)", {"argmax": True}, "'y': has one channel, so there is no best one"),
+        (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"reduce": "mean"}, "map of integers, which cannot"),
+        (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"full_size": True}, "a map of integers"),
+        (f"{HEAD}  y = ReduceMax <axes = [1]> (d)", {"argmax": True}, "'y': has one channel, so there is no best class"),
     ],
 )  # fmt: skip
 def test_maps_that_cannot_take_a_form(head: str, options: dict[str, Any], message: str) -> None:

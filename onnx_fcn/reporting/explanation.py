@@ -23,12 +23,13 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.reporting.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, size_text
+from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.cut import Cut, find_cut, upstream
 from onnx_fcn.walk.fields import sliding
-from onnx_fcn.walk.given import Source, opened
+from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.images import Request, Size, size_of
-from onnx_fcn.walk.lift import dilated
+from onnx_fcn.walk.lift import answering
 from onnx_fcn.walk.search import explored
 
 __all__ = ["Explanation", "Operand", "explain"]
@@ -153,14 +154,14 @@ def explain(
             as close as `output_stride`.
         OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
     """
-    document = opened(source)
+    asked = Asked(output_stride=output_stride)
+    document = Given.open(source, asked).selected
     request = Request(input, size_of(input_size))
     state, causes = explored(document, request)
     if state is None:
         raise UnsupportedModel(causes)
     if not causes:
-        if output_stride is not None:
-            state = dilated(document, state, output_stride)
+        state = answering(document, state, asked)
         try:
             document.commit(assemble(document, state))
         except UnsupportedModel as refusal:

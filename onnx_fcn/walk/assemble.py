@@ -1,7 +1,7 @@
-"""From a finished walk to the difference that it makes: one `Edit`.
+"""From a finished walk to its edit of the model.
 
-New nodes take the seats of those that they replace, so the order stays topological and untouched nodes stay
-untouched. What nothing reads any more goes; what was unused before stays, as long as it does not hang from the image.
+New nodes take the places of those that they replace, so the order stays topological, and other nodes are not touched.
+Nodes and weights that are no longer read go; those that were unused before stay, unless they depend on the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onnx_fcn.model.graphs import names_used, stored_names
 __all__ = ["assemble"]
 
 
-#: The nodes that stand in the place of each node of the graph, by its index.
+#: The nodes that replace each node of the graph, by its index.
 Nodes = dict[int, list[NodeProto]]
 
 
@@ -35,7 +35,7 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
     """The edit that turns the document into the fully convolutional network of the walk.
 
     Raises:
-        UnsupportedModel: a node that stays would read a tensor that is gone.
+        UnsupportedModel: if a node that stays would read a tensor that is gone.
     """
     _name_outputs(state)
     graph = document.proto.graph
@@ -63,12 +63,12 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
 
 
 def _seats(state: Walk) -> list[Seat]:
-    """All seats: in front of the first node, of the nodes, behind the last."""
+    """All seats: before the first node, of the nodes, after the last."""
     return [state.prologue, *state.seats, *state.epilogue]
 
 
 def _emitted(state: Walk) -> Nodes:
-    """In the seats of the walk: what was emitted there, or the node as it was."""
+    """For each node of the walk: the nodes emitted in its seat, or itself if it was not replaced."""
     made: Nodes = {}
     for seat in state.seats:
         nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
@@ -77,7 +77,7 @@ def _emitted(state: Walk) -> Nodes:
 
 
 def _beside(document: Document, state: Walk, walked: Iterable[int]) -> Nodes:
-    """The nodes that no output needs, as long as they do not hang from the image."""
+    """The nodes that no output needs, except those that depend on the image."""
     beside: Nodes = {}
     lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
     for k, node in enumerate(document.proto.graph.node):
@@ -91,7 +91,7 @@ def _beside(document: Document, state: Walk, walked: Iterable[int]) -> Nodes:
 
 
 def _with_ends(document: Document, state: Walk, made: Nodes) -> Nodes:
-    """With what was emitted in front of the first node and behind the last."""
+    """`made`, with the nodes emitted before the first node and after the last."""
     last = len(document.proto.graph.node) - 1
     if last < 0:
         return made
@@ -106,19 +106,19 @@ def _all(nodes: Nodes) -> Iterator[NodeProto]:
 
 
 def _needed(made: Nodes, outputs: Iterable[str], walked: set[int]) -> Nodes:
-    """The nodes without those of the walk that nothing reads any more."""
+    """The nodes, without those of the walk that are no longer read."""
     live = _live(made, outputs, walked)
     return {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
 
 
 def _weight_names(state: Walk, weights: dict[str, Weight], used: set[str], gone: set[str]) -> dict[str, str]:
-    """The names under which new weights are stored, where these are not their own."""
+    """The names under which new weights are stored, if these are not their own."""
     sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
     return {**_shared(weights, sources), **_given_back(sources, used, gone)}
 
 
 def _filled(weights: dict[str, Weight]) -> tuple[list[NodeProto], dict[str, Weight]]:
-    """Large weights that are one number, as nodes that make them of their shape; and what is stored then."""
+    """ConstantOfShape nodes for large weights of a single value, and the weights that are stored nevertheless."""
     nodes: list[NodeProto] = []
     stored: dict[str, Weight] = {}
     for name, weight in weights.items():
@@ -133,7 +133,7 @@ def _filled(weights: dict[str, Weight]) -> tuple[list[NodeProto], dict[str, Weig
 
 
 def _rename_inputs(nodes: Nodes, names: dict[str, str]) -> None:
-    """Let the nodes read weights by the names under which these are stored."""
+    """Make the nodes read weights by the names under which these are stored."""
     for node in _all(nodes):
         for k, name in enumerate(node.input):
             if name in names:
@@ -141,7 +141,7 @@ def _rename_inputs(nodes: Nodes, names: dict[str, str]) -> None:
 
 
 def _changed(document: Document, nodes: Nodes) -> Nodes:
-    """What stands in the place of nodes that do not stay as they are."""
+    """The replacements of the nodes that do not stay unchanged."""
     changed: Nodes = {}
     for k, node in enumerate(document.proto.graph.node):
         made = nodes.get(k, [])
@@ -151,7 +151,7 @@ def _changed(document: Document, nodes: Nodes) -> Nodes:
 
 
 def _name_outputs(state: Walk) -> None:
-    """Let the delivered maps have the names of the outputs, renaming tensors where nothing else is in the way."""
+    """Give the delivered maps the names of the outputs: rename tensors if possible, otherwise add an Identity."""
     delivered = {name: result.map for name, result in state.results.items()}
     delivered |= {name: final.tensor for name, final in state.finals.items()}
     taken = Counter(delivered.values())
@@ -164,7 +164,7 @@ def _name_outputs(state: Walk) -> None:
         current = delivered[name]
         if current == name:
             continue
-        if name in produced:  # the tensor that had the name is still read on the way to the output
+        if name in produced:  # the tensor with that name is still read on the way to the output
             renamed[name] = state.fresh(f"{name}/map")
         if current in produced and taken[current] == 1 and current not in untouched and current not in delivered:
             renamed[current] = name
@@ -181,7 +181,7 @@ def _name_outputs(state: Walk) -> None:
 
 
 def _proto(emission: Emission, seat: Seat) -> NodeProto:
-    """The node as it will be stored; a variation of the seat's own keeps whatever it does not change."""
+    """The node as it will be stored; a variation of the seat's own keeps everything that it does not change."""
     if not emission.varies:
         exported: NodeProto = OnnxExporter.export_node(emission.node)
         return exported
@@ -210,7 +210,7 @@ def _proto(emission: Emission, seat: Seat) -> NodeProto:
 
 
 def _live(made: Nodes, outputs: Iterable[str], in_walk: set[int]) -> set[int]:
-    """Ids of the nodes that the outputs need, and of those that nothing needed before either."""
+    """Ids of the nodes that the outputs need, and of those that were not needed before either."""
     producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
     found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
     wanted = [
@@ -226,7 +226,7 @@ def _live(made: Nodes, outputs: Iterable[str], in_walk: set[int]) -> set[int]:
 
 
 def _check_complete(document: Document, kept: Nodes, used: set[str], weights: dict[str, Weight]) -> None:
-    """Does every node that stays find what it reads?"""
+    """Raises UnsupportedModel if a node that stays reads a tensor that is gone."""
     graph = document.proto.graph
     have = stored_names(graph)
     have |= {i.name for i in graph.input} | set(weights)
@@ -256,13 +256,13 @@ def _unused(document: Document) -> set[str]:
 
 
 def _given_back(sources: dict[str, str], used: set[str], gone: set[str]) -> dict[str, str]:
-    """New weights that take the name of the only one that they were made of."""
+    """New weights that take the name of the weight that only they were made from."""
     made = Counter(s for name, s in sources.items() if name in used)
     return {name: s for name, s in sources.items() if name in used and s in gone and made[s] == 1}
 
 
 def _shared(weights: dict[str, Weight], sources: dict[str, str]) -> dict[str, str]:
-    """New small constants, such as the bounds of slices, under the name of the first that is the same."""
+    """Small new constants, such as the bounds of slices, under the name of the first equal one."""
     first: dict[tuple[object, ...], str] = {}
     names: dict[str, str] = {}
     for name, weight in weights.items():
@@ -272,12 +272,12 @@ def _shared(weights: dict[str, Weight], sources: dict[str, str]) -> dict[str, st
 
 
 def _is_fill(weight: Weight) -> bool:
-    """Is this large weight one number, as ConstantOfShape makes them?"""
+    """Is this a large weight of a single value, which ConstantOfShape can make?"""
     return weight.array.size > 1024 and not any(weight.array.strides)
 
 
 def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
-    """The image with dynamic sizes, unless these are kept."""
+    """The declaration of the image, with dynamic sizes unless these are kept."""
     declared = ValueInfoProto()
     declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == state.image.name))
     dims = declared.type.tensor_type.shape.dim
@@ -290,13 +290,13 @@ def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoPro
         batch = dims[state.image.batch]
         if dynamic_batch:
             batch.dim_param = "batch"
-        elif state.batch != BATCH and not batch.HasField("dim_value"):  # the graph bakes it, whatever is declared
+        elif state.batch != BATCH and not batch.HasField("dim_value"):  # baked into the graph, whatever is declared
             batch.dim_value = state.batch
     return declared
 
 
 def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
-    """An output (N, C, *grid); how many cells there are is written as a formula of the image's size."""
+    """The declaration of an output (N, C, *grid); numbers of cells are formulas of the image's size."""
     result = state.results[declared.name]
     made = ValueInfoProto()
     made.CopyFrom(declared)
@@ -313,7 +313,7 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
             else:
                 dim.dim_param = size
         return made
-    if result.is_live:  # fully convolutional already: the axes stay where they were
+    if result.is_live:  # fully convolutional already: the axes keep their order
         for k in result.order:
             dim = shape.dim.add()
             if k == 1:
@@ -344,5 +344,5 @@ def _keeps_size(state: Walk) -> bool:
 
 def _formula(axis: Axis, state: Walk) -> str:
     """The number of cells along an axis, such as ``(height - 224) // 32 + 1``."""
-    assert axis.image is not None, "an output has no axis that is not the image's"
+    assert axis.image is not None, "every axis of an output is one of the image"
     return axis.count.formula(SIZE_NAMES[len(state.image.space)][axis.image])

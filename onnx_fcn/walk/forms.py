@@ -1,11 +1,11 @@
-"""Other answers than the map: what is made of an output once it lies on its grid.
+"""Other forms of the answers than the map, made from an output on its grid.
 
     reduce      the mean or the maximum of the map: the original's shape again, for images of any size
     full_size   the map at the resolution of the image, each answer in the middle of its window
     argmax      the best class instead of the scores
-    keep_size   the input and the outputs as they were, with convolutions in place of dense layers
+    keep_size   the original sizes of input and outputs, with convolutions in place of dense layers
 
-Each is a few nodes behind the map, which stays in the graph under a name of its own, so that validation sees it.
+Each takes a few nodes after the map, which stays in the graph under a name of its own, so that validation can check it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 )
 
-#: Classes that a byte can tell apart; more are counted in 64 bits, as ONNX does.
+#: Up to this many classes have numbers of one byte; more have 64 bits, as in ONNX.
 BYTE = 256
 
 
 def finish(state: Walk, asked: Asked) -> None:
-    """Bring all answers of a finished walk into a asked.
+    """Bring all outputs of a finished walk into the requested form.
 
     Raises:
-        UnsupportedModel: an answer cannot be.
-        OptionError: the network has nothing that the form is about.
+        UnsupportedModel: if an output cannot have that form.
+        OptionError: if the network has no head, and so no answers.
     """
     if asked.form == "map":
         return
@@ -65,12 +65,12 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
     tensor, elem_type = x.map, x.elem_type
     dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
     if (asked.reduce or asked.full_size) and elem_type not in FLOATS:
-        raise Unsupported("is a map of whole numbers, which have no mean and nothing in between", code="form")
+        raise Unsupported("is a map of integers, which cannot be averaged or interpolated", code="form")
     if asked.reduce:
         if any(a.count(n) > 1 for a in x.space for n in [state.image.size[a.image or 0]]):
             raise Unsupported(
-                "has several answers at the native size, where windows reach beyond the image: reduced, they are not "
-                "the original's",
+                "has several answers at the native size, where windows extend beyond the image: reduced, they differ "
+                "from the original's",
                 code="form",
                 hint="leave --output-stride out" if state.options.asked else "leave --reduce out",
             )
@@ -86,7 +86,7 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
     if asked.argmax:
         if x.width == 1:
             hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
-            raise Unsupported("has one channel, so there is no best one", code="form", hint=hint)
+            raise Unsupported("has one channel, so there is no best class", code="form", hint=hint)
         tensor = site.emit([tensor], "ArgMax", axis=1, keepdims=0)
         elem_type = onnx.TensorProto.INT64
         if x.width <= BYTE:
@@ -101,7 +101,7 @@ def as_original(site: Site, x: Lifted, original: Lifted) -> str:
     sizes = [Atom.product(group) for group in original.layout if original.batch not in group]
     batch = next((k for k, group in enumerate(original.layout) if group == (original.batch,)), None)
     if original.batch.size > 1 and batch is None:
-        raise Unsupported("has the batch and something else on one axis", code="form")
+        raise Unsupported("has the batch on an axis with something else", code="form")
     if batch is None and original.rank == len(sizes):  # no axis of its own, or one of size 1 among the others
         return site.emit([x.map, np.array(sizes, np.int64)], "Reshape")
     name = site.emit([x.map, np.array([0, *sizes], np.int64)], "Reshape")
@@ -121,10 +121,12 @@ def _reduced(site: Site, x: Lifted, kind: str) -> str:
 
 
 def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
-    """(N, C, *grid) → (N, C, *image): linear between the middles of windows, and constant beyond the outermost."""
+    """(N, C, *grid) → (N, C, *image): linear between the middles of windows, constant beyond the outermost ones."""
     site.check_interpolates()
     if any(a.stride.denominator != 1 for a in x.space):
-        raise Unsupported("lies a fraction of a pixel apart, so answers are in the middle of no pixel", code="form")
+        raise Unsupported(
+            "has answers a fraction of a pixel apart, so they are not in the middle of pixels", code="form"
+        )
     windows = [state.image.size[a.image or 0] for a in x.space]
     strides = [int(a.stride) for a in x.space]
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
@@ -142,7 +144,7 @@ def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
-    backs = [step * (w + s) for (_, _, step), w, s in zip(plans, windows, strides)]  # more than ever remains
+    backs = [step * (w + s) for (_, _, step), w, s in zip(plans, windows, strides)]  # more than can be left over
     name = site.emit([name, np.array([0, 0, *fronts, 0, 0, *backs], np.int64)], "Pad", mode="edge")
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
     ends = site.emit([state.image.name], "Shape")
@@ -157,17 +159,17 @@ def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
 
 
 def _centred(window: int, stride: int) -> tuple[int, int, int]:
-    """(factor to interpolate by, samples before the first that pixel 0 is at, samples from pixel to pixel).
+    """(interpolation factor, number of samples between pixel 0 and the first sample, samples from pixel to pixel).
 
-    Cell i belongs to pixel i·stride + (window - 1)/2, the middle of its window. By Resize's rule of half pixels it is
-    the middle of its samples i·stride … (i + 1)·stride - 1, which takes an even window - stride.
+    Cell i belongs to pixel i·stride + (window - 1)/2, the middle of its window. By the half_pixel rule of Resize it is
+    the middle of samples i·stride … (i + 1)·stride - 1, so window - stride has to be even.
     """
     return stride, (window - stride) // 2, 1
 
 
 def _asymmetric(window: int, stride: int) -> tuple[int, int, int]:
-    """The same by Resize's asymmetric rule, by which cell i is sample i·stride.
+    """The same by the asymmetric rule of Resize, by which cell i is sample i·stride.
 
-    The middle of an even window lies between two pixels: then there are two samples a pixel, and every other counts.
+    The middle of an even window is between two pixels: then there are two samples per pixel, and every other is used.
     """
     return (stride, (window - 1) // 2, 1) if window % 2 else (2 * stride, window - 1, 2)

@@ -24,7 +24,7 @@ from onnx_fcn.rules import rule_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.outputs import select
 
-__all__ = ["Given", "Source", "opened", "ordered"]
+__all__ = ["Given", "Source", "ordered"]
 
 
 Source = str | os.PathLike[str] | onnx.ModelProto
@@ -60,15 +60,6 @@ class Given:
             return cls(file, whole, whole, {})
         selected = whole.copy()
         return cls(file, whole, selected, select(selected, asked))
-
-
-def opened(source: Source) -> Document:
-    """Open a model that is ready to be lifted.
-
-    Raises:
-        ModelError: if it is not a usable model.
-    """
-    return _ready(Document.open(source))
 
 
 def ordered(file: Document) -> Document:

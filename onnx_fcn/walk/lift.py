@@ -15,7 +15,7 @@ from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.search import causes_of, explored
 
-__all__ = ["answering", "dilated", "lift"]
+__all__ = ["answering", "lift"]
 
 
 def lift(document: Document, request: Request) -> Walk:
@@ -40,12 +40,12 @@ def answering(document: Document, state: Walk, asked: Asked) -> Walk:
         OptionError: if the strides of the network do not allow it, or the form does not apply to any output.
     """
     if asked.output_stride is not None:
-        state = dilated(document, state, asked.output_stride)
+        state = _dilated(document, state, asked.output_stride)
     finish(state, asked)
     return state
 
 
-def dilated(document: Document, state: Walk, output_stride: int) -> Walk:
+def _dilated(document: Document, state: Walk, output_stride: int) -> Walk:
     """The walk with answers `output_stride` pixels apart, of a model that was lifted at its own stride.
 
     Raises:
