@@ -7,7 +7,7 @@ lies on a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -29,7 +29,7 @@ from onnx_fcn.lifting.layouts import (
     repeated_over,
     spatial_axes,
 )
-from onnx_fcn.lifting.lifted import Lifted, atoms_of
+from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
@@ -149,6 +149,38 @@ def _window_sum(
     return replace(made, layout=((), (), *(made.layout[k] for k in back)))
 
 
+@dataclass(frozen=True)
+class Upsampling:
+    """A transposed convolution along one axis, padding resolved: cell i is spread over cells i·stride - begin …
+
+    Attributes:
+        span: cells that the dilated kernel covers.
+        stride: cells for one of the map.
+        begin, end: cells that are cut off in front and behind.
+        extra: cells that are added behind.
+    """
+
+    span: int
+    stride: int
+    begin: int
+    end: int
+    extra: int
+
+    def cells(self, extent: int) -> int:
+        """Output cells for an input extent."""
+        return (extent - 1) * self.stride + self.span + self.extra - self.begin - self.end
+
+    @property
+    def taps(self) -> Taps:
+        """Cell j is made of the cells ⌈(j + begin - span + 1)/stride⌉ … ⌊(j + begin)/stride⌋."""
+        return Taps(Fraction(self.stride), 2 * (self.begin - self.span + self.stride), 2 * self.begin)
+
+    @property
+    def is_local(self) -> bool:
+        """Is every cell made of one, whether or not there are others beside it?"""
+        return self.span <= self.stride and not self.begin and not self.end
+
+
 @lifts("ConvTranspose")
 def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None) -> Lifted:
     """(N, C, *space) -> (N, M, *space·stride): finer cells, the same windows."""
@@ -157,37 +189,47 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
     shape, group = site.weight_shape(weight), site.attr("group", 1)
     x = as_feature_map(site, x)
     x, axes = spatial_axes(site, x)
-    rank = len(shape) - 2
     if axes != list(range(len(x.space))):
         raise Unsupported("upsamples a map whose axes are permuted", code="not-spatial")
+    check_undilated(site, x, "upsamples the map")
+    steps = _upsamplings(site, x.window, shape[2:])
+    space = tuple(_finer(x, axis, step) for axis, step in zip(x.space, steps))
+    site.note_sliding(pads=not all(s.is_local for s in steps), strides=False)
+    pads = [*(s.begin for s in steps), *(s.end for s in steps)]
+    y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
+    return result(site, x, Plan(tuple(map(Placed, space))), axes, y, shape[1] * group)
+
+
+def _upsamplings(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Upsampling]:
+    """The node's parameters along each axis, with `auto_pad` and `output_shape` resolved at the native extents."""
+    rank = len(kernel_shape)
     strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
-    extra, pads = site.attr("output_padding") or [0] * rank, list(site.attr("pads") or [0] * 2 * rank)
+    extra, pads = site.attr("output_padding") or [0] * rank, site.attr("pads") or [0] * 2 * rank
     mode, wanted = str(site.attr("auto_pad", "NOTSET")), site.attr("output_shape")
-    space = []
-    local = True
-    for k, axis in enumerate(x.space):
-        check_undilated(site, x, "upsamples the map")
-        span = (shape[2 + k] - 1) * dilations[k] + 1
-        full = (axis.window - 1) * strides[k] + span + extra[k]
-        if mode == "VALID":
-            pads[k] = pads[k + rank] = 0
+    steps = []
+    for k, extent in enumerate(extents):
+        span = (kernel_shape[k] - 1) * dilations[k] + 1
+        step = Upsampling(span, strides[k], pads[k], pads[k + rank], extra[k])
+        if mode == "VALID" or wanted or mode.startswith("SAME"):
+            step = replace(step, begin=0, end=0)
         if wanted or mode.startswith("SAME"):
-            total = full - (wanted[-rank:][k] if wanted else axis.window * strides[k])
+            total = step.cells(extent) - (wanted[-rank:][k] if wanted else extent * step.stride)
             if total < 0:
                 raise Unsupported(f"asks for {-total} cells more than a window gives", code="size")
             half = total // 2  # of an odd total the larger half lies in front, unless SAME_UPPER says otherwise
-            pads[k], pads[k + rank] = (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
-        cells = full - pads[k] - pads[k + rank]
-        name = axis.atoms[0].name if axis.atoms else "w"
-        if axis.window == 1 and cells > 1 and x.origins:
-            raise Unsupported("makes a map of one cell of a window", code="decoder")
-        # cell j is made of the cells ⌈(j + begin - span + 1)/stride⌉ … ⌊(j + begin)/stride⌋
-        taps = Taps(Fraction(strides[k]), 2 * (pads[k] - span + strides[k]), 2 * pads[k])
-        space.append(axis.resampled(cells, name, taps, cells - axis.window * strides[k]))
-        local &= span <= strides[k] and not pads[k] and not pads[k + rank]
-    site.note_sliding(pads=not local, strides=False)
-    y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
-    return result(site, x, Plan(tuple(map(Placed, space))), axes, y, shape[1] * group)
+            begin, end = (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
+            step = replace(step, begin=begin, end=end)
+        steps.append(step)
+    return steps
+
+
+def _finer(x: Lifted, axis: Axis, step: Upsampling) -> Axis:
+    """One axis of the map, upsampled."""
+    cells = step.cells(axis.window)
+    if axis.window == 1 and cells > 1 and x.origins:
+        raise Unsupported("makes a map of one cell of a window", code="decoder")
+    name = axis.atoms[0].name if axis.atoms else "w"
+    return axis.resampled(cells, name, step.taps, cells - axis.window * step.stride)
 
 
 #: What a pooling does that covers all of its axes, by the operator and its p.
