@@ -34,6 +34,7 @@ from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.given import Given, Source, ordered
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
+from onnx_fcn.walk.mixing import check_freed
 
 __all__ = ["Conversion", "convert", "inspect", "validate"]
 
@@ -155,6 +156,8 @@ def convert(
     images = load_data(data, original, state.image)
     with clock("assemble"), _blaming_model(given):
         document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
+        if dynamic_batch:
+            check_freed(document, original, state)
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
         report = describe(original, document, state, source=name, sizes=sizes)

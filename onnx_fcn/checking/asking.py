@@ -196,5 +196,6 @@ def _batch_restored(c: Comparison, answers: Answers) -> Answers:
     shape = next((list(answers[n].shape) for n in c.state.results if answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():
         if fact.folded:
-            answers[name] = np.moveaxis(answers[name].reshape(fact.width, shape[0], *shape[2:]), 0, 1)
+            grid = [1] * len(fact.space) if c.keeps_size else shape[2:]  # in the original's shapes there is none
+            answers[name] = np.moveaxis(answers[name].reshape(fact.width, -1, *grid), 0, 1)
     return answers

@@ -59,8 +59,9 @@ def finish(state: Walk, asked: Asked) -> None:
 def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Final:
     x, original = state.results[name], seat.operands[0]
     assert isinstance(original, Lifted)
+    batch = _batch_axis(state, original)
     if asked.keep_size:
-        return Final(as_original(site, x, original), _original_dims(original), x.elem_type, asked.form)
+        return Final(as_original(site, x, original, batch), _original_dims(original, batch), x.elem_type, asked.form)
     sizes = SIZE_NAMES[len(state.image.space)]
     tensor, elem_type = x.map, x.elem_type
     dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
@@ -78,8 +79,8 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
         if asked.argmax:
             tensor = site.squeeze(tensor, [2 + k for k in range(len(x.space))])
         else:
-            tensor = as_original(site, x.on(tensor), original)
-            dims = _original_dims(original)
+            tensor = as_original(site, x.on(tensor), original, batch)
+            dims = _original_dims(original, batch)
     if asked.full_size:
         tensor = _enlarged(state, site, x)
         dims = (None, x.width, *sizes)
@@ -96,13 +97,12 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
     return Final(tensor, dims, elem_type, asked.form)
 
 
-def as_original(site: Site, x: Lifted, original: Lifted) -> str:
-    """One answer for each image, (N, C, 1, …) or (N, C), in the shape of the original."""
-    sizes = [Atom.product(group) for group in original.layout if original.batch not in group]
-    batch = next((k for k, group in enumerate(original.layout) if group == (original.batch,)), None)
+def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> str:
+    """One answer for each image, (N, C, 1, …) or (N, C), in the shape of the original, with the batch on that axis."""
+    sizes = [Atom.product(group) for k, group in enumerate(original.layout) if k != batch]
     if original.batch.size > 1 and batch is None:
         raise Unsupported("has the batch on an axis with something else", code="form")
-    if batch is None and original.rank == len(sizes):  # no axis of its own, or one of size 1 among the others
+    if batch is None:  # no axis of its own
         return site.emit([x.map, np.array(sizes, np.int64)], "Reshape")
     name = site.emit([x.map, np.array([0, *sizes], np.int64)], "Reshape")
     perm = [k + 1 if k < (batch or 0) else k for k in range(len(sizes) + 1)]
@@ -110,9 +110,19 @@ def as_original(site: Site, x: Lifted, original: Lifted) -> str:
     return name if not batch else site.emit([name], "Transpose", perm=perm)
 
 
-def _original_dims(original: Lifted) -> tuple[int | str | None, ...]:
+def _original_dims(original: Lifted, batch: int | None) -> tuple[int | str | None, ...]:
     """The shape of the original; None for the batch."""
-    return tuple(None if group == (original.batch,) else Atom.product(group) for group in original.layout)
+    return tuple(None if k == batch else Atom.product(group) for k, group in enumerate(original.layout))
+
+
+def _batch_axis(state: Walk, original: Lifted) -> int | None:
+    """The axis of the original's answers that is the batch, or None.
+
+    A batch of one image has no factor of its own: where the first axis is of size 1, that is where more would go.
+    """
+    if original.batch.size > 1:
+        return next((k for k, group in enumerate(original.layout) if group == (original.batch,)), None)
+    return 0 if state.image.batch is not None and original.layout[:1] == ((),) else None
 
 
 def _reduced(site: Site, x: Lifted, kind: str) -> str:

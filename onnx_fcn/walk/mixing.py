@@ -8,19 +8,21 @@ along the batch does. Running several images together and each alone shows which
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import ModelError
-from onnx_fcn.lifting.program import Image
+from onnx_fcn.errors import Diagnostic, ModelError, UnsupportedModel
+from onnx_fcn.lifting.lifted import BATCH
+from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.model.agreement import difference, tolerance_of
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import data_inputs, static_dims
-from onnx_fcn.model.sessions import random_values, session
+from onnx_fcn.model.graphs import data_inputs, declared_as, static_dims
+from onnx_fcn.model.sessions import random_values, session, with_outputs
 
-__all__ = ["batches_taken"]
+__all__ = ["batches_taken", "check_freed", "mixed"]
 
 
 #: What becomes of the images of a larger batch.
@@ -39,6 +41,18 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
         ``"one"``: it does not run with another batch; ``"apart"``: the images do not affect each other; ``"mixed"``:
         they do.
     """
+    try:
+        return "apart" if mixed(document, image, outputs) is None else "mixed"
+    except ModelError:
+        return "one"
+
+
+def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | None:
+    """The first of some tensors in which the images of a batch change each other; None where there is none.
+
+    Raises:
+        ModelError: the network does not run with another batch than the image has.
+    """
     assert image.batch is not None
     count = 2 if image.shape[image.batch] != 2 else 3
     random, together = np.random.default_rng(0), {}
@@ -49,17 +63,51 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
         shape = [(count if k == 0 else 1) if d is None else d for k, d in enumerate(dims)]
         together[declared.name] = random_values(declared, shape, random)
     names = [o.name for o in document.proto.graph.output]
+    inner = [name for name in tensors if name not in names]
     first = {i.name for i in data_inputs(document.proto.graph) if i.name == image.name or static_dims(i)[:1] == [None]}
-    try:
-        run = session(document)
-        whole = dict(zip(names, run(together)))
-        for k in (0, count - 1):
-            alone = dict(zip(names, run({n: v[k : k + 1] if n in first else v for n, v in together.items()})))
-            if not all(_holds(whole[n], alone[n], k, count, tolerance_of(document)) for n in outputs):
-                return "mixed"
-    except ModelError:
-        return "one"
-    return "apart"
+    run = session(document, with_outputs(document, inner))
+    whole = dict(zip([*names, *inner], run(together)))
+    for k in (0, count - 1):
+        alone = dict(
+            zip([*names, *inner], run({n: v[k : k + 1] if n in first else v for n, v in together.items()}))
+        )
+        for name in tensors:
+            if not _holds(whole[name], alone[name], k, count, tolerance_of(document)):
+                return name
+    return None
+
+
+def check_freed(converted: Document, original: Document, state: Walk) -> None:
+    """Does a network answer for each image as for it alone, whose batch was fixed and has been made dynamic?
+
+    The original says nothing of other batches: what it computes along the batch, and what holds for one image alone,
+    such as a Squeeze without axes, stands as it was written.
+
+    Args:
+        converted: the network with any batch.
+        original: the one that was lifted.
+        state: its walk.
+
+    Raises:
+        UnsupportedModel: images change each other's answers, or it does not run with another batch.
+    """
+    image = state.image
+    if image.batch is None:
+        return
+    fixed = static_dims(declared_as(original.proto.graph, image.name))[image.batch]
+    if fixed is None and state.batch == BATCH:
+        return
+    fixed = state.batch if fixed is None else fixed
+    known = replace(image, shape=tuple(fixed if k == image.batch else d for k, d in enumerate(image.shape)))
+    taken = batches_taken(converted, known, list(state.results))
+    if taken == "apart":
+        return
+    reason = (
+        f"its images change each other's answers, once there may be others than a batch of {fixed}"
+        if taken == "mixed"
+        else f"a batch of {fixed} is built into the network, so that it does not run with another"
+    )
+    raise UnsupportedModel([Diagnostic("batch", image.name, "input", reason, "leave --dynamic-batch out")])
 
 
 def _holds(whole: Array, alone: Array, k: int, count: int, tolerance: float) -> bool:

@@ -11,9 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx_fcn.errors import Diagnostic
+from onnx_fcn.errors import Diagnostic, ModelError
+from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, static_dims
 from onnx_fcn.model.operators import CHANNELS_FIRST
@@ -29,7 +31,7 @@ from onnx_fcn.walk.images import (
     width_of,
     written_size,
 )
-from onnx_fcn.walk.mixing import batches_taken
+from onnx_fcn.walk.mixing import batches_taken, mixed
 
 __all__ = [
     "APART",
@@ -205,10 +207,11 @@ APART = (
 
 
 def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]:
-    """The refusal of a walk that succeeds with one batch only, if the network mixes the images of larger ones.
+    """The refusal of a walk if the network mixes the images of a batch that its file leaves open.
 
-    If the file leaves the batch open but the network runs with no other (an export may bake in that of its example), or
-    if a rule is too narrow, the fixed batch is noted in the image.
+    If the walk succeeds with any batch, only what no rule sees can mix them, such as a gate. If it succeeds with one
+    batch only, because the network runs with no other (an export may bake in that of its example) or because a rule is
+    too narrow, the fixed batch is noted in the image.
 
     Args:
         document: the model.
@@ -216,12 +219,10 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
         free: the walk of the same reading with a free batch.
     """
     image = state.image
-    if (
-        image.batch is None
-        or state is free
-        or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None
-    ):
+    if image.batch is None or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
         return []
+    if state is free:
+        return _mixed_beside(document, state)
     taken = batches_taken(document, image, [o for o in state.outputs if isinstance(state.facts.get(o), Lifted)])
     causes = list(free.causes.values())
     if taken == "mixed":
@@ -233,6 +234,26 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
     note = f"The batch is fixed at {state.batch}, though the file leaves it open: {reason}."
     state.image = replace(image, assumed=(*image.assumed, note))
     return []
+
+
+def _mixed_beside(document: Document, state: Walk) -> list[Diagnostic]:
+    """The refusal of a network that mixes the images of a batch where no rule looks: in what is the same everywhere.
+
+    Scales of activations, which a DynamicQuantizeLinear takes of the whole batch, mix images by their rounding alone.
+    """
+    made = {o: seat for seat in state.seats for o in seat.proto.output}
+    named = {o for node in document.proto.graph.node for o in node.output}
+    beside = [o for o in made if o in named and type(state.facts.get(o)) is Unmapped]
+    if not beside or is_rounded(document):
+        return []
+    try:
+        name = mixed(document, state.image, beside)
+    except ModelError:
+        return []  # it takes no other batch
+    if name is None:
+        return []
+    reason = f"gives '{name}', in which the images of a batch change each other"
+    return [Diagnostic("batch", made[name].name, made[name].node.op, reason, APART)]
 
 
 def _baker(free: Walk) -> str:
