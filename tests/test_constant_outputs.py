@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto
 
 import onnx_fcn
-from onnx_fcn import ValidationError
+from onnx_fcn import UnsupportedModel, ValidationError
 
 DENSE = "f = Flatten (x)  y = Gemm <transB = 1> (f, w, b)"
 
@@ -61,6 +61,12 @@ def test_it_stays_as_it_was(name: str, form: str, tmp_path: Path) -> None:
     )
     assert got.shape == want.shape
     assert np.array_equal(got, want)
+
+
+def test_one_that_is_made_of_sizes_which_a_larger_image_has_none_of() -> None:
+    """A flattened map has a shape of its own at each position; that of all of them is no shape of the original."""
+    with pytest.raises(UnsupportedModel, match="output 'z': is made of sizes, which are others at every image size"):
+        onnx_fcn.convert(network(f"{DENSE}  z = Shape (f)", "int64[2] z"), input_size=(4, 3), validate=False)
 
 
 def test_validation_rejects_one_of_another_shape() -> None:

@@ -263,6 +263,14 @@ def interpolated(scores: Array, image: Array, stride: int, window: Sequence[int]
 # The best class -------------------------------------------------------------------------------------------------------
 
 
+def test_full_size_of_a_type_that_is_not_interpolated() -> None:
+    """onnxruntime interpolates no doubles, and convolves none: the dense layer is all there is."""
+    original = law.model("f = Flatten (x)  y = MatMul (f, w)", image="double[N,3,4,3] x", w=np.eye(36, 5))
+    converted = made(original, full_size=True)
+    image = np.random.default_rng(0).standard_normal((2, 3, 4, 3))
+    close(answers(converted, image)[0][:, :, 1, 1], law.session(original)({"x": image})[0])
+
+
 def test_the_best_class() -> None:
     original = classifier()
     for image in images(original):
@@ -412,9 +420,19 @@ def test_a_written_file_says_what_was_made_and_is_verified(given: str, form: str
     assert json.loads(entry) == made_of
 
 
-def test_head_folded(tmp_path: Path) -> None:
+def test_head_folded() -> None:
     """With the batch folded into a spatial axis around the head."""
     original = classifier(f"{HEAD}  y = Relu (d)")
+    check_folded(original)
+
+
+@pytest.mark.parametrize("last", ["y = Softmax (d)", "e = Gemm <beta = 0.5> (f, v, d)  y = Relu (e)"])
+def test_head_folded_with_more_than_a_layer(last: str) -> None:
+    """What enters a softmax is compared too; and a bias that is folded meets a product of what is not yet."""
+    check_folded(classifier(f"{HEAD}  {last}", v=(72, 7)))
+
+
+def check_folded(original: ModelProto) -> None:
     for options in ({"output_stride": 1}, {"reduce": "mean"}, {"full_size": True}, {"keep_size": True}):
         folded, conv = (made(original, head=head, **options) for head in ("folded", "conv"))
         for image in images(original)[: 1 if "keep_size" in options else 3]:
@@ -501,6 +519,8 @@ def test_probabilities_that_something_else_reads_stay() -> None:
         (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"reduce": "mean"}, "map of integers, which cannot"),
         (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"full_size": True}, "a map of integers"),
         (f"{HEAD}  y = ReduceMax <axes = [1]> (d)", {"argmax": True}, "'y': has one channel, so there is no best class"),
+        (f"{HEAD}  y = Greater (d, b)", {"argmax": True}, "a type for which onnxruntime has no ArgMax"),
+        (f"{HEAD}  a = Abs (d)  y = Cast <to = 4> (a)", {"argmax": True}, "a type for which onnxruntime has no"),
     ],
 )  # fmt: skip
 def test_maps_that_cannot_take_a_form(head: str, options: dict[str, Any], message: str) -> None:

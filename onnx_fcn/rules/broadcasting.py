@@ -17,6 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.layouts import (
     arrange,
     as_channels,
@@ -66,7 +67,8 @@ def combine(
     Raises:
         Unsupported: the maps lie on different grids, or one's channels meet another's positions.
     """
-    operands = [rearranged(site, f) if isinstance(f, Lifted) else f for f in operands]
+    together = [f for f in same_folding(site, operands) if f is not None]
+    operands = [rearranged(site, f) if isinstance(f, Lifted) else f for f in together]
     rank = _rank(site, operands)
     # maps (N, C, *space), all of the same cells
     maps = _met(site, [Term(f).on_axes(rank) for f in operands if isinstance(f, Lifted)], operands)

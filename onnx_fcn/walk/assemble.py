@@ -244,6 +244,11 @@ def _check_complete(document: Document, kept: Nodes, used: set[str], weights: di
         for name in names_used(node)
         if name in missing
     ]
+    causes += [
+        Diagnostic("reads-lost-tensor", o.name, "output", "is made of sizes, which are others at every image size")
+        for o in graph.output
+        if o.name in missing
+    ]
     if causes:
         raise UnsupportedModel(causes)
 

@@ -15,7 +15,7 @@ import onnx
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted
 from onnx_fcn.lifting.program import Final, Seat, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
@@ -26,6 +26,14 @@ __all__ = ["finish"]
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 )
+
+#: Types for which onnxruntime has an ArgMax.
+COMPARED = FLOATS - {onnx.TensorProto.BFLOAT16} | {
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+}
 
 #: Up to this many classes have numbers of one byte; more have 64 bits, as in ONNX.
 BYTE = 256
@@ -60,6 +68,8 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
     x, original = state.results[name], seat.operands[0]
     assert isinstance(original, Lifted)
     batch = _batch_axis(state, original)
+    if asked.keeps_shape:
+        _check_rank(state, name)
     if asked.keep_size:
         return Final(as_original(site, x, original, batch), _original_dims(original, batch), x.elem_type, asked.form)
     sizes = SIZE_NAMES[len(state.image.space)]
@@ -85,6 +95,8 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
         tensor = _enlarged(state, site, x)
         dims = (None, x.width, *sizes)
     if asked.argmax:
+        if elem_type not in COMPARED:
+            raise Unsupported("is a map of a type for which onnxruntime has no ArgMax", code="form")
         if x.width == 1:
             hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
             raise Unsupported("has one channel, so there is no best class", code="form", hint=hint)
@@ -108,6 +120,29 @@ def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> s
     perm = [k + 1 if k < (batch or 0) else k for k in range(len(sizes) + 1)]
     perm[batch or 0] = 0
     return name if not batch else site.emit([name], "Transpose", perm=perm)
+
+
+def _check_rank(state: Walk, name: str) -> None:
+    """Raises: Unsupported, if an answer of the original has another rank for one image than for several."""
+    if state.batch != BATCH:
+        return
+    made = {output: seat for seat in state.seats for output in seat.proto.output}
+    wanted, seen = [name], {name}
+    while wanted:
+        seat = made.get(wanted.pop())
+        if seat is None or seat.node.op in ("Flatten", "Reshape"):
+            continue  # they say how many axes there are
+        x, axes = (*seat.operands, None, None)[:2]
+        everything = seat.node.op == "Squeeze" and axes is None and "axes" not in seat.node.attrs
+        if everything and isinstance(x, Lifted) and (x.batch,) in x.layout:
+            raise Unsupported(
+                f"has another rank for one image than for several, as Squeeze '{seat.name}' without axes removes a "
+                "batch of one too",
+                code="form",
+                hint="give that node the axes that it removes",
+            )
+        wanted += [n for n in seat.proto.input if n not in seen]
+        seen |= set(seat.proto.input)
 
 
 def _original_dims(original: Lifted, batch: int | None) -> tuple[int | str | None, ...]:
@@ -142,7 +177,7 @@ def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
     plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
     name, rank = x.map, len(x.space)
-    casts = x.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    casts = x.elem_type != onnx.TensorProto.FLOAT  # the only floats that onnxruntime interpolates
     if casts:
         name = site.emit([name], "Cast", to=onnx.TensorProto.FLOAT)
     flat = rank == 1  # onnxruntime interpolates two axes or three

@@ -64,13 +64,11 @@ def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | Non
         together[declared.name] = random_values(declared, shape, random)
     names = [o.name for o in document.proto.graph.output]
     inner = [name for name in tensors if name not in names]
-    first = {i.name for i in data_inputs(document.proto.graph) if i.name == image.name or static_dims(i)[:1] == [None]}
+    first = _with_batch(document, image)
     run = session(document, with_outputs(document, inner))
     whole = dict(zip([*names, *inner], run(together)))
     for k in (0, count - 1):
-        alone = dict(
-            zip([*names, *inner], run({n: v[k : k + 1] if n in first else v for n, v in together.items()}))
-        )
+        alone = dict(zip([*names, *inner], run({n: v[k : k + 1] if n in first else v for n, v in together.items()})))
         for name in tensors:
             if not _holds(whole[name], alone[name], k, count, tolerance_of(document)):
                 return name
@@ -110,8 +108,23 @@ def check_freed(converted: Document, original: Document, state: Walk) -> None:
     raise UnsupportedModel([Diagnostic("batch", image.name, "input", reason, "leave --dynamic-batch out")])
 
 
+def _with_batch(document: Document, image: Image) -> set[str]:
+    """The inputs that have a row for each image: their first axis is open, and not named otherwise than the batch."""
+    found, named = {image.name}, {}
+    for declared in data_inputs(document.proto.graph):
+        dims = declared.type.tensor_type.shape.dim
+        axis = image.batch if declared.name == image.name else 0
+        named[declared.name] = dims[axis].dim_param if dims else ""
+        if static_dims(declared)[:1] == [None]:
+            found.add(declared.name)
+    batch = named[image.name]
+    return {name for name in found if not (batch and named[name]) or named[name] == batch}
+
+
 def _holds(whole: Array, alone: Array, k: int, count: int, tolerance: float) -> bool:
-    """Is the answer `alone` that of image `k` out of `count`, whichever axis the batch is on?"""
+    """Is the answer `alone` that of image `k` out of `count`, whichever axis the batch is on, or of all of them?"""
+    if whole.shape == alone.shape:
+        return difference(whole, alone) <= tolerance
     if whole.size != count * alone.size:
         return False
     for axis, size in enumerate(whole.shape):

@@ -1,0 +1,120 @@
+"""Which batches a result takes: each image has the answer that it has alone, or the batch is refused.
+
+A batch that the file fixes may be freed: the original says nothing of others, so that its answers for single images
+decide. One that the file leaves open may be mixed where no rule looks, such as behind the pooling of a gate.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import law
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnx_fcn
+from onnx_fcn import UnsupportedModel
+
+TRUNK = "c = Conv <strides = [2, 2]> (x, k)  m = Relu (c)"
+HEAD = "f = Flatten (r)  y = MatMul (f, w)"
+
+#: Gates that mix the images of a batch: between the pooling of the gate and what it is multiplied with.
+MIXED = {
+    "a softmax over the images": ("[mix] s = Softmax <axis = 0> (g)", {}),
+    "a softmax over them, transposed": ("t = Transpose <perm = [1, 0, 2, 3]> (g)  [mix] u = Softmax <axis = 1> (t)  "
+        "s = Transpose <perm = [1, 0, 2, 3]> (u)", {}),
+    "a mean over them": ("[mix] s = ReduceMean <axes = [0]> (g)", {}),
+    "a sum up to each": ("[mix] s = CumSum (g, zero)", {"zero": 0}),
+    "the first of them": ("[mix] s = Slice (g, begin, end)", {"begin": [0], "end": [1]}),
+}  # fmt: skip
+
+
+def network(batch: str, gate: str, **given: Any) -> ModelProto:
+    body = f"{TRUNK}  g = GlobalAveragePool (m)  {gate}  r = Mul (m, s)  {HEAD}"
+    return law.model(body, image=f"float[{batch},3,9,7] x", k=(6, 3, 3, 3), w=(72, 5), **given)
+
+
+def close(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_gate_that_mixes_the_images_of_an_open_batch(name: str) -> None:
+    gate, given = MIXED[name]
+    with pytest.raises(UnsupportedModel, match=r"'mix': gives '.', in which the images of a batch change each"):
+        onnx_fcn.inspect(network("N", gate, **given))
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+@pytest.mark.parametrize("name", MIXED)
+def test_a_gate_that_would_mix_the_images_of_a_freed_batch(name: str, batch: str) -> None:
+    gate, given = MIXED[name]
+    original = network(batch, gate, **given)
+    assert onnx_fcn.convert(original).report.geometry.exactness == {"y": "context"}
+    with pytest.raises(UnsupportedModel, match=rf"change each other's answers, .*batch of {batch} \(leave --dynamic"):
+        onnx_fcn.convert(original, dynamic_batch=True, validate=False)
+
+
+def test_a_gate_of_each_image() -> None:
+    gate = "h = Conv (g, one)  s = Sigmoid (h)"
+    for batch, freed in (("N", False), ("1", True), ("2", True)):
+        original = network(batch, gate, one=(6, 6, 1, 1))
+        converted = law.session(onnx_fcn.convert(original, dynamic_batch=freed).to_proto())
+        image = law.noise(original.graph.input[0], 3, (-2, 2), [3, 3, 9, 7])
+        (whole,) = converted({"x": image})
+        for k in range(3):
+            close(whole[k : k + 1], converted({"x": image[k : k + 1]})[0])
+
+
+@pytest.mark.parametrize(
+    ("beside", "made", "given"),
+    [
+        ("float[5] v", "e = Relu (v)", {}),
+        ("float[M,5] v", "e = ReduceSum <keepdims = 0> (v, first)", {"first": [0]}),
+        ("float[N,5] v", "e = Relu (v)", {}),
+    ],
+    ids=["the same for all", "as many rows as it likes", "a row for each"],
+)
+def test_an_input_beside_the_image(beside: str, made: str, given: dict[str, Any]) -> None:
+    body = f"{TRUNK}  f = Flatten (m)  d = MatMul (f, w)  {made}  y = Add (d, e)"
+    original = law.model(body, image=f"float[N,3,9,7] x, {beside}", k=(6, 3, 3, 3), w=(72, 5), **given)
+    assert onnx_fcn.convert(original).report.validation.passed
+
+
+@pytest.mark.parametrize("form", [{"reduce": "mean"}, {"reduce": "max"}, {"keep_size": True}])
+@pytest.mark.parametrize("flat", [[1, -1], [1, 72]])
+def test_answers_in_the_original_s_shape_of_a_freed_batch(form: dict[str, Any], flat: list[int]) -> None:
+    """The batch of one that a Reshape bakes is the first axis of the answers."""
+    body = f"{TRUNK}  r = Reshape (m, s)  d = MatMul (r, w)  y = Softmax (d)"
+    original = law.model(body, image="float[1,3,9,7] x", k=(6, 3, 3, 3), w=(72, 5), s=flat)
+    converted = onnx_fcn.convert(original, dynamic_batch=True, **form).to_proto()
+    onnx.checker.check_model(converted, full_check=True)
+    assert law.dims_of(converted.graph.output[0]) == [None, 5]
+    image = law.noise(original.graph.input[0], 3, (-2, 2), [3, 3, 9, 7])
+    alone = [law.session(original)({"x": image[k : k + 1]})[0] for k in range(3)]
+    close(law.session(converted)({"x": image})[0], np.concatenate(alone))
+
+
+def test_a_freed_batch_that_the_shape_of_the_answers_has_no_axis_for() -> None:
+    body = f"{TRUNK}  r = Reshape (m, s)  t = MatMul (w, r)  y = Reshape (t, u)"
+    given = {"s": [72, 1], "w": (5, 72), "u": [5]}
+    original = law.model(body, image="float[1,3,9,7] x", k=(6, 3, 3, 3), **given)
+    assert law.dims_of(onnx_fcn.convert(original, keep_size=True).to_proto().graph.output[0]) == [5]
+    with pytest.raises(UnsupportedModel, match="a batch of 1 is built into the network, so that it does not run with"):
+        onnx_fcn.convert(original, keep_size=True, dynamic_batch=True, validate=False)
+
+
+@pytest.mark.parametrize(("batch", "freed"), [("N", False), ("1", True)])
+def test_answers_of_another_rank_for_one_image(batch: str, freed: bool) -> None:
+    """A Squeeze without axes removes the batch of one image, and no other."""
+    body = f"{TRUNK}  g = GlobalAveragePool (m)  s = Squeeze (g)  y = MatMul (s, v)"
+    original = law.model(body, image=f"float[{batch},3,9,7] x", outputs="float[L] y", k=(6, 3, 3, 3), v=(6, 5))
+    assert onnx_fcn.convert(original, dynamic_batch=freed).report.validation.passed
+    for form in ({"reduce": "mean"}, {"keep_size": True}):
+        with pytest.raises(UnsupportedModel, match="another rank for one image than for several, as Squeeze 's' with"):
+            onnx_fcn.convert(original, dynamic_batch=freed, **form, validate=False)
+    if batch == "1":
+        assert onnx_fcn.convert(original, keep_size=True).report.validation.passed
