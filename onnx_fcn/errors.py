@@ -51,7 +51,7 @@ class OptionError(FcnError):
 
 
 class ValidationError(FcnError):
-    """The converted model disagrees with the original; `report` holds the measurements.
+    """The converted model disagrees with the original; `report` contains the measurements.
 
     Nothing has been written when this is raised.
     """

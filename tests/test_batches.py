@@ -48,6 +48,20 @@ def test_a_gate_that_mixes_the_images_of_an_open_batch(name: str) -> None:
         onnx_fcn.inspect(network("N", gate, **given))
 
 
+def test_a_gate_that_mixes_them_inside_a_branch() -> None:
+    """No tensor of a branch can be asked for, but what the network answers can."""
+    original = network("N", "s = Softmax <axis = 0> (g)")
+    (place,) = (k for k, node in enumerate(original.graph.node) if node.op_type == "Softmax")
+    outputs = [onnx.helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, None)]
+    branches = [onnx.helper.make_graph([onnx.helper.make_node(op, ["g"], ["t"], **given)], op, [], outputs)
+        for op, given in (("Softmax", {"axis": 0}), ("Neg", {}))]  # fmt: skip
+    branch = onnx.helper.make_node("If", ["yes"], ["s"], then_branch=branches[0], else_branch=branches[1])
+    original.graph.node[place].CopyFrom(branch)
+    original.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    with pytest.raises(UnsupportedModel, match="the images of a batch change each other"):
+        onnx_fcn.inspect(original)
+
+
 @pytest.mark.parametrize("batch", ["1", "2"])
 @pytest.mark.parametrize("name", MIXED)
 def test_a_gate_that_would_mix_the_images_of_a_freed_batch(name: str, batch: str) -> None:

@@ -218,7 +218,7 @@ class _Message:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a tensor its payload is, with the tag before it."""
+    """The position of a payload in its tensor, and of the tag before it."""
 
     tag: int
     end: int

@@ -243,11 +243,14 @@ def _mixed_beside(document: Document, state: Walk) -> list[Diagnostic]:
     """
     made = {o: seat for seat in state.seats for o in seat.proto.output}
     named = {o for node in document.proto.graph.node for o in node.output}
-    beside = [o for o in made if o in named and type(state.facts.get(o)) is Unmapped]
+    beside = [o for o in made if type(state.facts.get(o)) is Unmapped]
     if not beside or is_rounded(document):
         return []
+    asked = [o for o in beside if o in named]
+    if len(asked) < len(beside):  # nothing inside a branch can be asked for: the answers tell
+        asked += [o for o in state.outputs if o in made and isinstance(state.facts.get(o), Lifted)]
     try:
-        name = mixed(document, state.image, beside)
+        name = mixed(document, state.image, asked)
     except ModelError:
         return []  # it takes no other batch
     if name is None:
