@@ -101,7 +101,7 @@ def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
     asked = [(w.map, w) for w in wides] + ([(shake(c, first.map), first)] if shakes else [])
     windows = [(original_at(fact, m, p).astype(m.dtype), w.feeds) for m, w in asked for p in w.positions]
     c.progress(f"head on {len(windows)} windows")
-    answers = iter(_head_on(c, first.cut, windows))
+    answers = iter(_run_head(c, first.cut, windows))
     for wide in wides:
         wide.windows = [next(answers) for _ in wide.positions]
     others = list(answers)
@@ -109,8 +109,8 @@ def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
         c.scales[name] = own_scale([w[name] for w in first.windows], [w[name] for w in others])
 
 
-def _head_on(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
-    """The original head's answers for windows, each with its other inputs; in one batch if the batch is free."""
+def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
+    """Run the original head on windows, each with its other inputs; in one batch if the batch is free."""
     image, types = c.state.image, {cut.name: windows[0][0].dtype}
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
     axis = batch_axis(cut.fact)
@@ -147,7 +147,7 @@ def head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
     outputs = [c.maps.get(n, n) for n in c.names]
     try:
         head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs, {cut.fact.map: stack.dtype}))
-        case.got = _batch_restored(c, dict(zip(c.names, head({cut.fact.map: stack}))))
+        case.got = _restore_batch(c, dict(zip(c.names, head({cut.fact.map: stack}))))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
     yield case
@@ -166,7 +166,7 @@ def ask_converted(c: Comparison, run: Run) -> None:
     where = ""
     try:
         judge = session(c.converted, with_outputs(c.converted, extras if c.is_own_result else []))
-        # Another tool may have removed the maps behind its outputs: then this walk's result gives them.
+        # Another tool may have removed the maps that outputs are computed from: the walk's result gives them then.
         maps = judge if c.is_own_result or not extras else session(c.lifted, with_outputs(c.lifted, extras))
         for case in cases:
             where = f" at {size_text(case.size)}"
@@ -179,7 +179,7 @@ def ask_converted(c: Comparison, run: Run) -> None:
                 case.map = case.map if case.has_map else answers[named[0]]
                 case.found = None if case.trunk is None else answers[named[-1]]
             case.finals = {name: answers[name] for name in c.state.finals}
-            case.got = _batch_restored(c, {name: answers[c.maps.get(name, name)] for name in c.names})
+            case.got = _restore_batch(c, {name: answers[c.maps.get(name, name)] for name in c.names})
     except ModelError as error:
         original_runner(c)(run.cases[0])  # raises ModelError if the original does not run either
         raise ValidationError(f"the converted model fails{where}: {error}") from None
@@ -191,7 +191,7 @@ def _maps_of(c: Comparison, wide: Wide) -> list[str]:
     return [c.state.renamed.get(f.map, f.map) for f in facts]
 
 
-def _batch_restored(c: Comparison, answers: Answers) -> Answers:
+def _restore_batch(c: Comparison, answers: Answers) -> Answers:
     """The answers with (1, C, 1, N·grid) restored to (N, C, *grid), if the batch was folded around the head."""
     shape = next((list(answers[n].shape) for n in c.state.results if answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():

@@ -79,6 +79,7 @@ def false_claims(claims: Mapping[str, str], geometry: Geometry) -> Iterator[tupl
 
 
 def _sentence(words: str, claimed: Any, right: Any) -> str:
+    """A sentence about a false claim."""
     text = repr(claimed)
     given = "is not given" if claimed is None else f"is given as {text if len(text) <= 80 else text[:80] + '…'}"
     return f"the {words} {given}, but it is {right!r}"

@@ -157,7 +157,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
 
 
 def _as_bytes(array: Array) -> Array:
-    """The bytes of an array, as which NaN equals itself and -0 differs from 0."""
+    """The bytes of an array: as bytes, NaN equals itself and -0 differs from 0."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 

@@ -150,7 +150,7 @@ def _find_map(c: Comparison, wide: Wide) -> bool:
 
 
 def _check_repeatable(c: Comparison, case: Case) -> None:
-    """Raises ModelError if two runs of the original differ."""
+    """Raises ModelError if two runs of the original differ by more than the tolerance."""
     run = session(c.given.file)
     apart = max(difference(a, b) for a, b in zip(run(case.feeds), run(case.feeds)))
     if apart > c.tolerance:
