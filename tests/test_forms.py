@@ -518,7 +518,7 @@ def test_probabilities_that_something_else_reads_stay() -> None:
     [
         (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"reduce": "mean"}, "map of integers, which cannot"),
         (f"{HEAD}  s = ArgMax <axis = 1> (d)  y = Identity (s)", {"full_size": True}, "a map of integers"),
-        (f"{HEAD}  y = ReduceMax <axes = [1]> (d)", {"argmax": True}, "'y': has one channel, so there is no best class"),
+        (f"{HEAD}  y = ReduceMax <axes = [1]> (d)", {"argmax": True}, "has one channel, so there is no best class"),
         (f"{HEAD}  y = Greater (d, b)", {"argmax": True}, "a type for which onnxruntime has no ArgMax"),
         (f"{HEAD}  a = Abs (d)  y = Cast <to = 4> (a)", {"argmax": True}, "a type for which onnxruntime has no"),
     ],

@@ -16,6 +16,7 @@ __all__ = [
     "GLOBAL",
     "HIDING",
     "ORDINARY",
+    "PER_IMAGE",
     "PLACES",
     "PROBABILITIES",
     "PRODUCTS",
@@ -141,6 +142,30 @@ CHANNELS_FIRST = frozenset(
     }
 )
 
+#: Operators that compute each image of a batch, their first axis, by itself, whatever their attributes.
+PER_IMAGE = frozenset(
+    {
+        *(
+            "Abs",
+            "Add",
+            "AveragePool",
+            "Cast",
+            "Ceil",
+            "Celu",
+            "Clip",
+            "Conv",
+            "ConvTranspose",
+            "Div",
+            "Dropout",
+            "Elu",
+        ),
+        *("Elu", "Erf", "Exp", "Floor", "Gelu", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "HardSigmoid"),
+        *("HardSwish", "Identity", "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LpPool", "Max", "MaxPool"),
+        *("Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
+        *("Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "Where"),
+    }
+)
+
 #: Operators that turn logits into probabilities.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
@@ -164,13 +189,10 @@ CARRYING = frozenset(
 #: Operators with a rule that belong to none of the tables above: read these before you add an operator here.
 ORDINARY = frozenset(
     {
-        *("Abs", "Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),
-        *("BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cos", "Cosh", "DepthToSpace", "Dropout"),
-        *("DynamicQuantizeLinear", "Elu", "Exp", "Floor", "HardSwish", "IsInf", "IsNaN"),
-        *("LayerNormalization", "LeakyRelu", "Log", "LpNormalization", "Max", "Mean"),
-        *("MeanVarianceNormalization", "Min", "Mish", "Mod", "Neg", "Not", "Or", "PRelu", "Pow"),
-        *("RMSNormalization", "Reciprocal", "Relu", "Round", "Selu", "Shape", "Shrink", "Sin", "Sinh"),
-        *("Size", "Softplus", "SpaceToDepth", "Sqrt", "Sum", "Swish", "Tan", "ThresholdedRelu", "Where"),
-        "Xor",
+        *("Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot"),
+        *("BitwiseOr", "BitwiseXor", "Cos", "Cosh", "DepthToSpace", "DynamicQuantizeLinear", "IsInf"),
+        *("IsNaN", "LayerNormalization", "LpNormalization", "Mean", "MeanVarianceNormalization", "Mod"),
+        *("Not", "Or", "RMSNormalization", "Shape", "Shrink", "Sin", "Sinh", "Size", "SpaceToDepth", "Sum"),
+        *("Swish", "Tan", "ThresholdedRelu", "Xor"),
     }
 )

@@ -15,14 +15,16 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, ModelError, UnsupportedModel
+from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import BATCH
-from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.lifting.program import Image, Seat, Walk
 from onnx_fcn.model.agreement import difference, tolerance_of
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, static_dims
+from onnx_fcn.model.operators import PER_IMAGE
 from onnx_fcn.model.sessions import random_values, session, with_outputs
 
-__all__ = ["batches_taken", "check_freed", "mixed"]
+__all__ = ["batches_taken", "check_freed", "keeps_apart", "mixed"]
 
 
 #: What becomes of the images of a larger batch.
@@ -48,10 +50,10 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
 
 
 def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | None:
-    """The first of some tensors in which the images of a batch change each other; None where there is none.
+    """The first of some tensors in which the images of a batch change each other; None if there is none.
 
     Raises:
-        ModelError: the network does not run with another batch than the image has.
+        ModelError: if the network does not run with another batch than the image has.
     """
     assert image.batch is not None
     count = 2 if image.shape[image.batch] != 2 else 3
@@ -76,18 +78,18 @@ def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | Non
 
 
 def check_freed(converted: Document, original: Document, state: Walk) -> None:
-    """Does a network answer for each image as for it alone, whose batch was fixed and has been made dynamic?
+    """Refuse a network whose fixed batch was made dynamic if its images affect each other then.
 
-    The original says nothing of other batches: what it computes along the batch, and what holds for one image alone,
-    such as a Squeeze without axes, stands as it was written.
+    The original says nothing about other batches: nodes along the batch, and nodes that are right for one image only,
+    such as a Squeeze without axes, stay as they were written.
 
     Args:
-        converted: the network with any batch.
-        original: the one that was lifted.
+        converted: the network with a free batch.
+        original: the network that was lifted.
         state: its walk.
 
     Raises:
-        UnsupportedModel: images change each other's answers, or it does not run with another batch.
+        UnsupportedModel: if images affect each other's answers, or it does not run with another batch.
     """
     image = state.image
     if image.batch is None:
@@ -101,15 +103,36 @@ def check_freed(converted: Document, original: Document, state: Walk) -> None:
     if taken == "apart":
         return
     reason = (
-        f"its images change each other's answers, once there may be others than a batch of {fixed}"
+        f"in another batch than {fixed}, its images change each other's answers"
         if taken == "mixed"
-        else f"a batch of {fixed} is built into the network, so that it does not run with another"
+        else f"a batch of {fixed} is built into the network, and it does not run with another"
     )
     raise UnsupportedModel([Diagnostic("batch", image.name, "input", reason, "leave --dynamic-batch out")])
 
 
+def keeps_apart(state: Walk, seat: Seat) -> bool:
+    """Does a node evidently compute each image of a batch, its first axis, by itself?"""
+    node, attrs = seat.node, seat.node.attrs
+    if node.op in PER_IMAGE or (node.op == "BatchNormalization" and not attrs.get("training_mode", 0)):
+        return True
+    if node.op == "Transpose":
+        return bool(attrs.get("perm", [1])[0] == 0)
+    if (axes := attrs.get("axes", attrs.get("axis"))) is not None:
+        return all(k > 0 for k in (axes if isinstance(axes, list) else [axes]))
+    if node.op in ("Flatten", "LogSoftmax", "Softmax"):
+        return True  # by default along a later axis
+    second = seat.operands[1] if len(seat.operands) > 1 else None
+    if not isinstance(second, Known):
+        return False
+    if node.op in ("Gemm", "MatMul"):
+        return not attrs.get("transA", 0)
+    if node.op in ("Squeeze", "Unsqueeze") or node.op.startswith("Reduce"):
+        return bool((state.values[second.name] > 0).all())
+    return bool(node.op == "Reshape" and state.values[second.name].reshape(-1)[0] in (0, BATCH))
+
+
 def _with_batch(document: Document, image: Image) -> set[str]:
-    """The inputs that have a row for each image: their first axis is open, and not named otherwise than the batch."""
+    """The inputs with a row for each image: their first axis is open, and does not have another name than the batch."""
     found, named = {image.name}, {}
     for declared in data_inputs(document.proto.graph):
         dims = declared.type.tensor_type.shape.dim

@@ -31,7 +31,7 @@ from onnx_fcn.walk.images import (
     width_of,
     written_size,
 )
-from onnx_fcn.walk.mixing import batches_taken, mixed
+from onnx_fcn.walk.mixing import batches_taken, keeps_apart, mixed
 
 __all__ = [
     "APART",
@@ -237,17 +237,17 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
 
 
 def _mixed_beside(document: Document, state: Walk) -> list[Diagnostic]:
-    """The refusal of a network that mixes the images of a batch where no rule looks: in what is the same everywhere.
+    """The refusal of a network that mixes the images of a batch in nodes that no rule lifts.
 
-    Scales of activations, which a DynamicQuantizeLinear takes of the whole batch, mix images by their rounding alone.
+    The scales that a DynamicQuantizeLinear computes for the whole batch are no reason: they only change the rounding.
     """
     made = {o: seat for seat in state.seats for o in seat.proto.output}
     named = {o for node in document.proto.graph.node for o in node.output}
     beside = [o for o in made if type(state.facts.get(o)) is Unmapped]
-    if not beside or is_rounded(document):
+    if all(keeps_apart(state, made[o]) for o in beside) or is_rounded(document):
         return []
     asked = [o for o in beside if o in named]
-    if len(asked) < len(beside):  # nothing inside a branch can be asked for: the answers tell
+    if len(asked) < len(beside):  # tensors inside a branch cannot be outputs: look at the answers
         asked += [o for o in state.outputs if o in made and isinstance(state.facts.get(o), Lifted)]
     try:
         name = mixed(document, state.image, asked)
