@@ -798,3 +798,18 @@ def test_before_opset_10_branches_that_cannot_be_cut_at_run_time_are_refused() -
         onnx_fcn.UnsupportedModel, match=r"as many cells at the native size alone.*opset 10.*raise the opset"
     ):
         onnx_fcn.convert(model)
+
+
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+def test_windows_that_reach_beyond_the_image_are_said(ceil_mode: int) -> None:
+    """No padding reaches their answers, and no crop has them."""
+    pooled = f"MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = {ceil_mode}> (c)"
+    model = law.model(
+        f"c = Conv (x, k)  p = {pooled}  f = Flatten (p)  y = MatMul (f, w)",
+        image="float[N,3,10,10] x", k=(4, 3, 3, 3), w=(64, 5),
+    )  # fmt: skip
+    report = onnx_fcn.convert(model).report
+    grid = report.geometry.grid(11, 11)
+    assert (grid.answers.exactness, grid.shape) == ("exact", (1 + ceil_mode,) * 2)
+    assert (min(grid.remainder) < 0, int(grid.interior.sum())) == (bool(ceil_mode), 1)
+    assert [c.partition(":")[0] for c in report.caveats] == ["'p' rounds up (ceil_mode)"] * ceil_mode

@@ -124,6 +124,12 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
             f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
             f"the padding is that of {pixels(state.image.size)}."
         )
+    rounds = [s.name for s in seats if s.node.attrs.get("ceil_mode", 0)]
+    if rounds and _reaches_beyond(state):
+        yield (
+            f"'{rounds[0]}' rounds up (ceil_mode): if pixels are left over, the last window reaches beyond the image, "
+            "and no crop has its answer. `Grid.remainder` is negative then, and `Grid.interior` excludes the answer."
+        )
     repeated = sum(s.repeated for s in seats)
     if repeated > max(size, SMALL):
         most = max(seats, key=lambda s: s.repeated)
@@ -134,6 +140,17 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
         )
     yield from meetings(state)
     yield from (context_caveat([node]) for node in context)
+
+
+def _reaches_beyond(state: Walk) -> bool:
+    """Is there, at some size, an answer without any padding whose window is not all in the image?"""
+    exact = {name for name, answers in geometry_of(state).outputs.items() if answers.exactness == "exact"}
+    return any(
+        axis.count(pixels) > axis.inner.behind(pixels)
+        for name in exact
+        for axis, native in zip(sliding(state.results[name]), state.image.size)
+        for pixels in range(native, native + math.ceil(axis.grid))
+    )
 
 
 def _layers(original: Document, document: Document, state: Walk, seats: Sequence[Seat]) -> Iterator[Layer]:
