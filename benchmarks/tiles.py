@@ -18,7 +18,7 @@ import numpy as np
 
 import onnx_fcn
 from onnx_fcn.images import memory
-from onnx_fcn.tiles.choice import chosen_tile
+from onnx_fcn.tiles.choice import choose_tile
 from onnx_fcn.tiles.tiled import open_tiled
 
 CHILD = """
@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--tile", type=int, nargs="+")
-    parser.add_argument("--free", type=memory.parsed)
+    parser.add_argument("--free", type=memory.parse_bytes)
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     tiled = open_tiled(given.model)
     network, size = tiled.network, [given.size] * tiled.network.rank
     cells = np.prod(onnx_fcn.read_geometry(given.model).grid(*size).shape)
-    tiles = given.tile or [chosen_tile(tiled, size, 1, given.free or memory.available())]
+    tiles = given.tile or [choose_tile(tiled, size, 1, given.free or memory.available())]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pixels = np.random.default_rng(0).random((network.channels, *size), np.float32)

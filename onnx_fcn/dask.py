@@ -82,7 +82,7 @@ def apply(
     reading = reading_of(array.shape, network.rank, network.channels, "the array")
     numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
     formula = tiled.preprocessing(preprocess, array.dtype, white_of(array.dtype), "the array", **numbers)
-    image = reading.arranged(array)
+    image = reading.arrange(array)
     tiling = tiled.tiling(image.shape[1:], tile or LEAST[network.rank], approximate=approximate)
     answer = delayed(_answer, pure=True)
     blocks = np.empty([len(cuts) for cuts in tiling.axes], object)
@@ -119,7 +119,7 @@ def _answer(
     """The answers of one tile, on a worker."""
     with OPENING:
         run = _runner(tiled, preprocess, providers)
-    (answers,) = run([reading.mixed(crop)])
+    (answers,) = run([reading.mix(crop)])
     return np.ascontiguousarray(answers[(..., *kept)])
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import onnx_fcn
 from onnx_fcn import DenseModel, DenseResult, ModelError, OptionError, Preprocessing, detect
-from onnx_fcn.images.image import pixels_of, resized
+from onnx_fcn.images.image import pixels_of, resize
 from onnx_fcn.running.preprocess import PRESETS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -291,7 +291,7 @@ def test_resizing_is_pillows() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     for size in ((40, 50), (9, 13)):
         expected = PIL.Image.fromarray(colours).resize(size[::-1], PIL.Image.Resampling.BILINEAR)
-        np.testing.assert_allclose(resized(colours.astype(np.float32), size), expected, atol=1)
+        np.testing.assert_allclose(resize(colours.astype(np.float32), size), expected, atol=1)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from onnx_fcn import OptionError
 from onnx_fcn.cli import main
 from onnx_fcn.geometry import Count, Inner, Taps
 from onnx_fcn.images import memory
-from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, chosen_tile
+from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, choose_tile
 from onnx_fcn.tiles.maps import Journal
 from onnx_fcn.tiles.tiled import Tiled, open_tiled
 from onnx_fcn.tiles.tiling import tiling_of
@@ -786,7 +786,7 @@ WIDE = law.model(
 def test_the_default_tile(size: tuple[int, int], free: int, tmp_path: Path) -> None:
     """The smallest one that costs little more than one pass, or the largest one that there is memory for."""
     tiled = open_tiled(converted(tmp_path, WIDE))
-    tile = chosen_tile(tiled, size, 2, free)
+    tile = choose_tile(tiled, size, 2, free)
 
     def taken(tile: int) -> int:
         count = tiled.activations(tiled.tiling(size, tile).largest_crop.crop, 2)
@@ -817,7 +817,7 @@ def test_where_activations_are_not_known_tiles_are_of_the_usual_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tiled, "activations", lambda *_: None)
-    assert chosen_tile(open_tiled(converted(tmp_path, WIDE)), (20000, 20000), 1, 1 << 50) == LEAST[2]
+    assert choose_tile(open_tiled(converted(tmp_path, WIDE)), (20000, 20000), 1, 1 << 50) == LEAST[2]
 
 
 def test_a_run_that_goes_on_keeps_the_default_tile(
@@ -905,7 +905,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx page.npy map.npy --level 1": (2, "is not a pyramid, so it has no level 1"),
     "out.onnx page.npy map.npy --tile 0": (2, "--tile is an integer of at least 1, not 0"),
     "out.onnx page.npy map.npy --memory lots": (2, "'lots' is not an amount of memory, such as 2G"),
-    "out.onnx page.npy map.npy --memory 1M": (2, "with the smallest tile, and --memory allows "),
+    "out.onnx page.npy map.npy --memory 1M": (2, "GB with the smallest tile, and --memory allows 0.00 GB"),
     "out.onnx page.npy map.npy --mean 1,2,3": (2, "(1, 2, 3) is for 3 channels, and the network reads 1: give --mean"),
     "out.onnx page.npy map.npy --std 0": (2, "neither scale nor std is zero"),
     "out.onnx page.npy map.npy --mask alpha.png": (

@@ -152,7 +152,7 @@ def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
     first = view.first
     peaks = np.max([r.probabilities.reshape(len(r.map), -1).max(axis=1) for r in view.results], axis=0)
     chosen = [first.class_index(name) for name in given.classes or ()] or ranking(view.results)[: given.top or 1]
-    found = {k: _found(view, k, given.threshold, given.boxes) for k in chosen}
+    found = {k: _best_windows(view, k, given.threshold, given.boxes) for k in chosen}
     heat = np.stack([np.max([r.at_pixels(r.probabilities[k]) for r in view.results], axis=0) for k in chosen])
     files = {}
     for output in outputs:
@@ -182,7 +182,7 @@ def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
     return files, rows
 
 
-def _found(view: View, index: int, threshold: float, count: int) -> list[Detection]:
+def _best_windows(view: View, index: int, threshold: float, count: int) -> list[Detection]:
     """The windows of a class above the threshold, and at least the best one."""
     return detect(view.results, index, count, threshold=threshold) or detect(view.results, index)
 

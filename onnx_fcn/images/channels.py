@@ -52,14 +52,14 @@ class Reading:
             index[self.order[0]] = slice(0, self.kept)
         return tuple(index)
 
-    def arranged(self, part: Any) -> Any:
+    def arrange(self, part: Any) -> Any:
         """A part of the array, with all its axes → (kept, *space); numpy or dask."""
         index = tuple(slice(None) if k in self.order else 0 for k in range(part.ndim))
         axes = sorted(self.order)
         pixels = part[index].transpose([axes.index(k) for k in self.order])
         return pixels if len(self.order) > self.rank else pixels[None]
 
-    def mixed(self, pixels: Array) -> Array:
+    def mix(self, pixels: Array) -> Array:
         """(kept, *space) → (channels, *space)."""
         if self.kept == self.channels:
             return pixels

@@ -97,7 +97,7 @@ def from_picture(name: str) -> Stored:
     try:
         with PIL.Image.open(name) as file:
             check_room(f"'{name}'", 2 * math.prod(file.size) * max(len(file.getbands()), 3), "decoding it")
-            return _decoded(f"'{name}'", file, (name,))
+            return _decode(f"'{name}'", file, (name,))
     except PIL.UnidentifiedImageError:
         raise OptionError(f"'{name}' is not an image: TIFF, PNG, JPEG, .npy, .wav and zarr stores are read") from None
     finally:
@@ -113,10 +113,10 @@ def from_object(picture: Any) -> Stored:
     if not isinstance(picture, PIL.Image.Image):
         kind = type(picture).__name__
         raise OptionError(f"expected a file, an array or a Pillow image, got {kind}")
-    return _decoded("the picture", picture, ())
+    return _decode("the picture", picture, ())
 
 
-def _decoded(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
+def _decode(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
     """Grey or RGB, turned by the EXIF orientation."""
     import PIL.ImageOps
 

@@ -17,10 +17,10 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
 from onnx_fcn.images.identity import stamp
-from onnx_fcn.images.opening import stored
+from onnx_fcn.images.opening import open_stored
 from onnx_fcn.images.stored import Box, Picture, Stored, check_room, errors_as_sentences, missing_package
 
-__all__ = ["Image", "check_picture", "open_image", "pixels_of", "resized"]
+__all__ = ["Image", "check_picture", "open_image", "pixels_of", "resize"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Image:
         """
         with errors_as_sentences(self.name):
             part = np.asarray(self._stored.fetch(self._reading.box(len(self._stored.shape), box)))
-        pixels: Array = self._reading.arranged(part)
-        return self._reading.mixed(pixels)
+        pixels: Array = self._reading.arrange(part)
+        return self._reading.mix(pixels)
 
     def whole(self) -> Array:
         """All pixels: (channels, *size)."""
@@ -87,7 +87,7 @@ def open_image(source: Picture, rank: int, channels: int | None, level: int = 0)
     Raises:
         OptionError: if it cannot be read, is not an image, or has other axes or channels; if a package is missing.
     """
-    found = stored(source, level)
+    found = open_stored(source, level)
     try:
         if found.rank not in (None, rank):
             raise OptionError(f"{found.name} has one axis, as sound has, and the model takes images with {rank} axes")
@@ -134,7 +134,7 @@ def pixels_of(source: Picture, channels: int | None = None) -> Array:
     return np.moveaxis(values, 0, -1)
 
 
-def resized(pixels: Array, size: Sequence[int], name: str = "the picture") -> Array:
+def resize(pixels: Array, size: Sequence[int], name: str = "the picture") -> Array:
     """(H, W, C) resized to (height, width): bilinear, with averaging if it shrinks.
 
     Raises:

@@ -10,12 +10,12 @@ import numpy as np
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.formats import from_npy, from_numbers, from_object, from_picture, from_wav, from_zarr
 from onnx_fcn.images.stored import TIFF_SIGNATURES, Picture, Stored, errors_as_sentences
-from onnx_fcn.images.tiff import tiff
+from onnx_fcn.images.tiff import open_tiff
 
-__all__ = ["stored"]
+__all__ = ["open_stored"]
 
 
-def stored(source: Picture, level: int = 0) -> Stored:
+def open_stored(source: Picture, level: int = 0) -> Stored:
     """The array in a file or in memory.
 
     Args:
@@ -31,17 +31,17 @@ def stored(source: Picture, level: int = 0) -> Stored:
         return from_object(source)
     name = os.fspath(source)
     with errors_as_sentences(f"'{name}'"):
-        return _opened(name, level)
+        return _open(name, level)
 
 
-def _opened(name: str, level: int) -> Stored:
+def _open(name: str, level: int) -> Stored:
     path = Path(name)
     if path.is_dir():
         return from_zarr(name, level)
     with path.open("rb") as file:
         start = file.read(12)
     if start[:4] in TIFF_SIGNATURES:
-        return tiff(name, level)
+        return open_tiff(name, level)
     if level:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     if start[:6] == b"\x93NUMPY":

@@ -19,7 +19,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import GREY, NUMBERS, RGB
 from onnx_fcn.images.stored import Stored, check_room, white_of
 
-__all__ = ["tiff"]
+__all__ = ["open_tiff"]
 
 
 Box = tuple[slice, ...]
@@ -45,11 +45,11 @@ ORIENTATIONS = {
 }
 
 
-def tiff(name: str, level: int) -> Stored:
+def open_tiff(name: str, level: int) -> Stored:
     """The first image in a file, at a level of its pyramid.
 
     Raises:
-        OptionError: if there is no such level, its kind of colours is not supported, or the file is cut short.
+        OptionError: if there is no such level, the kind of colours is not supported, or the file is cut short.
     """
     import tifffile
 
@@ -64,7 +64,7 @@ def tiff(name: str, level: int) -> Stored:
         page: Any = chosen.keyframe
         if dtype is None:
             raise OptionError(f"'{name}' has pixels of a type that numpy does not have")
-        files = _checked(name, chosen, offset)
+        files = _complete_files(name, chosen, offset)
         kind = dtype.newbyteorder(file.byteorder)
     if offset is not None:
 
@@ -85,14 +85,14 @@ def tiff(name: str, level: int) -> Stored:
         found = Stored(f"'{name}'", shape, dtype, decoded, white_of(dtype), files=files, close=store.close)
     try:
         samples = axes.index("S") if "S" in axes else None
-        shown = _shown(replace(found, samples=samples), page)
-        return _upright(shown, page, axes)
+        shown = _as_shown(replace(found, samples=samples), page)
+        return _turn_upright(shown, page, axes)
     except BaseException:
         found.close()
         raise
 
 
-def _checked(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
+def _complete_files(name: str, series: Any, offset: int | None) -> tuple[str, ...]:
     """The files that contain the pixels. Raises OptionError if one of them is cut short."""
     pages = [page for page in series.pages if page is not None]
     files = {page.parent.filehandle.path: page.parent.filehandle.size for page in pages}
@@ -116,25 +116,25 @@ def _bits(page: Any) -> int:
     return 0 if 0 in page.databytecounts else math.prod(page.shape) * int(page.bitspersample)
 
 
-def _shown(found: Stored, page: Any) -> Stored:
+def _as_shown(found: Stored, page: Any) -> Stored:
     """The numbers of the picture that is shown."""
     photometric, bits = int(page.photometric), int(page.bitspersample)
     extras = tuple(map(int, page.extrasamples or ()))
     count = 1 if found.samples is None else found.shape[found.samples]
     if found.dtype.kind == "b":
-        found = _changed(found, lambda part: part * np.uint8(255), np.uint8, 255.0)
+        found = _map_pixels(found, lambda part: part * np.uint8(255), np.uint8, 255.0)
     elif found.dtype.kind == "u" and photometric != PALETTE and bits < 8 * found.dtype.itemsize:
         top = (1 << bits) - 1
         if bits < 8:
             full = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
-            found = _changed(found, lambda part: full[part], np.uint8, 255.0)
+            found = _map_pixels(found, lambda part: full[part], np.uint8, 255.0)
         else:
             found = replace(found, white=float(top))
     if photometric == WHITE_IS_ZERO:
         if found.dtype.kind != "u":
             raise OptionError(f"{found.name} says that white is zero, but {found.dtype} has no black: save it in grey")
         white = found.dtype.type(found.white)
-        found = _changed(found, lambda part: white - part, found.dtype, found.white)
+        found = _map_pixels(found, lambda part: white - part, found.dtype, found.white)
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, MASK):
         if count == 1:
             return replace(found, tone=GREY)
@@ -142,22 +142,22 @@ def _shown(found: Stored, page: Any) -> Stored:
             return replace(found, tone=GREY, alpha=1)
         return replace(found, tone=NUMBERS)
     if photometric == PALETTE:
-        return _coloured(found, page)
+        return _palette_to_rgb(found, page)
     if photometric in (COLOURS, LINEAR) or (photometric == YCBCR and int(page.compression) in TO_RGB):
         return replace(found, tone=RGB if count >= 3 else GREY, alpha=max(count - 3, 0))
     if photometric == CMYK and count == 4 and found.dtype.kind == "u":
-        return _printed(found)
+        return _cmyk_to_rgb(found)
     if photometric == CMYK and count > 4:
         return replace(found, tone=NUMBERS)  # more than four inks
     kind = getattr(page.photometric, "name", str(photometric))
     raise OptionError(f"{found.name} has colours of the kind {kind}, which is not supported: save it in RGB or grey")
 
 
-def _changed(found: Stored, change: Callable[[Array], Array], dtype: Any, white: float) -> Stored:
+def _map_pixels(found: Stored, change: Callable[[Array], Array], dtype: Any, white: float) -> Stored:
     return replace(found, fetch=lambda box: change(found.fetch(box)), dtype=np.dtype(dtype), white=white)
 
 
-def _coloured(found: Stored, page: Any) -> Stored:
+def _palette_to_rgb(found: Stored, page: Any) -> Stored:
     """Palette indices → RGB in bytes, along a new last axis."""
     if page.colormap is None or found.samples is not None or found.dtype.kind != "u":
         raise OptionError(f"{found.name} declares a palette that it does not contain: save it in RGB")
@@ -172,7 +172,7 @@ def _coloured(found: Stored, page: Any) -> Stored:
     )
 
 
-def _printed(found: Stored) -> Stored:
+def _cmyk_to_rgb(found: Stored) -> Stored:
     """Inks (CMYK) → RGB: what they leave of white."""
     axis = found.samples
     assert axis is not None, "four samples have an axis"
@@ -187,7 +187,7 @@ def _printed(found: Stored) -> Stored:
     return replace(found, shape=shape, fetch=fetch, tone=RGB)
 
 
-def _upright(found: Stored, page: Any, axes: str) -> Stored:
+def _turn_upright(found: Stored, page: Any, axes: str) -> Stored:
     """The picture, turned by its orientation."""
     tag = page.tags.get(274)
     known = ORIENTATIONS.get(tag.value) if tag is not None and isinstance(tag.value, int) else None

@@ -27,7 +27,7 @@ import onnx
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, reason_of
 from onnx_fcn.geometry import Grid, interpolate
-from onnx_fcn.images.image import Image, check_picture, open_image, resized
+from onnx_fcn.images.image import Image, check_picture, open_image, resize
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
 from onnx_fcn.running.network import open_converted
@@ -372,9 +372,9 @@ class DenseModel:
             raise OptionError(
                 f"{image.name} would have more than {LARGEST} pixels along an axis at a scale of {scale:g}"
             )
-        seen = resized(np.moveaxis(pixels, 0, -1), [round(n * scale) for n in image.size], image.name)
+        seen = resize(np.moveaxis(pixels, 0, -1), [round(n * scale) for n in image.size], image.name)
         values = self.formula(image)(np.moveaxis(seen, -1, 0))
-        return self._run(self._converted.arranged(values[None]), image.size, feeds)
+        return self._run(self._converted.arrange(values[None]), image.size, feeds)
 
     def formula(self, image: Image) -> Preprocessing:
         """How the numbers of an image, brightnesses from 0 to `Image.white`, become the network's input.

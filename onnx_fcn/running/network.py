@@ -4,9 +4,9 @@
     session = converted.session(providers=["CPUExecutionProvider"])
     maps = session.run(images)                          # (N, C, *space) → (N, K, *cells)
 
-Everything is read from the file, without its weights: the metadata gives the input that is the image, and the layout
-of it and of the outputs, such as ``NCHW`` or ``NHWC``; the graph gives their types. Names and sizes of axes that other
-tools have written do not matter, except the number of channels.
+Everything is read from the file, without its weights: the metadata gives the name of the image input, and the layouts
+of the image and the outputs, such as ``NCHW`` or ``NHWC``; the graph gives their types. Names and sizes of axes that
+other tools have written do not matter, except the number of channels.
 
 Nothing here imports the converter; onnxruntime is imported with the first session.
 """
@@ -101,7 +101,7 @@ class Converted:
                 f"{'×'.join(map(str, size))}: run the file as it was converted, or convert the original again"
             )
 
-    def arranged(self, images: Array) -> Array:
+    def arrange(self, images: Array) -> Array:
         """(N, C, *space) → the layout and dtype of the input; rounded if it reads integers.
 
         An input without a batch axis takes a single image.
@@ -109,7 +109,7 @@ class Converted:
         if self.image_type.kind != "f" and images.dtype.kind == "f":
             limits = np.iinfo(self.image_type)
             images = np.rint(images).clip(limits.min, limits.max)
-        tensor = _transposed(images.astype(self.image_type, copy=False), "NC" + AXES[self.rank], self.layout)
+        tensor = _to_layout(images.astype(self.image_type, copy=False), "NC" + AXES[self.rank], self.layout)
         return np.ascontiguousarray(tensor)
 
     def session(self, providers: Sequence[Any] | None = None, options: Any = None) -> Session:
@@ -158,7 +158,7 @@ class Session:
             ModelError: if onnxruntime does not run the model, or its map has another shape than the metadata says.
             OptionError: if the file takes images of another size only, or there is not enough memory.
         """
-        return self.run_tensor(self.converted.arranged(images), feeds)
+        return self.run_tensor(self.converted.arrange(images), feeds)
 
     def run_tensor(self, tensor: Array, feeds: Mapping[str, Array] | None = None) -> Array:
         """As `run`, for a tensor in the layout and dtype of the input.
@@ -181,7 +181,7 @@ class Session:
                 ) from None
             raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
         wanted = AXES[converted.rank] if converted.width is None else "C" + AXES[converted.rank]
-        maps = _transposed(np.asarray(values), converted.answers.layout, "N" + wanted)
+        maps = _to_layout(np.asarray(values), converted.answers.layout, "N" + wanted)
         images = tensor.shape[converted.layout.index("N")] if "N" in converted.layout else 1
         shape = (images, *converted.map_shape(converted.answers.grid(*size).shape))
         if maps.shape != shape:
@@ -230,18 +230,20 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         image.name,
         layout,
         channels,
-        _declared(image, layout, "N") if "N" in layout else 1,
-        tuple(_declared(image, layout, letter) for letter in AXES[len(geometry.window)]),
+        _axis_size(image, layout, "N") if "N" in layout else 1,
+        tuple(_axis_size(image, layout, letter) for letter in AXES[len(geometry.window)]),
         _dtype(image, "reads"),
         tuple(i.name for i in graph.input if i.name not in {*stored, image.name}),
         name,
         None if answers.form == "argmax" else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
         output_type,
-        answers.form == "argmax" or (output_type.kind in "iu" and output_type.itemsize > 1) or _chosen(graph, name),
+        answers.form == "argmax"
+        or (output_type.kind in "iu" and output_type.itemsize > 1)
+        or _has_classes(graph, name),
     )
 
 
-def _chosen(graph: GraphProto, name: str) -> bool:
+def _has_classes(graph: GraphProto, name: str) -> bool:
     """Does an output contain class indices, of any dtype? Integer scores have 8 bits and are computed, not chosen."""
     makers = {output: node for node in graph.node for output in node.output if output}
     waiting, seen = [name], set()
@@ -258,7 +260,7 @@ def _chosen(graph: GraphProto, name: str) -> bool:
     return False
 
 
-def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:
+def _axis_size(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:
     """The size of an axis; None if it is dynamic.
 
     Raises:
@@ -275,7 +277,7 @@ def _declared(tensor: ValueInfoProto, layout: str, letter: str) -> int | None:
 
 
 def _size(tensor: ValueInfoProto, layout: str, letter: str) -> int:
-    size = _declared(tensor, layout, letter)
+    size = _axis_size(tensor, layout, letter)
     if size is None or size < 1:
         raise ModelError(f"'{tensor.name}' does not say how many channels it has: convert the original again")
     return size
@@ -293,7 +295,7 @@ def _dtype(tensor: ValueInfoProto, verb: str) -> np.dtype[Any]:
     return dtype
 
 
-def _transposed(values: Array, have: str, wanted: str) -> Array:
+def _to_layout(values: Array, have: str, wanted: str) -> Array:
     """An array in another layout; axes that only one of the layouts has are of size 1."""
     index = tuple(slice(None) if letter in wanted else 0 for letter in have)
     kept = [letter for letter in have if letter in wanted]

@@ -76,7 +76,7 @@ class Preprocessing:
         if self.keeps_values:
             return pixels
         column = (-1,) + (1,) * (pixels.ndim - 1)
-        values = _scaled(pixels, self.scale)
+        values = _scale(pixels, self.scale)
         values -= np.array(self.mean, np.float32).reshape(column)
         values /= np.array(self.std, np.float32).reshape(column)
         return values
@@ -87,7 +87,7 @@ class Preprocessing:
             if len(values) not in (1, channels):
                 wanted = "one value" if channels == 1 else f"one value or {channels}"
                 raise OptionError(
-                    f"the {name} {_listed(values)} is for {len(values)} channels, and the network reads {channels}: "
+                    f"the {name} {_list_text(values)} is for {len(values)} channels, and the network reads {channels}: "
                     f"give --mean and --std {wanted} each"
                 )
 
@@ -101,9 +101,9 @@ class Preprocessing:
         whole = 0 < self.scale < 1 and abs(1 / self.scale - round(1 / self.scale, 3)) < 1e-9
         text = "pixel" if self.scale == 1 else f"pixel/{1 / self.scale:.6g}" if whole else f"pixel·{self.scale:.6g}"
         if any(self.mean):
-            text = f"{text} - {_listed(self.mean)}"
+            text = f"{text} - {_list_text(self.mean)}"
         if any(s != 1 for s in self.std):
-            text = f"({text}) / {_listed(self.std)}" if " " in text else f"{text} / {_listed(self.std)}"
+            text = f"({text}) / {_list_text(self.std)}" if " " in text else f"{text} / {_list_text(self.std)}"
         return f"{text}, in the order BGR" if self.order == "BGR" else text
 
 
@@ -193,12 +193,12 @@ def _tuple(values: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
 
 
-def _scaled(pixels: Array, scale: float) -> Array:
+def _scale(pixels: Array, scale: float) -> Array:
     values: Array = pixels.astype(np.float32)
     values *= np.float32(scale)
     return values
 
 
-def _listed(values: Sequence[float]) -> str:
+def _list_text(values: Sequence[float]) -> str:
     text = ", ".join(f"{v:.6g}" for v in values)
     return text if len(values) == 1 else f"({text})"

@@ -26,7 +26,7 @@ from onnx_fcn.images import memory as ram
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.running.network import CPU, Converted
 from onnx_fcn.running.preprocess import Preprocessing
-from onnx_fcn.tiles.choice import LEAST, chosen_tile
+from onnx_fcn.tiles.choice import LEAST, choose_tile
 from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 from onnx_fcn.tiles.tiling import Tile, Tiling
@@ -126,7 +126,7 @@ def apply(
         OptionError: if an argument does not fit the model or another one, or a file cannot be read or written.
     """
     begun = time.perf_counter()
-    limit = _checked(tile, memory, batch, level)
+    limit = _memory_limit(tile, memory, batch, level)
     target = MapFile(output)
     tiled = open_tiled(model, name)
     network = tiled.network
@@ -146,7 +146,7 @@ def apply(
         if tile is None:
             tile = journal.tile if _resumes(target, journal) else None
         if tile is None:
-            tile = job.chosen_tile() if limit is None else job.largest_tile(limit)
+            tile = job.choose_tile() if limit is None else job.largest_tile(limit)
         tiling = job.tiling(tile)
         resumed, skipped = _make_map(job, tiling, {"level": level, "tile": tile}, target, journal, progress)
     return Applied(
@@ -165,7 +165,7 @@ def apply(
     )
 
 
-def _checked(tile: int | None, memory: int | str | None, batch: int, level: int) -> int | None:
+def _memory_limit(tile: int | None, memory: int | str | None, batch: int, level: int) -> int | None:
     """The limit of memory in bytes; None if there is none.
 
     Raises:
@@ -202,7 +202,7 @@ def _make_map(
     identity = job.identity()
     header = {**identity, **asked}
     if _resumes(target, journal):
-        journal.agree(header)
+        journal.check(header)
     else:
         shape, chunk = job.network.map_shape(tiling.shape), job.network.map_shape(tiling.chunk)
         target.create(shape, job.network.output_type, chunk)
@@ -234,7 +234,7 @@ def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, prog
         for tile, values in job.results(tile for tile in tiling if tile.number not in journal.done):
             left_out += values is None
             with target.writing():
-                grown.write(job.box(tile), job.nothing(tile) if values is None else values)
+                grown.write(job.box(tile), job.fill(tile) if values is None else values)
                 journal.add(tile.number)
             ram.release()
             if progress is not None:
@@ -306,7 +306,7 @@ class Job:
             kept = answers[(..., *tile.kept)]
             yield tile, kept if wanted is None else np.where(wanted, kept, fill_of(kept.dtype)).astype(kept.dtype)
 
-    def nothing(self, tile: Tile) -> Array:
+    def fill(self, tile: Tile) -> Array:
         """The values of a tile that is left out."""
         dtype = self.network.output_type
         return np.full(self.network.map_shape(tile.shape), fill_of(dtype), dtype)
@@ -315,10 +315,10 @@ class Job:
         """The index of a tile's answers in the map."""
         return tile.cells if self.network.width is None else (slice(0, self.network.width), *tile.cells)
 
-    def chosen_tile(self) -> int:
+    def choose_tile(self) -> int:
         """The tile size if neither it nor a limit of memory is given."""
         size, free = self.image.size, ram.available()
-        return chosen_tile(self.tiled, size, self.batch, free, approximate=self.approximate)
+        return choose_tile(self.tiled, size, self.batch, free, approximate=self.approximate)
 
     def largest_tile(self, limit: int) -> int:
         """The largest tile whose run stays below a limit of memory, and that is still worthwhile."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from onnx_fcn.tiles.tiled import Tiled
 
-__all__ = ["LEAST", "OVERHEAD", "SHARE", "chosen_tile"]
+__all__ = ["LEAST", "OVERHEAD", "SHARE", "choose_tile"]
 
 
 #: The smallest tile by the number of axes, in pixels along each: about four million pixels, so that costs per tile are
@@ -32,7 +32,7 @@ OVERHEAD = 0.08
 SHARE = 0.5
 
 
-def chosen_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, approximate: bool = False) -> int:
+def choose_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, approximate: bool = False) -> int:
     """The tile for an image, in pixels along each axis.
 
     Args:
@@ -50,7 +50,7 @@ def chosen_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, app
         return tiled.activations(tiled.tiling(size, tile, approximate=approximate).largest_crop.crop, batch)
 
     least = min(LEAST[len(size)], max(size))
-    tiles = [least, *_dividing(tiled, size, least)]
+    tiles = [least, *_dividing_tiles(tiled, size, least)]
     tiles = tiles[: _first(lambda k: overhead(tiles[k]) <= OVERHEAD, len(tiles)) + 1]
     if activations(least) is None:
         return least
@@ -61,7 +61,7 @@ def chosen_tile(tiled: Tiled, size: Sequence[int], batch: int, free: int, *, app
     return tiles[max(too_many - 1, 0)]
 
 
-def _dividing(tiled: Tiled, size: Sequence[int], least: int) -> list[int]:
+def _dividing_tiles(tiled: Tiled, size: Sequence[int], least: int) -> list[int]:
     """Tiles that divide the map evenly along some axis, in ascending order; the last one covers all of it."""
     found = set()
     for stride, cells in zip(tiled.network.answers.stride, tiled.network.answers.grid(*size).shape):

@@ -255,7 +255,7 @@ class Journal:
         tile = (self.header or {}).get("tile")
         return tile if isinstance(tile, int) and tile > 0 else None
 
-    def agree(self, header: Mapping[str, Any]) -> None:
+    def check(self, header: Mapping[str, Any]) -> None:
         """Raises OptionError if the map that was begun differs in anything that determines it."""
         before, wanted = self.header or {}, json.loads(json.dumps(header))
         if others := [key for key in wanted if before.get(key) != wanted[key]]:

@@ -76,12 +76,12 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
         axes = _axes(figure, k, columns, width, height)
         share = ((panel.scores[::step, ::step] - low) / (peak - low)).clip(0, 1)
         opacity = (0.4 + 0.4 * share)[..., None]
-        blended = grey * (1 - opacity) + _coloured(share) * opacity
+        blended = grey * (1 - opacity) + _apply_colours(share) * opacity
         axes.imshow(blended, interpolation="bilinear", extent=_extent(picture))
         for best, found in reversed(list(enumerate(panel.found))):
             _box(axes, found.box, (2.2 if best == 0 else 1.1) / min(columns, 2) ** 0.5)
         size = 10.0 if columns == 1 else 8.5
-        caption = _short(panel.title, int((figure.get_size_inches()[0] if columns == 1 else width) * 120 / size))
+        caption = _shorten(panel.title, int((figure.get_size_inches()[0] if columns == 1 else width) * 120 / size))
         axes.set_title(caption, loc="left", fontsize=size, color=INK, pad=5, parse_math=False)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -117,7 +117,7 @@ def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, 
     axes = _axes(figure, 0, 1, width, height)
     axes.imshow(drawn, interpolation="nearest", extent=_extent(picture))
     shares = dict(zip(found.tolist(), counts / classes.size))
-    entries = [(tuple(palette[k]), f"{_short(names[i], 18)}  {shares[i]:.1%}") for k, i in enumerate(order[:LEGEND])]
+    entries = [(tuple(palette[k]), f"{_shorten(names[i], 18)}  {shares[i]:.1%}") for k, i in enumerate(order[:LEGEND])]
     if rest := order[LEGEND:]:
         entries.append((tuple(others), f"{len(rest)} others  {sum(shares[i] for i in rest):.1%}"))
     if entries:
@@ -156,7 +156,7 @@ def to_rgb(pixels: Array) -> Array:
 def colours() -> Array:
     """The colour map: (256, 3) in uint8."""
     _require_matplotlib()
-    table: Array = np.rint(_coloured(np.linspace(0, 1, 256)) * 255).astype(np.uint8)
+    table: Array = np.rint(_apply_colours(np.linspace(0, 1, 256)) * 255).astype(np.uint8)
     return table
 
 
@@ -171,7 +171,7 @@ def encode(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _coloured(share: Array) -> Array:
+def _apply_colours(share: Array) -> Array:
     """(...,) from 0 to 1 → (..., 3) from 0 to 1."""
     import matplotlib
 
@@ -198,7 +198,7 @@ def _figure(picture: Array, columns: int, rows: int, title: str, side: float) ->
     height = max(width * high / wide, 0.6) if wide >= high else extent
     size = (columns * (MARGIN + width) + side, TITLE + rows * (height + CAPTION) + MARGIN)
     figure = Figure(figsize=size)
-    title = _short(title, int(size[0] * 12))
+    title = _shorten(title, int(size[0] * 12))
     figure.text(MARGIN / size[0], 1 - 0.1 / size[1], title, fontsize=9, color=PALE, va="top", parse_math=False)
     return figure, width, height
 
@@ -243,5 +243,5 @@ def _extent(picture: Array) -> tuple[float, float, float, float]:
     return (-0.5, width - 0.5, height - 0.5, -0.5)
 
 
-def _short(name: str, characters: int) -> str:
+def _shorten(name: str, characters: int) -> str:
     return name if len(name) <= characters else f"{name[: characters - 1]}…"

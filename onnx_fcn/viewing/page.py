@@ -15,7 +15,7 @@ from importlib.resources import files
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.images.image import resized
+from onnx_fcn.images.image import resize
 from onnx_fcn.running.dense_model import DenseResult, ranking
 from onnx_fcn.viewing.drawing import colours, to_rgb
 
@@ -57,7 +57,7 @@ def page(result: DenseResult, pixels: Array, name: str, scores: str, chosen: int
         for f, s in zip(answers.field, scale, strict=True)
     ]
     data = {
-        "picture": _embedded(pixels),
+        "picture": _data_url(pixels),
         "name": name,
         "size": result.size,
         "grid": result.grid.shape,
@@ -81,13 +81,13 @@ def page(result: DenseResult, pixels: Array, name: str, scores: str, chosen: int
     return f"{before}{html.escape(name)}{between}{text}{behind}"
 
 
-def _embedded(pixels: Array) -> str:
+def _data_url(pixels: Array) -> str:
     """A picture as a data URL."""
     import PIL.Image
 
     share = EXTENT / max(pixels.shape[:2])
     if share < 1:
-        pixels = resized(pixels, [max(math.floor(n * share), 1) for n in pixels.shape[:2]])
+        pixels = resize(pixels, [max(math.floor(n * share), 1) for n in pixels.shape[:2]])
     image = PIL.Image.fromarray(np.rint(to_rgb(pixels)).clip(0, 255).astype(np.uint8))
     for kind in ("png", "jpeg"):
         file = io.BytesIO()
