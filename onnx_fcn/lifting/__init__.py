@@ -1,1 +1,1 @@
-"""The language of rules: tensors at every position at once, the facts of a walk, and what a rule may do at a node."""
+"""The vocabulary of rules: lifted tensors, the facts of a walk, and the operations that a rule may use at a node."""

@@ -1,9 +1,9 @@
 """Values that do not depend on the image: constants, and everything that the graph computes from them and from shapes.
 
-Shape computations are evaluated, not matched: `Shape` of a mapped tensor is a value here, the original shape at the
-native size, so that a Reshape target comes out as numbers however the exporter computed it. Nothing is evaluated
-before a rule asks, and operators that only look at a weight in another way (Transpose, Reshape …) give numpy views,
-so that a weight which lies in a file stays there.
+Shape computations are evaluated, not matched: `Shape` of a mapped tensor evaluates to the original shape at the native
+size, so a Reshape target becomes numbers however the exporter computed it. A value is evaluated only when a rule
+requests it. Operators that only rearrange a weight (Transpose, Reshape …) return numpy views, so a weight that is
+stored in a file is not loaded.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["VIEWS", "Values", "share_of_one", "stored_in"]
 #: How a graph stores a tensor.
 Stored = TensorProto | SparseTensorProto
 
-#: Computed values beyond this many elements are refused: they are no weights but a malformed graph.
+#: Computed values with more elements are refused: they come from a malformed graph, not from a weight.
 LARGEST = 1 << 30
 
 
 class Values:
-    """Evaluates tensors on demand and remembers them.
+    """Evaluates tensors on demand and caches them.
 
     Args:
-        nodes: whatever computes something.
+        nodes: the nodes that compute values.
         initializers: the stored tensors, by name.
-        array: reads an initializer or an attribute's tensor, as a view where it can.
+        array: reads an initializer or an attribute's tensor, as a view if possible.
         opsets: the version of each operator set.
-        outside: the values around a subgraph, which it reads by their names.
+        outside: the values of the surrounding graph, which a subgraph reads by name.
     """
 
     def __init__(
@@ -57,27 +57,27 @@ class Values:
         self.produce(nodes)
 
     def produce(self, nodes: Iterable[onnx.NodeProto]) -> None:
-        """Learn of more nodes: a branch that was put into the program."""
+        """Add nodes, such as those of a branch that was inlined into the program."""
         self._producers.update({o: node for node in nodes for o in node.output if o})
 
     def add(self, name: str, tensor: Stored) -> Array:
-        """Learn of one more initializer."""
+        """Add an initializer and return its value."""
         self._initializers[name] = tensor
         return self[name]
 
     def producer(self, name: str) -> onnx.NodeProto | None:
-        """The node that computes a tensor; None for initializers."""
+        """The node that computes a tensor; None for an initializer."""
         return self._producers.get(name)
 
     def set(self, name: str, value: Array) -> None:
-        """State the value of a tensor: the shape of a mapped one."""
+        """Set the value of a tensor that is not evaluated here, such as the shape of a mapped one."""
         self._values[name] = value
 
     def __getitem__(self, name: str) -> Array:
         """The value of a tensor.
 
         Raises:
-            Unsupported: an operator on the way to it cannot be evaluated.
+            Unsupported: if an operator that it depends on cannot be evaluated.
         """
         wanted = [name]
         while wanted:  # not recursion: constant chains can be thousands of nodes long
@@ -94,7 +94,7 @@ class Values:
                     continue
                 raise Unsupported(f"the value of '{top}' is not known", code="unknown-value")
             node = self._producers[top]
-            needed = node.input if node.op_type == "If" else names_used(node)  # an If, what its condition chooses
+            needed = node.input if node.op_type == "If" else names_used(node)  # of an If, the chosen branch alone
             missing = [i for i in needed if i and i not in self._values]
             if missing:
                 if len(wanted) > len(self._producers) + 1:
@@ -125,12 +125,12 @@ class Values:
             values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             try:
                 return {node.output[0]: view(inputs, values)}
-            except (ValueError, IndexError, TypeError) as error:  # operands that do not fit each other
+            except (ValueError, IndexError, TypeError) as error:  # incompatible operands
                 raise _no_value(node, inputs) from error
         return self._reference(node)
 
     def _stored(self, tensor: Stored) -> Array:
-        """A stored tensor; a sparse one as all of its elements."""
+        """A stored tensor; a sparse one is made dense."""
         if isinstance(tensor, TensorProto):
             return self._array(tensor)
         if math.prod(tensor.dims) > LARGEST:
@@ -141,7 +141,7 @@ class Values:
         return dense
 
     def _reference(self, node: onnx.NodeProto) -> dict[str, Array]:
-        """Evaluate one node by onnx's own reference implementation."""
+        """Evaluate one node with onnx's reference implementation."""
         from onnx.reference import ReferenceEvaluator
 
         given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
@@ -160,7 +160,7 @@ class Values:
         )
         try:
             results = ReferenceEvaluator(model).run(None, given)
-        except Exception as error:  # whatever an evaluator of foreign graphs raises means: no value
+        except Exception as error:  # any exception from the reference evaluator means that there is no value
             raise _no_value(node, list(given.values())) from error
         values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
@@ -169,7 +169,7 @@ class Values:
 
 
 def share_of_one(value: Array) -> Array:
-    """Of a value that is repeated for each image of the batch that shapes are evaluated with, one: it broadcasts."""
+    """The part of a value for one image, which broadcasts: each axis as long as the evaluation batch is cut to 1."""
     return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
 
 
@@ -224,7 +224,7 @@ def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
 
 
 def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
-    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx's evaluator has it from opset 19 on."""
+    """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx evaluates it only since opset 19."""
     value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
     axis = attributes.get("axis", 1) % max(value.ndim, 1)
 
@@ -240,7 +240,7 @@ def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Arra
     return np.asarray(centred * spread(scale), scale.dtype)
 
 
-#: Operators that look at the same bytes in another way: numpy makes views where onnx's evaluator would copy.
+#: Operators that reinterpret the same bytes: numpy makes views, while onnx's evaluator would copy.
 VIEWS: dict[str, Callable[[list[Array | None], dict[str, Any]], Array]] = {
     "Identity": lambda inputs, _: _operand(inputs, 0),
     "Dropout": lambda inputs, _: _operand(inputs, 0),

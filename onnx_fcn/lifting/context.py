@@ -1,12 +1,12 @@
-"""Context: what sees the whole image, whatever its size, and so is the same for all positions.
+"""Context: values that see the whole image, whatever its size, and so are the same for all positions.
 
-An operator that reduces over all positions of a live map is a head or context, and the rule says which it may be:
+An operator that reduces over all positions of a live map is a head or context. The rule declares which it may be:
 
-- What it makes has **no window left** (a global pooling, a ReduceMean over H and W). It cannot be told from a head
-  yet, so the rule lifts it, with `site.reduces(x, contextable=True)` as the origin of the result. Where that meets a
-  live map again the walk comes back, `site.is_context` holds, and the rule leaves it global (`keep_global`).
-- What it makes **still has positions** (a normalisation by the statistics of all of them). It has met the map inside
-  the operator already, so it is context at once, and the node stays: `all_positions`.
+- The result has **no window left** (a global pooling, a ReduceMean over H and W). It cannot be distinguished from a
+  head yet, so the rule lifts it, with `site.reduces(x, contextable=True)` as the origin of the result. If the result
+  meets a live map again, the walk rewinds, `site.is_context` is true, and the rule leaves it global (`keep_global`).
+- The result **still has positions** (a normalisation by the statistics of all of them). It has already met the map
+  inside the operator, so it is context immediately, and the node stays: `all_positions`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["all_positions", "keep_global"]
 
 
 def all_positions(site: Site, x: Lifted, does: str) -> None:
-    """Say that an operator puts statistics of all positions of a live map back at each of them: they are context.
+    """Record an operator as context: it applies statistics of all positions of a live map at each of them.
 
-    A rule uses it before it emits the operator as it was. It does not where no window is left, nor where `site.is_head`
-    says that the map is one of a head: there the statistics are of the window, unfolded.
+    A rule calls it before it emits the operator unchanged. It does not if no window is left, or if `site.is_head` is
+    true: the statistics are then those of the window, unfolded.
 
     Raises:
-        Unsupported: the map is dilated, and what the operator `does` would see more cells than the original's.
+        Unsupported: if the map is dilated, so that what the operator `does` would see more cells than in the original.
     """
     check_undilated(site, x, does)
     site.reduces(x, contextable=True)
@@ -34,6 +34,6 @@ def all_positions(site: Site, x: Lifted, does: str) -> None:
 
 
 def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
-    """Pool the whole map, whatever its size: context, which is the same for all positions."""
+    """Pool the whole map, whatever its size: the result is context, the same for all positions."""
     site.note_context(x)
     return Unmapped(site.emit([sparse(site, x)], op))

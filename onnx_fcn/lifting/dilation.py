@@ -1,4 +1,4 @@
-"""Beyond the output stride operators dilate: how far they step then, and what of a dilated map others may see."""
+"""Dilation beyond the output stride: the step and rate of an operator, and what others may read of a dilated map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["cell_maps", "check_undilated", "dilation_refused", "sparse", "split_
 
 
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
-    """(cells to step on the map, rate of the result): beyond the wanted output stride operators dilate."""
+    """(step in cells of the map, rate of the result): beyond the requested output stride operators dilate."""
     target = site.output_stride
     if target is None:
         return stride, 1
@@ -28,7 +28,7 @@ def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
 
 
 def sparse(site: Site, x: Lifted) -> Lifted:
-    """The cells that the map has without dilation: every rate-th. What is global has to see those alone."""
+    """Every rate-th cell: those that the map has without dilation. Global operators must read only these."""
     axes = [k for k, a in enumerate(x.space) if a.rate > 1]
     if not axes:
         return x
@@ -40,17 +40,17 @@ def sparse(site: Site, x: Lifted) -> Lifted:
 
 
 def check_undilated(site: Site, x: Lifted, does: str) -> None:
-    """Make sure that a map is not dilated.
+    """Check that a map is not dilated.
 
     Raises:
-        Unsupported: it is; the operator `does` something that is about neighbouring cells or about all of them.
+        Unsupported: if it is; the operator `does` something with neighbouring cells or with all of them.
     """
     if any(a.rate > 1 for a in x.space):
         raise dilation_refused(site, does)
 
 
 def dilation_refused(site: Site, does: str) -> Unsupported:
-    """The refusal of an operator that `does` something which cannot be done to a dilated map."""
+    """The refusal of an operator that `does` something that is not possible on a dilated map."""
     if site.is_stride_asked:
         return Unsupported(
             f"{does}, which a map with answers in between would change",
@@ -66,7 +66,7 @@ def dilation_refused(site: Site, does: str) -> Unsupported:
 
 
 def cell_maps(site: Site, x: Lifted, axes: Sequence[int]) -> list[str]:
-    """For each cell of the window along these axes, row-major, the map of that cell of all windows."""
+    """For each cell of the window along these axes, in row-major order, the map of that cell in all windows."""
     space = [x.space[k] for k in axes]
     names = []
     for at in np.ndindex(*(a.window for a in space)):

@@ -1,4 +1,4 @@
-"""The batch in a spatial axis: onnxruntime convolves one image at a time, and reads the weights of a head for each."""
+"""Folding the batch into a spatial axis around a head, so that onnxruntime reads the head's weights only once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["batch_folded", "batch_restored", "same_folding"]
 
 
 def batch_folded(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
-    """The window as channels, and batch and grid on one axis: (N, C, *space) -> (1, k·C, 1, N·grid).
+    """Make the window channels, and put batch and grid on one axis: (N, C, *space) -> (1, k·C, 1, N·grid).
 
-    onnxruntime convolves one image at a time, and so reads the weights of a head once for each image of a batch;
-    with the batch along a spatial axis it multiplies all at once.
+    onnxruntime convolves one image at a time, so it reads the weights of a head once for each image of a batch.
+    With the batch along a spatial axis it multiplies all at once.
     """
     rank = 2 + len(x.space)
     front = site.emit([x], "Transpose", perm=[1, 0, *range(2, rank)])
@@ -33,7 +33,7 @@ def batch_folded(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
 
 
 def batch_restored(site: Site, x: Lifted) -> Lifted:
-    """The map with its batch and its grid on axes of their own again."""
+    """Put the batch and the grid of a folded map back on axes of their own."""
     if x.folded is None:
         return x
     sizes: list[Operand] = [
@@ -46,7 +46,7 @@ def batch_restored(site: Site, x: Lifted) -> Lifted:
 
 
 def same_folding(site: Site, operands: Sequence[Fact | None]) -> list[Fact | None]:
-    """Operands that one node can read together: all of them folded, or none."""
+    """The operands in a form that one node can read: all of them folded, or none."""
     mapped = [f for f in operands if isinstance(f, Lifted)]
     alone = all(f.folded for f in mapped) and not any(isinstance(f, Unmapped) for f in operands)
     keeps = alone and site.op not in ("Shape", "Size")

@@ -18,7 +18,7 @@ R = TypeVar("R", bound=Rule)
 
 
 def lifts(*operators: str, domain: str = "") -> Callable[[R], R]:
-    """Register the rule of some operators: `rule(site, *facts of the operands) -> fact(s) of the outputs`."""
+    """Register a function as the rule of operators: `rule(site, *facts of the operands) -> fact(s) of the outputs`."""
 
     def register(rule: R) -> R:
         for operator in operators:
@@ -30,7 +30,7 @@ def lifts(*operators: str, domain: str = "") -> Callable[[R], R]:
 
 
 def rule_of(domain: str, operator: str) -> Rule | None:
-    """The rule of an operator."""
+    """The rule of an operator, or None."""
     return _RULES.get(("" if domain in (None, "", "ai.onnx") else domain, operator))
 
 

@@ -1,9 +1,10 @@
-"""Which operands a rule takes: its signature says so, and the walk holds every node to it.
+"""The operands that a rule accepts, according to its signature; the walk checks every node against it.
 
     def rule(site: Site, x: Lifted, weight: Fact, bias: Fact | None = None)
 
-wants a map, then whatever there is, then perhaps something. So no rule meets an operand of a kind that it was not
-written for: a scale that is the image where the features are an input beside it, a bias that was left out.
+accepts a map, then an operand of any kind, then an optional one. So a rule never receives an operand of a kind that it
+was not written for, such as a scale that depends on the image while the features are a separate input, or a missing
+bias.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ __all__ = ["check_operands"]
 
 @dataclass(frozen=True)
 class Signature:
-    """The operands that a rule takes.
+    """The operands that a rule accepts.
 
     Attributes:
-        kinds: of each operand, the types of facts that it may be.
-        further: those of all operands behind them; None where there are none.
-        least: operands that have to be there.
+        kinds: the accepted types of fact, for each operand.
+        further: the accepted types for all operands after these; None if the rule accepts no more.
+        least: number of required operands.
     """
 
     kinds: tuple[tuple[type, ...], ...]
@@ -34,34 +35,34 @@ class Signature:
     least: int
 
     def taken(self, place: int) -> tuple[type, ...]:
-        """The types of facts that an operand may be; none where there is no such operand."""
+        """The accepted types of fact for an operand; empty if the rule has no such operand."""
         return self.kinds[place] if place < len(self.kinds) else self.further or ()
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:
-    """The types that an annotation names."""
+    """The types in an annotation."""
     return (object,) if annotation is Any else tuple(get_args(annotation)) or (annotation,)
 
 
 @functools.cache
 def _signature(rule: Callable[..., Any]) -> Signature:
     hints = get_type_hints(rule)
-    operands = list(inspect.signature(rule).parameters.values())[1:]  # behind the site
+    operands = list(inspect.signature(rule).parameters.values())[1:]  # without the site
     kinds = [_kinds(hints.get(p.name, object)) for p in operands]
     further = kinds.pop() if operands and operands[-1].kind is inspect.Parameter.VAR_POSITIONAL else None
     return Signature(tuple(kinds), further, sum(p.default is p.empty for p in operands[: len(kinds)]))
 
 
 def check_operands(rule: Callable[..., Any], operands: Sequence[object], words: Mapping[type, str]) -> None:
-    """Does a rule take these operands?
+    """Check that a rule accepts these operands.
 
     Args:
         rule: `rule(site, *facts of the operands)`, annotated.
-        operands: the facts; None for one that is left out.
-        words: what it says of a tensor that its fact is of a type.
+        operands: the facts; None for an operand that is left out.
+        words: how messages describe a tensor, by the type of its fact.
 
     Raises:
-        Unsupported: it is not written for one of them, or for so many.
+        Unsupported: if the rule does not accept one of the operands, or their number.
     """
     signature = _signature(rule)
     most = len(operands) if signature.further is not None else len(signature.kinds)
