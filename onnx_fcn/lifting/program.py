@@ -1,4 +1,4 @@
-"""The program that a walk goes through, and the state of the walk: the image, the seats of the nodes, the facts."""
+"""The program that a walk traverses, and the state of the walk: the image, the seats of the nodes, the facts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Change", "Emission", "Final", "Image", "Options", "Rewind", "Seat", 
 
 @dataclass(frozen=True)
 class Image:
-    """How one input of the model is seen: which of its axes slide.
+    """How one input of the model is interpreted: which of its axes slide.
 
     Attributes:
         name: the input.
-        shape: its native shape; the batch as the walk evaluates it.
+        shape: its native shape, with the batch that the walk evaluates shapes with.
         batch: the axis of the batch, or None.
         channels: the axis of the channels, or None.
         space: the axes that slide, in order.
         elem_type: `onnx.TensorProto.DataType`.
-        assumed: what its file does not say of it, and neither the user: sentences on its axes, their sizes, its batch.
+        assumed: sentences about its axes, their sizes and its batch that neither the file nor the user states.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Emission:
-    """A node that a rule wants. `varies`: it is a variation of the seat's own node, and keeps what it does not name."""
+    """A node that a rule emits. `varies`: a variation of the seat's own node, which keeps its other attributes."""
 
     node: gs.Node
     varies: bool = False
@@ -80,24 +80,24 @@ class Emission:
 
 @dataclass
 class Seat:
-    """One node of the program, and what its rule put in its place."""
+    """One node of the program, and the nodes and constants with which its rule replaces it."""
 
     node: gs.Node
     proto: onnx.NodeProto
-    index: int  # of the node in the main graph that it stands in or was unfolded from
+    index: int  # of the node in the main graph that contains it or that it was inlined from
     emissions: list[Emission] = field(default_factory=list)
     constants: dict[str, Weight] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it was made from
-    repeated: int = 0  # bytes of the constants that are weights, repeated
+    sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it is computed from
+    repeated: int = 0  # bytes of repeated weights among the constants
     operands: tuple[Fact | None, ...] = ()
-    replaced: bool = False  # a rule has run: the original node is gone, unless an emission varies it
+    replaced: bool = False  # its rule has run: the original node is removed, unless an emission varies it
     slides: Slides | None = None
     changes: list[Change] = field(default_factory=list)
-    unfolded: bool = False  # an If whose branch has been put behind it
+    unfolded: bool = False  # an If whose branch was inlined after it
 
     @property
     def own_names(self) -> set[str]:
-        """Names that the node brought along."""
+        """The original names of the node and its outputs."""
         return {self.node.name, *(o.name for o in self.node.outputs)}
 
     @property
@@ -108,10 +108,10 @@ class Seat:
 
 @dataclass(frozen=True)
 class Slides:
-    """What a sliding operator did that a single window would not see in the same way.
+    """How the result of a sliding operator differs from what a single window would give.
 
     Attributes:
-        pads: it pads the map (or reads beyond the window otherwise), so neighbouring windows see each other.
+        pads: it pads the map or otherwise reads beyond the window, so neighbouring windows affect each other.
         strides: it makes the grid of windows coarser.
     """
 
@@ -121,17 +121,17 @@ class Slides:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of a node, for the report.
+    """How a node was converted, for the report.
 
     Attributes:
         kind: ``dense`` (a layer that became a Conv), ``window`` (a convolution or pooling over the whole window),
             ``unfold`` (window positions became channels) or ``context`` (sees the whole image).
         kernel: the window that it covers, along the axes of the map.
-        inputs: channels that it reads.
-        outputs: channels that it makes.
-        groups: groups of channels.
-        reads: the tensor that it reads, as it is named in the original.
-        layout: how that tensor lies on the map, such as ``n (c256 h6 w6)``.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        groups: number of groups of channels.
+        reads: the tensor that it reads, by its name in the original.
+        layout: the layout of that tensor on the map, such as ``n (c256 h6 w6)``.
         weight: the name of its weight.
     """
 
@@ -146,7 +146,7 @@ class Change:
 
 
 class Rewind(Exception):
-    """A value has met a live map: these seats are context."""
+    """Raised if a reduced value meets a live map: these seats are context, and the walk starts again."""
 
     def __init__(self, seats: Iterable[int]) -> None:
         super().__init__()
@@ -155,13 +155,13 @@ class Rewind(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What one walk is asked for beyond lifting.
+    """The options of one walk.
 
     Attributes:
         output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
-        head: reductions that were context in an earlier walk, and belong to the head.
+        head: reductions that an earlier walk took for context, but that belong to the head.
         folds: fold the batch into a spatial axis around the head.
-        asked: the output stride is the user's; otherwise it is the one that all answers share.
+        asked: the user chose the output stride; otherwise it is the one that all answers share.
     """
 
     output_stride: Fraction | None = None
@@ -172,13 +172,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Final:
-    """An output that is more than its map of answers: see `walk.forms`.
+    """An output that is computed from its map of answers: see `walk.forms`.
 
     Attributes:
         tensor: its name.
-        dims: its shape; None for the batch, names and formulas for what depends on the image.
+        dims: its shape; None for the batch, names and formulas for sizes that depend on the image.
         elem_type: `onnx.TensorProto.DataType`.
-        form: in words, such as ``full-size argmax``.
+        form: a description, such as ``full-size argmax``.
     """
 
     tensor: str
@@ -189,7 +189,7 @@ class Final:
 
 @dataclass
 class Walk:
-    """The state of a walk, and when it is over its result."""
+    """The state of a walk, and its result when it has ended."""
 
     image: Image
     options: Options
@@ -197,20 +197,22 @@ class Walk:
     values: Values
     seats: list[Seat]
     outputs: tuple[str, ...]
-    shape_of: Callable[[str], tuple[int | None, ...] | None]  # of an unmapped tensor, at the native size
+    shape_of: Callable[[str], tuple[int | None, ...] | None]  # shape of an unmapped tensor at the native size
     prologue: Seat
     epilogue: list[Seat] = field(default_factory=list)
-    results: dict[str, Lifted] = field(default_factory=dict)  # the outputs as they are delivered
-    finals: dict[str, Final] = field(default_factory=dict)  # what was made of these
-    renamed: dict[str, str] = field(default_factory=dict)  # maps that were given the name of an output
-    read: frozenset[str] = frozenset()  # tensors that something reads
+    results: dict[str, Lifted] = field(default_factory=dict)  # the delivered outputs
+    finals: dict[str, Final] = field(default_factory=dict)  # what is computed from these
+    renamed: dict[str, str] = field(default_factory=dict)  # maps that took the name of an output
+    read: frozenset[str] = frozenset()  # tensors that are read by a node or are outputs
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
-    products: dict[int, frozenset[int]] = field(default_factory=dict)  # of what is blocked, and the seats at fault
-    reductions: set[int] = field(default_factory=set)  # seats that may turn out to be context
+    products: dict[int, frozenset[int]] = field(
+        default_factory=dict
+    )  # positions of blocked products, with the seats at fault
+    reductions: set[int] = field(default_factory=set)  # seats that may prove to be context
     names: set[str] = field(default_factory=set)
-    counts: dict[str, int] = field(default_factory=dict)  # of each hint, the last number that made a name of it
+    counts: dict[str, int] = field(default_factory=dict)  # for each hint, the last number used to make a name unique
 
     @property
     def batch(self) -> int:
@@ -218,9 +220,9 @@ class Walk:
         return 1 if self.image.batch is None else self.image.shape[self.image.batch]
 
     def fresh(self, hint: str) -> str:
-        """A tensor name that nothing has."""
+        """Return an unused tensor name."""
         name = hint
-        while name in self.names:  # the search goes on where it ended
+        while name in self.names:  # the search resumes where it ended
             self.counts[hint] = count = self.counts.get(hint, 1) + 1
             name = f"{hint}_{count}"
         self.names.add(name)
@@ -228,19 +230,19 @@ class Walk:
 
     @property
     def has_head(self) -> bool:
-        """Is there a dense layer, or an output that contracts its window? A fully convolutional network has neither."""
+        """Has the network a dense layer or an output that contracts its window? A fully convolutional one has neither."""
         facts = (self.facts.get(name) for name in self.outputs)
         contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
         return contracts or any(c.kind == "dense" for seat in self.seats for c in seat.changes)
 
     @property
     def succeeded(self) -> bool:
-        """Nothing was refused."""
+        """Whether nothing was refused."""
         return not self.diagnostics
 
     @property
     def causes(self) -> dict[int, Diagnostic]:
-        """The root causes of a refusal, by their seats: of attention, that it is this; see `ABOUT_POSITIONS`."""
+        """The root causes of a refusal, by seat. Attention replaces the causes before it: see `ABOUT_POSITIONS`."""
         found = dict(self.diagnostics)
         for position, seats in sorted(self.products.items()):
             led = [k for k in seats if k in found and found[k].code in ABOUT_POSITIONS]
@@ -251,5 +253,5 @@ class Walk:
 
 
 def at_node(seat: Seat, refusal: Unsupported) -> Diagnostic:
-    """A refusal with its node."""
+    """The diagnostic of a refusal at a node."""
     return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)

@@ -1,4 +1,4 @@
-"""Refusals that several rooms make: their codes, reasons and hints."""
+"""Refusals that several modules raise: their codes, reasons and hints."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = [
 ]
 
 
-#: Codes of refusals that are about positions. Where attention comes behind one, such as an embedding's Add or the
-#: Concat of a class token, it is the attention that cannot slide: the network has no other use for the positions.
+#: Codes of refusals that are about positions. If attention follows one, such as an embedding's Add or the Concat of a
+#: class token, the attention is the cause that is reported: the network has no other use for the positions.
 ABOUT_POSITIONS = frozenset(
     {
         *("axes-meet", "constant-per-image", "dense-partial-window", "lookup", "mixes-positions", "norm-partial"),
@@ -27,20 +27,20 @@ ABOUT_POSITIONS = frozenset(
     }
 )
 
-#: What to do where a head cannot slide.
+#: Hint for a head that cannot slide.
 RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
 
-#: Why positions in another order do not slide, and what to do about that.
+#: Why an operator that reorders positions cannot slide, and a hint.
 REORDERED = (
     "what flips or shuffles each window does not slide: do that to the images, and convert the network without it"
 )
 
-#: Why what differs between positions does not slide.
+#: Why values that differ between positions cannot slide.
 PER_POSITION = (
     "positional embeddings, coordinate channels and normalisations per position have no meaning on a larger image"
 )
 
-#: What to do about a network that was exported as it is trained.
+#: Hint for a network that was exported in training mode.
 EVALUATION = "export it in evaluation mode, with model.eval() before torch.onnx.export"
 
 
@@ -50,10 +50,10 @@ def product_of_maps(what: str = "positions with positions (attention, bilinear p
     return Unsupported(reason, code="product-of-maps", hint=RUN_THE_REST)
 
 
-#: What to do about an operator that nobody has written a rule for.
+#: Hint for an operator without a rule.
 REPLACE = "replace it before the export by operators that there are rules for, or open an issue with the model"
 
-#: What to do about operators that have no meaning at every position.
+#: Hints for operators that have no meaning at every position.
 HINTS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrence runs along positions: take the map before it as an output"),
     **dict.fromkeys(
@@ -62,7 +62,7 @@ HINTS = {
     ),
 }
 
-#: What to do about operators with a subgraph.
+#: Hints for operators with a subgraph.
 SUBGRAPHS = {
     "If": "export only the branch that is wanted",
     **dict.fromkeys(("Loop", "Scan"), "unroll it before the export"),
@@ -70,6 +70,7 @@ SUBGRAPHS = {
 
 
 def hint_for(domain: str, operator: str) -> str:
+    """The hint for an operator without a rule."""
     if domain == "com.microsoft.nchwc":
         return "start from the model before onnxruntime optimised it"
     return HINTS.get(operator, REPLACE)

@@ -1,7 +1,7 @@
-"""What a rule may do at one node: read its operands and attributes, emit nodes in its seat, say what became of it.
+"""What a rule may do at one node: read its operands and attributes, emit nodes in its seat, record its conversion.
 
-What brings maps into the form that an operator needs is in `layouts`, what is about dilated maps in `dilation`, and
-every spelling that depends on the opset version in `emitter`.
+Functions that bring maps into the form that an operator needs are in `layouts`, those for dilated maps in `dilation`,
+and everything that depends on the opset version in `emitter`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Site"]
 
 
 class Site(Emitter):
-    """One node under conversion: what its rule reads, and where the nodes go that it emits."""
+    """One node under conversion: the values that its rule reads, and the seat for the nodes that it emits."""
 
     def has_output(self, index: int) -> bool:
         """Does anything read this output?"""
         return index < len(self.outputs) and self.outputs[index] in self._walk.read
 
     def ints(self, fact: Fact | None) -> list[int] | None:
-        """A constant operand as a list of integers; None where it is absent."""
+        """A constant operand as a list of integers; None if it is absent."""
         return None if fact is None else [int(v) for v in self.value(fact).reshape(-1)]
 
     def axes(self, fact: Fact | None) -> list[int] | None:
@@ -38,16 +38,20 @@ class Site(Emitter):
         return self.ints(fact) if fact is not None else self.attr("axes")
 
     def producer(self, fact: Known) -> onnx.NodeProto | None:
-        """The node that computes a constant; None for initializers."""
+        """The node that computes a constant; None for an initializer."""
         return self._walk.values.producer(fact.name)
 
     def stated(self, name: str, value: Array) -> Known:
-        """A new constant whose value other rules may ask for."""
+        """Record the value of a new constant, so that other rules can read it."""
         self._walk.values.set(name, value)
         return Known(name)
 
     def elem_type_of(self, fact: Fact | None) -> int:
-        """Element type of an operand."""
+        """Element type of an operand.
+
+        Raises:
+            Unsupported: if the operand is unmapped.
+        """
         if isinstance(fact, Lifted):
             return fact.elem_type
         if isinstance(fact, Known):
@@ -55,7 +59,7 @@ class Site(Emitter):
         raise Unsupported("the type of an operand is not known", code="unknown-type")
 
     def type_attr(self, name: str, default: int = 0) -> int:
-        """An attribute that names an element type (graphsurgeon shows these as numpy types)."""
+        """An attribute that is an element type (graphsurgeon converts these to numpy types)."""
         return int(next((a.i for a in self._seat.proto.attribute if a.name == name and a.i), default))
 
     def weight_shape(self, fact: Known) -> tuple[int, ...]:
@@ -66,11 +70,11 @@ class Site(Emitter):
         return tuple(self.value(fact).shape)
 
     def known(self, value: Array, *, at_run_time: str | None = None) -> Known:
-        """A value that is computed from sizes.
+        """The output of the node as a value that is computed from sizes.
 
         Args:
-            value: as it is at the native size.
-            at_run_time: the tensor that has it at any size.
+            value: the value at the native size.
+            at_run_time: the tensor that contains it at any size.
         """
         if at_run_time is not None:
             self.aliases[at_run_time] = self.outputs[0]
@@ -81,7 +85,7 @@ class Site(Emitter):
         """Shape of an unmapped tensor at the native size.
 
         Raises:
-            Unsupported: shape inference does not know it.
+            Unsupported: if shape inference cannot determine it.
         """
         shape = self._walk.shape_of(fact.name)
         if shape is None or any(d is None for d in shape):
@@ -90,17 +94,17 @@ class Site(Emitter):
 
     @property
     def output_stride(self) -> Fraction | None:
-        """The coarsest stride that answers may have, in input pixels; None for whatever the network has."""
+        """The coarsest stride that answers may have, in input pixels; None to keep the network's own."""
         return self._walk.options.output_stride
 
     @property
     def is_stride_asked(self) -> bool:
-        """Is that the user's? Otherwise it is the one that all answers share."""
+        """Did the user choose the output stride? Otherwise it is the one that all answers share."""
         return self._walk.options.asked
 
     @property
     def has_several_outputs(self) -> bool:
-        """Does the network answer with more than one tensor?"""
+        """Has the network more than one output?"""
         return len(self._walk.outputs) > 1
 
     @property
@@ -110,12 +114,12 @@ class Site(Emitter):
 
     @property
     def reductions(self) -> set[int]:
-        """Positions of the reductions that may turn out to be context."""
+        """Positions of the reductions that may prove to be context."""
         return self._walk.reductions
 
     @property
     def emissions(self) -> list[Emission]:
-        """The nodes that were emitted here."""
+        """The nodes emitted at this site."""
         return self._seat.emissions
 
     def name_at(self, position: int) -> str:
@@ -124,40 +128,40 @@ class Site(Emitter):
 
     @property
     def is_head(self) -> bool:
-        """Has what seemed to be context turned out to lie beyond the cut?"""
+        """Does this reduction belong to the head, although an earlier walk took it for context?"""
         return self._seat.name in self._walk.options.head
 
     @property
     def is_context(self) -> bool:
-        """Has this reduction turned out to be context, which stays global?"""
+        """Did this reduction prove to be context, which stays global?"""
         return self.position in self._walk.context
 
     def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
-        """The origins of a value that contracts the window here."""
+        """Record a contraction of the window here, and return the origins of its result."""
         if contextable and not self.is_head:
             self._walk.reductions.add(self.position)
         return x.origins | {self.position}
 
     def note_context(self, x: Lifted) -> None:
-        """Say that this operator sees the whole image, whatever its size."""
+        """Record that this operator sees the whole image, whatever its size."""
         self._walk.context.add(self.position)
         self.note("context", x, x.window)
 
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
-        """Say what becomes of this node, which reads x, for the report: see `Change`."""
+        """Record how this node, which reads x, is converted, for the report: see `Change`."""
         reads = next((t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)), "")
         self._seat.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
     def repeats(self, size: int) -> int:
-        """Note that a repeated weight, or a kernel that copies, takes so many bytes; how many all take so far."""
+        """Record `size` bytes of a repeated weight or a copying kernel; return the bytes of all of them so far."""
         self._seat.repeated += size
         return sum(seat.repeated for seat in (*self._walk.seats, *self._walk.epilogue))
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
-        """Say how this operator's result differs from what a single window would see."""
+        """Record how this operator's result differs from what a single window would give."""
         self._seat.slides = Slides(pads, strides)
 
     @property
     def folds(self) -> bool:
-        """Is the batch to be folded into a spatial axis around the head?"""
+        """Should the batch be folded into a spatial axis around the head?"""
         return self._walk.options.folds

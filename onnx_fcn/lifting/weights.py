@@ -1,15 +1,15 @@
-"""Dense weight → convolution kernel: the same numbers, laid out once as the layout says.
+"""Dense weight → convolution kernel: the same numbers, reordered once according to the layout.
 
 A dense layer computes y[o] = Σ_k x[k]·W[k, o], where k runs over channels and window cells in the order in which the
 exporter flattened them. As a convolution it is
 
     kernel[o, c, i, j] = W[k(c, i, j), o]
 
-so a kernel is a reshape and a transpose of the weight and never a computation. For a weight (O, C·h·w) as torch
-stores it, the bytes are the same and only `dims` change.
+so a kernel is a reshape and a transpose of the weight and needs no arithmetic. For a weight (O, C·h·w) as torch stores
+it, the bytes are the same and only `dims` change.
 
-Weights that are stored in another type stay in it: the integers under a DequantizeLinear, or the half floats under
-a Cast, are laid out, and the operator is repeated behind them. (Folding quantised weights into floats changes the
+Weights that are stored in another type keep it: the integers before a DequantizeLinear, or the half floats before a
+Cast, are reordered, and the operator is repeated after them. (Folding quantised weights into floats changes the
 answers by percents once the runtime fuses the rest.)
 """
 
@@ -37,19 +37,19 @@ View = Callable[[Array], Array]
 
 
 def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
-    """Lay a weight out as a kernel.
+    """Add a weight as a convolution kernel.
 
     Args:
-        site: where the kernel is needed.
+        site: the site that needs the kernel.
         weight: the constant.
-        view: makes, of the weight's array, one whose row-major order is the kernel's.
+        view: turns the weight's array into one whose row-major order is the kernel's.
         dims: the kernel's dims, outputs first.
 
     Returns:
-        The tensor that holds the kernel.
+        The name of the kernel's tensor.
 
     Raises:
-        Unsupported: weights that are repeated would take more than `REPEAT_LIMIT`.
+        Unsupported: if repeated weights would take more than `REPEAT_LIMIT`.
     """
     node = site.producer(weight)
     if node is not None and node.op_type == "Cast" and node.input:
@@ -67,7 +67,7 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
 
 
 def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
-    """A weight in another layout, as a constant; one that is repeated counts towards the limit."""
+    """Add a weight in another layout as a constant; a repeated one counts towards `REPEAT_LIMIT`."""
     value = site.value(weight)
     array = view(value)
     if array.size > value.size:
@@ -84,7 +84,7 @@ def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
 
 
 def _is_stored_otherwise(site: Site, weight: Known) -> bool:
-    """Does a chain of views begin at a weight of another type?"""
+    """Does the chain of views that makes a weight begin at a Cast or DequantizeLinear?"""
     node = site.producer(weight)
     while node is not None and node.op_type in VIEWS and node.input:
         node = site.producer(Known(node.input[0]))
@@ -94,9 +94,9 @@ def _is_stored_otherwise(site: Site, weight: Known) -> bool:
 def _dequantized(
     site: Site, inputs: list[str], attributes: dict[str, int], view: View, dims: Sequence[int]
 ) -> str | None:
-    """The laid-out integers under the same DequantizeLinear, per output channel where the scale is.
+    """Emit the reordered integers with the same DequantizeLinear, per output channel if the scale is.
 
-    None where the scales run along another axis than the outputs.
+    Returns None if the scales run along another axis than the outputs.
     """
     stored = Known(inputs[0])
     shape, scale = site.weight_shape(stored), site.value(Known(inputs[1]))
@@ -106,7 +106,7 @@ def _dequantized(
     axis_attr: dict[str, Any] = {}
     if scale.size > 1:
         axis = attributes.get("axis", 1) % len(shape)
-        # where the scales go: lay out their indices, which vary along one axis only
+        # to find where the scales go, reorder their indices, which vary along one axis only
         index = np.broadcast_to(
             np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape
         )
@@ -121,10 +121,10 @@ def _dequantized(
 
 
 def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | None:
-    """A bias () | (1,) | (O,) | (1, O) | (N, O) with equal rows, as (O,), times a factor. None for zero.
+    """A bias () | (1,) | (O,) | (1, O) | (N, O) with equal rows, as (O,), times a factor; None if it is zero.
 
     Raises:
-        Unsupported: its rows differ, so that it is not the same for every image.
+        Unsupported: if its rows differ, so that it is not the same for every image.
     """
     shape = site.weight_shape(bias)
     if shape == (size,) and factor == 1.0:

@@ -1,6 +1,6 @@
-"""Where one window's answer stands on a map.
+"""The position of one window's answer on a map.
 
-`original_at` is the sentence that every rule obeys, as an array: the original tensor at one position of the window.
+`original_at` is the statement that every rule obeys, as an array: the original tensor at one position of the window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["as_physical", "batch_axis", "original_at", "window_of"]
 
 
 def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
-    """The original tensor at one position of the window, out of a map (N, C, *space): what `Lifted` means."""
+    """Extract the original tensor at one position of the window from a map (N, C, *space): what `Lifted` means."""
     rates: list[Any] = [slice(None, None, axis.rate) for axis in fact.space]
     window: Array = physical[window_of(fact, position)][(..., *rates)]
     atoms = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
@@ -33,7 +33,7 @@ def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array
 
 
 def window_of(fact: Lifted, position: Sequence[int]) -> tuple[slice, ...]:
-    """Where a window lies in a map (N, C, *space)."""
+    """The slices of a map (N, C, *space) that contain the window at a position."""
     starts = [p * axis.step for axis, p in zip(fact.space, position)]
     return (slice(None), slice(None), *(slice(s, s + axis.extent) for s, axis in zip(starts, fact.space)))
 
@@ -43,7 +43,7 @@ def _size(group: tuple[Atom, ...], batch: Atom, count: int) -> int:
 
 
 def as_physical(fact: Lifted, original: Array) -> Array | None:
-    """A whole map with the axes of the original as (N, C, *space); None where its layout is not plain."""
+    """Transpose a whole map from the axes of the original to (N, C, *space); None if its layout is not plain."""
     axes = fact.axes
     if len(axes) != fact.rank or len(set(axes)) < len(axes) or set(axes) != set(fact.layout):
         return None
@@ -51,5 +51,5 @@ def as_physical(fact: Lifted, original: Array) -> Array | None:
 
 
 def batch_axis(fact: Lifted) -> int | None:
-    """The axis of the original tensor that is the batch and nothing else."""
+    """The axis of the original tensor that is exactly the batch, or None."""
     return next((k for k, group in enumerate(fact.layout) if group == (fact.batch,)), None)
