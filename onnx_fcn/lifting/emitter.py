@@ -1,6 +1,6 @@
-"""Emitting nodes in the seat of one, and every spelling of them that depends on the version of the operators.
+"""Emits nodes in the seat of a node, in the form that the model's opset requires.
 
-What a rule wants said (slice these axes, reduce over those) is said here as the model's opset says it.
+Rules request operations (slice these axes, reduce over those); the emitter chooses the attributes and operands.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["END", "Emitter", "Operand"]
 #: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
 Operand = str | Fact | Array | None
 
-#: As the end of a slice: all that is there.
+#: The end of a slice that extends to the end of its axis.
 END = int(np.iinfo(np.int64).max)
 
-#: The first opset in which these take dilations.
+#: The first opset in which these operators accept dilations.
 DILATE = {"MaxPool": 10, "LpPool": 18, "AveragePool": 19}
 
 RAISE_OPSET = "raise the opset first, with onnx.version_converter"
@@ -46,13 +46,13 @@ _DEFAULTS = {
 
 
 def _is_default(name: str, value: Any) -> bool:
-    """Does this attribute of a sliding operator say what it means anyway?"""
+    """Does this attribute of a sliding operator equal its default?"""
     default = _DEFAULTS.get(name)
     return default is not None and (value == default or (isinstance(value, list) and set(value) <= {default}))
 
 
 class Emitter:
-    """One node under conversion: its attributes and constants, and the nodes that are emitted in its seat."""
+    """One node under conversion: its attributes and constants, and the nodes that its rule emits."""
 
     def __init__(self, walk: Walk, position: int, seat: Seat) -> None:
         self._walk, self.position, self._seat = walk, position, seat
@@ -62,7 +62,7 @@ class Emitter:
 
     @property
     def op(self) -> str:
-        """The operator."""
+        """The operator type of the node."""
         return str(self.node.op)
 
     @property
@@ -84,7 +84,7 @@ class Emitter:
         """An attribute of the node that is 0 or 1.
 
         Raises:
-            Unsupported: it is neither, and runtimes differ in what that means.
+            Unsupported: if it is neither, because runtimes interpret that differently.
         """
         value = self.attr(name, default)
         if value not in (0, 1):
@@ -92,20 +92,20 @@ class Emitter:
         return bool(value)
 
     def value(self, fact: Fact | None) -> Array:
-        """The value of an operand, as it is at the native size.
+        """The value of an operand at the native size.
 
         Raises:
-            Unsupported: it depends on the image.
+            Unsupported: if it depends on the image.
         """
         if not isinstance(fact, Known):
             raise Unsupported("needs a constant where the value depends on the image", code="not-constant")
         return self._walk.values[fact.name]
 
     def frozen(self, fact: Fact | None) -> Array:
-        """A value that was computed from sizes, as it is at the native size.
+        """The value of an operand that may be computed from sizes, fixed to the native size.
 
         Raises:
-            Unsupported: it depends on the size of the batch too.
+            Unsupported: if it depends on the size of the batch too.
         """
         value = self.value(fact)
         with np.errstate(invalid="ignore"):  # a mask of infinities has no remainder
@@ -120,7 +120,7 @@ class Emitter:
         return value
 
     def constant(self, value: Array, dims: Sequence[int] | None = None, *, source: str | None = None) -> str:
-        """A new initializer, stored as these dims. `source` is the tensor that it was made of, and lends its name."""
+        """Add an initializer with these dims; return its name. `source`: the tensor that it is computed from."""
         base = next(o for o in self.outputs if o)
         name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -130,9 +130,9 @@ class Emitter:
         return name
 
     def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
-        """Emit one node with one output; without `op`, the seat's own with other inputs. Returns the tensor's name.
+        """Emit a node with one output; without `op`, the seat's own node with other inputs. Returns the output's name.
 
-        Attributes that are not named stay as they are in a variation of the seat's node; None removes one.
+        The seat's own node keeps the attributes that are not given; None removes one.
         """
         return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
 
@@ -145,7 +145,7 @@ class Emitter:
         domain: str = "",
         **attrs: Any,
     ) -> list[str]:
-        """Emit one node, with that many outputs or those of the seat's node. Returns their names."""
+        """Emit a node with this many outputs, or as many as the seat's node has. Returns their names."""
         varies = op is None
         count = len(self.outputs) if outputs is None else outputs
         base = next(o for o in self.outputs if o)
@@ -166,12 +166,12 @@ class Emitter:
         return names
 
     def rewritten(self, operands: Sequence[Operand]) -> list[str]:
-        """The seat's node with other operands, in the place of what it was. Returns the names of its outputs."""
+        """Replace the operands of the seat's node. Returns the names of its outputs."""
         self._seat.replaced = True
         return self.emit_many(operands)
 
     def _inputs(self, operands: Sequence[Operand]) -> list[str]:
-        """Names of the inputs; absent ones at the end are left out, unless the node spelled them."""
+        """Names of the inputs; trailing absent ones are dropped, unless the original node lists them."""
         names = [self._operand(operand) for operand in operands]
         while names and not names[-1] and len(names) > len(self.node.inputs):
             names.pop()
@@ -191,13 +191,13 @@ class Emitter:
         assert not isinstance(operand, Blocked), "a rule never sees what was refused"
         return operand.name
 
-    # Spellings ----------------------------------------------------------------------------------------------------
+    # Operators by opset -------------------------------------------------------------------------------------------
     #
-    # Whatever compares the opset to say something is here. What a node of the original *means* by its opset, such as
-    # the axes of an early Softmax, its rule reads.
+    # Everything that depends on the opset of emitted nodes is here. What an *original* node means in its opset, such
+    # as the axes of an early Softmax, is up to its rule.
 
     def _check_since(self, opset: int, what: str) -> None:
-        """Raises: Unsupported, if the opset is older; `what` begins the reason."""
+        """Raises Unsupported if the opset is older; `what` begins the reason."""
         if self.opset < opset:
             raise Unsupported(f"{what} takes opset {opset}", code="opset", hint=RAISE_OPSET)
 
@@ -224,7 +224,7 @@ class Emitter:
     def slice(
         self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] = ()
     ) -> str:
-        """Slice: attributes, and no steps, before opset 10."""
+        """Slice: before opset 10 it has attributes, and no steps."""
         if all(s == 0 for s in starts) and all(e == END for e in ends) and set(steps) <= {1}:
             return name
         if self.opset >= 10:
@@ -233,7 +233,7 @@ class Emitter:
                 operands.append(np.array(steps, np.int64))
             return self.emit([name, *operands], "Slice")
         name = self.emit([name], "Slice", starts=list(starts), ends=list(ends), axes=list(axes))
-        if set(steps) - {1}:  # a pooling of single cells with that stride
+        if set(steps) - {1}:  # a pooling with kernel 1 and that stride
             spatial = dict(zip(axes, steps))
             rank = max(axes) - 1
             strides = [spatial.get(k + 2, 1) for k in range(rank)]
@@ -242,62 +242,62 @@ class Emitter:
 
     @property
     def slices_by_steps(self) -> bool:
-        """Does Slice take steps along any axis?"""
+        """Does Slice accept steps along any axis?"""
         return self.opset >= 10
 
     def slice_to(self, name: Operand, end: str, axis: int, why: str) -> str:
-        """Slice along one axis up to a size that is known at run time, a tensor (1,): from opset 10 on.
+        """Slice along one axis up to a size that is known only at run time, a tensor (1,).
 
         Raises:
-            Unsupported: the opset is older; `why` begins the reason.
+            Unsupported: if the opset is older than 10; `why` begins the reason.
         """
         self._check_since(10, why)
         return self.emit([name, np.array([0]), end, np.array([axis])], "Slice")
 
     def expand(self, name: Operand, shape: Operand) -> str:
-        """Expand: from opset 8 on.
+        """Expand a tensor to a shape.
 
         Raises:
-            Unsupported: the opset is older.
+            Unsupported: if the opset is older than 8.
         """
         self._check_since(8, "repeats a value over the map, which")
         return self.emit([name, shape], "Expand")
 
     def check_broadcasts(self) -> None:
-        """Make sure that the node's operator, one of several operands, broadcasts them.
+        """Check that the node's operator broadcasts its operands.
 
         Raises:
-            Unsupported: it does not in this opset.
+            Unsupported: if it does not in this opset.
         """
         if self.opset < 8 and self.op in ("Max", "Mean", "Min", "Sum"):
             raise Unsupported(f"{self.op} does not broadcast before opset 8", code="opset", hint=RAISE_OPSET)
 
     def dilates(self, op: str) -> bool:
-        """Does this pooling take dilations?"""
+        """Does this pooling accept dilations?"""
         return self.opset >= DILATE.get(op, 0)
 
     def check_dilates(self, op: str) -> None:
-        """Make sure that this pooling takes dilations.
+        """Check that this pooling accepts dilations.
 
         Raises:
-            Unsupported: it does not in this opset.
+            Unsupported: if it does not in this opset.
         """
         if not self.dilates(op):
-            what = op if op == self.op else "poolings"  # the network has none of that name here
+            what = op if op == self.op else "poolings"  # the original node has another name
             raise Unsupported(f"{what} cannot be dilated before opset {DILATE[op]}", code="rate", hint=RAISE_OPSET)
 
     def check_interpolates(self) -> None:
-        """Make sure that Resize can be told where the cells lie that it interpolates.
+        """Check that Resize accepts a coordinate transformation.
 
         Raises:
-            Unsupported: it cannot in this opset.
+            Unsupported: if it does not in this opset.
         """
         self._check_since(11, "interpolates by Resize, which")
 
     def resize(self, x: Operand, scales: Array, op: str | None = None, **attrs: Any) -> str:
-        """Resize by scales, or the node's own; before opset 11, and in Upsample, these are all that it has.
+        """Resize by scales, with this operator or the node's own. Upsample and opsets before 11 have no other operand.
 
-        Between x and the scales stands a region of interest, which is empty, and absent from opset 13 on.
+        Later opsets have a region of interest between x and the scales: empty here, and left out since opset 13.
         """
         if (op or self.op) == "Upsample" or self.opset < 11:
             return self.emit([x, scales], op)
@@ -305,7 +305,7 @@ class Emitter:
         return self.emit([x, region, scales], op, **attrs)
 
     def pad_as(self, x: Operand, amounts: Sequence[int], value: Operand, mode: str) -> str:
-        """The node's own Pad by other amounts: an attribute before opset 11, as the value and the mode are."""
+        """The node's own Pad by other amounts: before opset 11 amounts, value and mode are attributes."""
         if self.opset < 11:
             return self.emit([x], pads=list(amounts))
         return self.emit([x, np.array(amounts, np.int64), *([value] if value is not None else [])], mode=mode)
@@ -318,18 +318,18 @@ class Emitter:
         return self.emit([name, np.array(amounts, np.int64), value], "Pad")
 
     def lowest(self, elem_type: int) -> float:
-        """The number below all others of a type."""
+        """The lowest number of a type."""
         kind = self.dtype(elem_type)
         return float(np.iinfo(kind).min) if kind.kind in "iu" else -math.inf
 
     def reduce(self, name: str, kind: str, axes: Sequence[int]) -> str:
-        """ReduceSum takes its axes as an operand from opset 13 on, the others from 18 on. Axes are kept."""
+        """Reduce over axes and keep them: they are an operand of ReduceSum since opset 13, of the others since 18."""
         if self.opset >= (13 if kind == "ReduceSum" else 18):
             return self.emit([name, np.array(axes, np.int64)], kind, keepdims=1)
         return self.emit([name], kind, axes=list(axes), keepdims=1)
 
     def reduce_as(self, name: str, axes: Sequence[int]) -> str:
-        """The node's own reduction over other axes, which are kept."""
+        """The node's own reduction over other axes, which it keeps."""
         if len(self.node.inputs) > 1 and self.node.inputs[1].name:
             return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
         if self.opset >= (13 if self.op == "ReduceSum" else 18):
@@ -337,13 +337,13 @@ class Emitter:
         return self.emit([name], axes=list(axes), keepdims=1)
 
     def softmax(self, name: str, axis: int, rank: int, op: str) -> str:
-        """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis goes to the end."""
+        """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis must be last."""
         if self.opset >= 13:
             return self.emit([name], op, axis=axis)
         return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
 
     def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
-        """Apply something to a tensor with one axis moved to the end, and move it back."""
+        """Move an axis of a tensor to the end, apply `emit`, and move the axis back."""
         perm = [k for k in range(rank) if k != axis] + [axis]
         back = [perm.index(k) for k in range(rank)]
         return self.emit([emit(self.emit([name], "Transpose", perm=perm))], "Transpose", perm=back)

@@ -1,11 +1,11 @@
-"""Bringing maps into the form that an operator needs: channels in an order, windows as channels, axes in place.
+"""Brings maps into the form that an operator needs: channels in an order, windows as channels, axes in place.
 
 arrange        channels in a given order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
 settle         channels in the logical order of the original tensor
-unfold         window positions become channels: exact for whatever wants all positions of a window at once
-apart          an operator on what is at each position by itself: positions join the batch
-spatial_axes   which physical axis each spatial axis of the original lies on
-grouped        an operator along some of the channels only
+unfold         window positions become channels: exact for operators that need all positions of a window at once
+apart          an operator at each position separately: positions become the batch
+spatial_axes   the physical axis of each spatial axis of the original
+grouped        an operator along some of the channels
 along_channels an operator that slides along channels, at every cell of a map
 """
 
@@ -52,12 +52,12 @@ __all__ = [
     "unfold",
 ]
 
-#: Types that onnxruntime convolves and averages; for others (double among them) the same is spelled in other operators.
+#: Types for which onnxruntime has Conv and AveragePool; for others (such as double) other operators do the same.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 def arrange(site: Site, x: Lifted, channels: Sequence[Atom]) -> Lifted:
-    """The map with its channels in this order of atoms; atoms that it lacks are repeated along."""
+    """The map with its channels in this order of atoms; it is repeated along atoms that it lacks."""
     channels = tuple(channels)
     if channels == x.channels:
         return x
@@ -79,9 +79,9 @@ def settle(site: Site, x: Lifted) -> Lifted:
 
 
 def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
-    """Window positions become channels, behind those that are there: (N, C, *space) -> (N, C·window, *grid).
+    """Make window positions channels, after the existing ones: (N, C, *space) -> (N, C·window, *grid).
 
-    A depthwise Conv with one-hot kernels, which copies; other types than floats are sliced and concatenated.
+    A depthwise Conv with one-hot kernels copies the values; types without Conv are sliced and concatenated.
     """
     axes = [k for k, a in enumerate(x.space) if a.atoms and (axes is None or k in axes)]
     if not axes:
@@ -128,12 +128,12 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
 
 
 def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[int]]:
-    """The spatial axes of the original tensor (from `first`) as axes of the map, adding axes of length 1.
+    """The spatial axes of the original tensor (from `first`) as axes of the map, to which it adds axes of length 1.
 
-    Returns the map and, for each of them, its spatial axis of the map.
+    Returns the map and, for each of these axes, the spatial axis of the map.
 
     Raises:
-        Unsupported: one of them is no spatial axis of the map as a whole.
+        Unsupported: if one of them is not exactly a spatial axis of the map.
     """
     found: list[int | None] = []
     for k in range(first, x.rank):
@@ -160,11 +160,11 @@ def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[in
 
 
 def rearranged(site: Site, x: Lifted) -> Lifted:
-    """The map whose axes are those of the original where that has moved factors between space and depth.
+    """Move factors of the map between space and depth where the original tensor has moved them.
 
-    A pixel shuffle or a nearest upsampling, however it is written, ends as (h r): cells that lie among the
-    channels. A space-to-depth ends with the inner factor of an axis among the channels of the original. Both are
-    layouts until an operator slides along such an axis, or joins it with another.
+    A pixel shuffle or a nearest upsampling, however it is written, gives an axis (h r) whose inner factor is among
+    the map's channels. A space-to-depth puts the inner factor of a spatial axis among the channels of the original.
+    Both are only layouts until an operator slides along such an axis, or joins it with another.
     """
     if x.rank != 2 + len(x.space):
         return x
@@ -182,12 +182,12 @@ def rearranged(site: Site, x: Lifted) -> Lifted:
 
 
 def _interleaved(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
-    """Depth to space along one axis: these channels become the inner factor of its cells."""
+    """Depth to space along one axis: these channels become the inner factor of the axis."""
     check_undilated(site, x, "makes the map finer")
     others = tuple(a for a in x.channels if a not in atoms)
     x = arrange(site, x, (*atoms, *others))
     rank, size = 2 + len(x.space), Atom.product(atoms)
-    # (N, t·C, …, H, …) -> (N, H, t·C, …) -> (N, H·t, C, …): with the axis in front nothing depends on the size
+    # (N, t·C, …, H, …) -> (N, H, t·C, …) -> (N, H·t, C, …): with the axis first, nothing depends on the size
     perm = [0, 2 + k, 1, *(j for j in range(2, rank) if j != 2 + k)]
     target = [0, -1, Atom.product(others), *[0] * (rank - 3)]
     seen = site.emit([site.emit([x], "Transpose", perm=perm), np.array(target, np.int64)], "Reshape")
@@ -199,7 +199,7 @@ def _interleaved(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lift
 
 
 def _deepened(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
-    """Space to depth along one axis: the inner factor of its cells becomes channels, by one-hot kernels."""
+    """Space to depth along one axis: its inner factor becomes channels, by one-hot kernels."""
     axis, size = x.space[k], Atom.product(atoms)
     target = site.output_stride
     if axis.rate != 1 or (target is not None and axis.stride * size > target):
@@ -215,10 +215,10 @@ def _deepened(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
 
 
 def as_feature_map(site: Site, x: Lifted) -> Lifted:
-    """The map for an operator that slides: channels settled and alone on axis 1, nothing else left over.
+    """The map for an operator that slides, with its channels settled and alone on axis 1.
 
     Raises:
-        Unsupported: axis 1 of the original tensor is not the channels.
+        Unsupported: if axis 1 of the original tensor is not the channels, or axis 0 not the batch.
     """
     x = rearranged(site, x)
     several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
@@ -242,9 +242,9 @@ def as_feature_map(site: Site, x: Lifted) -> Lifted:
 def grouped(
     site: Site, x: Lifted, atoms: Sequence[Atom], emit: Callable[[str, int], str], result: Sequence[Atom] | None = None
 ) -> Lifted:
-    """An operator along some channel atoms: `emit(tensor, axis)` gets them as one axis of its own.
+    """Apply an operator along some channel atoms: `emit(tensor, axis)` receives them as one separate axis.
 
-    `result` are the atoms that the operator leaves of them, by default the same. The layout is the caller's.
+    `result`: the atoms of that axis after the operator, by default the same. The caller adapts the layout.
     """
     return grouped_many(site, x, atoms, lambda t, axis: [emit(t, axis)], result)[0]
 
@@ -256,7 +256,7 @@ def grouped_many(
     emit: Callable[[str, int], list[str]],
     result: Sequence[Atom] | None = None,
 ) -> list[Lifted]:
-    """Likewise for an operator with several outputs."""
+    """`grouped` for an operator with several outputs."""
     atoms = tuple(atoms)
     result = atoms if result is None else tuple(result)
     others = tuple(a for a in x.channels if a not in atoms)
@@ -271,9 +271,9 @@ def grouped_many(
 
 
 def apart(site: Site, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], str]) -> Lifted:
-    """An operator on what is at each position by itself: (N, d…) -> (N, *shape).
+    """Apply an operator at each position separately: (N, d…) -> (N, *shape).
 
-    `emit` gets the original tensor, with the positions of all images as its batch.
+    `emit` receives the original tensor, with the positions of all images as its batch.
     """
     x = settle(site, x)
     rank = 2 + len(x.space)
@@ -289,9 +289,9 @@ def apart(site: Site, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], 
 def along_channels(
     site: Site, x: Lifted, axes: Sequence[int], sizes: Sequence[int], emit: Callable[[str], str]
 ) -> Lifted:
-    """An operator along axes of the original that are channels, at every cell by itself: these become `sizes` long.
+    """Apply an operator along axes of the original that are channels, at every cell separately.
 
-    `emit` gets (N, the other channels, *axes, cells), whatever the size of the image.
+    `emit` receives (N, other channels, *axes, cells) for an image of any size, and changes the axes to `sizes`.
     """
     along = [x.layout[k] for k in axes]
     others = tuple(a for a in x.channels if not any(a in group for group in along))
@@ -310,10 +310,10 @@ def along_channels(
 
 
 def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tuple[Atom, ...]]:
-    """The map on which these axes of the original tensor are channels, unfolded where need be, and their atoms.
+    """The map with these axes of the original tensor as channels, unfolded if necessary, and their atoms.
 
     Raises:
-        Unsupported: the batch is among them.
+        Unsupported: if the batch is among them.
     """
     axes, x = list(axes), rearranged(site, x)
     wanted = {a for k in axes for a in x.layout[k]}
@@ -324,7 +324,7 @@ def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tup
 
 
 def repeated_over(site: Site, name: Operand, channels: int, like: Lifted) -> str:
-    """A tensor (N | 1, C, 1, …), repeated over the batch and the positions of a map."""
+    """Expand a tensor (N | 1, C, 1, …) over the batch and the positions of a map."""
     return site.expand(name, shape_with(site, like, channels))
 
 
@@ -336,10 +336,10 @@ def shape_with(site: Site, x: Lifted, channels: int) -> str:
 
 
 def materialise(site: Site, x: Lifted) -> str:
-    """A tensor with the axes of the original in their order, at whatever size the image has.
+    """A tensor with the axes of the original in order, for an image of any size.
 
     Raises:
-        Unsupported: its layout merges or splits axes of the map.
+        Unsupported: if its layout merges or splits axes of the map.
     """
     x = arrange(site, x, x.channels_in_order)
     if not x.is_plain or x.rank != 2 + len(x.space):
@@ -349,7 +349,7 @@ def materialise(site: Site, x: Lifted) -> str:
 
 
 def source_of(site: Site, fact: Unmapped) -> tuple[str, tuple[int, ...]]:
-    """(tensor, native shape) of a value that is the same for all positions, before it was repeated over them."""
+    """(tensor, native shape) of a value that is the same for all positions, before its expansion over them."""
     name, shape = fact.name, site.shape_of(fact)
     if fact.spread is not None:
         source = site.shape_of(Unmapped(fact.spread))
@@ -383,7 +383,7 @@ def as_map(site: Site, fact: Unmapped, like: Lifted) -> Lifted:
 
 
 def padding_refused(site: Site, x: Lifted) -> Unsupported:
-    """The refusal of a Pad that nothing slides after."""
+    """The refusal of a Pad that no sliding operator follows."""
     assert x.padding is not None
     return Unsupported(
         f"reads the padding that '{site.name_at(x.padding)}' puts around each window, while a larger "
@@ -396,7 +396,7 @@ def padding_refused(site: Site, x: Lifted) -> Unsupported:
 def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> str:
     """The mean or the maximum of the window along some axes, at every position of the grid.
 
-    Means that cannot be dilated in this opset are depthwise convolutions.
+    If AveragePool cannot be dilated in this opset, a depthwise convolution computes the mean.
     """
     if not largest and x.elem_type not in CONVOLVED:
         cells = cell_maps(site, x, over)
@@ -415,21 +415,21 @@ def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> st
 
 
 def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
-    """Maps that meet, cut to the cells that all of them have.
+    """Crop maps that meet to the cells that all of them have.
 
-    Branches that stride or pad in different ways, such as a convolution 3/2 beside a shortcut 1/2, have as many
-    cells at the native size, and at some other sizes one has more. At the native size plus whole strides they have
-    as many again, and counts never fall; so all windows lie within the smallest map, and the surplus goes.
+    Branches with different strides or padding, such as a convolution 3/2 beside a shortcut 1/2, have equally many
+    cells at the native size, but at some other sizes one has more. At the native size plus whole strides the counts
+    are equal again, and counts never decrease; so all windows are within the smallest map, and the rest is cropped.
 
     Raises:
-        Unsupported: now one of them is the smallest and now another; or the opset cannot cut at run time.
+        Unsupported: if the smallest map depends on the size of the image, or the opset cannot crop at run time.
     """
     apart = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
     maps = [batch_restored(site, m) for m in maps] if apart else list(maps)
     for k in apart:
         counts = [m.space[k].count for m in maps]
         if len({count.rate for count in counts}) > 1:
-            continue  # their cells lie at different strides, which is refused where they are joined
+            continue  # their strides differ, which is refused when they are joined
         least = next((m for m in maps if all(m.space[k].count.beyond(count)[1] <= 0 for count in counts)), None)
         if least is None:
             raise Unsupported(
@@ -441,7 +441,7 @@ def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
 
 
 def _shortened(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
-    """A map without the cells along one axis that a smaller one does not have."""
+    """Crop a map along one axis to the cells that a smaller one has."""
     count = like.space[k].count
     fewest, most = x.space[k].count.beyond(count)
     if most == 0:

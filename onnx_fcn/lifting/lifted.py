@@ -1,21 +1,21 @@
 """A tensor of the original network at every window position at once, and the algebra of its layout.
 
-A `Lifted` fact says: *this physical map stands for that original tensor, at every position of the window.*
+A `Lifted` fact states: *this physical map represents that original tensor, at every position of the window.*
 
 The map is always channels-first, (N, C, *space). Each of its axes is a product of **atoms** (factors); the **layout**
-says how the axes of the original tensor group the same atoms, in order. It is einops' notation with atoms instead of
+states how the axes of the original tensor group the same atoms, in order. It is einops' notation with atoms instead of
 letters:
 
-    n c h w         a feature map as it is
+    n c h w         a feature map, unchanged
     n (c h w)       after Flatten
     n (h w c)       after a channels-last Flatten
     n g c' h w      after a Reshape that splits the channels
 
 Flatten, Reshape, Transpose, Squeeze and Unsqueeze only regroup atoms, so they cost no node. Atoms of size 1 vanish,
-so that nothing needs a special case for them.
+so they need no special case.
 
 The part of the map that one original tensor covers, its *window*, is the product of the atoms along each spatial
-axis; window p along an axis starts at cell p·grid/stride, and its cells lie `rate` apart:
+axis. Window p along an axis starts at cell p·grid/stride, and its cells are `rate` apart:
 
     original tensor at position p, along an axis  =  map[p·grid/stride + rate·(0 … window - 1)]
 """
@@ -34,17 +34,17 @@ from onnx_fcn.geometry import Count, Field, Inner, Taps
 __all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "counted", "dims_of"]
 
 
-#: The batch that shapes are first evaluated with: a prime that no literal of a real network is a multiple of, so that
-#: whatever it divides comes from the batch.
+#: The batch that shapes are first evaluated with: a prime of which no literal in a real network is a multiple, so every
+#: multiple of it comes from the batch.
 BATCH = 7919
 
-#: The image itself: each cell sees one pixel, there is one for every pixel, and nothing is padded.
+#: The image itself: each cell sees one pixel, every pixel has a cell, and nothing is padded.
 PIXEL, EVERY_PIXEL, ALL_INNER = Field(), Count(), Inner()
 
 
 @dataclass(frozen=True, eq=False)
 class Atom:
-    """A factor of an axis. Atoms are told apart by identity: two of the same size are different factors."""
+    """A factor of an axis. Atoms compare by identity: two of the same size are different factors."""
 
     size: int
     name: str = "k"
@@ -55,7 +55,7 @@ class Atom:
 
     @staticmethod
     def product(atoms: Iterable[Atom]) -> int:
-        """Number of elements that these atoms index."""
+        """The product of the sizes of atoms."""
         return math.prod(a.size for a in atoms)
 
 
@@ -64,16 +64,16 @@ class Axis:
     """One spatial axis of a map.
 
     Attributes:
-        atoms: what of the window lies along it; empty once the window is contracted.
+        atoms: the factors of the window along it; empty once the window is contracted.
         field: the pixels that each cell sees; its stride is input pixels per cell.
         grid: input pixels between neighbouring windows: the coarsest stride so far.
         rate: cells of the map between neighbouring cells of the window (à trous).
         image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
             the rank, as in 1-D networks written with 2-D operators.
         count: cells of the map for an image of any size.
-        inner: which of these are the same however the image goes on.
-        mirror: pixels by which what a cell is made of may lie further inside than that cell, where padding repeats or
-            reflects the map.
+        inner: the cells that do not depend on what surrounds the image.
+        mirror: if padding repeats or reflects the map, the pixels by which a cell's sources may be further inside than
+            the cell.
     """
 
     atoms: tuple[Atom, ...]
@@ -106,7 +106,7 @@ class Axis:
         return (self.window - 1) * self.rate + 1
 
     def contracted(self, first: int = 0, last: int | None = None) -> Axis:
-        """The axis after its window, or cells first … last of it, became one cell: one cell a window."""
+        """The axis after its window, or cells first … last of the window, became one cell."""
         cells = (self.window if last is None else last + 1) - first
         field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
         count = self.count.slid(self.extent, self.step)
@@ -114,7 +114,7 @@ class Axis:
         return replace(self, atoms=(), field=field, rate=1, count=count, inner=inner)
 
     def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
-        """The axis of the map that an operator made: its window, and where its cells are."""
+        """The axis of an operator's result: its window, and the geometry of its cells."""
         grid, atoms = lcm(self.grid, Fraction(field.stride)), atoms_of(window, name)
         return replace(self, atoms=atoms, field=field, grid=grid, rate=rate, count=count, inner=inner)
 
@@ -130,31 +130,31 @@ class Axis:
         ceil: bool = False,
         rate: int = 1,
     ) -> Axis:
-        """The axis after an operator slid along the map, with these parameters in cells of the map."""
+        """The axis after an operator slid along the map; the parameters are in cells of the map."""
         field = self.field.slid(kernel, stride, dilation, pads[0])
         count = self.count.slid(kernel, stride, dilation, *pads, ceil=ceil)
         inner = self.inner.slid(count, kernel, stride, dilation, pads[0])
         return self._made(window, name, field, count, inner, rate)
 
     def resampled(self, window: int, name: str, taps: Taps, add: int = 0) -> Axis:
-        """The axis after the map was made finer or coarser, and got so many cells more than the scale gives."""
+        """The axis after the map was resampled, with `add` cells more than the scale gives."""
         count = self.count.resampled(taps.scale, add)
         return self._made(window, name, self.field.resampled(taps), count, self.inner.resampled(count, taps))
 
     def finer(self, factor: int, window: int, name: str) -> Axis:
-        """The axis after each cell of the map became that many."""
+        """The axis after each cell of the map became `factor` cells."""
         return self.resampled(window, name, Taps(Fraction(factor)))
 
     def shortened(self, count: Count) -> Axis:
-        """The axis of the first `count` cells alone, which hold all windows."""
+        """The axis cropped to the first `count` cells, which contain all windows."""
         return replace(self, count=count, inner=Inner(self.inner.front, self.inner.behind.at_most(count)))
 
     def mirrored(self, inside: int) -> Axis:
-        """The axis where cells beyond the edge are made of others, up to so many cells further inside."""
+        """The axis after cells beyond the edge are made from others, up to `inside` cells further inside."""
         return replace(self, mirror=self.mirror + inside * self.stride)
 
     def joined(self, other: Axis) -> Axis:
-        """The axis of a map that was made of several, which lie on the same cells."""
+        """The axis of a map made from several that have the same cells."""
         field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
         count = self.count.joined(other.count)
         grid, mirror = lcm(self.grid, other.grid), max(self.mirror, other.mirror)
@@ -162,14 +162,14 @@ class Axis:
 
 
 def counted(size: int) -> str:
-    """A size, in words that a user knows: the batch that shapes are evaluated with is N, and its multiples 9·N."""
+    """Format a size for a message: the batch that shapes are evaluated with is N, and its multiples are 9·N."""
     if size % BATCH or not size:
         return str(size)
     return "N" if size == BATCH else f"{size // BATCH}·N"
 
 
 def dims_of(shape: Iterable[int]) -> str:
-    """A shape in words, such as N×256×6×6."""
+    """Format a shape for a message, such as N×256×6×6."""
     return "×".join(map(counted, shape)) or "a scalar"
 
 
@@ -179,13 +179,13 @@ def lcm(a: Fraction, b: Fraction) -> Fraction:
 
 
 def atoms_of(size: int, name: str) -> tuple[Atom, ...]:
-    """One atom of that size, or none: atoms of size 1 vanish."""
+    """One atom of this size, or none for size 1."""
     return (Atom(size, name),) if size != 1 else ()
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A physical map (N, C, *space) that stands for an original tensor at every window position.
+    """A physical map (N, C, *space) that represents an original tensor at every window position.
 
     Attributes:
         map: name of the physical tensor.
@@ -196,8 +196,8 @@ class Lifted:
         elem_type: `onnx.TensorProto.DataType`.
         origins: seats of the window reductions and contractions that this value descends from.
         padding: seat of a Pad that no sliding operator has consumed yet.
-        unfolded: seat that needed all positions of the window at once, and made channels of them.
-        folded: where the batch and the grid lie on one axis, (1, C, 1, N·grid), the tensor that has their sizes,
+        unfolded: seat that needed all positions of the window at once and made them channels.
+        folded: if the batch and the grid are on one axis, (1, C, 1, N·grid), the tensor that contains their sizes,
             as (_, N, *grid).
     """
 
@@ -212,7 +212,7 @@ class Lifted:
     unfolded: int | None = None
     folded: str | None = None
 
-    # What it looks like -----------------------------------------------------------------------------------------
+    # Queries ----------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ class Lifted:
 
     @property
     def dims(self) -> str:
-        """That shape in words, such as N×256×6×6: the walk's batch is no number that a user knows."""
+        """The shape for messages, such as N×256×6×6: users do not know the walk's batch."""
         return "×".join(map(self._dim, self.layout)) or "a scalar"
 
     def _dim(self, group: tuple[Atom, ...]) -> str:
@@ -245,7 +245,7 @@ class Lifted:
 
     @property
     def is_live(self) -> bool:
-        """Does a window of more than one cell remain?"""
+        """Has it a window of more than one cell?"""
         return any(axis.atoms for axis in self.space)
 
     def kernel(self, axes: Iterable[int]) -> tuple[list[int], list[int], list[int]]:
@@ -260,40 +260,44 @@ class Lifted:
 
     @property
     def has_batch(self) -> bool:
-        """Does the original tensor have an axis that is the batch and nothing else (or the batch is one)?"""
+        """Has the original tensor an axis that is exactly the batch (or is the batch one)?"""
         return self.batch.size == 1 or (self.batch,) in self.layout
 
     def axis(self, axis: int) -> int:
-        """A non-negative axis of the original tensor."""
+        """Normalise an axis of the original tensor to a non-negative number.
+
+        Raises:
+            Unsupported: if the tensor has no such axis.
+        """
         if not -self.rank <= axis < self.rank:
             raise Unsupported(f"axis {axis} of a tensor with {self.rank} axes")
         return axis % self.rank
 
     def space_of(self, atoms: Sequence[Atom]) -> int | None:
-        """The spatial axis whose whole window these atoms are, in order."""
+        """The spatial axis whose whole window is these atoms, in order; None if there is no such axis."""
         return next((k for k, a in enumerate(self.space) if a.atoms and a.atoms == tuple(atoms)), None)
 
     def place(self, atom: Atom) -> int:
-        """The physical axis of an atom: 0 the batch, 1 the channels, 2 … space."""
+        """The physical axis of an atom: 0 for the batch, 1 for the channels, 2 … for space."""
         if atom is self.batch:
             return 0
         return 1 if atom in self.channels else 2 + next(k for k, a in enumerate(self.space) if atom in a.atoms)
 
     @property
     def axes(self) -> list[tuple[Atom, ...]]:
-        """The atoms of each axis of the map, (N, C, *space): none for a batch of one."""
+        """The atoms of each axis of the map, (N, C, *space); a batch of one has none."""
         return [(self.batch,) if self.batch.size > 1 else (), self.channels, *(a.atoms for a in self.space)]
 
     @property
     def channels_in_order(self) -> list[Atom]:
-        """The atoms of the channel axis in the order in which the original tensor has them."""
+        """The atoms of the channel axis in the order of the original tensor."""
         return [a for group in self.layout for a in group if a in self.channels]
 
     @property
     def order(self) -> list[int]:
-        """The physical axis (0 the batch, 1 the channels, 2 … space) that each axis of a plain tensor is.
+        """The physical axis (0 the batch, 1 the channels, 2 … space) of each axis of a plain tensor.
 
-        Axes of size 1, which have no atoms, are taken for one another in order.
+        Axes of size 1, which have no atoms, are matched in order.
         """
         order: list[int] = []
         for group in self.layout:
@@ -302,19 +306,19 @@ class Lifted:
 
     @property
     def is_plain(self) -> bool:
-        """Is every axis of the original tensor one physical axis, whole (in any order)?"""
+        """Is every axis of the original tensor one whole physical axis, in any order?"""
         axes = [(self.batch,), self.channels, *(a.atoms for a in self.space)]
         return all(not group or group in axes for group in self.layout)
 
     @property
     def is_apart(self) -> bool:
-        """Is it about features of one position, not a window that became channels, with the batch in front?"""
+        """Does it contain features of single positions (not an unfolded window), with the batch first?"""
         batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
         return batch and not self.is_live and self.unfolded is None and self.folded is None
 
     @property
     def is_map(self) -> bool:
-        """Are its axes batch or one, channels, and then whole axes of the image or of one cell?"""
+        """Are its axes the batch (or one), the channels, and whole axes of the image (or of one cell)?"""
         spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])
         return spatial and self.rank >= 2 and set(self.layout[1]) == set(self.channels)
 
@@ -329,18 +333,22 @@ class Lifted:
 
         return " ".join(spell(group) for group in self.layout) or "scalar"
 
-    # What becomes of it -----------------------------------------------------------------------------------------
+    # Transformations --------------------------------------------------------------------------------------------
 
     def on(self, name: str, elem_type: int | None = None) -> Lifted:
-        """The same fact about another tensor: what an elementwise operator makes of it."""
+        """The same fact about another tensor, such as the result of an elementwise operator."""
         return replace(self, map=name, elem_type=self.elem_type if elem_type is None else elem_type)
 
     def transposed(self, perm: Sequence[int]) -> Lifted:
-        """Axis i of the result is axis perm[i]."""
+        """Permute the axes: axis i of the result is axis perm[i]."""
         return replace(self, layout=tuple(self.layout[p] for p in perm))
 
     def squeezed(self, axes: Iterable[int] | None) -> Lifted:
-        """Without these axes of size 1, or without all of them."""
+        """Remove these axes of size 1, or all of them.
+
+        Raises:
+            Unsupported: if one of these axes is not of size 1.
+        """
         gone = {k for k, g in enumerate(self.layout) if not g} if axes is None else {self.axis(a) for a in axes}
         for k in gone:
             if self.layout[k]:
@@ -348,17 +356,18 @@ class Lifted:
         return replace(self, layout=tuple(g for k, g in enumerate(self.layout) if k not in gone))
 
     def unsqueezed(self, axes: Iterable[int]) -> Lifted:
-        """With new axes of size 1, at these places of the result."""
+        """Insert axes of size 1 at these places of the result."""
         axes = list(axes)
         rank = self.rank + len(axes)
         new, groups = {a % rank for a in axes}, iter(self.layout)
         return replace(self, layout=tuple(() if k in new else next(groups) for k in range(rank)))
 
     def reshaped(self, shape: Sequence[int]) -> Lifted:
-        """Row-major regrouping into this shape, splitting atoms where it has to.
+        """Regroup into this shape in row-major order, splitting atoms if necessary.
 
         Raises:
-            Unsupported: the shape cuts across factors, so that the result is no product of them, or splits the batch.
+            Unsupported: if the shape cuts across factors, so that the result is not a product of them, or splits the
+                batch.
         """
         if math.prod(shape) != math.prod(self.shape):
             raise Unsupported(f"reshapes {self} ({self.dims}) to {dims_of(shape)}: not the same size")
@@ -367,17 +376,17 @@ class Lifted:
         return replace(fact, layout=groups).canonical()
 
     def canonical(self) -> Lifted:
-        """Neighbours that stay neighbours, in an axis of the original and in one of the map, are one atom again."""
+        """Merge atoms that are neighbours both in an axis of the original and in one of the map."""
         fact = self
         for k in range(self.rank):
             fact = fact._coalesced(fact.layout[k], k)
         return fact
 
     def _coalesced(self, atoms: Sequence[Atom], axis: int | None = None) -> Lifted:
-        """Merge the runs of these atoms that are runs of a physical axis too.
+        """Merge the runs of these atoms that are also runs of a physical axis.
 
-        They are axis `axis` of the original tensor, or all of its atoms in order, in which case the merged fact has
-        one single group (Reshape does not care where the axes were).
+        The atoms are those of axis `axis` of the original tensor, or all of its atoms in order: the merged fact then
+        has one single group (the result of a Reshape does not depend on the old axes).
         """
         follows: dict[Atom, Atom] = {}
         for run in (self.channels, *(a.atoms for a in self.space)):
@@ -415,7 +424,7 @@ class Lifted:
         return replace(fact, batch=names.get(self.batch, self.batch))
 
     def refined(self, axis: int, sizes: Sequence[int]) -> Lifted:
-        """The same fact with the atoms of one axis split so that they have (at least) these boundaries, row-major."""
+        """The same fact with the atoms of one axis split so that they have (at least) these row-major boundaries."""
         if [atom.size for atom in self.layout[axis]] == list(sizes):
             return self
         layout = list(self.layout)
@@ -426,7 +435,7 @@ class Lifted:
         return replace(fact, layout=tuple(layout))
 
     def _cut(self, atoms: Sequence[Atom], sizes: Sequence[int]) -> tuple[Lifted, tuple[tuple[Atom, ...], ...]]:
-        """Cut a row of atoms into groups of these sizes, splitting atoms (of the map too) where a boundary falls."""
+        """Cut a row of atoms into groups of these sizes, splitting atoms (of the map too) at boundaries."""
         fact, rest = self, list(atoms)
         groups: list[tuple[Atom, ...]] = []
         for size in sizes:

@@ -146,7 +146,7 @@ class Change:
 
 
 class Rewind(Exception):
-    """Raised if a reduced value meets a live map: these seats are context, and the walk starts again."""
+    """Raised if a reduced value meets a live map: these seats are context, and the walk returns to the first."""
 
     def __init__(self, seats: Iterable[int]) -> None:
         super().__init__()
@@ -207,9 +207,7 @@ class Walk:
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
-    products: dict[int, frozenset[int]] = field(
-        default_factory=dict
-    )  # positions of blocked products, with the seats at fault
+    products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the seats at fault
     reductions: set[int] = field(default_factory=set)  # seats that may prove to be context
     names: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)  # for each hint, the last number used to make a name unique
@@ -230,7 +228,7 @@ class Walk:
 
     @property
     def has_head(self) -> bool:
-        """Has the network a dense layer or an output that contracts its window? A fully convolutional one has neither."""
+        """Has the network a dense layer or an output that contracts its window? If not, it is fully convolutional."""
         facts = (self.facts.get(name) for name in self.outputs)
         contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
         return contracts or any(c.kind == "dense" for seat in self.seats for c in seat.changes)
