@@ -529,7 +529,7 @@ def test_maps_that_cannot_take_a_form(head: str, options: dict[str, Any], messag
 
 
 def test_full_size_takes_an_opset_that_interpolates() -> None:
-    with pytest.raises(UnsupportedModel, match="Resize, which takes opset 11"):
+    with pytest.raises(UnsupportedModel, match="Resize, which requires opset 11"):
         onnx_fcn.convert(classifier(opset=10), full_size=True)
 
 

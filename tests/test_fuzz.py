@@ -179,7 +179,7 @@ HOSTILE: dict[Callable[[ModelProto], None], tuple[type[FcnError], str]] = {
     image_of_three_axes: (FcnError, "slides along|rank"),
     kernel_of_another_rank: (UnsupportedModel, "slides along 2 axes with a kernel of 2, strides of 3"),
     weight_that_is_no_matrix: (FcnError, "no matrix|onnxruntime does not load the model"),
-    dense_layer_on_a_map: (UnsupportedModel, "its attribute keepdims is 1000, and neither 0 nor 1"),
+    dense_layer_on_a_map: (UnsupportedModel, "its attribute keepdims is 1000, but must be 0 or 1"),
     repeats_too_many: (UnsupportedModel, "repeats the 4 axes of"),
     quantised_along_another_axis: (UnsupportedModel, "'real' cannot be evaluated"),
     hundred_thousand_axes: (UnsupportedModel, "input 'x' has 100004 axes, and an image has 2 to 5"),

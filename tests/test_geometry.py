@@ -795,7 +795,8 @@ def test_before_opset_10_branches_that_cannot_be_cut_at_run_time_are_refused() -
     body = MEETING.format('auto_pad = "SAME_UPPER"', 'auto_pad = "SAME_UPPER"') + "f = Flatten (c)  y = Gemm (f, w, d)"
     model = law.model(body, image="float[N,2,16,16] x", opset=9, k=(3, 2, 3, 3), v=(3, 2, 1, 1), w=(192, 5), d=(5,))
     with pytest.raises(
-        onnx_fcn.UnsupportedModel, match=r"as many cells at the native size alone.*opset 10.*raise the opset"
+        onnx_fcn.UnsupportedModel,
+        match=r"equally many cells at the native size only.*requires opset 10.*raise the opset",
     ):
         onnx_fcn.convert(model)
 

@@ -392,7 +392,7 @@ def test_a_flip_of_the_image_has_nothing_to_do_with_embeddings() -> None:
     order = {"end": [-1], "front": [-99], "axis": [3], "step": [-1]}
     model = law.model(body, k=(5, 6, 2, 2), w=(30, 7), **order)
     with pytest.raises(
-        UnsupportedModel, match="what flips or shuffles each window does not slide: do that to the images"
+        UnsupportedModel, match="an operator that flips or shuffles each window cannot slide: apply it to the images"
     ):
         onnx_fcn.inspect(law.behind_a_trunk(model))
 

@@ -301,7 +301,7 @@ MISTAKES = {
     ),
     "an operator of one's own": refused(
         "Foo 'y': there is no rule for mine.Foo, so its meaning at every position is unknown "
-        "(replace it before the export by operators that there are rules for, or open an issue with the model)",
+        "(before the export, replace it with supported operators, or open an issue with the model)",
         written(f"{IMAGE_OF_8} {{ y = mine.Foo (image) }}"),
     ),
     "a transformer": refused(
@@ -319,7 +319,7 @@ MISTAKES = {
     ),
     "a detector": refused(
         "NonMaxSuppression 'nms': there is no rule for NonMaxSuppression, so its meaning at every position is unknown "
-        "(a detector finds objects anywhere already: take the class scores before it as an output)",
+        "(a detector already finds objects anywhere: take the class scores before it as an output)",
         detector,
     ),
     "a sequence of images": refused(

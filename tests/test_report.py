@@ -336,7 +336,9 @@ def test_kernels_that_unfold_are_bounded_together(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(onnx_fcn.lifting.layouts, "REPEAT_LIMIT", 6144)
     onnx_fcn.convert(model, validate=False)
     monkeypatch.setattr(onnx_fcn.lifting.layouts, "REPEAT_LIMIT", 6143)
-    with pytest.raises(onnx_fcn.UnsupportedModel, match="weights that are repeated, would take 0 MB") as refused:
+    with pytest.raises(
+        onnx_fcn.UnsupportedModel, match="together with the repeated weights, would take 0 MB"
+    ) as refused:
         onnx_fcn.convert(model, validate=False)
     assert [(d.code, d.node) for d in refused.value.diagnostics] == [("unfold-too-large", "z")]
 

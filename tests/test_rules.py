@@ -1133,10 +1133,10 @@ refusal("recurrence over rows", "t = Transpose <perm = [2, 0, 1, 3]> (x)  r = Re
     "[rnn] a, h = LSTM <hidden_size = 2> (r, w, v)  y = Transpose (h)",
     ("no-rule", "rnn", "LSTM"), s=[4, -1, 18], w=(1, 8, 18), v=(1, 8, 2))
 refusal("pad, then flatten", "[pad] p = Pad (x, pads)  f = Flatten (p)  [fc] y = MatMul (f, w)",
-    ("pad-then-flatten", "fc", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1],
+    ("pad-then-flatten", "fc", "the padding that 'pad' adds around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1],
     w=(180, 5))
 refusal("pad, then pool", "[pad] p = Pad (x, pads)  [gap] g = GlobalAveragePool (p)  y = Flatten (g)",
-    ("pad-then-flatten", "gap", "the padding that 'pad' puts around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1])
+    ("pad-then-flatten", "gap", "the padding that 'pad' adds around each window"), pads=[0, 0, 1, 1, 0, 0, 1, 1])
 refusal("padding beyond the cut", "f = Flatten (x)  y = MatMul (f, w)  [aux] c = Conv <pads = [1, 1, 1, 1]> (x, k)  "
     "g = Flatten (c)  z = MatMul (g, v)",
     ("padding-beyond-cut", "aux", "after 'x'"), outputs="y, z", w=(72, 5), k=(2, 6, 3, 3), v=(24, 7))
@@ -1170,11 +1170,11 @@ refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (
     image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
 refusal("a weight that is repeated too often", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)",
     ("weight-too-large", "mix", "repeated 2000 times, for each channel or position that it does not sum over, to "
-    "295 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    "295 MB; all repeated weights would take 295 MB (at most 268 MB)"),
     image="float[N,2000,12,12] x", s=[0, 2000, 144], v=(144, 256))
 refusal("weights that are repeated too often together", "r = Reshape (x, s)  [one] m = MatMul (r, v)  g = Relu (m)  "
     "[two] o = MatMul (g, w)  y = Flatten (o)",
-    ("weight-too-large", "two", "to 147 MB; all weights that are repeated would take 295 MB (at most 268 MB)"),
+    ("weight-too-large", "two", "to 147 MB; all repeated weights would take 295 MB (at most 268 MB)"),
     image="float[N,1000,12,12] x", s=[0, 1000, 144], v=(144, 256), w=(256, 144))
 refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  "
     "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
@@ -1195,7 +1195,7 @@ refusal("flip of the image", f"[flip] e = Slice (x, end, front, axis, step)  [co
     ("per-position", "flip", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7), end=[-1], front=[-99],
     axis=[3], step=[-1])
 refusal("several images a sample", "r = Reshape (x, s)  [conv] c = Conv (r, k)  f = Flatten (c)  d = MatMul (f, w)  "
-    "y = Reshape (d, t)", ("several-images", "conv", "sees the 2 images, patches or channels of each sample"),
+    "y = Reshape (d, t)", ("several-images", "conv", "treats the 2 images, patches or channels of each sample"),
     image="float[N,2,3,4,4] x", s=[-1, 3, 4, 4], k=(5, 3, 2, 2), w=(45, 7), t=[-1, 14])
 refusal("softmax over positions, then a conv", f"[soft] e = Softmax <axis = 2> (x)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "soft", "Conv 'conv' slides"), k=(5, 6, 2, 2), w=(30, 7))
@@ -1281,7 +1281,7 @@ refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] 
 refusal("a conv along flattened positions", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
     ("not-spatial", "conv", "slides along axis 2 of n c6 (h4 w3) (N×6×12)"), s=[0, 6, 12], k=(2, 6, 3))
 refusal("a conv over features and positions", "u = Unsqueeze (x, axes)  [conv] c = Conv (u, k)  y = Flatten (c)",
-    ("not-channels", "conv", "wants the channels on axis 1"), axes=[1], k=(2, 1, 3, 2, 2))
+    ("not-channels", "conv", "expects the channels on axis 1"), axes=[1], k=(2, 1, 3, 2, 2))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
     ("reduce-partial-window", "half", "a part of an axis of the image"), s=[0, 6, 2, 2, 3])
 refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul (r, w)  y = Flatten (m)",
@@ -1296,7 +1296,7 @@ refusal("a window of too many values", "y = Flatten (x)",
 refusal("a map that is made finer again", 'a = Relu (x)  b = Resize (a, "", s)  y = Conv (b, k)',
     ("decoder-output", "y", "this is not a classifier"), s=np.float32([1, 1, 2, 2]), k=(6, 6, 1, 1))
 refusal("a kernel of too many values", "y = Flatten (x)",
-    ("unfold-too-large", "y", "65×65 of 1 channels, and the kernel that copies them has 17,850,625 values"),
+    ("unfold-too-large", "y", "65×65 of 1 channels, but the kernel that copies them would have 17,850,625 values"),
     image="float[N,1,65,65] x")
 refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
     "[if] y = If (c) <then_branch = t () => (float[N,5] a) { a = Relu (d) },  "

@@ -575,16 +575,18 @@ def test_digits(name: str, wanted: int) -> None:
 REFUSED = {
     "upsampling in a dilated trunk": (
         f"{CONV}  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)  u = Resize <mode = \"nearest\"> "
-        "(p, , scales)  m = Conv <strides = [2, 2]> (u, k6)", "resizes the map, which a map with answers in between",
+        "(p, , scales)  m = Conv <strides = [2, 2]> (u, k6)",
+        "resizes the map, which gives a different result on a map with answers in between",
         {"scales": np.array([1, 1, 2, 2], np.float32), "k6": (6, 8, 3, 3)}),
     "a transposed convolution in a dilated trunk": (
         f"{CONV}  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)  "
         "u = ConvTranspose <strides = [2, 2]> (p, t)  m = Conv <strides = [2, 2]> (u, k6)",
-        "upsamples the map, which a map with answers in between",
+        "upsamples the map, which gives a different result on a map with answers in between",
         {"t": (8, 8, 2, 2), "k6": (6, 8, 3, 3)}),
     "a normalisation over positions in a dilated trunk": (
         f"{CONV}  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)  m = InstanceNormalization (p, v, v)",
-        "normalises over all positions, which a map with answers in between", {"v": law.positive("v", 8)}),
+        "normalises over all positions, which gives a different result on a map with answers in between",
+        {"v": law.positive("v", 8)}),
     "an average that counts what it pads and overhangs": (
         f"{CONV}  a = AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], "
         "count_include_pad = 1, ceil_mode = 1> (r)  m = Conv (a, k6)", "counts padding and rounds its size up",

@@ -123,7 +123,7 @@ def test_a_map_that_dilates_for_other_outputs() -> None:
         y = MatMul (f, w)  g = Flatten (x)  z = MatMul (g, v)"""
     scales = np.float32([1, 1, 2, 2])
     model = law.model(body, outputs="y, z", image="float[N,6,7,5] x", k=(5, 6, 3, 3), w=(120, 4), v=(210, 4), s=scales)
-    with pytest.raises(UnsupportedModel, match="lie on one grid only if the map before it dilates") as refused:
+    with pytest.raises(UnsupportedModel, match="share one grid only if the map before it is dilated") as refused:
         onnx_fcn.convert(law.behind_a_trunk(model), validate=False)
     assert wording.faults(str(refused.value), outputs=2, given=()) == []
 

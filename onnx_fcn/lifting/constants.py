@@ -181,14 +181,14 @@ def stored_in(graph: onnx.GraphProto) -> dict[str, Stored]:
 def _no_value(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Unsupported:
     name = node.name or node.output[0]
     given = " and ".join(dims_of(v.shape) for v in inputs if v is not None)
-    what = f"operands of the shapes {given}" if given else "no operands"
-    return Unsupported(f"the constant {node.op_type} '{name}' cannot be evaluated on {what}", code="unknown-value")
+    what = f"with operands of shape {given}" if given else "without operands"
+    return Unsupported(f"the constant {node.op_type} '{name}' cannot be evaluated {what}", code="unknown-value")
 
 
 def _operand(inputs: list[Array | None], index: int) -> Array:
     value = inputs[index] if index < len(inputs) else None
     if value is None:
-        raise Unsupported("a constant lacks an operand", code="unknown-value")
+        raise Unsupported("a constant node lacks an operand", code="unknown-value")
     return value
 
 
@@ -207,7 +207,7 @@ def _reshape(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
         return value.reshape(target)
     except ValueError as error:
         raise Unsupported(
-            f"a constant of shape {dims_of(value.shape)} is reshaped to {dims_of(target)}", code="unknown-value"
+            f"a constant of shape {dims_of(value.shape)} cannot be reshaped to {dims_of(target)}", code="unknown-value"
         ) from error
 
 

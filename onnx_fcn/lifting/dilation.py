@@ -53,15 +53,15 @@ def dilation_refused(site: Site, does: str) -> Unsupported:
     """The refusal of an operator that `does` something that is not possible on a dilated map."""
     if site.is_stride_asked:
         return Unsupported(
-            f"{does}, which a map with answers in between would change",
+            f"{does}, which gives a different result on a map with answers in between",
             code="rate",
-            hint="a coarser --output-stride keeps the maps before it as they are",
+            hint="a coarser --output-stride leaves the maps before it unchanged",
         )
     several = site.has_several_outputs
     return Unsupported(
-        f"{does}, where the answers of all branches lie on one grid only if the map before it dilates",
+        f"{does}, but the answers of all branches share one grid only if the map before it is dilated",
         code="rate",
-        hint="take the outputs with other strides apart, with --outputs" if several else RUN_THE_REST,
+        hint="convert outputs with different strides separately, with --outputs" if several else RUN_THE_REST,
     )
 
 

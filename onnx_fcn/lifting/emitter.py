@@ -88,7 +88,7 @@ class Emitter:
         """
         value = self.attr(name, default)
         if value not in (0, 1):
-            raise Unsupported(f"its attribute {name} is {value}, and neither 0 nor 1", code="attribute")
+            raise Unsupported(f"its attribute {name} is {value}, but must be 0 or 1", code="attribute")
         return bool(value)
 
     def value(self, fact: Fact | None) -> Array:
@@ -98,7 +98,7 @@ class Emitter:
             Unsupported: if it depends on the image.
         """
         if not isinstance(fact, Known):
-            raise Unsupported("needs a constant where the value depends on the image", code="not-constant")
+            raise Unsupported("requires a constant, but the value depends on the image", code="not-constant")
         return self._walk.values[fact.name]
 
     def frozen(self, fact: Fact | None) -> Array:
@@ -199,7 +199,7 @@ class Emitter:
     def _check_since(self, opset: int, what: str) -> None:
         """Raises Unsupported if the opset is older; `what` begins the reason."""
         if self.opset < opset:
-            raise Unsupported(f"{what} takes opset {opset}", code="opset", hint=RAISE_OPSET)
+            raise Unsupported(f"{what} requires opset {opset}", code="opset", hint=RAISE_OPSET)
 
     def dtype(self, elem_type: int) -> np.dtype[Any]:
         """The numpy type of an ONNX element type."""

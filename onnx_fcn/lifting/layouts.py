@@ -92,7 +92,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
     channels = x.width * Atom.product(moved)
     if channels > UNFOLD_LIMIT:
         raise Unsupported(
-            f"wants all positions of the window at once, which takes {channels} channels (at most {UNFOLD_LIMIT})",
+            f"needs all positions of the window at once, which makes {channels} channels (at most {UNFOLD_LIMIT})",
             code="unfold-too-large",
             hint=RUN_THE_REST,
         )
@@ -102,16 +102,16 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
         if channels * taps > UNFOLD_KERNEL:
             size = "×".join(map(str, window))
             raise Unsupported(
-                f"wants all positions of the window at once, {size} of {x.width} channels, and the kernel that "
-                f"copies them has {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
+                f"needs all positions of the window at once, {size} of {x.width} channels, but the kernel that "
+                f"copies them would have {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
                 code="unfold-too-large",
                 hint=RUN_THE_REST,
             )
         total = site.repeats(channels * taps * site.dtype(x.elem_type).itemsize)
         if total > REPEAT_LIMIT:
             raise Unsupported(
-                "wants all positions of the window at once, and the kernels that copy them, with the weights that "
-                f"are repeated, would take {megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
+                "needs all positions of the window at once, but the kernels that copy them, together with the repeated "
+                f"weights, would take {megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
                 code="unfold-too-large",
                 hint=RUN_THE_REST,
             )
@@ -224,18 +224,18 @@ def as_feature_map(site: Site, x: Lifted) -> Lifted:
     several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
     if several and set(several) <= set(x.channels):
         raise Unsupported(
-            f"sees the {Atom.product(several)} images, patches or channels of each sample as images of their own",
+            f"treats the {Atom.product(several)} images, patches or channels of each sample as separate images",
             code="several-images",
-            hint="convert the network that answers for one of them",
+            hint="convert the network for one of them",
         )
     if x.rank < 2 or (x.batch.size > 1 and x.layout[0] != (x.batch,)) or set(x.layout[1]) != set(x.channels):
         raise Unsupported(
-            f"wants the channels on axis 1, but the layout here is {x} ({x.dims})",
+            f"expects the channels on axis 1, but the layout here is {x} ({x.dims})",
             code="not-channels",
             hint=RUN_THE_REST,
         )
     if x.batch.size == 1 and x.layout[0]:
-        raise Unsupported(f"wants the batch on axis 0, but the layout here is {x}", code="not-channels")
+        raise Unsupported(f"expects the batch on axis 0, but the layout here is {x}", code="not-channels")
     return arrange(site, x, x.layout[1])
 
 
@@ -343,7 +343,7 @@ def materialise(site: Site, x: Lifted) -> str:
     """
     x = arrange(site, x, x.channels_in_order)
     if not x.is_plain or x.rank != 2 + len(x.space):
-        raise Unsupported(f"needs the tensor as it was, but the layout here is {x}", code="not-plain")
+        raise Unsupported(f"needs the original tensor, but the layout here is {x}", code="not-plain")
     perm = x.order
     return x.map if perm == sorted(perm) else site.emit([x], "Transpose", perm=perm)
 
@@ -386,7 +386,7 @@ def padding_refused(site: Site, x: Lifted) -> Unsupported:
     """The refusal of a Pad that no sliding operator follows."""
     assert x.padding is not None
     return Unsupported(
-        f"reads the padding that '{site.name_at(x.padding)}' puts around each window, while a larger "
+        f"reads the padding that '{site.name_at(x.padding)}' adds around each window, while a larger "
         "image is padded only around its own border",
         code="pad-then-flatten",
         hint="pad inside the convolution or pooling before it",
@@ -433,7 +433,7 @@ def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
         least = next((m for m in maps if all(m.space[k].count.beyond(count)[1] <= 0 for count in counts)), None)
         if least is None:
             raise Unsupported(
-                "joins maps of which now one and now the other has more cells, by the size of the image",
+                "joins maps, but which of them has more cells depends on the size of the image",
                 code="counts-meet",
             )
         maps = [_shortened(site, m, k, least) for m in maps]
@@ -450,6 +450,6 @@ def _shortened(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
         name = site.slice(x.map, [0], [-most], [2 + k])
     else:
         cells = site.slice(site.emit([like], "Shape"), [2 + k], [3 + k], [0])
-        why = "joins maps that have as many cells at the native size alone, and cutting them at other sizes"
+        why = "joins maps with equally many cells at the native size only, and cropping them at other sizes"
         name = site.slice_to(x, cells, 2 + k, why)
     return replace(x, map=name, space=tuple(a.shortened(count) if j == k else a for j, a in enumerate(x.space)))

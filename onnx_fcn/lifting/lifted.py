@@ -270,7 +270,7 @@ class Lifted:
             Unsupported: if the tensor has no such axis.
         """
         if not -self.rank <= axis < self.rank:
-            raise Unsupported(f"axis {axis} of a tensor with {self.rank} axes")
+            raise Unsupported(f"refers to axis {axis} of a tensor with {self.rank} axes")
         return axis % self.rank
 
     def space_of(self, atoms: Sequence[Atom]) -> int | None:
@@ -455,7 +455,7 @@ class Lifted:
                 else:
                     what = "the batch" if atom is self.batch else f"{atom.name} = {atom.size}"
                     raise Unsupported(
-                        f"sees {self} as {dims_of(sizes)}, which cuts through {what}", code="reshape-cuts-axis"
+                        f"reads {self} as {dims_of(sizes)}, which cuts through {what}", code="reshape-cuts-axis"
                     )
             groups.append(tuple(group))
         return fact, tuple(groups)

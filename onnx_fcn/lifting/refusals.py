@@ -32,7 +32,8 @@ RUN_THE_REST = "take the map before it as an output, and run the rest on windows
 
 #: Why an operator that reorders positions cannot slide, and a hint.
 REORDERED = (
-    "what flips or shuffles each window does not slide: do that to the images, and convert the network without it"
+    "an operator that flips or shuffles each window cannot slide: apply it to the images, and convert the network "
+    "without it"
 )
 
 #: Why values that differ between positions cannot slide.
@@ -51,20 +52,20 @@ def product_of_maps(what: str = "positions with positions (attention, bilinear p
 
 
 #: Hint for an operator without a rule.
-REPLACE = "replace it before the export by operators that there are rules for, or open an issue with the model"
+REPLACE = "before the export, replace it with supported operators, or open an issue with the model"
 
 #: Hints for operators that have no meaning at every position.
 HINTS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrence runs along positions: take the map before it as an output"),
     **dict.fromkeys(
         ("NonMaxSuppression", "RoiAlign", "MaxRoiPool"),
-        "a detector finds objects anywhere already: take the class scores before it as an output",
+        "a detector already finds objects anywhere: take the class scores before it as an output",
     ),
 }
 
 #: Hints for operators with a subgraph.
 SUBGRAPHS = {
-    "If": "export only the branch that is wanted",
+    "If": "export only the branch that you need",
     **dict.fromkeys(("Loop", "Scan"), "unroll it before the export"),
 }
 

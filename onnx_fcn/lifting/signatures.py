@@ -68,7 +68,7 @@ def check_operands(rule: Callable[..., Any], operands: Sequence[object], words: 
     most = len(operands) if signature.further is not None else len(signature.kinds)
     if not signature.least <= len(operands) <= most:
         wanted = str(most) if signature.least == most else f"{signature.least} or more"
-        raise Unsupported(f"has {len(operands)} operands, and takes {wanted}", code="operands")
+        raise Unsupported(f"has {len(operands)} operands, but expects {wanted}", code="operands")
     for place, fact in enumerate(operands):
         if isinstance(fact, taken := signature.taken(place)):
             continue
@@ -76,6 +76,6 @@ def check_operands(rule: Callable[..., Any], operands: Sequence[object], words: 
             raise Unsupported(f"lacks its operand {place + 1}", code="operands")
         asked = " or ".join(said for kind, said in words.items() if kind in taken)
         raise Unsupported(
-            f"is converted only where its operand {place + 1} {asked}, and here that {words[type(fact)]}",
+            f"is converted only if its operand {place + 1} {asked}, but here it {words[type(fact)]}",
             code="operands",
         )

@@ -75,7 +75,7 @@ def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
         if total > REPEAT_LIMIT:
             raise Unsupported(
                 f"its weight would be repeated {array.size // value.size} times, for each channel or position that it "
-                f"does not sum over, to {megabytes(array.nbytes)}; all weights that are repeated would take "
+                f"does not sum over, to {megabytes(array.nbytes)}; all repeated weights would take "
                 f"{megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
                 code="weight-too-large",
                 hint=RUN_THE_REST,
