@@ -293,7 +293,7 @@ def crops_begin_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_is_cut_where_branches_meet(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(broadcasting, "levelled", lambda _, maps: list(maps))
+    patch.setattr(broadcasting, "crop_to_common", lambda _, maps: list(maps))
 
 
 def no_larger_half(patch: pytest.MonkeyPatch) -> None:

@@ -1332,7 +1332,7 @@ def bias_broadcast(patch: pytest.MonkeyPatch) -> None:
     def alone(site: Site, bias: facts.Known, size: int, factor: float = 1.0) -> facts.Known:
         value = site.value(bias).reshape(-1)[:size]
         value = ((np.arange(size) == 0) * factor * value).astype(value.dtype)
-        return site.stated(site.constant(value), value)
+        return site.record_constant(site.constant(value), value)
 
     patch.setattr(dense, "vector", alone)
 

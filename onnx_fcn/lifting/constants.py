@@ -120,7 +120,7 @@ class Values:
             fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)
             return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
         if node.op_type == "DequantizeLinear":
-            view = _dequantized
+            view = _dequantize
         if view is not None:
             values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             try:
@@ -223,7 +223,7 @@ def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     return value.reshape(int(np.prod(value.shape[:axis])), int(np.prod(value.shape[axis:])))
 
 
-def _dequantized(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+def _dequantize(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     """(x - zero point)·scale, per tensor, along an axis or in blocks; onnx evaluates it only since opset 19."""
     value, scale, zero = _operand(inputs, 0), _operand(inputs, 1), inputs[2] if len(inputs) > 2 else None
     axis = attributes.get("axis", 1) % max(value.ndim, 1)

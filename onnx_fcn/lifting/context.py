@@ -11,7 +11,7 @@ An operator that reduces over all positions of a live map is a head or context. 
 
 from __future__ import annotations
 
-from onnx_fcn.lifting.dilation import check_undilated, sparse
+from onnx_fcn.lifting.dilation import check_undilated, undilate
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.site import Site
@@ -36,4 +36,4 @@ def all_positions(site: Site, x: Lifted, does: str) -> None:
 def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
     """Pool the whole map, whatever its size: the result is context, the same for all positions."""
     site.note_context(x)
-    return Unmapped(site.emit([sparse(site, x)], op))
+    return Unmapped(site.emit([undilate(site, x)], op))

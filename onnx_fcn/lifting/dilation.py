@@ -14,7 +14,7 @@ from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["cell_maps", "check_undilated", "dilation_refused", "sparse", "split_stride"]
+__all__ = ["cell_maps", "check_undilated", "dilation_refusal", "split_stride", "undilate"]
 
 
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
     return step, stride * axis.rate // step
 
 
-def sparse(site: Site, x: Lifted) -> Lifted:
+def undilate(site: Site, x: Lifted) -> Lifted:
     """Every rate-th cell: those that the map has without dilation. Global operators must read only these."""
     axes = [k for k, a in enumerate(x.space) if a.rate > 1]
     if not axes:
@@ -46,10 +46,10 @@ def check_undilated(site: Site, x: Lifted, does: str) -> None:
         Unsupported: if it is; the operator `does` something with neighbouring cells or with all of them.
     """
     if any(a.rate > 1 for a in x.space):
-        raise dilation_refused(site, does)
+        raise dilation_refusal(site, does)
 
 
-def dilation_refused(site: Site, does: str) -> Unsupported:
+def dilation_refusal(site: Site, does: str) -> Unsupported:
     """The refusal of an operator that `does` something that is not possible on a dilated map."""
     if site.is_stride_asked:
         return Unsupported(

@@ -165,7 +165,7 @@ class Emitter:
         self._seat.emissions.append(Emission(node, varies))
         return names
 
-    def rewritten(self, operands: Sequence[Operand]) -> list[str]:
+    def replace_operands(self, operands: Sequence[Operand]) -> list[str]:
         """Replace the operands of the seat's node. Returns the names of its outputs."""
         self._seat.replaced = True
         return self.emit_many(operands)

@@ -13,10 +13,10 @@ from onnx_fcn.lifting.facts import Fact, Unmapped
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["batch_folded", "batch_restored", "same_folding"]
+__all__ = ["fold_batch", "restore_batch", "same_folding"]
 
 
-def batch_folded(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
+def fold_batch(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
     """Make the window channels, and put batch and grid on one axis: (N, C, *space) -> (1, k·C, 1, N·grid).
 
     onnxruntime convolves one image at a time, so it reads the weights of a head once for each image of a batch.
@@ -32,7 +32,7 @@ def batch_folded(site: Site, x: Lifted, axes: Sequence[int]) -> Lifted:
     return replace(x, map=name, channels=(*moved, *x.channels), space=space, folded=shape)
 
 
-def batch_restored(site: Site, x: Lifted) -> Lifted:
+def restore_batch(site: Site, x: Lifted) -> Lifted:
     """Put the batch and the grid of a folded map back on axes of their own."""
     if x.folded is None:
         return x
@@ -50,4 +50,4 @@ def same_folding(site: Site, operands: Sequence[Fact | None]) -> list[Fact | Non
     mapped = [f for f in operands if isinstance(f, Lifted)]
     alone = all(f.folded for f in mapped) and not any(isinstance(f, Unmapped) for f in operands)
     keeps = alone and site.op not in ("Shape", "Size")
-    return [batch_restored(site, f) if isinstance(f, Lifted) and not keeps else f for f in operands]
+    return [restore_batch(site, f) if isinstance(f, Lifted) and not keeps else f for f in operands]

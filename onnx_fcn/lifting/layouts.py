@@ -1,12 +1,12 @@
 """Brings maps into the form that an operator needs: channels in an order, windows as channels, axes in place.
 
-arrange        channels in a given order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
-settle         channels in the logical order of the original tensor
-unfold         window positions become channels: exact for operators that need all positions of a window at once
-apart          an operator at each position separately: positions become the batch
-spatial_axes   the physical axis of each spatial axis of the original
-grouped        an operator along some of the channels
-along_channels an operator that slides along channels, at every cell of a map
+arrange           channels in an order of atoms: at most one Gather(axis=1) with a constant index, free of H and W
+settle            channels in the logical order of the original tensor
+unfold            window positions become channels: exact for operators that need all positions of a window at once
+at_each_position  an operator at each position separately: positions become the batch
+spatial_axes      the physical axis of each spatial axis of the original
+grouped           an operator along some of the channels
+along_channels    an operator that slides along channels, at every cell of a map
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.bounds import REPEAT_LIMIT, UNFOLD_KERNEL, UNFOLD_LIMIT, megabytes
-from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refused
+from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refusal
 from onnx_fcn.lifting.emitter import END, Operand
 from onnx_fcn.lifting.facts import Unmapped
-from onnx_fcn.lifting.folding import batch_restored
+from onnx_fcn.lifting.folding import restore_batch
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
@@ -32,19 +32,19 @@ from onnx_fcn.lifting.site import Site
 __all__ = [
     "CONVOLVED",
     "along_channels",
-    "apart",
     "arrange",
     "as_channels",
     "as_feature_map",
     "as_map",
+    "at_each_position",
+    "crop_to_common",
+    "expand_over",
     "grouped",
     "grouped_many",
-    "levelled",
     "materialise",
-    "padding_refused",
+    "move_factors",
+    "padding_refusal",
     "pool_window",
-    "rearranged",
-    "repeated_over",
     "settle",
     "shape_with",
     "source_of",
@@ -87,7 +87,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
     if not axes:
         return x
     if x.padding is not None:
-        raise padding_refused(site, x)
+        raise padding_refusal(site, x)
     moved = tuple(atom for k in axes for atom in x.space[k].atoms)
     channels = x.width * Atom.product(moved)
     if channels > UNFOLD_LIMIT:
@@ -159,7 +159,7 @@ def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[in
     return x, [free.pop(0) if axis is None else axis for axis in found]
 
 
-def rearranged(site: Site, x: Lifted) -> Lifted:
+def move_factors(site: Site, x: Lifted) -> Lifted:
     """Move factors of the map between space and depth where the original tensor has moved them.
 
     A pixel shuffle or a nearest upsampling, however it is written, gives an axis (h r) whose inner factor is among
@@ -175,13 +175,13 @@ def rearranged(site: Site, x: Lifted) -> Lifted:
         )
         inner, extra = axis.atoms[lead:], group[lead:]
         if extra and not inner and all(a in x.channels for a in extra):
-            x = _interleaved(site, x, k, extra)
+            x = _depth_to_space(site, x, k, extra)
         elif inner and not extra and lead:
-            x = _deepened(site, x, k, inner)
+            x = _space_to_depth(site, x, k, inner)
     return x
 
 
-def _interleaved(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+def _depth_to_space(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
     """Depth to space along one axis: these channels become the inner factor of the axis."""
     check_undilated(site, x, "makes the map finer")
     others = tuple(a for a in x.channels if a not in atoms)
@@ -198,12 +198,12 @@ def _interleaved(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lift
     return replace(x, map=name, channels=others, space=space).canonical()
 
 
-def _deepened(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
+def _space_to_depth(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
     """Space to depth along one axis: its inner factor becomes channels, by one-hot kernels."""
     axis, size = x.space[k], Atom.product(atoms)
     target = site.output_stride
     if axis.rate != 1 or (target is not None and axis.stride * size > target):
-        raise dilation_refused(site, "moves cells of the map to its channels")
+        raise dilation_refusal(site, "moves cells of the map to its channels")
     window = [size if j == k else 1 for j in range(len(x.space))]
     kernel = np.tile(np.eye(size, dtype=site.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)
     name = site.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
@@ -220,7 +220,7 @@ def as_feature_map(site: Site, x: Lifted) -> Lifted:
     Raises:
         Unsupported: if axis 1 of the original tensor is not the channels, or axis 0 not the batch.
     """
-    x = rearranged(site, x)
+    x = move_factors(site, x)
     several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
     if several and set(several) <= set(x.channels):
         raise Unsupported(
@@ -270,7 +270,7 @@ def grouped_many(
     return [replace(x, map=name, channels=(*others, *result)) for name in names]
 
 
-def apart(site: Site, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], str]) -> Lifted:
+def at_each_position(site: Site, x: Lifted, shape: Sequence[int], emit: Callable[[Lifted], str]) -> Lifted:
     """Apply an operator at each position separately: (N, d…) -> (N, *shape).
 
     `emit` receives the original tensor, with the positions of all images as its batch.
@@ -315,7 +315,7 @@ def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tup
     Raises:
         Unsupported: if the batch is among them.
     """
-    axes, x = list(axes), rearranged(site, x)
+    axes, x = list(axes), move_factors(site, x)
     wanted = {a for k in axes for a in x.layout[k]}
     if x.batch in wanted:
         raise Unsupported(f"works along the batch: axes {axes} of {x}", code="batch")
@@ -323,7 +323,7 @@ def as_channels(site: Site, x: Lifted, axes: Iterable[int]) -> tuple[Lifted, tup
     return x, tuple(a for k in axes for a in x.layout[k])
 
 
-def repeated_over(site: Site, name: Operand, channels: int, like: Lifted) -> str:
+def expand_over(site: Site, name: Operand, channels: int, like: Lifted) -> str:
     """Expand a tensor (N | 1, C, 1, …) over the batch and the positions of a map."""
     return site.expand(name, shape_with(site, like, channels))
 
@@ -382,7 +382,7 @@ def as_map(site: Site, fact: Unmapped, like: Lifted) -> Lifted:
     return Lifted(name, like.batch, flat, space, tuple(layout), like.elem_type)
 
 
-def padding_refused(site: Site, x: Lifted) -> Unsupported:
+def padding_refusal(site: Site, x: Lifted) -> Unsupported:
     """The refusal of a Pad that no sliding operator follows."""
     assert x.padding is not None
     return Unsupported(
@@ -414,7 +414,7 @@ def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> st
     return site.emit([x], op, **attrs)
 
 
-def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
+def crop_to_common(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
     """Crop maps that meet to the cells that all of them have.
 
     Branches with different strides or padding, such as a convolution 3/2 beside a shortcut 1/2, have equally many
@@ -424,9 +424,9 @@ def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
     Raises:
         Unsupported: if the smallest map depends on the size of the image, or the opset cannot crop at run time.
     """
-    apart = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
-    maps = [batch_restored(site, m) for m in maps] if apart else list(maps)
-    for k in apart:
+    uneven = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
+    maps = [restore_batch(site, m) for m in maps] if uneven else list(maps)
+    for k in uneven:
         counts = [m.space[k].count for m in maps]
         if len({count.rate for count in counts}) > 1:
             continue  # their strides differ, which is refused when they are joined
@@ -436,11 +436,11 @@ def levelled(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
                 "joins maps, but which of them has more cells depends on the size of the image",
                 code="counts-meet",
             )
-        maps = [_shortened(site, m, k, least) for m in maps]
+        maps = [_crop(site, m, k, least) for m in maps]
     return maps
 
 
-def _shortened(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
+def _crop(site: Site, x: Lifted, k: int, like: Lifted) -> Lifted:
     """Crop a map along one axis to the cells that a smaller one has."""
     count = like.space[k].count
     fewest, most = x.space[k].count.beyond(count)

@@ -31,7 +31,7 @@ from fractions import Fraction
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "counted", "dims_of"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of"]
 
 
 #: The batch that shapes are first evaluated with: a prime of which no literal in a real network is a multiple, so every
@@ -161,7 +161,7 @@ class Axis:
         return replace(self, grid=grid, field=field, count=count, inner=inner, mirror=mirror)
 
 
-def counted(size: int) -> str:
+def dim_of(size: int) -> str:
     """Format a size for a message: the batch that shapes are evaluated with is N, and its multiples are 9·N."""
     if size % BATCH or not size:
         return str(size)
@@ -170,7 +170,7 @@ def counted(size: int) -> str:
 
 def dims_of(shape: Iterable[int]) -> str:
     """Format a shape for a message, such as N×256×6×6."""
-    return "×".join(map(counted, shape)) or "a scalar"
+    return "×".join(map(dim_of, shape)) or "a scalar"
 
 
 def lcm(a: Fraction, b: Fraction) -> Fraction:
@@ -226,7 +226,7 @@ class Lifted:
 
     def _dim(self, group: tuple[Atom, ...]) -> str:
         rest = Atom.product(a for a in group if a is not self.batch)
-        return counted(rest) if self.batch not in group else "N" if rest == 1 else f"{counted(rest)}·N"
+        return dim_of(rest) if self.batch not in group else "N" if rest == 1 else f"{dim_of(rest)}·N"
 
     @property
     def rank(self) -> int:
@@ -328,7 +328,7 @@ class Lifted:
 
     def __str__(self) -> str:
         def spell(group: tuple[Atom, ...]) -> str:
-            inner = " ".join(f"{a.name}{'' if a is self.batch else counted(a.size)}" for a in group)
+            inner = " ".join(f"{a.name}{'' if a is self.batch else dim_of(a.size)}" for a in group)
             return inner if len(group) == 1 else f"({inner})"
 
         return " ".join(spell(group) for group in self.layout) or "scalar"

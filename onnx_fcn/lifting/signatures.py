@@ -34,7 +34,7 @@ class Signature:
     further: tuple[type, ...] | None
     least: int
 
-    def taken(self, place: int) -> tuple[type, ...]:
+    def types_of(self, place: int) -> tuple[type, ...]:
         """The accepted types of fact for an operand; empty if the rule has no such operand."""
         return self.kinds[place] if place < len(self.kinds) else self.further or ()
 
@@ -70,7 +70,7 @@ def check_operands(rule: Callable[..., Any], operands: Sequence[object], words: 
         wanted = str(most) if signature.least == most else f"{signature.least} or more"
         raise Unsupported(f"has {len(operands)} operands, but expects {wanted}", code="operands")
     for place, fact in enumerate(operands):
-        if isinstance(fact, taken := signature.taken(place)):
+        if isinstance(fact, taken := signature.types_of(place)):
             continue
         if fact is None:
             raise Unsupported(f"lacks its operand {place + 1}", code="operands")

@@ -41,7 +41,7 @@ class Site(Emitter):
         """The node that computes a constant; None for an initializer."""
         return self._walk.values.producer(fact.name)
 
-    def stated(self, name: str, value: Array) -> Known:
+    def record_constant(self, name: str, value: Array) -> Known:
         """Record the value of a new constant, so that other rules can read it."""
         self._walk.values.set(name, value)
         return Known(name)

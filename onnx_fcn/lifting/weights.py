@@ -60,13 +60,13 @@ def kernel(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         return kernel(site, Known(node.input[0]), lambda w: view(look([w, *inputs], attributes)), dims)
     if node is not None and node.op_type == "DequantizeLinear" and len(node.input) > 1:
-        made = _dequantized(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
+        made = _dequantize(site, list(node.input), {a.name: a.i for a in node.attribute}, view, dims)
         if made is not None:
             return made
-    return _stored(site, weight, view, dims)
+    return _store(site, weight, view, dims)
 
 
-def _stored(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
+def _store(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
     """Add a weight in another layout as a constant; a repeated one counts towards `REPEAT_LIMIT`."""
     value = site.value(weight)
     array = view(value)
@@ -91,7 +91,7 @@ def _is_stored_otherwise(site: Site, weight: Known) -> bool:
     return node is not None and node.op_type in ("Cast", "DequantizeLinear")
 
 
-def _dequantized(
+def _dequantize(
     site: Site, inputs: list[str], attributes: dict[str, int], view: View, dims: Sequence[int]
 ) -> str | None:
     """Emit the reordered integers with the same DequantizeLinear, per output channel if the scale is.
@@ -117,7 +117,7 @@ def _dequantized(
         order = laid.reshape(laid.shape[0], -1)[:, 0]
         operands = [site.value(Known(i))[order] for i in inputs[1:] if i]
         axis_attr["axis"] = 0
-    return site.emit([_stored(site, stored, view, dims), *operands], "DequantizeLinear", **axis_attr)
+    return site.emit([_store(site, stored, view, dims), *operands], "DequantizeLinear", **axis_attr)
 
 
 def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | None:
@@ -140,4 +140,4 @@ def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | N
     if not np.any(value):
         return None
     value = np.ascontiguousarray(value)
-    return site.stated(site.constant(value, source=bias.name), value)
+    return site.record_constant(site.constant(value, source=bias.name), value)

@@ -17,7 +17,7 @@ from onnx_fcn._version import __version__
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
-from onnx_fcn.lifting.lifted import Lifted, counted
+from onnx_fcn.lifting.lifted import Lifted, dim_of
 from onnx_fcn.lifting.program import Emission, Seat, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
@@ -291,7 +291,7 @@ class _Explainer:
             return ""
         if value.size > SHOWN:
             return ""
-        words = [counted(int(v)) if v == v // 1 else str(v) for v in value.reshape(-1).tolist()]
+        words = [dim_of(int(v)) if v == v // 1 else str(v) for v in value.reshape(-1).tolist()]
         return f"[{', '.join(words)}]" if value.ndim else words[0]
 
 

@@ -22,13 +22,13 @@ from onnx_fcn.lifting.layouts import (
     arrange,
     as_channels,
     as_map,
-    levelled,
-    rearranged,
-    repeated_over,
+    crop_to_common,
+    expand_over,
+    move_factors,
     source_of,
     unfold,
 )
-from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
 
 __all__ = ["aligned", "combine"]
@@ -68,7 +68,7 @@ def combine(
         Unsupported: the maps lie on different grids, or one's channels meet another's positions.
     """
     together = [f for f in same_folding(site, operands) if f is not None]
-    operands = [rearranged(site, f) if isinstance(f, Lifted) else f for f in together]
+    operands = [move_factors(site, f) if isinstance(f, Lifted) else f for f in together]
     rank = _rank(site, operands)
     # maps (N, C, *space), all of the same cells
     maps = _met(site, [Term(f).on_axes(rank) for f in operands if isinstance(f, Lifted)], operands)
@@ -103,7 +103,7 @@ def _met(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list[Term]:
     while (unfolded := _unfolded(site, maps, values, shapes)) is not None:
         maps = unfolded
     maps = _on_the_same_axes(site, maps)
-    return [replace(t, fact=fact) for t, fact in zip(maps, levelled(site, [t.fact for t in maps]))]
+    return [replace(t, fact=fact) for t, fact in zip(maps, crop_to_common(site, [t.fact for t in maps]))]
 
 
 def _spread(site: Site, fact: Fact, maps: Sequence[Term]) -> Term:
@@ -169,7 +169,7 @@ def _filled(
         assert term.value is not None
         value = term.value.reshape(1, -1, *[1] * len(term.fact.space))
         spread = term.fact.on(site.constant(value, source=fact.name))
-    filled = spread.on(repeated_over(site, spread.map, spread.width, like))  # (N | 1, C, 1, …) -> (N, C, *space)
+    filled = spread.on(expand_over(site, spread.map, spread.width, like))  # (N | 1, C, 1, …) -> (N, C, *space)
     return Term(_without(filled, axis), uniform=True), filled.layout[axis]
 
 
@@ -312,7 +312,7 @@ def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: in
     totals = {math.prod(r) for r in rows}
     if len(totals) > 1:
         raise Unsupported(
-            f"operands of {' and '.join(map(counted, sorted(totals)))} elements do not broadcast along axis {axis}",
+            f"operands of {' and '.join(map(dim_of, sorted(totals)))} elements do not broadcast along axis {axis}",
             code="broadcast",
         )
     cuts = sorted({math.prod(row[k:]) for row in rows for k in range(len(row) + 1)}, reverse=True)

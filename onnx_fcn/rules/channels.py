@@ -13,8 +13,8 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
 from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Fact
-from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refused
-from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted
+from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refusal
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules.broadcasting import aligned
@@ -105,7 +105,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
         origins = x.origins
         site.note_sliding(pads=False, strides=stride > 1)
     if x.padding is not None and count == 1:
-        raise padding_refused(site, x)
+        raise padding_refusal(site, x)
     return replace(
         x,
         map=name,
@@ -161,7 +161,7 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
         parts = [each] * (total // each) + ([total % each] if total % each else [])
     if sum(parts) != total or len(parts) < len(site.outputs):
         raise Unsupported(
-            f"splits the {counted(total)} values of axis {axis} of {x} into {' + '.join(map(counted, parts))}",
+            f"splits the {dim_of(total)} values of axis {axis} of {x} into {' + '.join(map(dim_of, parts))}",
             code="split",
         )
     starts = np.cumsum([0, *parts])

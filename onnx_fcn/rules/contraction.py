@@ -22,9 +22,9 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Known
-from onnx_fcn.lifting.folding import batch_folded
-from onnx_fcn.lifting.layouts import CONVOLVED, arrange, padding_refused, unfold
-from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, counted, dims_of
+from onnx_fcn.lifting.folding import fold_batch
+from onnx_fcn.lifting.layouts import CONVOLVED, arrange, padding_refusal, unfold
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, dim_of, dims_of
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import View, kernel
 
@@ -106,7 +106,7 @@ def contract(
     if multiplies:  # (N, C, *space) -> (N, C·window, *grid)
         x, window = unfold(site, x, window), []
     elif window and site.folds and emit is None and set(x.channels) <= set(x.layout[axis]):
-        x, window = batch_folded(site, x, window), []  # (N, C, *space) -> (1, window·C, 1, N·grid)
+        x, window = fold_batch(site, x, window), []  # (N, C, *space) -> (1, window·C, 1, N·grid)
     factors = _factors(x, axis, stacked, added, outputs, window)
     x = arrange(site, x, [*factors.outer, *factors.inner])  # (N, C, *space) -> (N, outer·inner, *space)
     sizes, strides, rates = x.kernel(window)
@@ -135,8 +135,8 @@ def _checked(site: Site, x: Lifted, axis: int, weight: Known, view: View) -> tup
         raise Unsupported(f"multiplies {x} ({x.dims}), which has no axis to sum over", code="rank")
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
-        given = f"{counted(x.shape[axis])} along axis {axis} of {x}"
-        raise Unsupported(f"its weight takes {counted(inputs)} values, and it gets {given}", code="dense-size")
+        given = f"{dim_of(x.shape[axis])} along axis {axis} of {x}"
+        raise Unsupported(f"its weight takes {dim_of(inputs)} values, and it gets {given}", code="dense-size")
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     return stack, outputs
@@ -178,7 +178,7 @@ def _reaching(site: Site, x: Lifted, axis: int) -> tuple[Lifted, list[int]]:
     if not window:
         return x, window
     if x.padding is not None:
-        raise padding_refused(site, x)
+        raise padding_refusal(site, x)
     return replace(x, origins=site.reduces(x, contextable=False)), window
 
 
@@ -208,7 +208,7 @@ def _repeated(site: Site, bias: Known | None, times: int) -> Known | None:
     if bias is None or times == 1:
         return bias
     value = np.tile(site.value(bias), times)
-    return site.stated(site.constant(value), value)
+    return site.record_constant(site.constant(value), value)
 
 
 def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int, int]) -> str:

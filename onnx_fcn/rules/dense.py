@@ -71,7 +71,7 @@ def standing_convolution(
     if bias is None:
         return y
     value = site.value(bias).reshape(-1, *[1] * (x.rank - 2))
-    return combine(site, [y, site.stated(site.constant(value), value)], op="Add")
+    return combine(site, [y, site.record_constant(site.constant(value), value)], op="Add")
 
 
 @lifts("Gemm")
@@ -114,7 +114,7 @@ def added(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
         if isinstance(c, Known):
             value = site.value(c)
             name = site.constant((value * np.asarray(beta, value.dtype)).astype(value.dtype), source=c.name)
-            c = site.stated(name, value * np.asarray(beta, value.dtype))
+            c = site.record_constant(name, value * np.asarray(beta, value.dtype))
         elif isinstance(c, Lifted):
             c = c.on(site.emit([c, site.scalar(c, beta)], "Mul"))
         else:
@@ -230,7 +230,7 @@ def _multiplied(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lif
     letters = [*equation.mapped, *equation.new]
     value = site.value(weight).transpose([equation.weight.index(t) for t in letters if t in equation.weight])
     value = np.expand_dims(value, tuple(k for k, t in enumerate(letters) if t not in equation.weight))
-    factor = site.stated(site.constant(value, source=weight.name), value)
+    factor = site.record_constant(site.constant(value, source=weight.name), value)
     x = x.unsqueezed(range(len(equation.mapped), len(letters)))
     return _ordered(site, combine(site, [x, factor], op="Mul"), letters, equation.result)
 

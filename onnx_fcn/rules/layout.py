@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.dilation import sparse
+from onnx_fcn.lifting.dilation import undilate
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import arrange, settle
 from onnx_fcn.lifting.lifted import Atom, Lifted, dims_of
@@ -134,7 +134,7 @@ def shape(site: Site, x: Lifted) -> Known:
         return site.known(value[kept])
     perm = x.order
     if perm == kept:
-        return site.known(value, at_run_time=site.emit([sparse(site, x)], "Shape"))
+        return site.known(value, at_run_time=site.emit([undilate(site, x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)
-    name = site.emit([site.emit([sparse(site, x)], "Shape"), order], "Gather", axis=0)
+    name = site.emit([site.emit([undilate(site, x)], "Shape"), order], "Gather", axis=0)
     return site.known(value[kept], at_run_time=name)

@@ -37,8 +37,8 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
     a = weight / np.sqrt(spread + float(site.attr("epsilon", 1e-5)))
     kind, shape = site.dtype(x.elem_type), [-1, *[1] * (x.rank - 2)]
     factors = [(v.astype(kind)).reshape(shape) for v in (a, shift - center * a)]
-    y = combine(site, [x, site.stated(site.constant(factors[0]), factors[0])], op="Mul")
-    return combine(site, [y, site.stated(site.constant(factors[1]), factors[1])], op="Add")
+    y = combine(site, [x, site.record_constant(site.constant(factors[0]), factors[0])], op="Mul")
+    return combine(site, [y, site.record_constant(site.constant(factors[1]), factors[1])], op="Add")
 
 
 @lifts("LRN")
@@ -171,5 +171,5 @@ def _affine(site: Site, x: Lifted, scale: Shared, bias: Shared) -> Lifted:
     """Per element of axis 1: x·scale + bias."""
     for fact, op in ((scale, "Mul"), (bias, "Add")):
         value = site.value(fact).reshape([-1, *[1] * (x.rank - 2)])
-        x = combine(site, [x, site.stated(site.constant(value), value)], op=op)
+        x = combine(site, [x, site.record_constant(site.constant(value), value)], op=op)
     return x

@@ -18,8 +18,8 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
 from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Known
-from onnx_fcn.lifting.layouts import padding_refused
-from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, counted
+from onnx_fcn.lifting.layouts import padding_refusal
+from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 
@@ -170,7 +170,7 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             slide = replace(slide, begin=begin, end=end)
         if slide.cells(extent) < 1:
             raise Unsupported(
-                f"its kernel of {slide.span} does not fit the {counted(extent)} cells of the window", code="size"
+                f"its kernel of {slide.span} does not fit the {dim_of(extent)} cells of the window", code="size"
             )
         result.append(slide)
     return result
@@ -192,7 +192,7 @@ def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide
     contracts = any(x.space[k].window > 1 for k in axes)
     plan = Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), contracts=contracts)
     if contracts and x.padding is not None:
-        raise padding_refused(site, x)
+        raise padding_refusal(site, x)
     crops = {k: p.crop for k, p in placed.items() if any(p.crop)}
     if crops:
         starts, ends = [front for front, _ in crops.values()], [-back or END for _, back in crops.values()]

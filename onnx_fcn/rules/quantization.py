@@ -15,7 +15,7 @@ import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.dilation import sparse
+from onnx_fcn.lifting.dilation import undilate
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
 from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, spatial_axes
@@ -168,7 +168,7 @@ def quantized_global_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fa
     first = 1 if site.attr("channels_last", 0) else 2
     if site.is_context and first == 2 and x.is_map:  # the node stays as it was
         site.note_context(x)
-        x, _order = spatial_axes(site, as_feature_map(site, sparse(site, x)))
+        x, _order = spatial_axes(site, as_feature_map(site, undilate(site, x)))
         return Unmapped(site.emit([x, *operands]))
     return _in_floats(site, x, operands[:2], operands[2:], lambda f: _mean(site, f, first))
 
@@ -243,7 +243,7 @@ def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None 
         :, :inputs
     ]
     w = w.astype(scale.dtype)
-    weight = site.stated(site.constant(w), w)
+    weight = site.record_constant(site.constant(w), w)
     y = contract(site, a, a.rank - 1, weight, lambda w: w.T)
     return y if len(rest) < 2 or rest[1] is None else combine(site, [y, rest[1]], op="Add")
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.dilation import sparse
+from onnx_fcn.lifting.dilation import undilate
 from onnx_fcn.lifting.facts import Fact, Unmapped
 from onnx_fcn.lifting.layouts import (
     CONVOLVED,
@@ -21,7 +21,7 @@ from onnx_fcn.lifting.layouts import (
     as_feature_map,
     grouped,
     grouped_many,
-    padding_refused,
+    padding_refusal,
     pool_window,
     spatial_axes,
     unfold,
@@ -89,7 +89,7 @@ def reduced(
         return _global(site, x, kind, axes, operand, keepdims=keepdims)
     origins = site.reduces(x, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
-        raise padding_refused(site, x)
+        raise padding_refusal(site, x)
     channels = tuple(a for a in x.channels if a in atoms)
     if over:
         site.note("window", x, x.kernel(over)[0])
@@ -103,7 +103,7 @@ def _global(
 ) -> Fact:
     """The reduction as it was, over the whole of whatever map comes: context."""
     site.note_context(x)
-    x = sparse(site, x)
+    x = undilate(site, x)
     if site.op.startswith("Global") and x.is_map:
         x, _order = spatial_axes(site, as_feature_map(site, x))
         return Unmapped(site.emit([x]))

@@ -14,8 +14,8 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact
-from onnx_fcn.lifting.layouts import arrange, rearranged
-from onnx_fcn.lifting.lifted import Axis, Lifted, counted
+from onnx_fcn.lifting.layouts import arrange, move_factors
+from onnx_fcn.lifting.lifted import Axis, Lifted, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 
@@ -63,7 +63,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
     """
-    x = rearranged(site, x)
+    x = move_factors(site, x)
     scales, sizes = _targets(site, x, operands)
     if sizes == list(x.shape):
         return x
@@ -254,7 +254,7 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[
         scales[axis] = scale
         if (x.shape[axis] * scale).denominator > 1:
             raise Unsupported(
-                f"keeps the aspect ratio of {counted(x.shape[axis])} cells by a scale of {scale}, which does not give "
+                f"keeps the aspect ratio of {dim_of(x.shape[axis])} cells by a scale of {scale}, which does not give "
                 "a whole number of them",
                 code="aspect-ratio",
                 hint="resize to sizes that have the ratio of the map",
@@ -297,7 +297,7 @@ def depth_to_space(site: Site, x: Lifted) -> Lifted:
         seen, perm = [n, depth, size, size, h, w], [0, 1, 4, 2, 5, 3]
     else:
         seen, perm = [n, size, size, depth, h, w], [0, 3, 4, 1, 5, 2]
-    return rearranged(site, x.reshaped(seen).transposed(perm).reshaped([n, depth, h * size, w * size]))
+    return move_factors(site, x.reshaped(seen).transposed(perm).reshaped([n, depth, h * size, w * size]))
 
 
 @lifts("SpaceToDepth")

@@ -22,11 +22,11 @@ from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact, Known, Shared
 from onnx_fcn.lifting.layouts import (
     along_channels,
-    apart,
     arrange,
     as_feature_map,
-    rearranged,
-    repeated_over,
+    at_each_position,
+    expand_over,
+    move_factors,
     spatial_axes,
 )
 from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of
@@ -84,12 +84,12 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     shape = site.weight_shape(weight)
     if x.is_live and x.channels and not x.layout[1] and shape[:2] == (1, 1):
         return _window_sum(site, x, weight, shape, operands)
-    x = rearranged(site, x)
+    x = move_factors(site, x)
     if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
     if not x.is_map and x.is_apart and x.rank == len(shape):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
-        return apart(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
+        return at_each_position(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
     x = as_feature_map(site, x)
     x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
@@ -251,7 +251,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     """A pooling with the node's parameters, which may be the same on another type; `rest` are its other operands."""
     if site.has_output(1):
         raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
-    x = rearranged(site, x)
+    x = move_factors(site, x)
     kind = REDUCES.get((op, site.attr("p", 2)))
     if kind and not x.is_map and not any(site.attr("pads") or []):
         taps = standing(site, x, site.attr("kernel_shape"))
@@ -259,7 +259,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
             return reduced(site, x, kind, list(taps), keepdims=True)
     if not x.is_map and x.is_apart and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
-        return apart(site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
+        return at_each_position(site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
     along = across(site, x)
     if along:
         return across_channels(site, x, along, op, *rest)
@@ -349,7 +349,7 @@ def average(site: Site, x: Lifted, plan: Plan) -> str:
     mean = site.emit([x, np.full((x.width, 1, *plan.kernel), 1 / taps, kind)], "Conv", group=x.width, **plan.attrs)
     if not padded or site.flag("count_include_pad"):
         return mean
-    ones = repeated_over(site, np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
+    ones = expand_over(site, np.ones((1, 1, *[1] * len(x.space)), kind), 1, x)
     inside = site.emit([ones, np.full((1, 1, *plan.kernel), 1 / taps, kind)], "Conv", **plan.attrs)
     return site.emit([mean, inside], "Div")
 

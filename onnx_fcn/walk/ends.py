@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Unmapped
-from onnx_fcn.lifting.folding import batch_restored
+from onnx_fcn.lifting.folding import restore_batch
 from onnx_fcn.lifting.layouts import materialise, settle, unfold
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Image, Rewind
@@ -43,7 +43,7 @@ def delivered(site: Site, x: Lifted) -> Lifted:
                 hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
             )
         return x.on(materialise(site, x))
-    x = settle(site, unfold(site, batch_restored(site, x)))
+    x = settle(site, unfold(site, restore_batch(site, x)))
     extra = [k for k, a in enumerate(x.space) if a.image is None]
     name = site.squeeze(x.map, [2 + k for k in extra]) if extra else x.map
     kept = [a for a in x.space if a.image is not None]

@@ -222,7 +222,7 @@ def _frozen(
             site.frozen(fact)
     except Unsupported:
         return outputs
-    return named(site, [Unmapped(name) for name in site.rewritten(operands)])
+    return named(site, [Unmapped(name) for name in site.replace_operands(operands)])
 
 
 def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:
