@@ -1230,10 +1230,10 @@ refusal("mask of a dropout", "[drop] p, i = Dropout (x)  f = Flatten (p)  y = Ma
 refusal("dropout in training", "[drop] d = Dropout (x, ratio, on)  f = Flatten (d)  y = MatMul (f, w)",
     ("training", "drop", "at random, as in training"), w=(72, 5), ratio=0.5, on=np.array(True))
 refusal("batch normalisation in training", "[norm] c, m, v = BatchNormalization <training_mode = 1> (x, g, b, q, s)  "
-    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the batch at hand"), opset=15,
+    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the current batch"), opset=15,
     g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
 refusal("batch normalisation that gives its statistics", "[norm] c, m, v, d, e = BatchNormalization (x, g, b, q, s)  "
-    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the batch at hand"), opset=13,
+    "f = Flatten (c)  y = MatMul (f, w)", ("training", "norm", "statistics of the current batch"), opset=13,
     g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
 refusal("noise", "[noise] n = RandomNormal <shape = [1, 6, 4, 3]> ()  a = Add (x, n)  f = Flatten (a)  "
     "y = MatMul (f, w)", ("random", "noise", "other values in every run"), w=(72, 5))
@@ -1256,7 +1256,7 @@ SCALED = ('[up] r = Resize <coordinate_transformation_mode = "{}", mode = "{}", 
           '(x, "", scales)  '
           "f = Flatten (r)  y = MatMul (f, w)")
 refusal("a scale that single floats do not hold", SCALED.format("asymmetric", "nearest"),
-    ("rounding", "up", "resizes by 6/5, which single floats do not hold: in onnxruntime cell 18 is a copy of cell 14"),
+    ("rounding", "up", "resizes by 6/5, which single precision cannot represent: in onnxruntime cell 18 is a copy of cell 14"),
     image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.2, 1.2]), w=(216, 5))
 refusal("a scale that is no fraction", SCALED.format("half_pixel", "linear"),
     ("irrational-scale", "up", "resizes by 1.4142, which is not a fraction with a denominator of at most 64"),
@@ -1272,7 +1272,7 @@ refusal("a map of no cells", '[crop] c = Pad (x, pads)  r = Resize (c, "", "", s
     image="float[1,6,4,3] x", w=(72, 5))
 refusal("an aspect ratio that gives no whole size", '[up] r = Resize <keep_aspect_ratio_policy = "not_larger", '
     'axes = [2, 3]> (x, "", "", sizes)  f = Flatten (r)  y = MatMul (f, w)',
-    ("aspect-ratio", "up", "keeps the aspect ratio of 5 cells"), image="float[N,6,4,5] x", opset=18, sizes=[6, 20],
+    ("aspect-ratio", "up", "keeps the aspect ratio by scaling 5 cells"), image="float[N,6,4,5] x", opset=18, sizes=[6, 20],
     w=(288, 5))
 refusal("an einsum of three factors", 'f = Flatten (x)  [product] y = Einsum <equation = "nk,kr,ro->no"> (f, w, v)',
     ("einsum", "product", "more than two factors"), w=(72, 4), v=(4, 5))

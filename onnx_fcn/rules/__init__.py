@@ -1,8 +1,9 @@
-"""The lifting rules, one file per family. Importing this package registers them all,
-so whoever looks a rule up imports `rule_of` from here.
+"""The lifting rules, one file per family.
 
-A rule is one small function: it reads the facts of its operands, asks its `Site` for nodes, and returns the facts of
-its outputs. It refuses by raising `Unsupported`, with the numbers.
+Importing this package registers all rules, so import `rule_of` from here.
+
+A rule is one small function: it reads the facts of its operands, emits nodes through its `Site`, and returns the facts
+of its outputs. It refuses a node by raising `Unsupported` with a message that gives the numbers.
 """
 
 from onnx_fcn.lifting.registry import rule_of

@@ -1,7 +1,7 @@
-"""Operands that broadcast in the order of the original tensors, as maps do: in the order of channels and space.
+"""Broadcasting: operands that broadcast as original tensors are made to broadcast as maps (N, C, *space).
 
-Every operand becomes a `Term`: a map, or something that is the same at every position. Terms are brought to the same
-axes and cells, then to the same atoms; then an axis of one is the same axis of all, and their channels have one order.
+Every operand becomes a `Term`: a map, or a value that is the same at every position. Terms are first brought to the
+same axes and cells, then to the same atoms. After that, their axes correspond and their channels have one order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from onnx_fcn.lifting.layouts import (
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["aligned", "combine"]
+__all__ = ["align", "combine"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Term:
 
     Attributes:
         fact: its layout, over the axes of the result; the map's name is empty for a constant.
-        value: a constant's elements, in the order of `fact.channels`.
-        uniform: the same at every position: it has no window that could be contracted.
+        value: the elements of a constant, in the order of `fact.channels`.
+        uniform: whether it is the same at every position. It then has no window to contract.
     """
 
     fact: Lifted
@@ -49,7 +49,7 @@ class Term:
     uniform: bool = False
 
     def on_axes(self, rank: int) -> Term:
-        """With leading axes of size 1, as broadcasting adds them."""
+        """The term with leading axes of size 1, as broadcasting adds them."""
         return replace(self, fact=replace(self.fact, layout=((),) * (rank - self.fact.rank) + self.fact.layout))
 
 
@@ -59,23 +59,23 @@ def combine(
     op: str | None = None,
     emit: Callable[[list[Operand]], str] | None = None,
 ) -> Lifted:
-    """Emit an elementwise operator of mapped, unmapped and constant operands that broadcast as the originals did.
+    """Emit an elementwise operator on mapped, unmapped and constant operands that broadcast as the originals did.
 
-    Maps are brought to one order of channels, constants to (C, 1, …), and per-image values to (N, C, 1, …). Where a
+    Maps are brought to one order of channels, constants to (C, 1, …), and per-image values to (N, C, 1, …). If a
     constant or a reduced value differs between the positions of a live window, the window is unfolded first.
 
     Raises:
-        Unsupported: the maps lie on different grids, or one's channels meet another's positions.
+        Unsupported: if the maps are on different grids, or channels of one meet positions of another.
     """
     together = [f for f in same_folding(site, operands) if f is not None]
     operands = [move_factors(site, f) if isinstance(f, Lifted) else f for f in together]
     rank = _rank(site, operands)
-    # maps (N, C, *space), all of the same cells
-    maps = _met(site, [Term(f).on_axes(rank) for f in operands if isinstance(f, Lifted)], operands)
-    # beside them constants (C, 1, …) and values of an image (N, C, 1, …)
+    # maps (N, C, *space), all on the same cells
+    maps = _match_cells(site, [Term(f).on_axes(rank) for f in operands if isinstance(f, Lifted)], operands)
+    # with them constants (C, 1, …) and per-image values (N, C, 1, …)
     mapped = iter(maps)
-    terms = [next(mapped) if isinstance(f, Lifted) else _spread(site, f, maps) for f in operands]
-    terms = _unified(terms)
+    terms = [next(mapped) if isinstance(f, Lifted) else _uniform_term(site, f, maps) for f in operands]
+    terms = _unify_atoms(terms)
     widest = max((t.fact for t in terms if not t.uniform), key=lambda f: f.width)
     channels = tuple(dict.fromkeys([*widest.channels, *(a for t in terms for a in t.fact.channels)]))
     physical = [_operand(site, t, channels, f) for t, f in zip(terms, operands)]
@@ -84,7 +84,7 @@ def combine(
 
 
 def _value(site: Site, fact: Known) -> Array:
-    """The elements of a constant, the same for every size of the image."""
+    """The elements of a constant, which are the same for every image size."""
     return site.frozen(fact) if fact.sized else site.value(fact)
 
 
@@ -96,32 +96,32 @@ def _rank(site: Site, operands: Sequence[Fact]) -> int:
     return max(ranks)
 
 
-def _met(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list[Term]:
-    """The maps on the same axes and cells, unfolded as far as it takes for all operands to broadcast."""
+def _match_cells(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list[Term]:
+    """Bring maps to the same axes and cells, and unfold their windows as far as broadcasting requires."""
     values = [_value(site, f) for f in operands if isinstance(f, Known)]
     shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
-    while (unfolded := _unfolded(site, maps, values, shapes)) is not None:
+    while (unfolded := _unfold_mismatched(site, maps, values, shapes)) is not None:
         maps = unfolded
     maps = _on_the_same_axes(site, maps)
     return [replace(t, fact=fact) for t, fact in zip(maps, crop_to_common(site, [t.fact for t in maps]))]
 
 
-def _spread(site: Site, fact: Fact, maps: Sequence[Term]) -> Term:
-    """An operand that is the same at every position, beside these maps."""
+def _uniform_term(site: Site, fact: Fact, maps: Sequence[Term]) -> Term:
+    """The term of an operand that is the same at every position and broadcasts with these maps."""
     if isinstance(fact, Unmapped):
         return Term(as_map(site, fact, maps[0].fact), uniform=True).on_axes(maps[0].fact.rank)
     assert isinstance(fact, Known)
-    return _constant(_value(site, fact), maps)
+    return _constant_term(_value(site, fact), maps)
 
 
 def _result(terms: Sequence[Term], widest: Lifted, channels: tuple[Atom, ...], name: str) -> Lifted:
-    """The fact of what an elementwise operator makes of these terms."""
+    """The fact of the output of an elementwise operator on these terms."""
     moving = [t.fact for t in terms if not t.uniform]
     return Lifted(
         map=name,
         batch=widest.batch,
         channels=channels,
-        space=_joined(moving),
+        space=_join_spaces(moving),
         layout=_broadcast([t.fact for t in terms]),
         elem_type=widest.elem_type,
         origins=frozenset().union(*(f.origins for f in moving)),
@@ -132,40 +132,42 @@ def _result(terms: Sequence[Term], widest: Lifted, channels: tuple[Atom, ...], n
 
 
 def _broadcast(facts: Sequence[Lifted]) -> tuple[tuple[Atom, ...], ...]:
-    """The layout that unified layouts broadcast to: of each axis the atoms of the first that has some."""
+    """The layout that unified layouts broadcast to: for each axis, the first group that is not empty."""
     return tuple(next((g for g in groups if g), ()) for groups in zip(*(f.layout for f in facts)))
 
 
-def aligned(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
-    """Operands that will be joined along one axis, as maps whose other axes are made of the same atoms.
+def align(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
+    """Prepare operands for a join along one axis: maps whose other axes have the same atoms.
 
-    Along that axis each keeps its own atoms, as channels.
+    Along the joined axis, each operand keeps its own atoms, as channels.
 
     Raises:
-        Unsupported: the maps lie on different grids, or different axes meet.
+        Unsupported: if the maps are on different grids, or different axes meet.
     """
     maps = [as_channels(site, f, [axis])[0] for f in operands if isinstance(f, Lifted)]
-    maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]  # other axes may have them too
+    maps = [
+        f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps
+    ]  # other axes may share atoms with it
     own = [f.layout[axis] for f in maps]
-    met = list(zip(_met(site, [Term(_without(f, axis)) for f in maps], operands), own))
+    met = list(zip(_match_cells(site, [Term(_without(f, axis)) for f in maps], operands), own))
     mapped = iter(met)
-    parts = [next(mapped) if isinstance(f, Lifted) else _filled(site, f, axis, met) for f in operands]
-    terms = _unified([t for t, _ in parts])
-    space = _joined([t.fact for t in terms if not t.uniform])
+    parts = [next(mapped) if isinstance(f, Lifted) else _fill(site, f, axis, met) for f in operands]
+    terms = _unify_atoms([t for t, _ in parts])
+    space = _join_spaces([t.fact for t in terms if not t.uniform])
     layout = _broadcast([t.fact for t in terms])
     return [_with(replace(t.fact, space=space, layout=layout), axis, group) for t, (_, group) in zip(terms, parts)]
 
 
-def _filled(
+def _fill(
     site: Site, fact: Fact, axis: int, maps: Sequence[tuple[Term, tuple[Atom, ...]]]
 ) -> tuple[Term, tuple[Atom, ...]]:
-    """An operand that is the same at every position, repeated over the map, and its atoms along one axis."""
+    """Repeat an operand that is the same at every position over the map; returns its atoms along the axis as well."""
     like = maps[0][0].fact
     if isinstance(fact, Unmapped):
-        spread = _repeated(site, as_map(site, fact, like), axis, site.shape_of(fact))
+        spread = _repeat(site, as_map(site, fact, like), axis, site.shape_of(fact))
     else:
         assert isinstance(fact, Known)
-        term = _constant(_value(site, fact), [Term(_with(t.fact, axis, group)) for t, group in maps])
+        term = _constant_term(_value(site, fact), [Term(_with(t.fact, axis, group)) for t, group in maps])
         assert term.value is not None
         value = term.value.reshape(1, -1, *[1] * len(term.fact.space))
         spread = term.fact.on(site.constant(value, source=fact.name))
@@ -173,8 +175,8 @@ def _filled(
     return Term(_without(filled, axis), uniform=True), filled.layout[axis]
 
 
-def _repeated(site: Site, x: Lifted, axis: int, shape: Sequence[int]) -> Lifted:
-    """A value that was repeated along the axis that it is joined on, as many times."""
+def _repeat(site: Site, x: Lifted, axis: int, shape: Sequence[int]) -> Lifted:
+    """Repeat a value along the joined axis as often as the original does."""
     if x.rank != len(shape) or x.layout[axis] or shape[axis] == 1:
         return x
     new = atoms_of(shape[axis], "u")
@@ -189,13 +191,13 @@ def _with(fact: Lifted, axis: int, group: tuple[Atom, ...]) -> Lifted:
     return replace(fact, layout=tuple(group if k == axis else g for k, g in enumerate(fact.layout)))
 
 
-def _unfolded(
+def _unfold_mismatched(
     site: Site, terms: Sequence[Term], values: Sequence[Array], shapes: Sequence[Sequence[int]]
 ) -> list[Term] | None:
-    """The terms with one axis of the window unfolded on which they could not broadcast; None when there is none."""
+    """The terms with those axes of the window unfolded on which they cannot broadcast; None if they all broadcast."""
     wanted: set[int | None] = set()
     live = {a.image for t in terms for a in t.fact.space if a.atoms}
-    for term in terms:  # a value that was reduced over the window meets the window
+    for term in terms:  # a value reduced over the window meets the window
         wanted |= {a.image for a in term.fact.space if not a.atoms and a.image in live}
     rank = terms[0].fact.rank
     for image in live:  # positions along two axes of the result: an outer product
@@ -225,12 +227,12 @@ def _unfolded(
 
 
 def _image(fact: Lifted, atom: Atom) -> int | None:
-    """The axis of the image that an atom runs along; None for channels and the batch."""
+    """The image axis that an atom runs along; None for channels and the batch."""
     return next((a.image for a in fact.space if atom in a.atoms), None)
 
 
 def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
-    """Maps of equal rank: those that lack axes of length 1 get them."""
+    """Bring maps to equal rank, by adding axes of length 1."""
     rank = max(len(t.fact.space) for t in terms)
     result = []
     for term in terms:
@@ -240,15 +242,15 @@ def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
             fact = replace(fact, map=name, space=(*fact.space, *[Axis(())] * (rank - have)))
         result.append(replace(term, fact=fact))
     if len({tuple(a.image for a in t.fact.space if a.image is not None) for t in result}) > 1:
-        raise Unsupported("joins maps whose axes are permuted", code="permuted-axes")
+        raise Unsupported("joins maps whose spatial axes are in different orders", code="permuted-axes")
     return result
 
 
-def _constant(value: Array, terms: Sequence[Term]) -> Term:
-    """A constant as a term: axes that run along the batch or the window shrink to one element.
+def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
+    """A constant as a term. Its axes along the batch or the window shrink to one element.
 
     Raises:
-        Unsupported: it differs between the images of a batch.
+        Unsupported: if it differs between the images of a batch.
     """
     like, rank = terms[0].fact, terms[0].fact.rank
     layout: list[tuple[Atom, ...]] = [()] * (rank - value.ndim)
@@ -270,11 +272,11 @@ def _constant(value: Array, terms: Sequence[Term]) -> Term:
     return Term(Lifted("", like.batch, tuple(channels), space, tuple(layout), like.elem_type), value.reshape(-1), True)
 
 
-def _unified(terms: Sequence[Term]) -> list[Term]:
-    """The same terms with the same atoms: axes are split at each other's boundaries, and equal factors identified.
+def _unify_atoms(terms: Sequence[Term]) -> list[Term]:
+    """Give the terms the same atoms: split their axes at each other's boundaries, and identify equal factors.
 
     Raises:
-        Unsupported: they do not broadcast, or the boundaries cut each other.
+        Unsupported: if they do not broadcast, or the boundaries cut each other.
     """
     facts = [t.fact for t in terms]
     names: list[dict[Atom, Atom]] = [{} for _ in terms]
@@ -308,7 +310,11 @@ def _kind(fact: Lifted, atom: Atom) -> tuple[int, int | None]:
 
 
 def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: int) -> list[int]:
-    """Factors, row-major, that have the boundaries of all of these factorisations of one axis."""
+    """The factors, row-major, of one axis that is split at the boundaries of all of these factorisations.
+
+    Raises:
+        Unsupported: if the factorisations differ in size, or their boundaries cut each other.
+    """
     totals = {math.prod(r) for r in rows}
     if len(totals) > 1:
         raise Unsupported(
@@ -322,7 +328,7 @@ def _boundaries(rows: Sequence[Sequence[int]], facts: Sequence[Lifted], axis: in
 
 
 def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Operand:
-    """The physical operand of a term: its channels in the common order, or one channel that broadcasts."""
+    """The physical operand of a term, with its channels in the common order or one channel that broadcasts."""
     have = [a for a in channels if a in term.fact.channels]
     if term.value is None:
         return arrange(site, term.fact, channels if have and len(have) < len(channels) else have)
@@ -336,11 +342,11 @@ def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Op
     return site.constant(value, source=fact.name)
 
 
-def _joined(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
-    """The axes of a map that was made of several.
+def _join_spaces(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
+    """The axes of a map that is computed from several maps.
 
     Raises:
-        Unsupported: their cells lie at different strides.
+        Unsupported: if their cells have different strides.
     """
     result = []
     for axes in zip(*(f.space for f in facts)):

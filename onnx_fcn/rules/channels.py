@@ -1,4 +1,4 @@
-"""Operators that join, cut and choose along one axis: of channels by index, of the image by position."""
+"""Operators that join, cut and select along one axis: along channels by index, along the image by position."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from onnx_fcn.lifting.layouts import arrange, as_channels, grouped, padding_refu
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.rules.broadcasting import aligned
+from onnx_fcn.rules.broadcasting import align
 
-#: What to do about tables, such as an embedding of words.
-LOOKED_UP = "export the part behind the table, with what is looked up as its input"
+#: The hint for models that look up a table, such as a word embedding.
+LOOKED_UP = "export the part after the table, with the looked-up values as its input"
 
 
 @lifts("Concat")
 def concat(site: Site, *operands: Fact) -> Lifted:
-    """Along channels at every position; the other axes agree."""
+    """Concatenation along channels at every position; the other axes agree."""
     return concatenated(site, operands, lambda parts: site.emit(parts, axis=1))
 
 
 def concatenated(site: Site, operands: Sequence[Fact], emit: Callable[[list[Lifted]], str]) -> Lifted:
-    """Operands joined along the node's axis; `emit` joins maps along their channels."""
+    """Join operands along the node's axis; `emit` joins maps along their channels."""
     first = next(f for f in operands if isinstance(f, Lifted))
     axis = first.axis(int(site.attr("axis")))
-    maps = aligned(site, operands, axis)
+    maps = align(site, operands, axis)
     total = sum(f.shape[axis] for f in maps)
     joined = atoms_of(total, "c")
     others = [a for a in maps[0].channels if a not in maps[0].layout[axis]]
@@ -51,7 +51,7 @@ def concatenated(site: Site, operands: Sequence[Fact], emit: Callable[[list[Lift
 
 
 def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
-    """Elements of one axis, by a constant index. Along channels: a Slice or Gather(axis=1)."""
+    """Select channels of one axis by a constant index, with a Slice or a Gather(axis=1)."""
     group = x.layout[axis]
     others = [a for a in x.channels if a not in group]
     x = arrange(site, x, [*group, *others])
@@ -70,15 +70,15 @@ def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
 
 
 def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
-    """Elements of one axis of the original tensor, by a constant index, wherever that axis lies.
+    """Select elements of any axis of the original tensor by a constant index.
 
     Raises:
-        Unsupported: along the batch.
+        Unsupported: if the axis is the batch, or the index is empty.
     """
     if x.batch in x.layout[axis]:
-        raise Unsupported("chooses images of the batch", code="batch")
+        raise Unsupported("selects images of the batch", code="batch")
     if not len(index):
-        raise Unsupported(f"takes nothing of axis {axis} of {x}", code="empty")
+        raise Unsupported(f"selects no element along axis {axis} of {x}", code="empty")
     k = x.space_of(x.layout[axis])
     if k is not None:
         step = int(index[1] - index[0]) if len(index) > 1 else 1
@@ -89,7 +89,10 @@ def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
 
 
 def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count: int) -> Lifted:
-    """Cells first, first + step … of the window along an axis of the image: slides, or contracts to one cell."""
+    """Select the cells first, first + step, … of the window along an axis of the image.
+
+    A selection of several cells slides; a single cell contracts the window.
+    """
     space = x.space[k]
     rest = space.window - 1 - first - (count - 1) * step
     starts, ends = [first * space.rate], [-rest * space.rate if rest else END]
@@ -98,7 +101,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
         made, origins = space.contracted(first, first), site.reduces(x, contextable=False)
     else:
         stride, rate = split_stride(site, space, step)
-        # the last cell is a multiple of the step away from the first: what lies behind it is no cell of the window
+        # the last cell is a multiple of the step away from the first: what follows it is not part of the window
         name = site.slice(x.map, starts, ends, [2 + k], [stride])
         ends_off = (-first * space.rate, -rest * space.rate)
         made = space.slid(count, x.layout[axis][0].name, 1, stride, pads=ends_off, rate=rate)
@@ -119,13 +122,13 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
 def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
     """A range of each axis."""
     if not isinstance(x, Lifted):
-        raise Unsupported("slices a constant at positions that depend on the image", code="not-constant")
+        raise Unsupported("slices a constant at indices that depend on the image", code="not-constant")
     given = (
         [site.ints(f) for f in operands] if operands else [site.attr("starts"), site.attr("ends"), site.attr("axes")]
     )
     starts, ends, axes, steps = [*given, None, None, None][:4]
     if starts is None or ends is None:
-        raise Unsupported("does not say where its range begins and ends", code="operands")
+        raise Unsupported("has no starts or no ends", code="operands")
     for k, (start, end) in enumerate(zip(starts, ends)):
         axis = x.axis(axes[k] if axes else k)
         size = x.shape[axis]
@@ -139,13 +142,13 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
 
 
 def _end(end: int, size: int, step: int) -> int | None:
-    """An ONNX end as a Python one: for negative steps, anything before the first element means up to it."""
+    """An ONNX end as a Python end: with a negative step, any end before the first element includes that element."""
     return None if step < 0 and end < -size else end
 
 
 @lifts("CumSum")
 def cumulated(site: Site, x: Lifted, axis: Fact) -> Lifted:
-    """Sums of the elements of one axis up to each."""
+    """Cumulative sums along one axis."""
     x, atoms = as_channels(site, x, [x.axis((site.ints(axis) or [0])[0])])
     return grouped(site, x, atoms, lambda t, k: site.emit([t, np.array(k, np.int64)]))
 
@@ -170,13 +173,13 @@ def split(site: Site, x: Lifted, sizes: Fact | None = None) -> Sequence[Fact]:
 
 @lifts("GatherND")
 def gather_nd(site: Site, x: Fact, index: Fact) -> Lifted:
-    """Elements by constant tuples of indices into the leading axes: a Gather along these, seen as one."""
+    """Elements by constant tuples of indices into the leading axes: a Gather along these axes merged into one."""
     if not isinstance(x, Lifted):
         raise Unsupported("looks up a table by values of the image", code="lookup", hint=LOOKED_UP)
     chosen = site.value(index)
     depth = chosen.shape[-1]
     if site.attr("batch_dims", 0):
-        raise Unsupported("looks up each image of the batch in another way", code="batch")
+        raise Unsupported("uses different indices for each image of the batch", code="batch")
     leading = x.shape[:depth]
     flat = np.ravel_multi_index(tuple(np.moveaxis(chosen, -1, 0)), leading, mode="wrap").reshape(-1)
     seen = replace(x, layout=(tuple(a for g in x.layout[:depth] for a in g), *x.layout[depth:]))
@@ -186,7 +189,7 @@ def gather_nd(site: Site, x: Fact, index: Fact) -> Lifted:
 
 @lifts("Gather")
 def gather(site: Site, x: Fact, index: Fact) -> Lifted:
-    """Elements of one axis by a constant index of any shape, which takes the axis's place."""
+    """Elements of one axis by a constant index of any shape; the index's axes replace the axis."""
     if not isinstance(x, Lifted):
         raise Unsupported("looks up a table by values of the image", code="lookup", hint=LOOKED_UP)
     axis, chosen = x.axis(int(site.attr("axis", 0))), site.value(index)

@@ -1,14 +1,14 @@
 """A sum over features at every position: Σ_k x[…, k, …]·W[*s, k, o], as a convolution of the map.
 
-The axis of the original tensor that is summed over has channels of the map in it, and whole axes of its window. So,
-with the channels that are kept in front of those that are summed over,
+The summed axis of the original tensor consists of channels of the map and of whole axes of its window. With the kept
+channels before the summed ones, the shapes are
 
     x       (N, outer·inner, *space)
-    W       (*S, K, O)                            S runs along outer, K along inner and window in some order
-    kernel  (outer·added·O, inner, *window)       a group for each of the outer channels
+    W       (*S, K, O)                            S runs along outer; K along inner and window, in some order
+    kernel  (outer·added·O, inner, *window)       one group per outer channel
     y       (N, outer·added·O, *grid)             the window is one cell
 
-where `added` is what S has and x has not. Every step below says what it makes of these shapes.
+where `added` are the factors of S that x lacks. Every step below states the shapes that it produces.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["contract"]
 
 @dataclass(frozen=True)
 class Factors:
-    """The atoms that the axes of a weight (*S, K, O) run along, and those of the channels of its map.
+    """The atoms that the axes of a weight (*S, K, O) and the channels of its map run along.
 
     Attributes:
         stack: the atoms of each axis of S.
-        added: those of them that the map lacks, and the result gets.
+        added: the atoms of S that the map lacks and the result gets.
         summed: the atoms of K.
         outputs: the atoms of O.
-        outer: the channels that are kept.
-        inner: the channels that are summed over.
+        outer: the kept channels.
+        inner: the summed channels.
         window: the part of the window that is summed over.
     """
 
@@ -60,17 +60,17 @@ class Factors:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """Outputs and inputs at one cell: the first two dims of the kernel."""
+        """The first two dims of the kernel: outputs and inputs at one cell."""
         return Atom.product(self.channels), Atom.product(self.inner)
 
-    def laid(self, w: Array) -> Array:
+    def arrange_weight(self, w: Array) -> Array:
         """(*S, K, O) -> (*outer, *added, O, *inner, *window), as a view."""
         names = [*(a for atoms in self.stack for a in atoms), *self.summed, None]
-        w = w.reshape(*(a.size for a in names if a is not None), w.shape[-1])  # an axis for each atom, and O
+        w = w.reshape(*(a.size for a in names if a is not None), w.shape[-1])  # one axis per atom, and O
         own = [a for a in (*self.outer, *self.added) if a in names]
         w = w.transpose([names.index(a) for a in (*own, None, *self.inner, *self.window)])
         lacking = tuple(k for k, atom in enumerate(self.outer) if atom not in own)
-        w = np.expand_dims(w, lacking)  # channels that are kept, and all have the same weight
+        w = np.expand_dims(w, lacking)  # kept channels that share one weight
         outer = [a.size for a in self.outer]
         return np.broadcast_to(w, (*outer, *w.shape[len(outer) :]))
 
@@ -89,19 +89,19 @@ def contract(
     Args:
         site: the dense layer.
         x: its input.
-        axis: the axis of the original tensor that is summed over.
+        axis: the axis of the original tensor to sum over.
         weight: its weight.
-        view: makes the weight's array (*S, K, O); S aligns, from the right, with the axes before the last two.
+        view: turns the weight's array into (*S, K, O); S aligns, from the right, with the axes before the last two.
         bias: (O,), added per output.
-        emit: emits the convolution, `emit(x, kernel, **attributes) -> name`, where it is no Conv of floats.
+        emit: emits the convolution, `emit(x, kernel, **attributes) -> name`, if it is not a Conv of floats.
 
     Raises:
-        Unsupported: it contracts the batch, or a part of an axis of the image.
+        Unsupported: if it contracts the batch, or a part of an axis of the image.
     """
-    stack, outputs = _checked(site, x, axis, weight, view)
-    axis -= x.rank  # counted from the right, since axes of S may come in front
-    x, stacked, added = _aligned(x, stack)
-    x, window = _reaching(site, x, axis)
+    stack, outputs = _check_weight(site, x, axis, weight, view)
+    axis -= x.rank  # counted from the right, since axes of S may be inserted before it
+    x, stacked, added = _align_stack(x, stack)
+    x, window = _sum_window(site, x, axis)
     multiplies = emit is None and x.elem_type not in CONVOLVED
     if multiplies:  # (N, C, *space) -> (N, C·window, *grid)
         x, window = unfold(site, x, window), []
@@ -111,14 +111,14 @@ def contract(
     x = arrange(site, x, [*factors.outer, *factors.inner])  # (N, C, *space) -> (N, outer·inner, *space)
     sizes, strides, rates = x.kernel(window)
     # (*S, K, O) -> (outer·added·O, inner, *window)
-    w = kernel(site, weight, lambda w: factors.laid(view(w)), (*factors.matrix, *sizes))
-    bias = _repeated(site, bias, Atom.product([*factors.outer, *added]))  # (O,) -> (outer·added·O,)
+    w = kernel(site, weight, lambda w: factors.arrange_weight(view(w)), (*factors.matrix, *sizes))
+    bias = _repeat_bias(site, bias, Atom.product([*factors.outer, *added]))  # (O,) -> (outer·added·O,)
     groups = Atom.product(factors.outer)
     attrs: dict[str, Any] = {"kernel_shape": sizes, "strides": strides, "dilations": rates, "group": groups}
     if emit is not None:
         y = emit(x, w, **attrs)
     elif multiplies:
-        y = _multiplied(site, x, w, bias, factors.matrix)
+        y = _multiply(site, x, w, bias, factors.matrix)
     else:
         y = site.emit([x, w, *([bias] if bias is not None else [])], "Conv", **attrs)
     made, inputs = factors.matrix
@@ -126,8 +126,12 @@ def contract(
     return _result(x, axis, factors, window, y)
 
 
-def _checked(site: Site, x: Lifted, axis: int, weight: Known, view: View) -> tuple[list[int], int]:
-    """The sizes S and O of a weight (*S, K, O) that fits the axis which is summed over."""
+def _check_weight(site: Site, x: Lifted, axis: int, weight: Known, view: View) -> tuple[list[int], int]:
+    """The sizes S and O of a weight (*S, K, O).
+
+    Raises:
+        Unsupported: if the weight does not fit the summed axis, or that axis contains the batch.
+    """
     stub = np.broadcast_to(np.int8(0), site.weight_shape(weight))
     if view(stub).ndim < 2:
         raise Unsupported(f"its weight has the shape {dims_of(stub.shape)}, which is not a matrix", code="rank")
@@ -136,16 +140,16 @@ def _checked(site: Site, x: Lifted, axis: int, weight: Known, view: View) -> tup
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
         given = f"{dim_of(x.shape[axis])} along axis {axis} of {x}"
-        raise Unsupported(f"its weight takes {dim_of(inputs)} values, and it gets {given}", code="dense-size")
+        raise Unsupported(f"its weight expects {dim_of(inputs)} values, but gets {given}", code="dense-size")
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     return stack, outputs
 
 
-def _aligned(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:
+def _align_stack(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, ...]], list[Atom]]:
     """Align the stacked matrices of a weight (*S, K, O) with the axes of x before its last two.
 
-    Returns x refined, the atoms of each stacked axis, and those of them that x does not have and the result gets.
+    Returns the refined x, the atoms of each stacked axis, and those atoms that x lacks and the result gets.
     """
     if stack and len(stack) > x.rank - 2:
         x = replace(x, layout=((),) * (len(stack) + 2 - x.rank) + x.layout)
@@ -163,14 +167,18 @@ def _aligned(x: Lifted, stack: Sequence[int]) -> tuple[Lifted, list[tuple[Atom, 
             stacked.append(x.layout[axis])
         else:
             raise Unsupported(
-                f"has another weight for each part of axis {axis} of {x}, which is not channels",
+                f"has a different weight for each part of axis {axis} of {x}, which does not consist of channels",
                 code="weight-per-position",
             )
     return x, stacked, added
 
 
-def _reaching(site: Site, x: Lifted, axis: int) -> tuple[Lifted, list[int]]:
-    """The axes of the map whose window is summed over, and x as it is once they are: a descendant of this node."""
+def _sum_window(site: Site, x: Lifted, axis: int) -> tuple[Lifted, list[int]]:
+    """The axes of the map whose window is summed over. The returned x then originates from this node.
+
+    Raises:
+        Unsupported: if only a part of a window is summed over, or it is padded.
+    """
     summed = x.layout[axis]
     window = [k for k, a in enumerate(x.space) if a.atoms and all(atom in summed for atom in a.atoms)]
     if any(atom in summed for k, a in enumerate(x.space) if k not in window for atom in a.atoms):
@@ -190,7 +198,7 @@ def _factors(
     outputs: int,
     window: Iterable[int],
 ) -> Factors:
-    """What each axis of the weight runs along, once the map is as it is convolved."""
+    """The atoms that each axis of the weight runs along, for the map as it enters the convolution."""
     summed = x.layout[axis]
     return Factors(
         stack=stack,
@@ -203,16 +211,16 @@ def _factors(
     )
 
 
-def _repeated(site: Site, bias: Known | None, times: int) -> Known | None:
-    """A bias (O,) for each of the groups: (times·O,)."""
+def _repeat_bias(site: Site, bias: Known | None, times: int) -> Known | None:
+    """Repeat a bias (O,) for each of the groups: (times·O,)."""
     if bias is None or times == 1:
         return bias
     value = np.tile(site.value(bias), times)
     return site.record_constant(site.constant(value), value)
 
 
-def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int, int]) -> str:
-    """A 1×1 convolution of a type that onnxruntime does not convolve: the channels go last, and are multiplied."""
+def _multiply(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int, int]) -> str:
+    """A 1×1 convolution in a type that onnxruntime does not convolve: a MatMul with the channels last."""
     if x.width != dims[1]:
         raise Unsupported("multiplies groups of channels in a type that onnxruntime does not convolve", code="dtype")
     # (O, C, 1, …) -> (O, C) -> (C, O)
@@ -226,7 +234,7 @@ def _multiplied(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[i
 
 
 def _result(x: Lifted, axis: int, factors: Factors, window: Sequence[int], name: str) -> Lifted:
-    """(…, K, …) -> (…, O, …): the outputs in the place of what was summed over, and the window one cell."""
+    """(…, K, …) -> (…, O, …): the outputs replace the summed axis, and the window is one cell."""
     layout = list(x.layout)
     layout[axis] = tuple(factors.outputs)
     space = tuple(a.contracted() if k in window else a for k, a in enumerate(x.space))

@@ -1,7 +1,7 @@
 """Dense layers: a fully connected layer *is* a convolution.
 
-One that contracts an axis with window atoms in it becomes a Conv whose kernel is the window, of stride `step` and
-dilation `rate` (see `contraction`); afterwards the window is one cell, and a dense layer is a 1×1 Conv.
+A dense layer that contracts an axis with window atoms becomes a Conv whose kernel is the window, with stride `step` and
+dilation `rate` (see `contraction`). After it the window is one cell, and further dense layers are 1×1 Convs.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ def standing_convolution(
     taps: Mapping[int, range],
     operands: Callable[[Lifted, Known | str], list[Any]],
 ) -> Lifted:
-    """A convolution that slides along no axis, over features or flattened positions. (N, C, d…) -> (N, M, 1 | d …)
+    """A convolution over features or flattened positions that does not slide. (N, C, d…) -> (N, M, 1 | d …)
 
     Args:
         site: the convolution.
         x: its input.
         weight: (M, C/groups, taps…).
-        taps: the taps along the axes that the kernel covers, which are summed over as the channels are; along the
-            others it has one.
+        taps: the taps along the axes that the kernel covers, which are summed over like the channels; along the other
+            axes the kernel has one tap.
         operands: lists its inputs for a map and a kernel.
+
+    Raises:
+        Unsupported: if it does not fit a dense layer.
     """
     outputs, groups = site.weight_shape(weight)[0], int(site.attr("group", 1))
     still = [k for k in range(2, x.rank) if k not in taps]
@@ -52,7 +55,7 @@ def standing_convolution(
     seen = replace(seen, layout=(seen.layout[0], *(seen.layout[k + 1] for k in still), seen.layout[1], (), summed))
     parts = any(a not in summed for a in seen.channels)
     if parts and site.op != "Conv":
-        raise Unsupported(f"has a part for each of several features of {seen}", code="not-channels")
+        raise Unsupported(f"computes several features of {seen} separately", code="not-channels")
     cuts: Any = (..., *(slice(taps[k].start, taps[k].stop) if k in taps else slice(None) for k in range(2, x.rank)))
 
     def view(w: Array) -> Array:
@@ -76,7 +79,7 @@ def standing_convolution(
 
 @lifts("Gemm")
 def gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
-    """alpha·A·B + beta·C, with either factor mapped. (N, K) -> (N, O)."""
+    """alpha·A·B + beta·C, where either factor is mapped. (N, K) -> (N, O)."""
     alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
     trans_a, trans_b = site.flag("transA"), site.flag("transB")
     if isinstance(a, Lifted) and isinstance(b, Known):
@@ -92,22 +95,22 @@ def gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
         w = w.T if flip else w
         return w if alpha == 1.0 or w.dtype == np.int8 else (w * np.asarray(alpha, w.dtype)).astype(w.dtype)
 
-    if alpha != 1.0 and site.producer(weight) is not None:  # possibly quantised: scale the answers, not the weight
+    if alpha != 1.0 and site.producer(weight) is not None:  # it may be quantised: scale the answers, not the weight
         y = contract(site, x, axis, weight, lambda w: w.T if flip else w)
         y = y.on(site.emit([y, site.scalar(y, alpha)], "Mul"))
-        return added(site, y, c, beta)
+        return add_scaled(site, y, c, beta)
     outputs = site.weight_shape(weight)[0 if flip else 1]
     if axis == 1 and isinstance(c, Known) and _is_row(site.weight_shape(c), outputs):
         return contract(site, x, axis, weight, view, vector(site, c, outputs, beta))
-    return added(site, contract(site, x, axis, weight, view), c, beta)
+    return add_scaled(site, contract(site, x, axis, weight, view), c, beta)
 
 
 def _is_row(shape: tuple[int, ...], outputs: int) -> bool:
     return shape in ((), (1,), (outputs,), (1, 1), (1, outputs)) or (len(shape) == 2 and shape[1] == outputs)
 
 
-def added(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
-    """+ beta·C, broadcast like an Add."""
+def add_scaled(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
+    """Add beta·C to y, broadcast like an Add."""
     if c is None or beta == 0.0:
         return y
     if beta != 1.0:
@@ -124,7 +127,7 @@ def added(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
 
 @lifts("MatMul")
 def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
-    """numpy.matmul with either factor mapped. (…, M, K)·(K, O) -> (…, M, O)."""
+    """numpy.matmul, where either factor is mapped. (…, M, K)·(K, O) -> (…, M, O)."""
     if isinstance(a, Lifted) and isinstance(b, Known):
         if len(site.weight_shape(b)) == 1:
             y = contract(site, a, a.rank - 1, b, lambda w: w[:, None])
@@ -146,7 +149,7 @@ def both_mapped(a: Fact, b: Fact) -> Unsupported:
 
 @dataclass(frozen=True)
 class Equation:
-    """An equation of one mapped operand and at most one weight, as the letters of their axes and of the result's."""
+    """An equation of one mapped operand and at most one weight: the letters of their axes and of the result."""
 
     mapped: str
     weight: str
@@ -154,17 +157,17 @@ class Equation:
 
     @property
     def alone(self) -> list[str]:
-        """Axes of the map that are summed over by themselves."""
+        """Axes of the map that are summed over and that the weight lacks."""
         return [t for t in self.mapped if t not in self.weight + self.result]
 
     @property
     def kept(self) -> list[str]:
-        """Axes of the map that the weight does not have."""
+        """Axes of the map that the weight lacks."""
         return [t for t in self.mapped if t not in self.weight]
 
     @property
     def shared(self) -> list[str]:
-        """Axes along which each part of the map has a weight of its own."""
+        """Axes along which each part of the map has its own weight."""
         return [t for t in self.mapped if t in self.weight and t in self.result]
 
     @property
@@ -174,16 +177,16 @@ class Equation:
 
     @property
     def new(self) -> list[str]:
-        """Axes of the weight that the map does not have."""
+        """Axes of the weight that the map lacks."""
         return [t for t in self.weight if t not in self.mapped]
 
 
 @lifts("Einsum")
 def einsum(site: Site, *operands: Fact) -> Fact:
-    """A sum of products with one mapped operand and at most one constant: a dense layer with its axes in any order.
+    """A sum of products of one mapped operand and at most one constant: a dense layer with its axes in any order.
 
     Raises:
-        Unsupported: it multiplies maps, takes a diagonal, or sums over the weight alone.
+        Unsupported: if it multiplies maps, takes a diagonal, or sums over the weight alone.
     """
     x, weight = _factors(site, operands)
     equation = _equation(site, operands, x, weight)
@@ -197,45 +200,49 @@ def einsum(site: Site, *operands: Fact) -> Fact:
             return Unmapped(site.emit([fact, weight], equation=f"{left.mapped},{left.weight}->{left.result}"))
         x, equation = fact, left
     if weight is None:
-        return _ordered(site, x, equation.mapped, equation.result)
+        return _reorder(site, x, equation.mapped, equation.result)
     if not equation.summed:
-        return _multiplied(site, x, weight, equation)
-    return _contracted(site, x, weight, equation)
+        return _multiply(site, x, weight, equation)
+    return _contract(site, x, weight, equation)
 
 
 def _factors(site: Site, operands: Sequence[Fact]) -> tuple[Lifted, Known | None]:
-    """The mapped operand and the weight."""
+    """The mapped operand, and the weight if there is one."""
     x, *more = sorted(operands, key=lambda f: not isinstance(f, Lifted))
     assert isinstance(x, Lifted)
     weight = next((f for f in more if isinstance(f, Known)), None)
     if len(more) > 1 or (more and weight is None):
-        raise both_mapped(x, more[0]) if weight is None else _no_dense_layer(site, "multiplies more than two factors")
+        raise both_mapped(x, more[0]) if weight is None else _not_dense(site, "multiplies more than two factors")
     return x, weight
 
 
 def _equation(site: Site, operands: Sequence[Fact], x: Lifted, weight: Known | None) -> Equation:
-    """The node's equation, which has to be a dense layer's."""
+    """The node's equation.
+
+    Raises:
+        Unsupported: if it is not the equation of a dense layer.
+    """
     terms, result = _letters(site, [f for f in operands if isinstance(f, Lifted | Known)])
     if any(len(set(t)) != len(t) for t in (*terms, result)):
-        raise _no_dense_layer(site, "takes a diagonal")
+        raise _not_dense(site, "takes a diagonal")
     mapped = terms[operands.index(x)]
     others = terms[operands.index(weight)] if weight is not None else ""
     if not set(others) <= set(mapped + result):
-        raise _no_dense_layer(site, "sums over its weight alone")
+        raise _not_dense(site, "sums over its weight alone")
     return Equation(mapped, others, result)
 
 
-def _multiplied(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
+def _multiply(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
     """An elementwise product: (mapped…, new | 1) · (mapped… | 1, new) -> (mapped…, new)."""
     letters = [*equation.mapped, *equation.new]
     value = site.value(weight).transpose([equation.weight.index(t) for t in letters if t in equation.weight])
     value = np.expand_dims(value, tuple(k for k, t in enumerate(letters) if t not in equation.weight))
     factor = site.record_constant(site.constant(value, source=weight.name), value)
     x = x.unsqueezed(range(len(equation.mapped), len(letters)))
-    return _ordered(site, combine(site, [x, factor], op="Mul"), letters, equation.result)
+    return _reorder(site, combine(site, [x, factor], op="Mul"), letters, equation.result)
 
 
-def _contracted(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
+def _contract(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lifted:
     """A dense layer: (kept…, shared…, 1, summed) · (shared…, summed, new) -> (kept…, shared…, 1, new)."""
     kept, shared, summed, new = equation.kept, equation.shared, equation.summed, equation.new
     stack = len(kept) + len(shared)
@@ -254,15 +261,15 @@ def _contracted(site: Site, x: Lifted, weight: Known, equation: Equation) -> Lif
     # (kept…, shared…, 1, new) -> (kept…, shared…, new…)
     sizes = dict(zip(equation.weight, site.weight_shape(weight)))
     y = y.reshaped([*y.shape[:stack], *(sizes[t] for t in new)])
-    return _ordered(site, y, [*kept, *shared, *new], equation.result)
+    return _reorder(site, y, [*kept, *shared, *new], equation.result)
 
 
-def _no_dense_layer(site: Site, why: str) -> Unsupported:
+def _not_dense(site: Site, why: str) -> Unsupported:
     return Unsupported(f"the equation '{site.attr('equation')}' {why}, so it is not a dense layer", code="einsum")
 
 
 def _letters(site: Site, operands: Sequence[Lifted | Known]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with every ellipsis spelled out."""
+    """The letters of each operand and of the result, with every ellipsis expanded."""
     equation = str(site.attr("equation")).replace(" ", "")
     left, arrow, result = equation.partition("->")
     ranks = [f.rank if isinstance(f, Lifted) else len(site.weight_shape(f)) for f in operands]
@@ -275,15 +282,15 @@ def _letters(site: Site, operands: Sequence[Lifted | Known]) -> tuple[list[str],
     return terms, result.replace("...", "".join(spare))
 
 
-def _ordered(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lifted:
+def _reorder(site: Site, x: Lifted, letters: Sequence[str], result: str) -> Lifted:
     if sorted(letters) != sorted(result):
-        raise _no_dense_layer(site, "repeats an axis")
+        raise _not_dense(site, "repeats an axis")
     return x.transposed([list(letters).index(t) for t in result])
 
 
 @lifts("FusedGemm", domain="com.microsoft")
 def fused_gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
-    """A Gemm with its activation, as onnxruntime's optimiser writes it."""
+    """A Gemm fused with its activation by onnxruntime's optimiser."""
     y = gemm(site, a, b, c)
     attrs = {
         k.removeprefix("activation_"): site.attr(k) for k in ("activation_alpha", "activation_beta", "activation_gamma")
@@ -293,7 +300,7 @@ def fused_gemm(site: Site, a: Fact, b: Fact, c: Fact | None = None) -> Lifted:
 
 @lifts("FusedMatMul", domain="com.microsoft")
 def fused_matmul(site: Site, a: Fact, b: Fact) -> Lifted:
-    """alpha·A·B, either factor transposed."""
+    """alpha·A·B, where either factor may be transposed."""
     if (
         not isinstance(a, Lifted)
         or not isinstance(b, Known)

@@ -1,4 +1,4 @@
-"""Elementwise operators: of one map, or of several operands that broadcast (see `broadcasting`)."""
+"""Elementwise operators on one map, or on several operands that broadcast (see `broadcasting`)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BOOL = onnx.TensorProto.BOOL
     *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
 def unary(site: Site, x: Lifted) -> Lifted:
-    """One value in, one out: unchanged at every position."""
+    """One value in, one value out: the operator stays, and applies at every position."""
     return x.on(site.emit([x]))
 
 
 @lifts("Gelu", "QuickGelu", domain="com.microsoft")
 def contributed_unary(site: Site, x: Lifted) -> Lifted:
-    """One value in, one out."""
+    """One value in, one value out."""
     return x.on(site.emit([x]))
 
 
@@ -41,13 +41,13 @@ def predicate(site: Site, x: Lifted) -> Lifted:
 
 @lifts("Cast")
 def cast(site: Site, x: Lifted) -> Lifted:
-    """Another type."""
+    """Conversion to another type."""
     return x.on(site.emit([x]), site.type_attr("to"))
 
 
 @lifts("CastLike")
 def cast_like(site: Site, x: Fact, like: Fact) -> Fact:
-    """The type of another tensor."""
+    """Conversion to the type of another tensor."""
     if isinstance(x, Known) and isinstance(like, Lifted):
         value = site.value(x).astype(site.dtype(like.elem_type))
         return site.known(value, at_run_time=site.emit([x], "Cast", to=like.elem_type))
@@ -58,12 +58,12 @@ def cast_like(site: Site, x: Fact, like: Fact) -> Fact:
     if isinstance(like, Known):
         to = onnx.helper.np_dtype_to_tensor_dtype(site.value(like).dtype)
         return x.on(site.emit([x, like]), to)
-    raise Unsupported("casts to a type that is not known", code="not-constant")
+    raise Unsupported("casts to an unknown type", code="not-constant")
 
 
 @lifts("Clip")
 def clip(site: Site, x: Fact, *limits: Fact | None) -> Lifted:
-    """Between two scalars."""
+    """Values limited by two scalars."""
     if not isinstance(x, Lifted) or any(isinstance(f, Lifted) for f in limits):
         raise Unsupported("clips to limits that depend on the position", code="not-constant")
     return x.on(site.emit([x, *limits]))

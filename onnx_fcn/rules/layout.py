@@ -1,4 +1,4 @@
-"""Operators that only regroup: they change the layout and cost no node."""
+"""Operators that only regroup axes: they change the layout and emit no node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from onnx_fcn.lifting.site import Site
 
 @lifts("Identity", "Dropout")
 def identity(site: Site, x: Lifted, *operands: Shared | None) -> Sequence[Fact]:
-    """Identity at inference. A Dropout stays in the graph, since it was there."""
+    """The identity at inference. A Dropout stays in the graph, as in the original."""
     if site.op == "Identity":
         return [x]
     if site.has_output(1):
@@ -42,19 +42,23 @@ def flatten(site: Site, x: Lifted) -> Lifted:
 
 @lifts("Reshape")
 def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
-    """Row-major regrouping; the target may be a constant or computed from shapes."""
+    """Row-major regrouping; the target is a constant or computed from shapes."""
     if not isinstance(x, Lifted):
         raise Unsupported("reshapes a constant by the values of a map", code="not-constant")
     target = site.attr("shape") if shape is None else site.ints(shape)
-    dims = resolved(target or [], x, allowzero=site.flag("allowzero") and shape is not None)
+    dims = resolve_shape(target or [], x, allowzero=site.flag("allowzero") and shape is not None)
     try:
         return x.reshaped(dims)
-    except Unsupported:  # it cuts through channels that an earlier Reshape split otherwise: those may become one axis
+    except Unsupported:  # it cuts through channels that an earlier Reshape split differently: merge them into one axis
         return settle(site, x).reshaped(dims)
 
 
-def resolved(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> list[int]:
-    """A Reshape target with 0 (copy) and -1 (the rest) filled in."""
+def resolve_shape(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> list[int]:
+    """A Reshape target with 0 (copied) and -1 (inferred) filled in.
+
+    Raises:
+        Unsupported: if the -1 does not come out as a whole number.
+    """
     shape = x.shape
     dims = [shape[k] if d == 0 and not allowzero and k < len(shape) else d for k, d in enumerate(target)]
     if -1 in dims:
@@ -68,7 +72,7 @@ def resolved(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> li
 
 @lifts("Transpose")
 def transpose(site: Site, x: Lifted) -> Lifted:
-    """Axes in another order."""
+    """A permutation of the axes."""
     perm = site.attr("perm") or list(range(x.rank))[::-1]
     if sorted(perm) != list(range(x.rank)):
         raise Unsupported(f"permutes {x.rank} axes by {perm}")
@@ -77,19 +81,19 @@ def transpose(site: Site, x: Lifted) -> Lifted:
 
 @lifts("Squeeze")
 def squeeze(site: Site, x: Lifted, axes: Fact | None = None) -> Lifted:
-    """Without axes of size 1."""
+    """Removal of axes of size 1."""
     return x.squeezed(site.axes(axes))
 
 
 @lifts("Unsqueeze")
 def unsqueeze(site: Site, x: Lifted, axes: Fact | None = None) -> Lifted:
-    """With new axes of size 1."""
+    """Insertion of axes of size 1."""
     return x.unsqueezed(site.axes(axes) or [])
 
 
 @lifts("Expand")
 def expand(site: Site, x: Lifted, shape: Fact) -> Lifted:
-    """Broadcast to a shape: new factors become channels, all alike."""
+    """Broadcast to a shape: new factors become identical channels."""
     target = site.ints(shape) or []
     rank = max(len(target), x.rank)
     target = [1] * (rank - len(target)) + target
@@ -105,7 +109,7 @@ def _pairs(x: Lifted, target: Sequence[int]) -> list[tuple[int, int]]:
 
 @lifts("Tile")
 def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
-    """Each axis repeated."""
+    """Repetition along each axis."""
     counts = site.ints(repeats) or []
     if len(counts) != x.rank or min(counts, default=1) < 1:
         raise Unsupported(f"repeats the {x.rank} axes of {x} by {dims_of(counts)}", code="size")
@@ -113,7 +117,7 @@ def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
 
 
 def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
-    """(d0, …) -> (r0·d0, …): the repetitions are the outer factor, and become channels."""
+    """(d0, …) -> (r0·d0, …): the repetitions are the outer factor, as channels."""
     layout, new = list(x.layout), []
     for k, count in enumerate(repeats):
         if count != 1:
@@ -125,7 +129,7 @@ def tiled(site: Site, x: Lifted, repeats: Sequence[int]) -> Lifted:
 
 @lifts("Shape", "Size")
 def shape(site: Site, x: Lifted) -> Known:
-    """A value: the original shape at the native size. At run time, for untouched branches, that of the map."""
+    """A known value: the original shape at the native size; at run time, for untouched branches, the map's shape."""
     value: Array = np.array(x.shape, np.int64)
     if site.op == "Size":
         return site.known(np.array(value.prod()))

@@ -1,4 +1,4 @@
-"""Normalisations, and everything else that works along the features of one position."""
+"""Normalisations, and other operators along the features of one position."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from onnx_fcn.rules.broadcasting import combine
 
 @lifts("BatchNormalization")
 def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fact, var: Fact) -> Lifted:
-    """Per channel at every position, with the statistics of training; the channels are axis 1. (N, C, …) -> same."""
+    """Per channel (axis 1) at every position, with the statistics from training. (N, C, …) -> same."""
     if site.attr("training_mode", 0) or len(site.outputs) > 1:
-        raise Unsupported("takes the statistics of the batch at hand, as in training", code="training", hint=EVALUATION)
+        raise Unsupported("uses the statistics of the current batch, as in training", code="training", hint=EVALUATION)
     parameters = (scale, bias, mean, var)
     if any(not isinstance(p, Known) for p in parameters):
         raise Unsupported("its statistics depend on the image", code="not-constant")
     if x.rank < 2 or x.batch in x.layout[1]:
-        raise Unsupported(f"normalises axis 1 of {x}, which is not the channels", code="not-channels")
+        raise Unsupported(f"normalises axis 1 of {x}, which is not the channel axis", code="not-channels")
     x, atoms = as_channels(site, x, [1])
     if len(atoms) == len(x.channels):
         x = arrange(site, x, atoms)
         return x.on(site.emit([x, *parameters]))
-    # some of the channels only: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
+    # only some of the channels: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
     weight, shift, center, spread = (site.value(p).astype(np.float64) for p in parameters)
     a = weight / np.sqrt(spread + float(site.attr("epsilon", 1e-5)))
     kind, shape = site.dtype(x.elem_type), [-1, *[1] * (x.rank - 2)]
@@ -43,19 +43,19 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
 
 @lifts("LRN")
 def local_response(site: Site, x: Lifted) -> Lifted:
-    """Across neighbouring channels at every position."""
+    """Normalisation across neighbouring channels at every position."""
     x = as_feature_map(site, x)
     return x.on(site.emit([x]))
 
 
 @lifts("Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site, x: Lifted) -> Lifted:
-    """Along one axis; before opset 13 along all axes from there on, seen as one."""
+    """Along one axis; before opset 13, along that axis and all later ones, merged into one."""
     return softmaxed(site, x, site.op, coerces=site.opset < 13)
 
 
 def softmaxed(site: Site, x: Lifted, op: str, *, coerces: bool) -> Lifted:
-    """A softmax along the node's axis; `coerces`: along all axes from there on, seen as one."""
+    """A softmax along the node's axis; with `coerces`, along that axis and all later ones, merged into one."""
     axis = x.axis(int(site.attr("axis", 1 if coerces else -1)))
     x, atoms = as_channels(site, x, range(axis, x.rank) if coerces else [axis])
     rank = 2 + len(x.space)
@@ -64,7 +64,7 @@ def softmaxed(site: Site, x: Lifted, op: str, *, coerces: bool) -> Lifted:
 
 @lifts("LpNormalization")
 def lp_normalization(site: Site, x: Lifted) -> Lifted:
-    """Divided by the norm along one axis."""
+    """Division by the norm along one axis."""
     x, atoms = as_channels(site, x, [x.axis(int(site.attr("axis", -1)))])
     return grouped(site, x, atoms, lambda t, k: site.emit([t], axis=k))
 
@@ -76,7 +76,7 @@ def layer_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact | None = 
         raise Unsupported("the statistics of a LayerNormalization are used", code="statistics")
     axis = x.axis(int(site.attr("axis", -1)))
     x, atoms = as_channels(site, x, range(axis, x.rank))
-    y = standardised(site, x, atoms, float(site.attr("epsilon", 1e-5)))
+    y = standardise(site, x, atoms, float(site.attr("epsilon", 1e-5)))
     y = combine(site, [y, scale], op="Mul")
     return y if bias is None else combine(site, [y, bias], op="Add")
 
@@ -98,9 +98,8 @@ def rms_normalization(site: Site, x: Lifted, scale: Fact) -> Lifted:
 def mean_variance_normalization(site: Site, x: Lifted) -> Lifted:
     """(x - mean)/√var over some axes, at every position.
 
-    ONNX defines the variance as the difference of two means, in which a large mean leaves nothing but rounding errors;
-    onnxruntime centres first, as is done here, and adds no ε.
-    Statistics of all positions of a live map are context.
+    ONNX defines the variance as the difference of two means, where a large mean leaves only rounding errors. Like
+    onnxruntime, this rule centres first and adds no ε. Statistics over all positions of a live map are context.
     """
     axes = sorted({x.axis(int(a)) for a in site.attr("axes", [0, 2, 3])})
     if any(x.batch in x.layout[a] for a in axes) and x.shape[0] != 1:
@@ -110,10 +109,10 @@ def mean_variance_normalization(site: Site, x: Lifted) -> Lifted:
         all_positions(site, x, "normalises over all positions")
         return x.on(site.emit([x]))
     x, atoms = as_channels(site, x, axes)
-    return standardised(site, x, atoms, 0.0)
+    return standardise(site, x, atoms, 0.0)
 
 
-def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
+def standardise(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -> Lifted:
     """(x - mean)/√(var + ε) over some channel atoms, at every position."""
 
     def emit(name: str, axis: int) -> str:
@@ -129,8 +128,8 @@ def standardised(site: Site, x: Lifted, atoms: Sequence[Atom], epsilon: float) -
 def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -> Lifted:
     """Per image and channel (or group of channels) over all positions.
 
-    Over a live map these statistics are context: they stay global. Where no window is left (a GroupNorm written as
-    Reshape → InstanceNormalization on pooled features), or in a branch of the head, they are of one position.
+    Over a live map these statistics are context: they stay global. If no window is left (a GroupNorm written as
+    Reshape → InstanceNormalization on pooled features), or in a branch of the head, they belong to one position.
     """
     epsilon = float(site.attr("epsilon", 1e-5))
     if site.op == "GroupNormalization" and x.is_live and not site.is_head:
@@ -142,7 +141,7 @@ def instance_normalization(site: Site, x: Lifted, scale: Shared, bias: Shared) -
     groups = int(site.attr("num_groups"))
     seen = x.reshaped([x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
     seen, atoms = as_channels(site, seen, range(2, seen.rank))
-    y = standardised(site, seen, atoms, epsilon)
+    y = standardise(site, seen, atoms, epsilon)
     y = replace(y, layout=seen.layout).reshaped(x.shape)
     return _affine(site, y, scale, bias)
 
@@ -151,7 +150,7 @@ def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float
     inner = [a for group in x.layout[2:] for a in group]
     if site.is_head or all(a in x.channels for a in inner):
         x, atoms = as_channels(site, x, range(2, x.rank))
-        return _affine(site, standardised(site, x, atoms, epsilon), scale, bias)
+        return _affine(site, standardise(site, x, atoms, epsilon), scale, bias)
     live = [a for axis in x.space for a in axis.atoms]
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
@@ -168,7 +167,7 @@ def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float
 
 
 def _affine(site: Site, x: Lifted, scale: Shared, bias: Shared) -> Lifted:
-    """Per element of axis 1: x·scale + bias."""
+    """x·scale + bias, per element of axis 1."""
     for fact, op in ((scale, "Mul"), (bias, "Add")):
         value = site.value(fact).reshape([-1, *[1] * (x.rank - 2)])
         x = combine(site, [x, site.record_constant(site.constant(value), value)], op=op)

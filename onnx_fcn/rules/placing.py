@@ -1,9 +1,9 @@
-"""How an operator that slides lies on a map.
+"""Placing a sliding operator on a map.
 
-Sliding commutes with windows, so the operator stays as it is, and only the geometry goes on. What depends on the size
-is resolved at the native size and frozen (`auto_pad`). Where the native output is one single cell nothing slides: the
-operator *is* a dense layer (or a pooling) over the window. Its kernel is cut to the window, its padding goes, and it
-is applied at every position of the grid.
+Sliding commutes with windows, so the operator stays unchanged and only the geometry is updated. Parameters that depend
+on the size (`auto_pad`) are resolved at the native size and frozen. If the native output is a single cell, nothing
+slides: the operator *is* a dense layer (or a pooling) over the window. Its kernel is cropped to the window, its padding
+is removed, and it is applied at every position of the grid.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 
-__all__ = ["Placed", "Plan", "Slide", "laid", "parameters", "place", "result"]
+__all__ = ["Placed", "Plan", "Slide", "place_kernel", "parameters", "place", "result"]
 
 
 @dataclass(frozen=True)
 class Slide:
-    """An operator's parameters along one axis of the original tensor, in cells, padding resolved."""
+    """An operator's parameters along one axis of the original tensor, in cells, with the padding resolved."""
 
     kernel: int
     stride: int = 1
@@ -39,11 +39,11 @@ class Slide:
 
     @property
     def span(self) -> int:
-        """Cells that the dilated kernel covers."""
+        """Number of cells that the dilated kernel covers."""
         return (self.kernel - 1) * self.dilation + 1
 
     def cells(self, extent: int) -> int:
-        """Output cells for an input extent (onnx Conv and pooling operators)."""
+        """Number of output cells for an input extent (ONNX Conv and pooling operators)."""
         room = extent + self.begin + self.end - self.span
         if not self.ceil:
             return room // self.stride + 1
@@ -53,27 +53,31 @@ class Slide:
         return cells
 
     def overflows(self, extent: int) -> bool:
-        """Does a window reach beyond the padding at the end, as ceil_mode allows?"""
+        """Whether a window reaches beyond the padding at the end, as ceil_mode allows."""
         return (self.cells(extent) - 1) * self.stride + self.span > extent + self.begin + self.end
 
     def taps(self, extent: int) -> range:
-        """The taps of the first window that lie inside the map."""
+        """The taps of the first window that are inside the map.
+
+        Raises:
+            Unsupported: if there are none.
+        """
         inside = [t for t in range(self.kernel) if 0 <= t * self.dilation - self.begin < extent]
         if not inside:
-            raise Unsupported(f"its kernel of {self.kernel} lies wholly in the padding", code="padding")
+            raise Unsupported(f"its kernel of {self.kernel} is entirely in the padding", code="padding")
         return range(inside[0], inside[-1] + 1)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An operator along one axis of the map, in cells of the map; without more it does nothing there.
+    """An operator along one axis of the map, in cells of the map; by default the operator does nothing there.
 
     Attributes:
         made: the axis of the result.
-        taps: what remains of the kernel.
-        stride, dilation, begin, end: what the emitted operator gets.
-        crop: cells in front and behind that no tap of any window reaches.
-        counted: for an average that counts padding: taps that remain over taps counted.
+        taps: the remaining taps of the kernel.
+        stride, dilation, begin, end: parameters of the emitted operator.
+        crop: cells at the start and at the end that no tap of any window reaches.
+        counted: for an average that counts padding, the ratio of remaining taps to counted taps.
     """
 
     made: Axis
@@ -91,9 +95,9 @@ class Plan:
     """An operator on all axes of the map.
 
     Attributes:
-        axes: what it does along each spatial axis.
-        contracts: is the window contracted along some axis?
-        ceil: does it round its size up?
+        axes: the operator along each spatial axis.
+        contracts: whether the window is contracted along some axis.
+        ceil: whether the output size is rounded up.
     """
 
     axes: tuple[Placed, ...]
@@ -112,12 +116,12 @@ class Plan:
 
     @property
     def begins(self) -> list[int]:
-        """Padding in front."""
+        """Padding at the start of each axis."""
         return [a.begin for a in self.axes]
 
     @property
     def ends(self) -> list[int]:
-        """Padding behind."""
+        """Padding at the end of each axis."""
         return [a.end for a in self.axes]
 
     @property
@@ -127,7 +131,7 @@ class Plan:
 
     @property
     def counted(self) -> float:
-        """For an average that counts padding: taps that remain over taps counted."""
+        """For an average that counts padding, the ratio of remaining taps to counted taps."""
         return math.prod(a.counted for a in self.axes)
 
     @property
@@ -142,14 +146,18 @@ class Plan:
         }
 
     def cut(self, w: Array, axes: Sequence[int]) -> Array:
-        """(…, taps along these axes of the map) -> (…, those of them that remain)."""
+        """(…, taps along these axes of the map) -> (…, the remaining taps)."""
         cuts: Any = (..., *(slice(self.axes[k].taps.start, self.axes[k].taps.stop) for k in axes))
         remaining: Array = w[cuts]
         return remaining
 
 
 def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Slide]:
-    """The node's parameters along each axis, with `auto_pad` resolved at the native extents."""
+    """The node's parameters along each axis, with `auto_pad` resolved at the native extents.
+
+    Raises:
+        Unsupported: if attributes differ in length, or the kernel does not fit the extents.
+    """
     rank = len(kernel_shape)
     strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
     pads = site.attr("pads") or [0] * 2 * rank
@@ -177,18 +185,18 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
 
 
 def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
-    """Lay an operator's axes onto the map's: slide, or contract the window where the output is one cell.
+    """Place an operator's axes on the map's axes: it slides, or contracts the window if the output is one cell.
 
-    Returns the map, cropped where the kernel does not reach the whole window, and the operator on it.
+    Returns the map, cropped if the kernel does not reach the whole window, and the operator on it.
     """
     if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes)):
-        return _covering(site, x, axes, slides)
-    return x, _sliding(site, x, axes, slides)
+        return _place_over_window(site, x, axes, slides)
+    return x, _place_sliding(site, x, axes, slides)
 
 
-def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
-    """The operator at every position of the grid, where it makes one cell of a window: (*window) -> (1, …)."""
-    placed = {k: _covered(x.space[k], slide) for slide, k in zip(slides, axes)}
+def _place_over_window(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
+    """Place an operator that reduces a window to one cell at every position of the grid: (*window) -> (1, …)."""
+    placed = {k: _cover_axis(x.space[k], slide) for slide, k in zip(slides, axes)}
     contracts = any(x.space[k].window > 1 for k in axes)
     plan = Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), contracts=contracts)
     if contracts and x.padding is not None:
@@ -203,8 +211,8 @@ def _covering(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide
     return x, plan
 
 
-def _covered(axis: Axis, slide: Slide) -> Placed:
-    """A kernel over the whole window along one axis: the taps in its padding go, and so do cells that none reaches."""
+def _cover_axis(axis: Axis, slide: Slide) -> Placed:
+    """Place a kernel over the whole window along one axis, without taps in the padding or cells that no tap reaches."""
     taps = slide.taps(axis.window)
     front = taps[0] * slide.dilation - slide.begin
     back = axis.window - 1 - front - (len(taps) - 1) * slide.dilation
@@ -219,24 +227,24 @@ def _covered(axis: Axis, slide: Slide) -> Placed:
     )
 
 
-def _sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> Plan:
-    """The operator as it was, beyond the output stride dilated: (*window) -> (*cells)."""
+def _place_sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> Plan:
+    """Place an operator unchanged, or dilated beyond the output stride: (*window) -> (*cells)."""
     steps = [split_stride(site, x.space[k], slide.stride) for slide, k in zip(slides, axes)]
-    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode is of all axes, so all are spelled alike
-    placed = {k: _slid(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
+    dilates = any(rate > 1 for _, rate in steps)  # ceil_mode applies to all axes, so all are written the same way
+    placed = {k: _slide_axis(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
     pads = any(s.begin or s.end or s.overflows(x.space[k].window) for s, k in zip(slides, axes))
     site.note_sliding(pads=pads, strides=any(stride > 1 for stride, _ in steps))
     ceil = any(s.ceil for s in slides) and not dilates
     return Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), ceil=ceil)
 
 
-def _slid(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Placed:
-    """A kernel that slides along one axis in steps of `stride` cells; that of the result is dilated by `rate`.
+def _slide_axis(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Placed:
+    """Place a kernel that slides along one axis by `stride` cells; the resulting axis is dilated by `rate`.
 
-    Where some axis `dilates`, a size is not rounded up but padded.
+    If some axis `dilates`, the size is padded instead of rounded up.
     """
     dilation, begin, end = slide.dilation * axis.rate, slide.begin * axis.rate, slide.end * axis.rate
-    if slide.ceil and dilates:  # room for the last window, and none that starts behind the map
+    if slide.ceil and dilates:  # room for the last window, but none that starts after the map
         end = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
     name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
     cells, ceil = slide.cells(axis.window), slide.ceil and not dilates
@@ -245,17 +253,17 @@ def _slid(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Pl
 
 
 def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
-    """The fact of a sliding operator's output (n)(channels)(spatial axes …)."""
+    """The fact of a sliding operator's output (n, channels, spatial axes …)."""
     new = x.channels if channels is None else atoms_of(channels, "c")
     origins = site.reduces(x, contextable=False) if plan.contracts else x.origins
     batch = (x.batch,) if x.batch.size > 1 else ()
     layout = (batch, new, *(plan.space[k].atoms for k in axes))
-    # a Pad before it is consumed where the operator slides: from here on it is the trunk's own padding
+    # an earlier Pad is consumed by the operator that slides: from here on it is the trunk's own padding
     return replace(x, map=name, channels=new, space=plan.space, layout=layout, origins=origins, padding=None)
 
 
-def laid(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Plan) -> Known | str:
-    """The kernel with its axes on the map's, cut to the window."""
+def place_kernel(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Plan) -> Known | str:
+    """The kernel with its axes in the map's order, cropped to the window."""
     order = sorted(range(rank), key=lambda k: axes[k])
     shape = site.weight_shape(weight)
     whole = all(len(plan.axes[k].taps) == n for k, n in zip(axes, shape[2:]))

@@ -1,7 +1,7 @@
-"""Quantised networks: Q/DQ around everything, operators on integers, and scales that are computed from the image.
+"""Quantised networks: Q/DQ pairs, operators on integers, and scales that are computed from the image.
 
-Integers stay integers: a dense layer on them becomes a convolution on them. A *dynamic* scale is one number for the
-whole map, whatever its size, so it is context.
+Integers stay integers: a dense layer on integers becomes a convolution on integers. A *dynamic* scale is one number for
+a map of any size, so it is context.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ FLOAT = onnx.TensorProto.FLOAT
 @lifts("QuantizeLinear", "DequantizeLinear")
 @lifts("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
 def linear(site: Site, x: Fact, scale: Fact, zero: Shared | None = None) -> Lifted:
-    """Per tensor, or per channel where the scales run along the channels."""
+    """Per tensor, or per channel if the scales run along the channels."""
     if not isinstance(x, Lifted):
         raise Unsupported("its scale depends on the position", code="not-constant")
     operands = [x, scale, *([zero] if zero is not None else [])]
-    if isinstance(scale, Unmapped):  # one scale for the whole map, computed by a DynamicQuantizeLinear
+    if isinstance(scale, Unmapped):  # one scale for the whole map, from a DynamicQuantizeLinear
         return x.on(site.emit(operands), FLOAT if site.op == "DequantizeLinear" else onnx.TensorProto.UINT8)
     if site.op == "QuantizeLinear":
         kind = site.elem_type_of(zero) if zero is not None else site.type_attr("output_dtype", onnx.TensorProto.UINT8)
@@ -51,14 +51,14 @@ def linear(site: Site, x: Fact, scale: Fact, zero: Shared | None = None) -> Lift
     axis = x.axis(int(site.attr("axis", 1)))
     x, atoms = as_channels(site, x, [axis])
     if len(atoms) != len(x.channels):
-        raise Unsupported(f"quantises axis {axis} of {x}, which is a part of the channels", code="not-channels")
+        raise Unsupported(f"quantises axis {axis} of {x}, which is only a part of the channels", code="not-channels")
     x = arrange(site, x, atoms)
     return x.on(site.emit([x, *operands[1:]], axis=1), kind)
 
 
 @lifts("DynamicQuantizeLinear")
 def dynamic(site: Site, x: Lifted) -> Sequence[Fact]:
-    """X -> (integers, scale, zero point): the scale is of the whole map."""
+    """X -> (integers, scale, zero point), with one scale for the whole map."""
     site.note_context(x)
     name, scale, zero = site.emit_many([x])
     return [x.on(name, onnx.TensorProto.UINT8), Unmapped(scale), Unmapped(zero)]
@@ -68,8 +68,8 @@ def dynamic(site: Site, x: Lifted) -> Sequence[Fact]:
 def integer_matmul(site: Site, a: Fact, b: Fact, a_zero: Shared | None = None, b_zero: Shared | None = None) -> Lifted:
     """Sums of products of integers.
 
-    As a Conv of floats, which hold these integers exactly and their sums to 24 bits: onnxruntime's ConvInteger is
-    many times slower.
+    Emitted as a Conv of floats, which represent these integers exactly and their sums to 24 bits, since onnxruntime's
+    ConvInteger is many times slower.
     """
     if not isinstance(a, Lifted) or not isinstance(b, Known):
         raise Unsupported("its weight depends on the image", code="not-constant")
@@ -124,7 +124,7 @@ def quantized_gemm(
     y_scale: Shared | None = None,
     y_zero: Shared | None = None,
 ) -> Lifted:
-    """alpha·A·B + C on integers, as a QLinearConv; as a Conv between DequantizeLinears where the result is float."""
+    """A·B + C on integers, as a QLinearConv; if the result is float, as a Conv after DequantizeLinears."""
     if not isinstance(a, Lifted) or not isinstance(b, Known) or float(site.attr("alpha", 1.0)) != 1.0:
         raise Unsupported("its weight depends on the image, or is scaled", code="not-constant")
     x = a.transposed([1, 0]) if site.flag("transA") else a
@@ -164,9 +164,9 @@ def quantized_unary(site: Site, x: Lifted, *operands: Shared | None) -> Lifted:
 
 @lifts("QLinearGlobalAveragePool", domain=MICROSOFT)
 def quantized_global_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
-    """The mean over the window, on integers: between DequantizeLinear and QuantizeLinear."""
+    """The mean of integers over the window, between DequantizeLinear and QuantizeLinear."""
     first = 1 if site.attr("channels_last", 0) else 2
-    if site.is_context and first == 2 and x.is_map:  # the node stays as it was
+    if site.is_context and first == 2 and x.is_map:  # the node stays unchanged
         site.note_context(x)
         x, _order = spatial_axes(site, as_feature_map(site, undilate(site, x)))
         return Unmapped(site.emit([x, *operands]))
@@ -175,7 +175,7 @@ def quantized_global_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fa
 
 @lifts("QLinearAveragePool", domain=MICROSOFT)
 def quantized_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
-    """A mean of integers; between DequantizeLinear and QuantizeLinear where it is a reduction."""
+    """A mean of integers, between DequantizeLinear and QuantizeLinear if it is a reduction."""
     if site.attr("channels_last", 0):
         raise Unsupported("pools integers channels-last", code="not-channels")
     if x.is_map and not site.is_context:
@@ -185,14 +185,14 @@ def quantized_pool(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
 
 @lifts("QLinearSoftmax", domain=MICROSOFT)
 def quantized_softmax(site: Site, x: Lifted, *operands: Shared | None) -> Fact:
-    """A softmax of integers: between DequantizeLinear and QuantizeLinear."""
+    """A softmax of integers, between DequantizeLinear and QuantizeLinear."""
     coerces = int(site.attr("opset")) < 13
     return _in_floats(site, x, operands[:2], operands[2:], lambda f: softmaxed(site, f, "Softmax", coerces=coerces))
 
 
 @lifts("QLinearConcat", domain=MICROSOFT)
 def quantized_concat(site: Site, y_scale: Shared, y_zero: Shared, *operands: Fact) -> Lifted:
-    """(y's scale and zero point, then for each operand itself, its scale and zero point)."""
+    """(y's scale and zero point, then each operand with its scale and zero point)."""
     values, scales, zeros = operands[::3], operands[1::3], operands[2::3]
     if any(isinstance(f, Lifted) for f in (*scales, *zeros)):
         raise Unsupported("its scales depend on the position", code="not-constant")
@@ -222,13 +222,13 @@ def _in_floats(
 
 @lifts("MatMulNBits", domain=MICROSOFT)
 def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None = None, *rest: Fact | None) -> Lifted:
-    """A·B with B in blocks of 2 to 8 bits. The weight is dequantised, which is exact: (q - zero)·scale."""
+    """A·B with B in blocks of 2 to 8 bits. The weight is dequantised exactly: (q - zero)·scale."""
     if not isinstance(a, Lifted) or any(f is not None for f in rest[:1]):
         raise Unsupported("its weight depends on the image, or is reordered", code="not-constant")
     bits, block = int(site.attr("bits", 4)), int(site.attr("block_size"))
     outputs, inputs = int(site.attr("N")), int(site.attr("K"))
     blocks = -(-inputs // block)
-    q = _unpacked(site.value(b).reshape(outputs, blocks, -1), bits)[..., :block].astype(np.float32)
+    q = _unpack(site.value(b).reshape(outputs, blocks, -1), bits)[..., :block].astype(np.float32)
     if zeros is None:
         zero: Array = np.full((outputs, blocks), 1 << (bits - 1), np.float32)
     else:
@@ -236,7 +236,7 @@ def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None 
         zero = (
             packed.reshape(outputs, blocks)
             if packed.dtype.kind == "f"
-            else _unpacked(packed.reshape(outputs, -1), bits)[:, :blocks]
+            else _unpack(packed.reshape(outputs, -1), bits)[:, :blocks]
         )
     scale = site.value(scales).reshape(outputs, blocks)
     w = ((q - zero.astype(np.float32)[..., None]) * scale.astype(np.float32)[..., None]).reshape(outputs, -1)[
@@ -248,8 +248,8 @@ def matmul_nbits(site: Site, a: Fact, b: Fact, scales: Fact, zeros: Fact | None 
     return y if len(rest) < 2 or rest[1] is None else combine(site, [y, rest[1]], op="Add")
 
 
-def _unpacked(packed: Array, bits: int) -> Array:
-    """Integers of a few bits out of bytes, the lowest first, along the last axis."""
+def _unpack(packed: Array, bits: int) -> Array:
+    """Unpack integers of a few bits from bytes, the lowest bits first, along the last axis."""
     each = 8 // bits
     shifts = np.arange(each, dtype=np.uint8) * bits
     values = (packed[..., None] >> shifts) & ((1 << bits) - 1)

@@ -1,7 +1,7 @@
-"""Reductions: over the window they are poolings of the map, over channels they stay, over both they are both.
+"""Reductions: over the window they become poolings of the map, over channels they stay, over both they are split.
 
-A reduction over the whole window is also how squeeze-and-excite begins. It is lifted first; when its value meets a
-live map again, the walk comes back and it is context: it stays global (interpret.py).
+A reduction over the whole window is also how squeeze-and-excite begins. It is lifted first. If its value later meets a
+live map, the walk returns to it and treats it as context: it stays global (see `walk.interpret`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 
-#: Reductions as (what is done to each element, the pooling, what is done to the result).
+#: Reductions as (operators on each element, the pooling, operators on the result).
 FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
     "ReduceMean": ((), "mean", ()),
     "ReduceSum": ((), "sum", ()),
@@ -41,7 +41,7 @@ FORMS: dict[str, tuple[Sequence[str], str, Sequence[str]]] = {
     "ReduceSumSquare": (("Square",), "sum", ()),
 }
 
-#: Types whose windows are pooled; onnxruntime reduces integers, but pools none.
+#: Types whose windows are pooled; onnxruntime reduces integers, but does not pool them.
 POOLED = CONVOLVED | {onnx.TensorProto.DOUBLE}
 
 
@@ -57,7 +57,7 @@ def global_pool(site: Site, x: Lifted) -> Fact:
 
 @lifts(*FORMS, "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
 def reduce(site: Site, x: Lifted, axes: Fact | None = None) -> Fact:
-    """Over some axes of the original tensor."""
+    """A reduction over some axes of the original tensor, by default all."""
     which = site.axes(axes)
     if not which:
         if site.attr("noop_with_empty_axes", 0):
@@ -72,7 +72,7 @@ def reduced(
     """A reduction over some axes of the original tensor.
 
     Raises:
-        Unsupported: it reduces over the batch, or over a part of an axis of the image.
+        Unsupported: if it reduces over the batch, or over a part of an axis of the image.
     """
     atoms = {a for k in axes for a in x.layout[k]}
     if x.batch in atoms:
@@ -81,7 +81,7 @@ def reduced(
     if any(a in atoms for k, axis in enumerate(x.space) if k not in over for a in axis.atoms):
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
     left = [x.layout[k] for k in range(x.rank) if k not in axes]
-    # nothing but the batch and the channels is left: an axis of one cell that is kept has more on a larger image
+    # only the batch and the channels may be left: a kept axis of one cell has more cells on a larger image
     whole = x.is_plain or (all(not g or g in x.axes for g in left) and atoms.isdisjoint(x.channels))
     rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
     contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
@@ -101,19 +101,19 @@ def reduced(
 def _global(
     site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool
 ) -> Fact:
-    """The reduction as it was, over the whole of whatever map comes: context."""
+    """The unchanged reduction over the whole map, of any size: context."""
     site.note_context(x)
     x = undilate(site, x)
     if site.op.startswith("Global") and x.is_map:
         x, _order = spatial_axes(site, as_feature_map(site, x))
         return Unmapped(site.emit([x]))
-    if site.op.startswith("Reduce") and list(x.layout) == x.axes:  # channels first: the node stays as it was
+    if site.op.startswith("Reduce") and list(x.layout) == x.axes:  # channels first: the node stays unchanged
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
     reduced_atoms = {a for k in axes for a in x.layout[k]}
     channels = [1] if x.channels and reduced_atoms.issuperset(x.channels) else []
     physical = [*channels, *range(2, 2 + len(x.space))]
     name = site.reduce_as(x.map, physical) if site.op.startswith("Reduce") else site.reduce(x.map, kind, physical)
-    # (N, C | 1, 1 …) has no positions, so its axes are put in order for the price of a vector
+    # (N, C | 1, 1 …) has no positions, so reordering its axes costs no more than copying a vector
     rank = 2 + len(x.space)
     left = [k for k in range(x.rank) if keepdims or k not in axes]
     groups = [x.layout[k] if k not in axes else () for k in left]
@@ -127,7 +127,7 @@ def _global(
 
 
 def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Sequence[Atom]) -> Lifted:
-    """Reduce over whole windows and over channel atoms; the caller states the layout."""
+    """Reduce over whole windows and over channel atoms; the caller sets the layout."""
     if kind not in FORMS or x.elem_type not in POOLED:
         channels = [*channels, *(a for k in over for a in x.space[k].atoms)]
         return grouped(site, unfold(site, x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())

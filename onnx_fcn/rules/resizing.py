@@ -1,4 +1,4 @@
-"""Operators that make a map finer or coarser: Resize, Upsample, and cells that move between space and depth."""
+"""Operators that change the resolution of a map: Resize, Upsample, DepthToSpace and SpaceToDepth."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from onnx_fcn.lifting.lifted import Axis, Lifted, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 
-#: The largest denominator of a scale that is written as a float: after so many cells windows lie alike again.
+#: The largest denominator of a scale that is given as a float: the positions of windows repeat after this many cells.
 LARGEST_DENOMINATOR = 64
 
-#: Cells along an axis up to which onnxruntime's single floats are compared with the fraction that they stand for.
+#: Cells along an axis up to which onnxruntime's single-precision results are compared with the exact fraction.
 FARTHEST = 1 << 18
 
-#: How coordinates are shifted: cell j of the result lies at (j + a)/scale - b of the map, with these (a, b) in halves.
+#: Coordinate shifts: cell j of the result is at (j + a)/scale - b of the map, with these (a, b) in halves.
 SHIFTS = {
     "half_pixel": (1, 1),
     "half_pixel_symmetric": (1, 1),
@@ -37,28 +37,28 @@ SHIFTS = {
 
 @lifts("Resize", "Upsample")
 def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
-    """Sizes become scales, and whatever depends on the size is what it is at the native size.
+    """Sizes become scales, and parameters that depend on the size keep their value at the native size.
 
-    Where no size changes there, onnxruntime copies, whatever the mode and the scales are, and so the operator goes.
-    Along an axis with the scale 1 nothing changes either. Otherwise, by mode and coordinate transformation:
+    If no size changes there, onnxruntime copies for any mode and scales, so the operator is removed. An axis with the
+    scale 1 does not change either. Otherwise, by mode and coordinate transformation:
 
         ==========================================  ================================================================
         nearest; scale 2ⁿ, or whole and asymmetric  exact at every size
         nearest; any other scale p/q                exact up to 262,144 cells, or refused: the source of each cell is
-                                                    computed in single floats, as onnxruntime does, and has to repeat
+                                                    computed in single precision, as in onnxruntime, and has to repeat
                                                     every p cells (it does not for 6/5 or 1/7)
         linear, cubic, antialias                    exact for the scale 2ⁿ; for others the weights of cell j are
                                                     rounded to about j·2⁻²⁴ of a cell, as in the original
-        half_pixel_symmetric                        half_pixel, which it is wherever the resized size is whole, as it
-                                                    has to be at the native size; refused elsewhere, and where nearest
-                                                    cells lie on the border between two, unless the scale is 2ⁿ
-        pytorch_half_pixel                          half_pixel; refused where the native result is one cell
-        align_corners, tf_crop_and_resize           refused: the coordinates hang on where the map ends
-        scales                                      fractions up to a denominator of 64; refused beyond
-        sizes, also computed ones                   their scale at the native size
-        keep_aspect_ratio_policy                    one scale for all axes; refused where it does not give whole sizes
-        exclude_outside, clamped coordinates        padding: a cell that reads beyond its window sees more of a larger
-                                                    image
+        half_pixel_symmetric                        half_pixel, which is the same if the resized size is whole, as it
+                                                    has to be at the native size; otherwise refused, and also if
+                                                    nearest cells are on the border between two, unless the scale is 2ⁿ
+        pytorch_half_pixel                          half_pixel; refused if the native result is one cell
+        align_corners, tf_crop_and_resize           refused: the coordinates depend on the end of the map
+        scales                                      fractions with a denominator of at most 64; others are refused
+        sizes, including computed ones              their scale at the native size
+        keep_aspect_ratio_policy                    one scale for all axes; refused if it does not give whole sizes
+        exclude_outside, clamped coordinates        treated as padding: a cell that reads beyond its window sees more
+                                                    of a larger image
         ==========================================  ================================================================
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
@@ -94,12 +94,12 @@ class Sampling:
     """How the cells along one axis are computed.
 
     Attributes:
-        scale: cells of the result for one of the map.
+        scale: cells of the result per cell of the map.
         shifts: see `SHIFTS`.
         rounding: of a nearest cell: ``floor``, ``ceil``, ``round_prefer_floor``, ``round_prefer_ceil``; empty for
             interpolations.
         support: cells that an interpolation reaches to either side.
-        antialias: whether it reaches further where the map is made coarser.
+        antialias: whether it reaches further if the map becomes coarser.
     """
 
     scale: Fraction
@@ -110,7 +110,7 @@ class Sampling:
 
     @property
     def taps(self) -> Taps:
-        """Which cells each cell is made of. Its coordinate is (2·q·j + c)/(2·p), for a scale of p/q."""
+        """The cells that each cell is computed from. Its coordinate is (2·q·j + c)/(2·p), for a scale of p/q."""
         p, q = self.scale.numerator, self.scale.denominator
         c = self.shifts[0] * q - self.shifts[1] * p
         if self.rounding:
@@ -125,9 +125,9 @@ class Sampling:
 
     @property
     def is_ambiguous(self) -> bool:
-        """Do nearest cells lie on the border between two, and single floats not tell on which side?
+        """Whether coordinates are on the border between two cells, where single precision may round to either side.
 
-        Scales of 2ⁿ only change exponents.
+        Scales of 2ⁿ are never ambiguous: they only change exponents.
         """
         p, q = self.scale.numerator, self.scale.denominator
         if p & (p - 1) == 0 and q & (q - 1) == 0:
@@ -137,43 +137,43 @@ class Sampling:
         return any((2 * q * j + c) % (2 * p) == border for j in range(p))
 
     def reads_beyond(self, window: int, cells: int) -> bool:
-        """Would some of the cells be made of others than those of a window, if there were any?"""
+        """Whether some of the cells would be computed from cells outside the window, if these existed."""
         return self.taps.cells(0)[0] < 0 or self.taps.cells(cells - 1)[1] >= window
 
     def check(self) -> None:
-        """Compare onnxruntime's arithmetic, in single floats, with the fraction.
+        """Compare onnxruntime's single-precision arithmetic with the exact fraction.
 
         Scales of 2ⁿ need no comparison: they only change exponents.
 
         Raises:
-            Unsupported: some cells come from elsewhere, or there are more or fewer of them.
+            Unsupported: if the number of cells or the source of some cell differs.
         """
         p, q = self.scale.numerator, self.scale.denominator
         if p & (p - 1) == 0 and q & (q - 1) == 0:
             return
         cells, factor = np.arange(FARTHEST), np.float32(float(self.scale))
         counted = (cells.astype(np.float32) * factor).astype(np.int64)
-        self._compare(counted, cells * p // q, "a map of {0} cells gets {1} cells, and not {2}")
+        self._compare(counted, cells * p // q, "a map of {0} cells becomes {1} cells instead of {2}")
         if self.rounding:
             a, b = (np.float32(half / 2) for half in self.shifts)
             found = _rounded((cells.astype(np.float32) + a) / factor - b, self.rounding)
-            said = (2 * q * cells + self.taps.first) // (2 * p)
-            self._compare(found, said, "cell {0} is a copy of cell {1}, and not of {2}")
+            expected = (2 * q * cells + self.taps.first) // (2 * p)
+            self._compare(found, expected, "cell {0} is a copy of cell {1} instead of {2}")
 
-    def _compare(self, found: Array, said: Array, words: str) -> None:
-        wrong = np.flatnonzero(found != said)
+    def _compare(self, found: Array, expected: Array, words: str) -> None:
+        wrong = np.flatnonzero(found != expected)
         if len(wrong):
-            where = words.format(wrong[0], found[wrong[0]], said[wrong[0]])
+            where = words.format(wrong[0], found[wrong[0]], expected[wrong[0]])
             raise Unsupported(
-                f"resizes by {self.scale}, which single floats do not hold: in onnxruntime {where}, so that windows "
-                "of a larger image would be resized in different ways",
+                f"resizes by {self.scale}, which single precision cannot represent: in onnxruntime {where}, so "
+                "windows of a larger image would be resized in different ways",
                 code="rounding",
                 hint="a scale such as 2, 3 or 1/2 repeats exactly",
             )
 
 
 def _rounded(x: Array, mode: str) -> Array:
-    """The nearest cell as onnxruntime finds it; std::round takes halves away from zero."""
+    """The nearest cell as onnxruntime computes it; std::round rounds halves away from zero."""
     if mode in ("floor", "ceil"):
         return np.asarray(np.floor(x) if mode == "floor" else np.ceil(x), np.int64)
     away = np.trunc(x + np.copysign(np.float64(0.5), x))
@@ -182,37 +182,38 @@ def _rounded(x: Array, mode: str) -> Array:
 
 
 def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
-    """How an axis of that many cells is resized.
+    """How an axis of the map is resized to `size` cells at the native size.
 
     Raises:
-        Unsupported: in a way that depends on the size of the image.
+        Unsupported: if the resizing depends on the size of the image.
     """
     mode, early = str(site.attr("mode", "nearest")), _is_early(site)
     transform = "asymmetric" if early else str(site.attr("coordinate_transformation_mode", "half_pixel"))
     if transform not in SHIFTS:
-        raise Unsupported("interpolates between corners, which lie elsewhere at every image size", code="align-corners")
+        raise Unsupported("interpolates between corners, whose positions depend on the size", code="align-corners")
     if transform == "half_pixel_symmetric" and (cells.window * scale).denominator > 1:
         raise Unsupported(
-            f"resizes {cells.window} cells to {float(cells.window * scale):g}, and shifts them by what is cut off "
-            "(half_pixel_symmetric), which is another amount at every image size",
+            f"resizes {cells.window} cells to {float(cells.window * scale):g}, and shifts them by the fraction that is "
+            "cut off (half_pixel_symmetric), which depends on the image size",
             code="half-pixel-symmetric",
         )
     if transform == "pytorch_half_pixel" and size == 1:
         raise Unsupported(
-            f"resizes {cells.window} cells to one, which lies elsewhere than the first of several (pytorch_half_pixel)",
+            f"resizes {cells.window} cells to one, which pytorch_half_pixel places differently from the first of "
+            "several cells",
             code="one-cell",
         )
     if mode == "nearest":
         rounding = str(site.attr("nearest_mode", "round_prefer_floor"))
-        if early:  # onnxruntime's reading of operators that do not say how they round
+        if early:  # how onnxruntime rounds for operators that do not specify it
             rounding = "ceil" if scale < 1 else "floor"
         sampling = Sampling(scale, SHIFTS[transform], rounding)
         if transform == "half_pixel_symmetric" and sampling.is_ambiguous:
             raise Unsupported(
-                f"resizes by {scale}, where nearest cells lie on the border between two, and onnxruntime takes now one "
-                "and now the other, by the size of the map (half_pixel_symmetric)",
+                f"resizes by {scale}, where the nearest cell is on the border between two, and which one onnxruntime "
+                "takes depends on the size of the map (half_pixel_symmetric)",
                 code="rounding",
-                hint="with half_pixel it is the same network",
+                hint="export it with half_pixel, which gives the same network",
             )
     else:
         support = 2 if mode == "cubic" else 1
@@ -222,12 +223,16 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
 
 
 def _is_early(site: Site) -> bool:
-    """Is it an operator that does not say where cells lie, or how it rounds, and whose first operand is the scales?"""
+    """Whether the operator specifies neither coordinates nor rounding, and has the scales as its first parameter."""
     return site.op == "Upsample" or site.opset < 11
 
 
 def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[list[Fraction], list[int]]:
-    """For each axis of the original tensor, the scale and the native size of the result."""
+    """The scale and the native size of the result, for each axis of the original tensor.
+
+    Raises:
+        Unsupported: if they are not given, or a scale is not a fraction that gives whole sizes.
+    """
     places = [x.axis(a) for a in site.attr("axes") or range(x.rank)]
     scale_at = 0 if _is_early(site) else 1
     by_scale = operands[scale_at] if len(operands) > scale_at else None
@@ -243,7 +248,7 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[
             _check_fractions(given, [scales[axis] for axis in places])
         return scales, sizes
     if len(operands) <= 2 or operands[2] is None:
-        raise Unsupported("neither scales nor sizes are given", code="resize")
+        raise Unsupported("has neither scales nor sizes", code="resize")
     wanted = dict(zip(places, site.ints(operands[2]) or []))
     exact = {axis: Fraction(size, x.shape[axis]) for axis, size in wanted.items()}
     policy = str(site.attr("keep_aspect_ratio_policy", "stretch"))
@@ -254,23 +259,22 @@ def _targets(site: Site, x: Lifted, operands: tuple[Fact | None, ...]) -> tuple[
         scales[axis] = scale
         if (x.shape[axis] * scale).denominator > 1:
             raise Unsupported(
-                f"keeps the aspect ratio of {dim_of(x.shape[axis])} cells by a scale of {scale}, which does not give "
-                "a whole number of them",
+                f"keeps the aspect ratio by scaling {dim_of(x.shape[axis])} cells by {scale}, which does not give a "
+                "whole number of cells",
                 code="aspect-ratio",
-                hint="resize to sizes that have the ratio of the map",
+                hint="resize to sizes with the aspect ratio of the map",
             )
         sizes[axis] = int(x.shape[axis] * scale)
     return scales, sizes
 
 
 def _check_fractions(given: Sequence[float], scales: Sequence[Fraction]) -> None:
-    """Raises: Unsupported, if a scale is not the float of its fraction."""
+    """Raises Unsupported if a scale is not the single-precision value of its fraction."""
     for scale, fraction in zip(given, scales):
         if np.float32(scale) != np.float32(float(fraction)):
             raise Unsupported(
-                f"resizes by {scale:g}, which is not a fraction with a "
-                f"denominator of at most {LARGEST_DENOMINATOR}: no "
-                "two windows of a larger image would be resized alike",
+                f"resizes by {scale:g}, which is not a fraction with a denominator of at most {LARGEST_DENOMINATOR}: "
+                "no two windows of a larger image would be resized in the same way",
                 code="irrational-scale",
                 hint="a scale such as 2 or 1/2 repeats",
             )
@@ -289,7 +293,7 @@ def _emit(site: Site, x: Lifted, operands: tuple[Fact | None, ...], scales: list
 
 @lifts("DepthToSpace")
 def depth_to_space(site: Site, x: Lifted) -> Lifted:
-    """(N, C·b·b, H, W) -> (N, C, H·b, W·b): a layout."""
+    """(N, C·b·b, H, W) -> (N, C, H·b, W·b): a change of layout."""
     size = int(site.attr("blocksize"))
     n, c, h, w = x.shape
     depth = c // size**2
@@ -302,7 +306,7 @@ def depth_to_space(site: Site, x: Lifted) -> Lifted:
 
 @lifts("SpaceToDepth")
 def space_to_depth(site: Site, x: Lifted) -> Lifted:
-    """(N, C, H·b, W·b) -> (N, b·b·C, H, W), or (N, C·b·b, H, W): a layout."""
+    """(N, C, H·b, W·b) -> (N, b·b·C, H, W) or (N, C·b·b, H, W): a change of layout."""
     size = int(site.attr("blocksize"))
     n, c, h, w = x.shape
     seen = x.reshaped([n, c, h // size, size, w // size, size])

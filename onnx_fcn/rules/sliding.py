@@ -1,7 +1,7 @@
 """Operators that slide: convolutions and poolings.
 
-Sliding commutes with windows, so these stay as they are, and only the geometry goes on; `placing` says how an operator
-lies on a map.
+Sliding commutes with windows, so these operators stay unchanged and only the geometry is updated; `placing` describes
+how an operator is placed on a map.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 from onnx_fcn.rules.dense import standing_convolution
-from onnx_fcn.rules.placing import Placed, Plan, Slide, laid, parameters, place, result
+from onnx_fcn.rules.placing import Placed, Plan, Slide, place_kernel, parameters, place, result
 from onnx_fcn.rules.reduction import reduced
 
 
@@ -46,9 +46,9 @@ def conv(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None) -> Lif
 
 @lifts("FusedConv", domain="com.microsoft")
 def fused_conv(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None, added: Fact | None = None) -> Lifted:
-    """A Conv with its activation, as onnxruntime's optimiser writes it."""
+    """A Conv fused with its activation by onnxruntime's optimiser."""
     if added is not None:
-        raise Unsupported("adds another map inside", code="fused-sum", hint="start from the model before optimisation")
+        raise Unsupported("also adds another map", code="fused-sum", hint="use the model before its optimisation")
     return convolved(site, x, weight, lambda x, w: [x, w, bias])
 
 
@@ -78,7 +78,7 @@ def integer_conv(site: Site, x: Lifted, weight: Fact, *zeros: Shared | None) -> 
 
 
 def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Known | str], list[Any]]) -> Lifted:
-    """A convolution that slides, or covers the window; `operands` lists its inputs for a map and a kernel."""
+    """A convolution that slides or covers the window; `operands` lists its inputs for a map and a kernel."""
     if not isinstance(x, Lifted) or not isinstance(weight, Known):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
@@ -94,16 +94,15 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
     x, plan = place(site, x, axes, slides)
-    w = laid(site, weight, len(shape) - 2, axes, plan)
+    w = place_kernel(site, weight, len(shape) - 2, axes, plan)
     y = site.emit(operands(x, w), group=site.attr("group", 1), **plan.attrs)
     return result(site, x, plan, axes, y, shape[0])
 
 
 def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, range] | None:
-    """The taps of a kernel that covers some axes of the original and is one tap along the others; None if it slides.
+    """The taps of a kernel that covers some axes of the original and has one tap along the others; None if it slides.
 
-    None as well where the channels of a live map lie elsewhere than on axis 1: so a wrong guess at the axes of the
-    image is found out.
+    Also None if channels of a live map are not on axis 1, so that a wrong guess of the image axes is detected.
     """
     if x.rank < 3 or x.rank != 2 + len(kernel_shape) or (x.is_live and not set(x.channels) <= set(x.layout[1])):
         return None
@@ -121,9 +120,9 @@ def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, ra
 def _window_sum(
     site: Site, x: Lifted, weight: Known, shape: Sequence[int], operands: Callable[[Lifted, Known | str], list[Any]]
 ) -> Lifted:
-    """A convolution over all axes of a tensor at once, the batch and the channels too, as JAX writes window sums.
+    """A convolution over all axes of a tensor, including the batch and the channels, as JAX writes window sums.
 
-    (1, 1, N, *space, C) with a kernel of 1 along N and C: depthwise, with the same kernel for every channel.
+    (1, 1, N, *space, C) with a kernel of 1 along N and C becomes depthwise, with the same kernel for every channel.
     """
     still = [k for k in range(2, x.rank) if x.space_of(x.layout[k]) is None and x.layout[k]]
     moving = [k for k in range(2, x.rank) if k not in still]
@@ -151,13 +150,13 @@ def _window_sum(
 
 @dataclass(frozen=True)
 class Upsampling:
-    """A transposed convolution along one axis, padding resolved: cell i is spread over cells i·stride - begin …
+    """A transposed convolution along one axis, padding resolved: cell i spreads over the cells from i·stride - begin on.
 
     Attributes:
         span: cells that the dilated kernel covers.
-        stride: cells for one of the map.
-        begin, end: cells that are cut off in front and behind.
-        extra: cells that are added behind.
+        stride: cells of the result per cell of the map.
+        begin, end: cells that are removed at the start and at the end.
+        extra: cells that are added at the end.
     """
 
     span: int
@@ -167,23 +166,23 @@ class Upsampling:
     extra: int
 
     def cells(self, extent: int) -> int:
-        """Output cells for an input extent."""
+        """Number of output cells for an input extent."""
         return (extent - 1) * self.stride + self.span + self.extra - self.begin - self.end
 
     @property
     def taps(self) -> Taps:
-        """Cell j is made of the cells ⌈(j + begin - span + 1)/stride⌉ … ⌊(j + begin)/stride⌋."""
+        """Cell j is computed from the cells ⌈(j + begin - span + 1)/stride⌉ … ⌊(j + begin)/stride⌋."""
         return Taps(Fraction(self.stride), 2 * (self.begin - self.span + self.stride), 2 * self.begin)
 
     @property
     def is_local(self) -> bool:
-        """Is every cell made of one, whether or not there are others beside it?"""
+        """Whether every cell is computed from one cell, independently of its neighbours."""
         return self.span <= self.stride and not self.begin and not self.end
 
 
 @lifts("ConvTranspose")
 def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = None) -> Lifted:
-    """(N, C, *space) -> (N, M, *space·stride): finer cells, the same windows."""
+    """(N, C, *space) -> (N, M, *space·stride): finer cells on the same windows."""
     if not isinstance(weight, Known) or not isinstance(x, Lifted):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape, group = site.weight_shape(weight), site.attr("group", 1)
@@ -201,7 +200,11 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
 
 
 def _upsamplings(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) -> list[Upsampling]:
-    """The node's parameters along each axis, with `auto_pad` and `output_shape` resolved at the native extents."""
+    """The node's parameters along each axis, with `auto_pad` and `output_shape` resolved at the native extents.
+
+    Raises:
+        Unsupported: if more cells are requested than a window gives.
+    """
     rank = len(kernel_shape)
     strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
     extra, pads = site.attr("output_padding") or [0] * rank, site.attr("pads") or [0] * 2 * rank
@@ -215,8 +218,8 @@ def _upsamplings(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]
         if wanted or mode.startswith("SAME"):
             total = step.cells(extent) - (wanted[-rank:][k] if wanted else extent * step.stride)
             if total < 0:
-                raise Unsupported(f"asks for {-total} cells more than a window gives", code="size")
-            half = total // 2  # of an odd total the larger half lies in front, unless SAME_UPPER says otherwise
+                raise Unsupported(f"requests {-total} more cells than a window gives", code="size")
+            half = total // 2  # the larger half of an odd total is at the start, except for SAME_UPPER
             begin, end = (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
             step = replace(step, begin=begin, end=end)
         steps.append(step)
@@ -224,15 +227,19 @@ def _upsamplings(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]
 
 
 def _finer(x: Lifted, axis: Axis, step: Upsampling) -> Axis:
-    """One axis of the map, upsampled."""
+    """One axis of the map, upsampled.
+
+    Raises:
+        Unsupported: if the window is already contracted to one cell.
+    """
     cells = step.cells(axis.window)
     if axis.window == 1 and cells > 1 and x.origins:
-        raise Unsupported("makes a map of one cell of a window", code="decoder")
+        raise Unsupported("upsamples one cell of a window to a map", code="decoder")
     name = axis.atoms[0].name if axis.atoms else "w"
     return axis.resampled(cells, name, step.taps, cells - axis.window * step.stride)
 
 
-#: What a pooling does that covers all of its axes, by the operator and its p.
+#: The reduction that a pooling over all of its axes is, by the operator and its p.
 REDUCES = {
     ("MaxPool", 2): "ReduceMax",
     ("AveragePool", 2): "ReduceMean",
@@ -248,9 +255,9 @@ def pool(site: Site, x: Lifted) -> Fact:
 
 
 def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
-    """A pooling with the node's parameters, which may be the same on another type; `rest` are its other operands."""
+    """A pooling `op` with the node's parameters, possibly on another type; `rest` are its other operands."""
     if site.has_output(1):
-        raise Unsupported("the indices of a MaxPool are used, and they count cells of the whole map", code="indices")
+        raise Unsupported("the indices of a MaxPool are used, which refer to cells of the whole map", code="indices")
     x = move_factors(site, x)
     kind = REDUCES.get((op, site.attr("p", 2)))
     if kind and not x.is_map and not any(site.attr("pads") or []):
@@ -278,9 +285,9 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
 
 
 def across(site: Site, x: Lifted) -> dict[int, Slide]:
-    """How a pooling slides along the axes that are channels, which is all that it does; none if it moves on the map.
+    """The parameters of a pooling that slides along channel axes only, by axis; empty if it also moves on the map.
 
-    Such is the windowed mean of a local response normalisation: n () c h w, with a kernel of 5×1×1.
+    An example is the windowed mean of a local response normalisation: n () c h w, with a kernel of 5×1×1.
     """
     if x.is_map or x.rank != 2 + len(site.attr("kernel_shape")) or not set(x.layout[1]) <= set(x.channels):
         return {}
@@ -292,7 +299,7 @@ def across(site: Site, x: Lifted) -> dict[int, Slide]:
 
 
 def across_channels(site: Site, x: Lifted, along: dict[int, Slide], op: str, *rest: Shared | None) -> Lifted:
-    """A pooling along channels at every cell, with the cells on one more axis, along which it does nothing."""
+    """A pooling along channels at every cell; the cells are on an additional axis, along which it does nothing."""
     slides = [*along.values(), Slide(1)]
     attrs: dict[str, Any] = {
         "kernel_shape": [s.kernel for s in slides],
@@ -308,7 +315,7 @@ def across_channels(site: Site, x: Lifted, along: dict[int, Slide], op: str, *re
 
 
 def pooled(site: Site, x: Lifted, plan: Plan, op: str, *rest: Shared | None) -> str:
-    """Emit the pooling of a plan; where onnxruntime or the opset has none with its dilations, what is the same."""
+    """Emit the pooling of a plan, or equivalent nodes if onnxruntime or the opset lacks its dilations."""
     dilated = any(d > 1 for d, n in zip(plan.dilations, plan.kernel) if n > 1)
     rounds = bool(site.attr("ceil_mode", 0)) and not plan.ceil and not plan.contracts
     if rounds and site.attr("count_include_pad", 0) and (any(plan.begins) or any(plan.ends)):
@@ -335,12 +342,12 @@ def pooled(site: Site, x: Lifted, plan: Plan, op: str, *rest: Shared | None) -> 
 
 
 def _wide(plan: Plan) -> bool:
-    """Is the padding as wide as the kernel without its dilation? onnxruntime rejects such poolings."""
+    """Whether the padding is as wide as the undilated kernel. onnxruntime rejects such poolings."""
     return any(max(b, e) >= n for b, e, n in zip(plan.begins, plan.ends, plan.kernel))
 
 
 def average(site: Site, x: Lifted, plan: Plan) -> str:
-    """A dilated average as a depthwise convolution with equal weights, over the number of cells that it has summed."""
+    """A dilated average: a depthwise convolution with equal weights, divided by the share of cells inside the map."""
     padded = any(plan.begins) or any(plan.ends)
     if padded and site.flag("count_include_pad") and site.flag("ceil_mode"):
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
@@ -354,7 +361,7 @@ def average(site: Site, x: Lifted, plan: Plan) -> str:
     return site.emit([mean, inside], "Div")
 
 
-#: How far inside the cells that a cell of padding is made of lie, for each cell that it is beyond the edge.
+#: How many cells further inside the source of a padding cell is, per cell that it is beyond the edge.
 MIRRORS = {"edge": 1, "reflect": 2}
 
 
@@ -362,11 +369,11 @@ MIRRORS = {"edge": 1, "reflect": 2}
 def pad(
     site: Site, x: Lifted, pads: Fact | None = None, value: Shared | None = None, axes: Fact | None = None
 ) -> Lifted:
-    """Pads around the map, which a sliding operator must consume; pads of channels stay with each position."""
+    """Padding around the map, which a sliding operator must consume; padding of channels stays at each position."""
     amounts = site.attr("pads") if pads is None else site.ints(pads)
     which = site.ints(axes) if axes is not None else list(range(x.rank))
     if amounts is None or which is None or len(amounts) != 2 * len(which):
-        raise Unsupported("does not say by how many cells it pads each axis", code="operands")
+        raise Unsupported("has no amount of padding for each axis", code="operands")
     begins, ends = [0] * x.rank, [0] * x.rank
     for k, a in enumerate(which):
         begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
