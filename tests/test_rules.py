@@ -1256,7 +1256,8 @@ SCALED = ('[up] r = Resize <coordinate_transformation_mode = "{}", mode = "{}", 
           '(x, "", scales)  '
           "f = Flatten (r)  y = MatMul (f, w)")
 refusal("a scale that single floats do not hold", SCALED.format("asymmetric", "nearest"),
-    ("rounding", "up", "resizes by 6/5, which single precision cannot represent: in onnxruntime cell 18 is a copy of cell 14"),
+    ("rounding", "up",
+     "resizes by 6/5, which single precision cannot represent: in onnxruntime cell 18 is a copy of cell 14"),
     image="float[N,6,5,5] x", scales=np.float32([1, 1, 1.2, 1.2]), w=(216, 5))
 refusal("a scale that is no fraction", SCALED.format("half_pixel", "linear"),
     ("irrational-scale", "up", "resizes by 1.4142, which is not a fraction with a denominator of at most 64"),
@@ -1272,8 +1273,8 @@ refusal("a map of no cells", '[crop] c = Pad (x, pads)  r = Resize (c, "", "", s
     image="float[1,6,4,3] x", w=(72, 5))
 refusal("an aspect ratio that gives no whole size", '[up] r = Resize <keep_aspect_ratio_policy = "not_larger", '
     'axes = [2, 3]> (x, "", "", sizes)  f = Flatten (r)  y = MatMul (f, w)',
-    ("aspect-ratio", "up", "keeps the aspect ratio by scaling 5 cells"), image="float[N,6,4,5] x", opset=18, sizes=[6, 20],
-    w=(288, 5))
+    ("aspect-ratio", "up", "keeps the aspect ratio by scaling 5 cells"), image="float[N,6,4,5] x", opset=18,
+    sizes=[6, 20], w=(288, 5))
 refusal("an einsum of three factors", 'f = Flatten (x)  [product] y = Einsum <equation = "nk,kr,ro->no"> (f, w, v)',
     ("einsum", "product", "more than two factors"), w=(72, 4), v=(4, 5))
 refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] y = Einsum <equation = "nii->ni"> (r)',

@@ -145,9 +145,8 @@ def align(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
         Unsupported: if the maps are on different grids, or different axes meet.
     """
     maps = [as_channels(site, f, [axis])[0] for f in operands if isinstance(f, Lifted)]
-    maps = [
-        f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps
-    ]  # other axes may share atoms with it
+    # other axes may share atoms with this one
+    maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]
     own = [f.layout[axis] for f in maps]
     met = list(zip(_match_cells(site, [Term(_without(f, axis)) for f in maps], operands), own))
     mapped = iter(met)

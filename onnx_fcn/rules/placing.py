@@ -23,7 +23,7 @@ from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 
-__all__ = ["Placed", "Plan", "Slide", "place_kernel", "parameters", "place", "result"]
+__all__ = ["Placed", "Plan", "Slide", "parameters", "place", "place_kernel", "result"]
 
 
 @dataclass(frozen=True)

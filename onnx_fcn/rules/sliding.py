@@ -34,7 +34,7 @@ from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
 from onnx_fcn.rules.dense import standing_convolution
-from onnx_fcn.rules.placing import Placed, Plan, Slide, place_kernel, parameters, place, result
+from onnx_fcn.rules.placing import Placed, Plan, Slide, parameters, place, place_kernel, result
 from onnx_fcn.rules.reduction import reduced
 
 
