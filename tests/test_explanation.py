@@ -76,12 +76,12 @@ def test_a_tensor_is_on_the_map_that_the_converted_model_has(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "part", "becomes"),
     [
-        ("squeeze", "context", "GlobalAveragePool, as it was"),
-        ("excite", "context", "stays as it is"),
-        ("gate", "trunk", "Mul, as it was"),
+        ("squeeze", "context", "GlobalAveragePool, unchanged"),
+        ("excite", "context", "stays unchanged"),
+        ("gate", "trunk", "Mul, unchanged"),
         ("first", "constant", "nothing: no longer read"),
         ("flatten", "head", "no node: it only regroups the axes"),
-        ("double", "beside", "stays as it is"),
+        ("double", "beside", "stays unchanged"),
         ("dense", "head", "Conv 4×3"),
         ("idle", "unused", "stays"),
         ("x", "image", "stays"),
@@ -105,7 +105,7 @@ def test_what_sizes_are_computed() -> None:
 def test_an_output_stride() -> None:
     """What strides further dilates, and the explanation is of that."""
     told = [explain(DIGITS, "/3/Conv", output_stride=stride).becomes for stride in (None, 2, 1)]
-    assert told == ["Conv 5×5, as it was", "Conv 5×5, as it was", "Conv 5×5, with dilations rewritten"]
+    assert told == ["Conv 5×5, unchanged", "Conv 5×5, unchanged", "Conv 5×5, with dilations rewritten"]
     assert [explain(DIGITS, "/7/Gemm", output_stride=s).makes[0].stride for s in (None, 2, 1)] == [
         (4, 4),
         (2, 2),
@@ -119,7 +119,7 @@ def test_a_network_without_a_head() -> None:
     model = law.model("[slide] c = Conv <kernel_shape = [2, 2], strides = [2, 2]> (x, k)  y = Relu (c)", k=(2, 6, 2, 2))
     told = explain(model, "slide")
     assert (told.part, told.becomes, told.makes[0].cells) == (
-        "network", "Conv 2×2, as it was", ("(height - 2) // 2 + 1", "(width - 2) // 2 + 1"),
+        "network", "Conv 2×2, unchanged", ("(height - 2) // 2 + 1", "(width - 2) // 2 + 1"),
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_json_and_text() -> None:
         str(told)
         == """\
 node     Gemm '/10/Gemm'
-part     head: it lies behind the cut
+part     head: it comes after the cut
 becomes  Conv 1×1
 reads    '/8/Relu_output_0', n o64
 reads    '10.weight', constant

@@ -476,7 +476,7 @@ def test_branches_that_are_not_aligned_are_told() -> None:
 def test_the_size_that_auto_pad_was_resolved_at_is_told() -> None:
     net = Net(64)
     caveats = onnx_fcn.inspect(net.with_head(mobilenet_v1(net))).caveats
-    assert sum("and 26 more pad as auto_pad says" in c and "that of 64×64 pixels" in c for c in caveats) == 1
+    assert sum("and 26 more pad by auto_pad" in c and "that of 64×64 pixels" in c for c in caveats) == 1
 
 
 def test_no_padding_reaches_the_interior(tmp_path: Path) -> None:

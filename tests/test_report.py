@@ -152,7 +152,7 @@ def test_a_coarse_stride() -> None:
     coarse = inspected(body.format(32), image="float[N,1,65,65] x", k=(1, 1, 3, 3), w=(4, 2))
     assert fine.caveats == ()
     assert coarse.caveats == (
-        "There is one answer every 32 pixels: --output-stride 16 gives those in between as well.",
+        "There is one answer every 32 pixels: --output-stride 16 also gives the answers in between.",
     )
 
 

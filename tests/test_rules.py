@@ -1266,7 +1266,7 @@ refusal("a shift by what is cut off", SCALED.format("half_pixel_symmetric", "lin
     ("half-pixel-symmetric", "up", "resizes 5 cells to 2.5"), image="float[N,6,5,4] x", opset=19,
     scales=np.float32([1, 1, 0.5, 0.5]), w=(24, 5))
 refusal("nearest cells on a border that floats do not tell", SCALED.format("half_pixel_symmetric", "nearest"),
-    ("rounding", "up", "by 1/3, where nearest cells lie on the border between two"), image="float[N,6,9,9] x", opset=19,
+    ("rounding", "up", "by 1/3, where the nearest cell is on the border between two"), image="float[N,6,9,9] x", opset=19,
     scales=np.float32([1, 1, 1 / 3, 1 / 3]), w=(54, 5))
 refusal("a map of no cells", '[crop] c = Pad (x, pads)  r = Resize (c, "", "", sizes)  f = Flatten (r)  '
     "y = MatMul (f, w)", ("empty", "crop", "without any values"), pads=[0, 0, -2, 0, 0, 0, -2, 0], sizes=[1, 6, 4, 3],
@@ -1288,7 +1288,7 @@ refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMa
 refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul (r, w)  y = Flatten (m)",
     ("dense-partial-window", "fc", "a part of a window"), s=[0, 12, 6], w=(6, 5))
 refusal("another weight for each row", "r = Reshape (x, s)  [rows] m = MatMul (r, w)  y = Flatten (m)",
-    ("weight-per-position", "rows", "another weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
+    ("weight-per-position", "rows", "a different weight for each part"), s=[0, 6, 4, 1, 3], w=(4, 3, 5))
 refusal("a table beside an image that cannot slide",
     f"{DENSE}  r = Reshape (d, s)  [det] a = Det (r)  g = Flatten (e)  h = MatMul (g, v)  y = Add (a, h)",
     ("no-rule", "det", "Det"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 4), v=(24, 1), s=[0, 1, 2, 2])

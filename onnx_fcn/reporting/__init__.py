@@ -1,1 +1,1 @@
-"""What people and programs read of a conversion: costs, the report, its texts and its JSON, explanations of nodes."""
+"""What a conversion reports to people and programs: costs, the report as text and JSON, explanations of nodes."""

@@ -1,6 +1,6 @@
-"""What the original and the converted network cost on images of any size, as `model.cost` counts it.
+"""The cost of the original and of the converted network on images of any size, as counted by `model.cost`.
 
-Sizes are exact: those of maps are counted by the walk (`Axis.count`), and shape inference fills in what lies between.
+Sizes are exact: the walk counts the cells of maps (`Axis.count`), and shape inference fills in the tensors between.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 
-#: Image sizes in terms of the native one, where the user names none.
+#: Default image sizes, as multiples of the native size.
 FACTORS = (1.5, 2, 4)
 
-#: The form of answers to images of the native size only.
+#: The form of answers that exist for images of the native size only.
 KEEP_SIZE = "keep-size"
 
 #: Image sizes as users give them: (height, width), or one number for all axes.
@@ -46,7 +46,7 @@ Sizes = Sequence[int | Sequence[int]]
 
 @dataclass(frozen=True)
 class Part:
-    """The trunk or the head: how many nodes depend on an input, and their multiply-accumulates (None: not known)."""
+    """The trunk or the head: the number of nodes that depend on an input, and their MACs (None if unknown)."""
 
     nodes: int
     macs: int | None
@@ -54,14 +54,14 @@ class Part:
 
 @dataclass(frozen=True)
 class NativeCost:
-    """What the original costs on an image of its native size.
+    """The cost of the original on an image of its native size.
 
     Attributes:
-        batch: images that all costs are for: one, or as many as the graph has built in.
-        macs: multiply-accumulates. None where a size is not known before it runs.
-        activations: bytes of the tensors that are live at the worst node; None likewise.
+        batch: the number of images that all costs are for: one, or the batch that the graph has built in.
+        macs: multiply-accumulates; None if a size is unknown before the network runs.
+        activations: bytes of the tensors that are live at the worst node; None if a size is unknown.
         trunk: the nodes that the cut is computed from.
-        head: all others.
+        head: all other nodes.
     """
 
     batch: int
@@ -73,14 +73,15 @@ class NativeCost:
 
 @dataclass(frozen=True)
 class ImageCost:
-    """What an image of one size costs on the converted network, and as crops.
+    """The cost of an image of one size on the converted network, and as crops.
 
     Attributes:
-        size: of the image, in pixels.
+        size: the image size, in pixels.
         answers: the grid of answers for it.
-        macs: multiply-accumulates of the map. None where a size is not known before it runs.
-        crops: those of the original on the crops of the same windows; None likewise, and where there are no windows.
-        activations: bytes of the tensors of the converted network that are live at the worst node; None likewise.
+        macs: multiply-accumulates of the converted network; None if a size is unknown before it runs.
+        crops: multiply-accumulates of the original on the crops of the same windows; None if unknown, or if there are
+            no windows.
+        activations: bytes of the tensors of the converted network that are live at the worst node; None if unknown.
     """
 
     size: Dims
@@ -91,29 +92,29 @@ class ImageCost:
 
     @property
     def ratio(self) -> float | None:
-        """How many times fewer multiply-accumulates the map takes than the crops."""
+        """MACs of the crops over MACs of the converted network; None if unknown."""
         return self.crops / self.macs if self.crops is not None and self.macs else None
 
 
 def costs_of(
     original: Document, document: Document, state: Walk, geometry: Geometry, sizes: Sizes = ()
 ) -> tuple[NativeCost, tuple[ImageCost, ...]]:
-    """What the original costs at its native size, and the converted network there and at other sizes.
+    """The cost of the original at its native size, and of the converted network at that and other sizes.
 
     Args:
-        original: the model as it was opened.
-        document: the same after the edit.
+        original: the model as opened.
+        document: the model after the edit.
         state: the walk.
         geometry: where the answers are.
-        sizes: of images, in pixels; without any, one and a half times the native size, twice and four times.
+        sizes: image sizes, in pixels; by default 1.5, 2 and 4 times the native size.
 
     Raises:
-        OptionError: an image is too small, or has another number of axes.
+        OptionError: if an image is too small, or has another number of axes.
     """
     native, answers = native_cost(original, state), geometry.of()
     chosen = [along_axes(s, len(geometry.window)) for s in sizes]
     if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
-        raise OptionError("the model keeps its size, so no other has a cost")
+        raise OptionError("the model keeps its size, so it has no cost at other sizes")
     if not chosen and answers.form != KEEP_SIZE:
         chosen = list(_larger(geometry.window, answers))
     rows, program = [], Program(document.proto.graph)
@@ -126,7 +127,7 @@ def costs_of(
 
 
 def native_cost(original: Document, state: Walk) -> NativeCost:
-    """What the original costs at its native size."""
+    """The cost of the original at its native size."""
     program, cut = Program(original.proto.graph), find_cut(state)
     tensors = tensors_at(original, state, program)
     macs = program.macs(tensors)
@@ -138,7 +139,7 @@ def native_cost(original: Document, state: Walk) -> NativeCost:
 
 
 def batch_of(state: Walk) -> int:
-    """Images in a run: one, unless the graph has a batch built in."""
+    """The number of images in a run: one, unless the graph has a batch built in."""
     return 1 if state.batch == BATCH else state.batch
 
 
@@ -146,7 +147,7 @@ def along_axes(size: int | Sequence[int], axes: int) -> Dims:
     """The size of an image along all of its axes.
 
     Raises:
-        OptionError: it is given for another number of axes.
+        OptionError: if the size has another number of axes.
     """
     given = (size,) * axes if isinstance(size, int) else tuple(size)
     if len(given) != axes:
@@ -156,7 +157,7 @@ def along_axes(size: int | Sequence[int], axes: int) -> Dims:
 
 
 def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
-    """Larger images, by whole strides."""
+    """Sizes of larger images, by whole strides."""
     for factor in FACTORS:
         steps = [(native, math.ceil(stride)) for native, stride in zip(window, answers.stride)]
         yield tuple(native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
@@ -166,10 +167,10 @@ def tensors_at(document: Document, state: Walk, program: Program, size: Dims | N
     """Types and shapes of the tensors that a program needs; shape inference runs if the walk does not know them all.
 
     Args:
-        document: the original, or with a size the converted model.
+        document: the original, or the converted model if a size is given.
         state: the walk.
-        program: the document's.
-        size: of the image, in pixels.
+        program: the document's program.
+        size: the image size, in pixels; None for the original at its native size.
     """
     batch, image = batch_of(state), state.image
     if size is None:
@@ -193,24 +194,24 @@ def _maps(state: Walk) -> list[tuple[str, Lifted]]:
 
 
 def _logical(fact: Lifted, batch: int) -> Dims:
-    """Shape of the tensor in the original, at the native size."""
+    """The shape of the tensor in the original, at the native size."""
     return tuple(math.prod(batch if a is fact.batch else a.size for a in group) for group in fact.layout)
 
 
 def _physical(fact: Lifted, size: Dims, batch: int) -> Dims:
-    """Shape of the map for an image of that size."""
+    """The shape of the map for an image of this size."""
     return (batch, fact.width, *(1 if a.image is None else a.count(size[a.image]) for a in fact.space))
 
 
 def _image(state: Walk, size: Dims) -> Dims:
-    """Shape of the image at that size."""
+    """The shape of the image input at this size."""
     image, batch = state.image, batch_of(state)
     space = dict(zip(image.space, size))
     return tuple(batch if k == image.batch else space.get(k, d) for k, d in enumerate(image.shape))
 
 
 def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], state: Walk, batch: int) -> None:
-    """State what is known, and nothing else, of every tensor."""
+    """Declare the known type and shape of every tensor, and drop all other declarations."""
     known = {n: onnx.helper.make_tensor_value_info(n, t.elem_type, t.dims) for n, t in tensors.items() if t.elem_type}
     image = next(i for i in graph.input if i.name == state.image.name)
     stated = (None, None if state.image.batch is None else static_dims(image)[state.image.batch])
@@ -219,7 +220,7 @@ def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], state: Walk, batc
             declared.CopyFrom(known[declared.name])
             continue
         for dim, static in list(zip(declared.type.tensor_type.shape.dim, static_dims(declared)))[:1]:
-            if state.image.batch is not None and static in stated:  # any other first axis of an input is no batch
+            if state.image.batch is not None and static in stated:  # other first axes of inputs are not batches
                 dim.dim_value = batch
     for declared in graph.output:
         declared.type.tensor_type.ClearField("shape")

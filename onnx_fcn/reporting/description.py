@@ -1,4 +1,4 @@
-"""From a finished walk to the report on it: what became of each node, what changed in the graph, what to know."""
+"""From a finished walk to its report: what each node became, what changed in the graph, and the caveats."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ __all__ = ["describe"]
 #: Windows along each axis of the example.
 EXAMPLE = 10
 
-#: Pixels between answers from which on their grid is called coarse.
+#: The distance between answers, in pixels, from which their grid is called coarse.
 COARSE = 32
 
-#: Bytes of weights that nobody minds, however small the model was.
+#: Added bytes of weights up to which no model gets a caveat, however small it is.
 SMALL = 1 << 20
 
 
 def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
-    """What a finished walk found, and what its edit changed.
+    """The report on a finished walk and its edit.
 
     Args:
-        original: the model as it was opened.
-        document: the same after the edit.
+        original: the model as opened.
+        document: the model after the edit.
         state: the walk.
         source: the model's path, as the user wrote it.
-        sizes: of images to tell the cost of.
+        sizes: image sizes to report the cost of.
 
     Raises:
-        OptionError: an image of these sizes is too small, or has another number of axes.
+        OptionError: if an image of these sizes is too small, or has another number of axes.
     """
     image, geometry = state.image, geometry_of(state)
     before, after = (_dims([*d.proto.graph.input, *d.proto.graph.output]) for d in (original, document))
@@ -77,7 +77,7 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
 
 
 def _dims(declared: Iterable[ValueInfoProto]) -> dict[str, tuple[Dim, ...] | None]:
-    """The declared shapes of tensors, by name; None where there is none."""
+    """The declared shapes of tensors, by name; None if a tensor has no declared shape."""
     types = {value.name: value.type.tensor_type for value in declared}
     return {
         name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
@@ -96,7 +96,7 @@ def _stride(fact: Lifted | None) -> tuple[float, ...]:
 
 
 def _example(state: Walk, geometry: Geometry) -> Example:
-    """An image that is larger by whole strides, so that the number of windows on it is exact however layers round."""
+    """An image that is larger by whole strides, so that its number of windows is exact however layers round."""
     steps = (math.ceil(stride) for stride in geometry.stride)
     size = tuple(native + (EXAMPLE - 1) * step for native, step in zip(state.image.size, steps))
     grid = geometry.grid(*size)
@@ -104,25 +104,25 @@ def _example(state: Walk, geometry: Geometry) -> Example:
 
 
 def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
-    """What a user should know; `size` is the original's, in bytes."""
+    """Sentences that a user should read; `size` is the size of the original, in bytes."""
     yield from state.image.assumed
     if not state.has_head:
         yield (
-            "The network was fully convolutional already: it has no dense layer, and nothing in it covers its whole "
-            "window; only the sizes of its input and outputs became dynamic."
+            "The network was fully convolutional already: it has no dense layer, and no operator covers its whole "
+            "window. Only the sizes of its input and outputs became dynamic."
         )
     stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and state.has_head and not state.finals:
         yield (
-            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} gives "
-            "those in between as well."
+            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} also gives "
+            "the answers in between."
         )
     same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
         others = f" and {len(same) - 1} more" if len(same) > 1 else ""
         yield (
-            f"'{same[0]}'{others} pad{'' if others else 's'} as auto_pad says, which depends on the size of the image: "
-            f"the padding is that of {pixels(state.image.size)}."
+            f"'{same[0]}'{others} pad{'' if others else 's'} by auto_pad, which depends on the size of the image: the "
+            f"padding is fixed to that of {pixels(state.image.size)}."
         )
     rounds = [s.name for s in seats if s.node.attrs.get("ceil_mode", 0)]
     if rounds and _reaches_beyond(state):
@@ -134,9 +134,9 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
     if repeated > max(size, SMALL):
         most = max(seats, key=lambda s: s.repeated)
         yield (
-            f"The result is far larger than the {bytes_of(size)} of the model: weights that are repeated, for each "
-            "channel or position that they do not sum over, and kernels that copy windows take "
-            f"{bytes_of(repeated)} in it, '{most.name}' most of it."
+            f"The result is far larger than the {bytes_of(size)} of the model: it contains {bytes_of(repeated)} of "
+            "kernels that copy windows and of weights that are repeated for each channel or position that they do not "
+            f"sum over, most of it for '{most.name}'."
         )
     yield from meetings(state)
     yield from (context_caveat([node]) for node in context)
@@ -184,7 +184,7 @@ def _operators(emissions: Iterable[Emission]) -> str:
 
 
 class _Kernels:
-    """The kernels of the result, and whether they are stored as they were."""
+    """The kernels of the result, and whether the original stores the same bytes."""
 
     def __init__(self, original: Document, document: Document) -> None:
         self._document = document
@@ -193,7 +193,7 @@ class _Kernels:
         self._stored = {_payload(original, t) for t in _stored_tensors(original.proto.graph)}
 
     def emission_of(self, change: Change, seat: Seat) -> Emission | None:
-        """The node that does what a change says."""
+        """The emitted node that carries out a change."""
         dims = (change.outputs, change.inputs, *change.kernel)
 
         def does(emission: Emission) -> bool:
@@ -204,7 +204,7 @@ class _Kernels:
         return next(filter(does, reversed(seat.emissions)), None)
 
     def of(self, emission: Emission | None) -> TensorProto | None:
-        """The initializer that holds the kernel of a Conv, behind a DequantizeLinear or a Cast."""
+        """The initializer with the kernel of a Conv, also if a DequantizeLinear or a Cast is in between."""
         node = None if emission is None else self._producers.get(emission.node.outputs[0].name)
         place = 3 if node is not None and node.op_type == "QLinearConv" else 1
         name = node.input[place] if node is not None and len(node.input) > place else ""
@@ -214,7 +214,7 @@ class _Kernels:
         return self._tensors.get(name)
 
     def is_original(self, kernel: TensorProto) -> bool:
-        """Does the original hold these bytes, in this order?"""
+        """Whether the original contains these bytes, in this order."""
         return _payload(self._document, kernel) in self._stored
 
 
@@ -226,7 +226,7 @@ def _stored_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _payload(document: Document, tensor: TensorProto) -> object:
-    """What two tensors of the same bytes share: large ones are references to a place in a file."""
+    """A key that is equal for tensors with the same bytes: for large ones, their location in a file."""
     if tensor.data_location == TensorProto.EXTERNAL:
         return frozenset((e.key, e.value) for e in tensor.external_data if e.key in ("location", "offset"))
     return document.array(tensor).tobytes()
@@ -235,16 +235,16 @@ def _payload(document: Document, tensor: TensorProto) -> object:
 def _difference(original: Document, document: Document) -> Difference:
     before = {n.SerializeToString(): n for n in original.proto.graph.node}
     after = {n.SerializeToString(): n for n in document.proto.graph.node}
-    gone = {_place(n) for key, n in before.items() if key not in after}
-    come = {_place(n) for key, n in after.items() if key not in before}
+    old = {_place(n) for key, n in before.items() if key not in after}
+    new = {_place(n) for key, n in after.items() if key not in before}
     had = {t.name: t for t in original.proto.graph.initializer}
     has = {t.name: t for t in document.proto.graph.initializer}
     same = {n for n in had.keys() & has.keys() if _payload(original, had[n]) == _payload(document, has[n])}
     return Difference(
         kept=_count(n.op_type for key, n in after.items() if key in before),
-        changed=_count(op for op, _ in gone & come),
-        removed=_count(op for op, _ in gone - come),
-        added=_count(op for op, _ in come - gone),
+        changed=_count(op for op, _ in old & new),
+        removed=_count(op for op, _ in old - new),
+        added=_count(op for op, _ in new - old),
         reshaped=tuple(n for n in has if n in same and list(has[n].dims) != list(had[n].dims)),
         rewritten=tuple(n for n in has if n in had and n not in same),
         removed_initializers=tuple(n for n in had if n not in has),
@@ -253,7 +253,7 @@ def _difference(original: Document, document: Document) -> Difference:
 
 
 def _place(node: NodeProto) -> tuple[str, str]:
-    """What a node keeps when a rule varies it: its operator and its first output."""
+    """What a node keeps if a rule varies it: its operator and its first output."""
     return node.op_type, next(filter(None, node.output), node.name)
 
 

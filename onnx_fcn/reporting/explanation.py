@@ -1,9 +1,9 @@
-"""What is known of one node or tensor of a model: what it is on the map, what became of it, or why it is refused.
+"""Explanations of one node or tensor of a model: its place on the map, what it becomes, or why it is refused.
 
     >>> print(onnx_fcn.explain("model.onnx", "/classifier/Gemm"))
 
-The facts of the walk are what decides everything, so they are the answer to "why": this shows them in words. A network
-that is refused is explained as far as the walk came.
+The facts of the walk decide everything, so they answer "why": this module shows them in words. A refused network is
+explained as far as the walk reached.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from onnx_fcn.walk.search import explored
 __all__ = ["Explanation", "Operand", "explain"]
 
 
-#: Elements of the largest constant that is shown.
+#: The number of elements of the largest constant that is shown.
 SHOWN = 16
 
-#: What a node is, in a sentence, by `Explanation.part`.
+#: The meaning of each `Explanation.part`.
 PARTS = {
     "image": "the image: it slides",
     "trunk": "trunk: the cut is computed from it",
-    "head": "head: it lies behind the cut",
+    "head": "head: it comes after the cut",
     "network": "a network without a head: everything slides",
-    "context": "context: it sees the whole image, and stays as it is",
-    "beside": "beside the image: the same for all positions, so it stays as it is",
+    "context": "context: it sees the whole image, and stays unchanged",
+    "beside": "beside the image: it is the same for all positions, so it stays unchanged",
     "constant": "constant: it does not depend on the image",
     "unused": "unused: no output is computed from it",
-    "reached": "understood, before the network was refused",
+    "reached": "reached: it was lifted before the network was refused",
     "refused": "refused",
     "blocked": "computed from something that is refused",
 }
 
-#: What a tensor is that is no map, in words, by `Operand.fact`.
+#: The meaning of each `Operand.fact` except ``map``.
 FACTS = {
     "constant": "constant",
     "unmapped": "the same for all positions",
@@ -68,17 +68,17 @@ class Operand:
 
     Attributes:
         name: its name.
-        fact: ``map`` (there is one for every window), ``constant``, ``unmapped`` (depends on an input, but not on the
+        fact: ``map`` (every window has its own), ``constant``, ``unmapped`` (depends on an input, but not on the
             position), ``blocked`` (computed from something refused) or ``unused``.
-        layout: of a map: which axis of the map each axis of the tensor lies on, such as ``n (c256 h6 w6)``.
-        map: the name of the map in the converted model; None where there is none.
-        channels: of the map.
+        layout: for a map, the axes of the map that each axis of the tensor consists of, such as ``n (c256 h6 w6)``.
+        map: the name of the map in the converted model; None if it has none.
+        channels: the number of channels of the map.
         window: cells of the map that one original tensor covers, along each axis of the image.
         stride: pixels between the cells of the map.
-        field: pixels that a cell sees; None where that is the whole image.
-        start: the first pixel that cell 0 sees; None likewise.
-        cells: how many cells there are for an image of any size.
-        value: of a constant that is computed from sizes, at the native size; N is the batch.
+        field: pixels that a cell sees; None if it sees the whole image.
+        start: the first pixel that cell 0 sees; None if a cell sees the whole image.
+        cells: formulas for the number of cells for an image of any size.
+        value: for a constant that is computed from sizes, its value at the native size; N is the batch.
     """
 
     name: str
@@ -96,18 +96,18 @@ class Operand:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is known of a node, or of a tensor and the node that makes it.
+    """The explanation of a node, or of a tensor and the node that produces it.
 
     Attributes:
-        name: what was asked for.
+        name: the requested name.
         node: the name of the node; empty for an input or an initializer.
-        op: its operator; ``input`` or ``initializer`` where there is no node.
+        op: its operator; ``input`` or ``initializer`` if there is no node.
         part: ``image``, ``trunk``, ``head``, ``network`` (without a head), ``context``, ``beside`` the image,
             ``constant``, ``unused``, and in a refused network ``refused``, ``blocked`` or ``reached``.
-        becomes: what does the node's work in the converted model.
+        becomes: what replaces the node in the converted model.
         reads: the tensors that the node reads.
-        makes: the tensors that it makes, or the one that was asked for.
-        causes: root causes, where the node or something before it is refused.
+        makes: the tensors that the node produces, or only the requested one.
+        causes: root causes, if the node or something before it is refused.
     """
 
     name: str
@@ -120,14 +120,14 @@ class Explanation:
     causes: tuple[Diagnostic, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The explanation as JSON has it: its attributes; see docs/report.md."""
+        """The explanation as a JSON object, described in docs/report.md."""
         return {"version": FORMAT, "generator": f"onnx_fcn {__version__}", **asdict(self)}
 
     def __str__(self) -> str:
         return plain(self.tables())
 
     def tables(self) -> list[Table]:
-        """What people read."""
+        """The tables that the command shows."""
         return [Table("", (), tuple(_rows(self)))]
 
 
@@ -139,20 +139,21 @@ def explain(
     input: str | None = None,
     output_stride: int | None = None,
 ) -> Explanation:
-    """What is known of the node or tensor of that name, also in a network that is refused.
+    """Explain a node or tensor by name, also in a network that is refused.
 
     Args:
         source: a model file, or a model.
-        name: of a node of the main graph, or of a tensor. A name of both means the node.
+        name: the name of a node of the main graph, or of a tensor. If both exist, it means the node.
         input_size: the image size that the network was made for, as for `convert`.
-        input: the name of the input that is the image, where there are several.
+        input: the name of the image input, if there are several inputs.
         output_stride: pixels between answers, as for `convert`.
 
     Raises:
-        ModelError: the source is not a usable model.
-        UnsupportedModel: no input looks like an image, so that there is nothing to explain, or the answers cannot lie
+        ModelError: if the source is not a usable model.
+        UnsupportedModel: if no input looks like an image, so that nothing can be explained, or the answers cannot be
             as close as `output_stride`.
-        OptionError: there is no such node or tensor, with the names that are nearest; `output_stride` does not fit.
+        OptionError: if there is no such node or tensor (the message gives the nearest names), or `output_stride` does
+            not fit.
     """
     asked = Asked(output_stride=output_stride)
     document = Given.open(source, asked).selected
@@ -170,7 +171,7 @@ def explain(
 
 
 class _Explainer:
-    """Looks up what a walk found."""
+    """Looks up the facts that a walk found."""
 
     def __init__(self, document: Document, state: Walk, causes: Sequence[Diagnostic]) -> None:
         self._state, self._causes = state, causes
@@ -181,7 +182,7 @@ class _Explainer:
         self._nodes = {seat.node.name: k for k, seat in enumerate(state.seats) if seat.node.name}
         self._makers = {o.name: k for k, seat in enumerate(state.seats) for o in seat.node.outputs if o.name}
         self._graph = document.proto.graph
-        refusals = {**state.diagnostics, **state.causes}  # found at one node, and told of the one that is at fault
+        refusals = {**state.diagnostics, **state.causes}  # found at one node, and attributed to the node at fault
         self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 
     def of(self, name: str) -> Explanation:
@@ -207,7 +208,7 @@ class _Explainer:
     def _node(self, name: str, k: int, *, only: str = "") -> Explanation:
         seat = self._state.seats[k]
         part = self._part(k)
-        causes = tuple(self._before(k)) if part in ("refused", "blocked") else ()
+        causes = tuple(self._root_causes(k)) if part in ("refused", "blocked") else ()
         becomes = "nothing: the network is refused" if self._causes else self._becomes(seat)
         reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(seat.proto)))
         makes = tuple(self._operand(o.name) for o in seat.node.outputs if o.name and only in ("", o.name))
@@ -235,7 +236,7 @@ class _Explainer:
         outputs = (o.name for o in self._state.seats[k].node.outputs)
         return [self._state.facts[n] for n in outputs if n in self._state.facts]
 
-    def _before(self, k: int) -> Iterator[Diagnostic]:
+    def _root_causes(self, k: int) -> Iterator[Diagnostic]:
         """The root causes among the nodes that this one is computed from, itself included."""
         wanted: set[str] = set()
         for j in range(k, -1, -1):
@@ -246,15 +247,15 @@ class _Explainer:
                 wanted |= set(names_used(seat.proto))
 
     def _becomes(self, seat: Seat) -> str:
-        """What does the node's work in the converted model."""
+        """What replaces the node in the converted model."""
         if not seat.replaced:
-            return "stays as it is" if any(n in self._made for n in seat.proto.output) else "nothing: no longer read"
+            return "stays unchanged" if any(n in self._made for n in seat.proto.output) else "nothing: no longer read"
         if not seat.emissions:
             return "no node: it only regroups the axes"
         live = [e for e in seat.emissions if any(o.name in self._made for o in e.node.outputs)]
         if not live:
             return "nothing: no longer read"
-        return " + ".join(_spelled(e, seat) for e in live)
+        return " + ".join(_emission_text(e, seat) for e in live)
 
     def _operand(self, name: str) -> Operand:
         state = self._state
@@ -282,7 +283,7 @@ class _Explainer:
         )
 
     def _value(self, fact: Known) -> str:
-        """A small value that was computed from sizes."""
+        """The value of a small constant that is computed from sizes; otherwise empty."""
         if not fact.sized:
             return ""
         try:
@@ -295,15 +296,15 @@ class _Explainer:
         return f"[{', '.join(words)}]" if value.ndim else words[0]
 
 
-def _spelled(emission: Emission, seat: Seat) -> str:
-    """An operator and its kernel; whether it is the node itself."""
+def _emission_text(emission: Emission, seat: Seat) -> str:
+    """An operator and its kernel, and whether it is the original node or a variant of it."""
     node = emission.node
     kernel = node.attrs.get("kernel_shape")
     text = f"{node.op} {size_text(kernel)}" if kernel else str(node.op)
     if not emission.varies:
         return text
     changed = {k for k in (*node.attrs, *seat.node.attrs) if node.attrs.get(k) != seat.node.attrs.get(k)}
-    return f"{text}, with {', '.join(sorted(changed))} rewritten" if changed else f"{text}, as it was"
+    return f"{text}, with {', '.join(sorted(changed))} rewritten" if changed else f"{text}, unchanged"
 
 
 def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
@@ -325,7 +326,7 @@ def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
     for operand in it.makes:
         yield "makes" if it.node else "is", _summary(operand)
         if operand.fact == "map":
-            yield from _placed(operand)
+            yield from _map_rows(operand)
 
 
 def _summary(operand: Operand) -> str:
@@ -334,8 +335,8 @@ def _summary(operand: Operand) -> str:
     return f"'{operand.name}', {operand.layout}"
 
 
-def _placed(operand: Operand) -> Iterator[tuple[str, str]]:
-    """Where the cells of a map are."""
+def _map_rows(operand: Operand) -> Iterator[tuple[str, str]]:
+    """The rows on the cells of a map: their number, stride and receptive field."""
     named = f"'{operand.map}', " if operand.map is not None else ""
     window = (
         f", a window of {size_text(operand.window)}" if any(n > 1 for n in operand.window) else ", one cell a window"

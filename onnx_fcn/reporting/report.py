@@ -1,9 +1,9 @@
-"""What was found, done and measured: one plain value, its texts, and its JSON.
+"""The report on what was found, done and measured: a plain value, its texts, and its JSON.
 
-A `Report` holds numbers, names and sentences only, no facts and no protos: it can be compared, pickled and kept. What
-people read is the same list of `Table`s everywhere; `Report.text` aligns them as plain text, and the command line draws
-them where there is a terminal. The short text fits on one screen, and hides nothing that changes what the answers mean:
-it has every caveat. The verbose one has every layer, change, cost and check.
+A `Report` contains only numbers, names and sentences, no facts or protos, so it can be compared, pickled and kept. Its
+texts are made from one list of `Table`s: `Report.text` aligns them as plain text, and the command line draws them on a
+terminal. The short text fits on one screen and contains every caveat, so it hides nothing that changes the meaning of
+the answers. The verbose text has every layer, change, cost and check.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 
-#: Version of what `Report.to_dict` returns (docs/report.md); it grows when a key is renamed, removed or changes its
-#: meaning.
+#: Version of the format of `Report.to_dict` (docs/report.md). It is increased if a key is renamed, removed or changes
+#: its meaning.
 FORMAT = 1
 
-#: Layers of the head that the diagram names.
+#: The number of layers of the head that the diagram names.
 SHOWN = 6
 
-#: Layers, and outputs, that the short text names.
+#: The number of layers, and of outputs, that the short text names.
 BRIEF = 4
 
 Dim = int | str | None
@@ -52,9 +52,9 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: its name, and its shape in the original and in the result (None where a size is unknown).
+    """An input or output: its name, and its shape in the original and in the result (None for unknown sizes).
 
-    `stride` is, for an output, how many pixels lie between its answers along each axis of the image.
+    The `stride` of an output is the number of pixels between its answers, along each axis of the image.
     """
 
     name: str
@@ -69,8 +69,8 @@ class Map:
 
     Attributes:
         name: the tensor in the original.
-        channels: its channels.
-        window: its cells that one answer is computed from.
+        channels: the number of its channels.
+        window: the number of its cells that one answer is computed from, along each axis.
         stride: pixels per cell.
     """
 
@@ -82,22 +82,23 @@ class Map:
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that was about one window, and answers at every position now.
+    """A node that handled one window in the original, and answers at every position in the result.
 
     Attributes:
         kind: ``dense``, ``window`` (a convolution or pooling over the whole window) or ``unfold`` (window positions
             became channels).
         node: its name in the original.
         was: its operator.
-        becomes: the operator that does its work now, or several, joined by " + ".
-        kernel: cells of the map that it covers; all 1 behind the first dense layer.
+        becomes: the operator that replaces it, or several, joined by " + ".
+        kernel: cells of the map that it covers; all 1 after the first dense layer.
         inputs: channels that it reads, in each group.
-        outputs: channels that it makes.
+        outputs: channels that it produces.
         groups: groups of channels.
         reads: the map that it reads.
-        layout: how the exporter had flattened it: ``n (c256 h6 w6)`` is channels first.
+        layout: how the exporter flattened that map: ``n (c256 h6 w6)`` is channels first.
         weight: the name of its weight.
-        same_bytes: whether the kernel is stored as the weight was; else it was laid out anew. None without a weight.
+        same_bytes: whether the kernel has the same bytes as the weight; otherwise its layout changed. None without a
+            weight.
     """
 
     kind: str
@@ -116,15 +117,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Difference:
-    """Nodes of the main graph by operator, and names of its initializers.
+    """What changed in the main graph: nodes by operator, and initializers by name.
 
     Attributes:
-        kept: nodes that are untouched.
-        changed: nodes that kept their operator and their place, with other inputs or attributes.
+        kept: nodes that are unchanged.
+        changed: nodes with the same operator and place, but other inputs or attributes.
         removed, added: nodes of the original only, and of the result only.
         reshaped: initializers with other dims and the same bytes.
-        rewritten: initializers with other values or another order of them.
-        removed_initializers, added_initializers: what it says.
+        rewritten: initializers with other values, or the same values in another order.
+        removed_initializers, added_initializers: initializers of the original only, and of the result only.
     """
 
     kept: dict[str, int]
@@ -139,7 +140,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Example:
-    """An image size, in pixels, the grid of answers for it, and how many of these no padding reaches."""
+    """An image size in pixels, its grid of answers, and the number of answers that no padding reaches."""
 
     size: tuple[int, ...]
     answers: tuple[int, ...]
@@ -155,24 +156,24 @@ class Report:
         source_bytes: its size with its external data.
         image: the input that is the image.
         axes: its axes, such as ``NCHW``.
-        window: the native size, in pixels: what one answer sees.
+        window: the native size, in pixels: the window of one answer.
         outputs: the answers.
-        cut: the last feature map that all answers are computed from; None where the whole network slides.
-        layers: what became convolutions and poolings, in the order of the graph.
-        context: nodes that see the whole image, whatever its size, and their operators.
-        caveats: what to know about the answers, in sentences.
-        example: a larger image and its grid of answers; None where the network was fully convolutional already.
-        native: what the original costs at its native size.
-        costs: what the converted network costs at that and at larger sizes.
+        cut: the last feature map that all answers are computed from; None if the whole network slides.
+        layers: the nodes that became convolutions and poolings, in the order of the graph.
+        context: nodes that see the whole image at any size, and their operators.
+        caveats: sentences to read before relying on the answers.
+        example: a larger image and its grid of answers; None if the network was fully convolutional already.
+        native: the cost of the original at its native size.
+        costs: the cost of the converted network at the native and at larger sizes.
         difference: what changed in the graph.
-        validation: the comparison with the original; None when it was skipped.
-        output: the path of the result; None when nothing was written.
+        validation: the comparison with the original; None if it was skipped.
+        output: the path of the result; None if nothing was written.
         output_bytes: its size with its external data.
-        data: the path of the result's data file; None when its weights are in the model file.
-        seconds: how long each stage took.
+        data: the path of the result's data file; None if its weights are in the model file.
+        seconds: the duration of each stage.
         geometry: where the answers are: their windows, receptive fields, counts and exactness.
         fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
-        sizes: the image sizes that the user asked about, in pixels; the JSON has them among the costs.
+        sizes: the requested image sizes, in pixels; the JSON has them among the costs.
     """
 
     source: str
@@ -202,12 +203,12 @@ class Report:
         """The receptive field of a tensor of the original, along each axis of the image.
 
         Raises:
-            OptionError: no map of the network has that name.
+            OptionError: if no map of the network has that name.
         """
         if tensor not in self.fields:
             near = difflib.get_close_matches(tensor, self.fields, 3)
             hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise OptionError(f"there is no tensor '{tensor}' that depends on the position in the image{hint}")
+            raise OptionError(f"the model has no tensor '{tensor}' that depends on the position in the image{hint}")
         return self.fields[tensor]
 
     @property
@@ -216,7 +217,7 @@ class Report:
         return self.outputs[0].stride
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON has it, key by key in docs/report.md; its ``version`` is `FORMAT`."""
+        """The report as a JSON object, described in docs/report.md; its ``version`` is `FORMAT`."""
         values = asdict(self)
         del values["sizes"]
         validation = None if self.validation is None else validation_dict(self.validation)
@@ -233,29 +234,30 @@ class Report:
         """The report as plain text, as the command prints it.
 
         Args:
-            verbose: with every layer, change, cost and check; else what fits on one screen, which is `str(report)`.
+            verbose: include every layer, change, cost and check; otherwise the text fits on one screen and equals
+                `str(report)`.
         """
         return plain(self.tables(verbose=verbose))
 
     def tables(self, *, verbose: bool = False) -> list[Table]:
-        """What `text` aligns."""
+        """The tables that `text` aligns."""
         return list(_verbose(self) if verbose else _brief(self))
 
 
 def _field_dict(value: Field) -> dict[str, Any]:
-    """A field as JSON has it: without size and padding where it is the whole image."""
+    """A field as a JSON object; size and padding are None if it is the whole image."""
     local = value.is_local
     return {"size": value.size if local else None, "stride": value.stride, "padding": value.padding if local else None}
 
 
 def validation_dict(validation: Validation) -> dict[str, Any]:
-    """A validation as JSON has it: `passed`, the attributes of its `Check`s, and what was not compared."""
+    """A validation as a JSON object: `passed`, the attributes of its `Check`s, and what was not compared."""
     checks = [asdict(c) | {"error": c.error if math.isfinite(c.error) else None} for c in validation.checks]
     return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
 
 
 def _brief(report: Report) -> Iterator[Table]:
-    """What fits on one screen; every caveat is in it."""
+    """The tables of the short text, which fits on one screen and contains every caveat."""
     yield Table("", (), tuple(_summary(report)))
     if report.validation is not None:
         yield from tables_of(report.validation)
@@ -264,52 +266,52 @@ def _brief(report: Report) -> Iterator[Table]:
 
 
 def _summary(report: Report) -> Iterator[tuple[str, str]]:
-    """What the model is, what the answers mean, what became of the layers, what they cost, and every caveat."""
+    """The rows on the model, the meaning of the answers, the layers, the cost, and every caveat."""
     yield from _model(report)
-    yield from _shortened(list(_answers(report)))
+    yield from _first_rows(list(_answers(report)))
     yield from _form(report)
     strides = list(_strides(report))
     yield "window", ", ".join([pixels(report.window), *strides[:1]])
     yield from (("stride", words) for words in strides[1:])
-    yield from _exact(report.geometry)
+    yield from _exactness(report.geometry)
     if report.example is not None:
         native = [f"{pixels(c.size)} → {_answers_on(c.answers)}" for c in report.costs[:1]]
         yield "example", "; ".join([*native, _example(report.example, report.geometry)])
-    yield from _continued(_shortened(list(_layers(report))))
-    yield from _continued(("cost", words) for words in _work(report))
+    yield from _label_once(_first_rows(list(_layers(report))))
+    yield from _label_once(("cost", words) for words in _work(report))
     yield from (("caveat", words) for words in _caveats(report))
 
 
 def _layers(report: Report) -> Iterator[tuple[str, str]]:
-    """What became of each layer; if there are many, that of the dense ones first."""
+    """What each layer became; if there are many, the dense layers come first."""
     layers = list(report.layers)
     if len(layers) > BRIEF:
         layers.sort(key=lambda layer: layer.kind != "dense")
     names = [f"{layer.was} '{layer.node}'" for layer in layers]
     width = max(map(len, names[:BRIEF]), default=0)
     for name, layer in zip(names, layers):
-        yield "layers", f"{name.ljust(width)}  becomes {_becomes(layer)}"
+        yield "layers", f"{name.ljust(width)}  becomes {_replacement(layer)}"
 
 
-def _shortened(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The first rows of many, and how many more there are."""
+def _first_rows(rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The first rows, and the number of the others."""
     yield from rows[:BRIEF]
     if len(rows) > BRIEF:
         yield "", f"and {len(rows) - BRIEF} more, which the verbose report lists"
 
 
-def _continued(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Rows with the label before the first of them only."""
+def _label_once(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The rows with a label on the first one only."""
     for k, (label, words) in enumerate(rows):
         yield "" if k else label, words
 
 
 def _work(report: Report) -> Iterator[str]:
-    """What one window costs, and the images that the user asked about, or else the largest."""
+    """The cost of one window, and of the requested image sizes or, without any, the largest one."""
     batch = "" if report.native.batch == 1 else f" in a batch of {report.native.batch}"
-    told = [c for c in report.costs if c.size in report.sizes] if report.sizes else report.costs[1:][-1:]
+    shown = [c for c in report.costs if c.size in report.sizes] if report.sizes else report.costs[1:][-1:]
     larger = []
-    for cost in told:
+    for cost in shown:
         crops = "" if cost.ratio is None else f", {_macs(cost.crops)} as crops"
         larger.append(f"{size_text(cost.size)}: {_macs(cost.macs)} for {_answers_on(cost.answers)}{crops}")
     yield "; ".join([f"{_macs(report.native.macs)} MACs a window{batch}", *larger[:1]])
@@ -318,21 +320,21 @@ def _work(report: Report) -> Iterator[str]:
 
 def _caveats(report: Report) -> Iterator[str]:
     """All caveats; nodes that see the whole image share one."""
-    alike = [context_caveat([node]) for node in report.context]
-    told = False
+    context = [context_caveat([node]) for node in report.context]
+    merged = False
     for caveat in report.caveats:
-        if caveat not in alike:
+        if caveat not in context:
             yield caveat
-        elif not told:
-            told = True
+        elif not merged:
+            merged = True
             yield context_caveat(report.context)
 
 
 def context_caveat(nodes: Sequence[tuple[str, str]]) -> str:
-    """What nodes that see the whole image, by name and operator, mean for the answers."""
+    """The caveat on nodes, given by name and operator, that see the whole image."""
     name, op = nodes[0]
     sees = f"and {len(nodes) - 1} more see" if len(nodes) > 1 else "sees"
-    return f"'{name}' ({op}) {sees} the whole image: every answer depends on all of it, not on its window alone."
+    return f"'{name}' ({op}) {sees} the whole image: every answer depends on all of it, not only on its window."
 
 
 def _verbose(report: Report) -> Iterator[Table]:
@@ -356,7 +358,7 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     yield from _form(report)
     yield "window", pixels(report.window)
     yield from (("stride", words) for words in _strides(report))
-    yield from _where(report.geometry)
+    yield from _fields(report.geometry)
     if report.example is not None:
         yield "example", _example(report.example, report.geometry)
     yield "cost", _native(report.native)
@@ -368,7 +370,7 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _model(report: Report) -> Iterator[tuple[str, str]]:
-    """The file and the image that it takes."""
+    """The rows on the model file and its image."""
     if report.source:
         yield "model", f"{report.source}, {bytes_of(report.source_bytes)}"
     yield "image", f"{_change(report.image)}, {report.axes}"
@@ -380,14 +382,14 @@ def _answers(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _form(report: Report) -> Iterator[tuple[str, str]]:
-    """What became of the map of answers, where it is no longer that."""
+    """The row on the form of the answers, if it is not a map."""
     form = report.geometry.of().form if report.geometry.outputs else "map"
     if form != "map":
         yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
 
 
 def _strides(report: Report) -> Iterator[str]:
-    """Pixels between the answers of the first output, and of those that differ from it."""
+    """Pixels between the answers of the first output, and of each output that differs from it."""
     for output in report.outputs:
         if output.stride and (output is report.outputs[0] or output.stride != report.stride):
             of = "" if output is report.outputs[0] else f" of '{output.name}'"
@@ -395,7 +397,7 @@ def _strides(report: Report) -> Iterator[str]:
 
 
 def _example(example: Example, geometry: Geometry) -> str:
-    """A larger image and its answers, and how many of them no padding reaches, where it reaches any."""
+    """A larger image and its answers, with the number that no padding reaches if the network is padded."""
     padded = geometry.of().exactness == "padded"
     free = f", {example.interior or 'none'} of them free of padding" if padded else ""
     return f"{pixels(example.size)} → {_answers_on(example.answers)}{free}"
@@ -411,18 +413,18 @@ def _written(report: Report) -> str:
     return f"{report.output}, {bytes_of(report.output_bytes)}{data}{doubt}"
 
 
-#: What the first word of a form says of the answers.
+#: The meaning of a form, by its first word.
 _FORM_WORDS = {
     "mean": "of the map of answers, for an image of any size",
     "max": "of the map of answers, for an image of any size",
     "full-size": "each answer in the middle of its window, linear in between",
     "argmax": "the best class of each answer",
-    "keep-size": "all shapes as they were, with convolutions for dense layers",
+    "keep-size": "all shapes unchanged, with convolutions for dense layers",
 }
 
 
 def _native(cost: NativeCost) -> str:
-    """What one window costs in the original."""
+    """The cost of one window in the original."""
     macs, activations = _macs(cost.macs), _activations(cost.activations)
     images = "" if cost.batch == 1 else f", in a batch of {cost.batch}"
     return f"{macs} multiply-accumulates (MACs) a window, {activations} of activations{images}"
@@ -442,7 +444,7 @@ def _cost_row(cost: ImageCost) -> tuple[str, ...]:
 
 
 def _diagram(report: Report) -> Iterator[tuple[str, str]]:
-    """The trunk, the cut and the head, one below the other, with an arrow for each part."""
+    """The trunk, the cut and the head, top to bottom, with an arrow for each part."""
     before = report.image.before or ()
     channels = [d for d, axis in zip(before, report.axes) if axis == "C" and isinstance(d, int)]
     yield "image", f"'{report.image.name}', {size_text([*channels, *report.window])}"
@@ -455,7 +457,7 @@ def _diagram(report: Report) -> Iterator[tuple[str, str]]:
         yield "cut", f"'{report.cut.name}', {cells}, a cell every {pixels(report.cut.stride, square=True)}"
         yield "  ↓", f"head: {_nodes(head.nodes)}, {_macs(head.macs)} MACs a window"
     for layer in report.layers[:SHOWN]:
-        yield "  ↓", f"  {_becomes(layer)}"
+        yield "  ↓", f"  {_replacement(layer)}"
     if len(report.layers) > SHOWN:
         yield "  ↓", f"  and {len(report.layers) - SHOWN} more, listed below"
     for output in report.outputs:
@@ -463,7 +465,7 @@ def _diagram(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _answer(report: Report, output: Tensor) -> str:
-    """What an output has, and where."""
+    """The numbers of an output, and the distance between its answers."""
     answers = report.geometry.outputs.get(output.name)
     if answers is None or output.after is None:
         return ""
@@ -478,24 +480,24 @@ def _nodes(count: int) -> str:
     return f"{count} node{'' if count == 1 else 's'}"
 
 
-def _where(geometry: Geometry) -> Iterator[tuple[str, str]]:
-    """What an answer sees, and whether it is what the original says to a crop; once for outputs that are alike."""
-    told: set[tuple[str, str]] = set()
+def _fields(geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """The field of an answer, and whether it equals the original's on a crop; once for outputs with equal rows."""
+    seen_before: set[tuple[str, str]] = set()
     for name, answers in geometry.outputs.items():
-        of = f" of '{name}'" if told else ""
+        of = f" of '{name}'" if seen_before else ""
         starts = list(dict.fromkeys(f"{float(f.start):g}" for f in answers.field))
         start = f", from {'×'.join(starts)} on"
         whole = not all(f.is_local for f in answers.field)
         seen = "the whole image" if whole else f"{pixels([float(f.size) for f in answers.field])}{start}"
         verdict = _verdict_on_crops(answers)
-        if (seen, verdict) not in told:
+        if (seen, verdict) not in seen_before:
             yield "field", seen + of
             yield "exact", verdict + of
-            told.add((seen, verdict))
+            seen_before.add((seen, verdict))
 
 
-def _exact(geometry: Geometry) -> Iterator[tuple[str, str]]:
-    """Whether an answer is what the original says to a crop; once for outputs that are alike."""
+def _exactness(geometry: Geometry) -> Iterator[tuple[str, str]]:
+    """Whether an answer equals the original's on a crop; once for outputs with equal rows."""
     first: dict[str, str] = {}
     for name, answers in geometry.outputs.items():
         first.setdefault(_verdict_on_crops(answers), name)
@@ -516,8 +518,8 @@ def _shape(dims: Sequence[Dim] | None) -> str:
     return "of unknown shape" if dims is None else f"({', '.join('?' if d is None else str(d) for d in dims)})"
 
 
-def _becomes(layer: Layer) -> str:
-    """The operator that does a layer's work, its kernel and its channels."""
+def _replacement(layer: Layer) -> str:
+    """The operator that replaces a layer, its kernel and its channels."""
     single = layer.kernel and " + " not in layer.becomes
     becomes = f"{layer.becomes} {size_text(layer.kernel)}" if single else layer.becomes
     if layer.inputs and layer.outputs:
@@ -533,7 +535,7 @@ def _layer_row(layer: Layer) -> tuple[str, ...]:
     reads = f"{size_text((*size, *(layer.kernel if whole else ())))} of '{layer.reads}'"
     reads += f" as {layer.layout}" if whole else ""
     stored = {True: ", same bytes", False: ", laid out anew", None: ""}[layer.same_bytes]
-    return layer.node, layer.was, _becomes(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
+    return layer.node, layer.was, _replacement(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
 
 
 def _difference_rows(difference: Difference) -> Iterator[tuple[str, str]]:
@@ -552,21 +554,21 @@ def _difference_rows(difference: Difference) -> Iterator[tuple[str, str]]:
             yield f"weights {verb}", ", ".join(map(repr, names))
 
 
-#: What each kind of check compares the answers with; "{}" is how many windows.
+#: What each kind of check compares the answers with; "{}" is the number of windows.
 QUESTIONS = {
     "native": "the original at its native size",
     "law": "the original head on {} of the feature map",
     "crops": "the original on {}",
     "trunk": "the original trunk on a crop, away from padding",
     "phases": "the original trunk on the shifted image",
-    "grid": "the number of answers that was said",
-    "form": "what was to become of the map",
-    "metadata": "what the metadata say of the answers",
+    "grid": "the predicted number of answers",
+    "form": "the requested form of the answers",
+    "metadata": "the description of the answers in the metadata",
 }
 
 
 def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
-    """A validation: the worst of each kind of check, and every one of them if `verbose`."""
+    """The tables of a validation: the worst check of each kind, and all checks if `verbose`."""
     verdict = "it is the same network" if validation.passed else "it is NOT the same network"
     rows = []
     for kind in QUESTIONS:
@@ -581,19 +583,19 @@ def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Tabl
 
 
 def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
-    """The largest error of checks of one kind, its limit, and what was compared."""
+    """The largest error of checks of one kind, its limit, and what the answers were compared with."""
     worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
     shown = checks if worst.passed else [worst]
     windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
     total = sum(windows.values())
     noun = "crop" if worst.kind == "crops" else "window"
     question = QUESTIONS[worst.kind].format(f"{total} {noun}{'' if total == 1 else 's'}")
-    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _spread(worst))))
+    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _crop_summary(worst))))
 
 
 def _check_row(check: Check) -> tuple[str, ...]:
     subject = f"{check.kind}: '{check.subject}', batch {check.batch}"
-    remarks = "; ".join(filter(None, (_spread(check), check.note)))
+    remarks = "; ".join(filter(None, (_crop_summary(check), check.note)))
     return subject, size_text(check.size), f"{check.error:.1e}", _limit(check), remarks
 
 
@@ -603,8 +605,8 @@ def _limit(check: Check) -> str:
     return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
 
 
-def _spread(check: Check) -> str:
-    """Of crops that are for information, how the others differ."""
+def _crop_summary(check: Check) -> str:
+    """For crops that are compared for information: the median error and the number with the same best class."""
     if check.tolerance is not None or check.median is None:
         return ""
     same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
