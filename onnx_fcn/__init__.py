@@ -1,21 +1,21 @@
 """Turn any ONNX classifier into a fully convolutional network, and prove that it is the same network.
 
-A classifier is a convolutional trunk, a flatten, and fully connected layers; and a fully connected layer *is* a
-convolution, whose kernel covers the whole map. Written so, the same weights answer at every position of a larger
-image, and all windows share the trunk's work:
+A classifier is a convolutional trunk, a flatten, and fully connected layers. A fully connected layer *is* a
+convolution whose kernel covers the whole map. Written as a convolution, the same weights answer at every position of a
+larger image, and all windows share the trunk's work:
 
     import onnx_fcn
 
     conversion = onnx_fcn.convert("model.onnx", "out.onnx")
     print(conversion.report)
 
-Everything public is listed here. It is imported when it is first used, so that a pipeline that only reads a geometry
-does not wait for the converter.
+Everything public is listed here, and imported at its first use, so that a pipeline that only reads a geometry does not
+import the converter.
 """
 
 import sys
 
-if sys.argv[:1] == ["-m"] and "onnx_fcn" in sys.orig_argv:  # which is about to import __main__: see there
+if sys.argv[:1] == ["-m"] and "onnx_fcn" in sys.orig_argv:  # about to import __main__, which explains this call
     from onnx_fcn.process import end_at_once
 
     end_at_once()

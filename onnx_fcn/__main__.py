@@ -1,8 +1,8 @@
-"""python -m onnx_fcn, and the command onnx-fcn."""
+"""The entry point of ``python -m onnx_fcn`` and of the command ``onnx-fcn``."""
 
 from onnx_fcn.process import end_at_once, repair_streams
 
-end_at_once()  # while all else is imported
+end_at_once()  # while everything else is imported
 
 
 def main() -> int:

@@ -314,7 +314,7 @@ BAD = {
     "weights in two places": asked("--inline --link-data", "not allowed with argument --inline"),
     "weights without an output": Bad("and there is none", "model.onnx --inline", 2),
     "verify what is no model": Bad("'old.onnx' is not an ONNX model", "model.onnx old.onnx --verify"),
-    "data without an output": Bad("--data is for the comparison", "model.onnx --data x.npy", 2),
+    "data without an output": Bad("--data requires an output", "model.onnx --data x.npy", 2),
     "data not to be used": asked("--data x.npy --no-validate", "contradict each other"),
     "data missing": asked("--data x.npy", "'x.npy' cannot be read"),
     "data of no numbers": asked(
@@ -538,7 +538,7 @@ def test_memory_that_runs_out_is_a_sentence(command: Command, tmp_path: Path, mo
 
     before = files(tmp_path)
     monkeypatch.setattr(onnx_fcn.conversion, "run_checks", exhausted)
-    says = "error: there is not enough memory for that: it takes a machine that has more\n"
+    says = "error: there is not enough memory: use a machine with more\n"
     assert command("model.onnx", "old.onnx") == Result(2, "", says)
     assert files(tmp_path) == before
 

@@ -1266,8 +1266,8 @@ refusal("a shift by what is cut off", SCALED.format("half_pixel_symmetric", "lin
     ("half-pixel-symmetric", "up", "resizes 5 cells to 2.5"), image="float[N,6,5,4] x", opset=19,
     scales=np.float32([1, 1, 0.5, 0.5]), w=(24, 5))
 refusal("nearest cells on a border that floats do not tell", SCALED.format("half_pixel_symmetric", "nearest"),
-    ("rounding", "up", "by 1/3, where the nearest cell is on the border between two"), image="float[N,6,9,9] x", opset=19,
-    scales=np.float32([1, 1, 1 / 3, 1 / 3]), w=(54, 5))
+    ("rounding", "up", "by 1/3, where the nearest cell is on the border between two"), image="float[N,6,9,9] x",
+    opset=19, scales=np.float32([1, 1, 1 / 3, 1 / 3]), w=(54, 5))
 refusal("a map of no cells", '[crop] c = Pad (x, pads)  r = Resize (c, "", "", sizes)  f = Flatten (r)  '
     "y = MatMul (f, w)", ("empty", "crop", "without any values"), pads=[0, 0, -2, 0, 0, 0, -2, 0], sizes=[1, 6, 4, 3],
     image="float[1,6,4,3] x", w=(72, 5))

@@ -1,7 +1,7 @@
 """The command line: arguments → convert → report on the terminal → exit code.
 
-What the user did wrong is one sentence on stderr; a bug of ours keeps its traceback. A terminal gets tables that fit
-it, a pipe the same as plain text.
+A user's mistake becomes one sentence on stderr; a bug in onnx_fcn keeps its traceback. A terminal gets tables that fit
+its width, a pipe gets the same tables as plain text.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = ["main"]
 
 DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 
-#: Commands of their own, by the first argument; the module's `run` takes all of them and returns the tables to show.
-#: A model of that name is ./heatmap.
+#: Separate commands, by the first argument: the module whose `run` takes all arguments and returns the tables to show.
+#: A model with the name of a command is passed as ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.cli.views")
 COMMANDS["apply"] = "onnx_fcn.cli.apply"
 
 EPILOG = """\
 commands on a converted model (onnx-fcn COMMAND --help):
-  heatmap out.onnx photo.jpg heat.png     where a class is, drawn over the picture
-  segment out.onnx photo.jpg classes.png  the best class at every pixel
-  page out.onnx photo.jpg page.html       a page to explore the answers on
-  apply out.onnx huge.tif map.zarr        its answers on an image of any size, tile by tile
+  heatmap out.onnx photo.jpg heat.png     show where a class is, drawn over the picture
+  segment out.onnx photo.jpg classes.png  write the best class at every pixel
+  page out.onnx photo.jpg page.html       write a page to explore the answers
+  apply out.onnx huge.tif map.zarr        compute the answers on an image of any size, tile by tile
 
 exit codes:
   0    done
@@ -52,30 +52,30 @@ exit codes:
   3    converted, but the numbers disagree with the original
   130  interrupted
   143  terminated
-After 1, 2 and 3 nothing has been written, and an output that was there is untouched; whoever is interrupted or
-terminated finds the old output or the new one, whole.
+After 1, 2 and 3 nothing has been written, and an existing output is unchanged. After an interruption or termination
+the output is either the old file or the complete new one.
 
 examples:
-  onnx-fcn model.onnx                          what would become of it
-  onnx-fcn model.onnx --sizes 512 768x1024     what it would cost there
+  onnx-fcn model.onnx                          report what it would become
+  onnx-fcn model.onnx --sizes 512 768x1024     report what it would cost at these sizes
   onnx-fcn model.onnx out.onnx                 convert, compare with the original, write
   onnx-fcn --verify model.onnx optimized.onnx  compare again after another tool
 """
 
 
-class _UnsaidError(Exception):
-    """What was to be said found no room."""
+class _StdoutError(Exception):
+    """Stdout cannot be written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     if arguments is not None:
-        return _guarded(list(arguments))
-    gc.disable()  # a process of its own, which ends with this: a collection over a large graph finds nothing
+        return _run_guarded(list(arguments))
+    gc.disable()  # the process ends after this command, and a collection over a large graph finds nothing
     repair_streams()
     signals = Signals()
     try:
-        code = _guarded(sys.argv[1:])
+        code = _run_guarded(sys.argv[1:])
     except BaseException:
         if signals.code is None:
             raise
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if signals.code is None else signals.code
 
 
-def _guarded(words: Sequence[str]) -> int:
-    """Run the command; whatever keeps it from what it should do becomes a sentence and an exit code."""
+def _run_guarded(words: Sequence[str]) -> int:
+    """Run the command, and turn every failure into a sentence and an exit code."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # those of dependencies mean nothing to the user
+        warnings.simplefilter("ignore")  # warnings of dependencies mean nothing to the user
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
@@ -103,45 +103,47 @@ def _guarded(words: Sequence[str]) -> int:
                 given = _parse(words)
                 wrote = given.output is not None and not given.verify
                 _run(given)
-        except SystemExit as leaving:  # argparse's way, after help or an error
+        except SystemExit as leaving:  # raised by argparse after help or an error
             wrote = False
-            _said(lambda: None)
+            _write_out(lambda: None)
             return int(leaving.code or 0)
     except FcnError as error:
         _complain(f"error: {error}")
         if given.verbose and isinstance(error, ValidationError) and isinstance(error.report, Validation):
             _complain(plain(tables_of(error.report, verbose=True)))
         return USAGE if isinstance(error, OptionError) else VALIDATION if isinstance(error, ValidationError) else MODEL
-    except _UnsaidError as error:  # files that were to be written are in their places by then
+    except _StdoutError as error:  # the files are written by then
         _complain(f"{'warning' if wrote else 'error'}: the report cannot be written: {error}")
         return DONE if wrote else USAGE
     except MemoryError:
-        smaller = "give it smaller images, or more memory" if command else "it takes a machine that has more"
-        _complain(f"error: there is not enough memory for that: {smaller}")
+        remedy = "use smaller images, or a machine with more" if command else "use a machine with more"
+        _complain(f"error: there is not enough memory: {remedy}")
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
 
 
-def _said(say: Callable[[], object]) -> None:
-    """Say something on stdout, to its end.
+def _write_out(write: Callable[[], object]) -> None:
+    """Call a function that writes to stdout, and flush.
+
+    A reader that closes the pipe early, as `head` does, is not an error.
 
     Raises:
-        _UnsaidError: it cannot be written. A reader that went away, as `head` does, has read enough.
+        _StdoutError: if stdout cannot be written.
     """
     try:
-        say()
+        write()
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
     except OSError as error:
         silence(sys.stdout)
-        raise _UnsaidError(reason_of(error)) from None
+        raise _StdoutError(reason_of(error)) from None
 
 
 def _complain(text: str) -> None:
-    """Say something on stderr, if that can be."""
+    """Write a line to stderr, if it can be written."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -191,7 +193,7 @@ def _run(given: argparse.Namespace) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     given = parser.parse_args(arguments)
-    _check_together(given, parser.error)
+    _check_options(given, parser.error)
     return given
 
 
@@ -199,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnx-fcn",
         description="Turn any ONNX classifier into a fully convolutional network, and prove that it is the same\n"
-        "network. Without an output it only says what it would do.",
+        "network. Without an output it only reports what it would do.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -218,48 +220,52 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--input-size",
         type=_size,
         metavar="N|HxW",
-        help="the image size that the network was made for, where the file does not say it (N: along every axis)",
+        help="the image size that the network was made for, if the file does not give it (N: along every axis)",
     )
-    group.add_argument("--input", metavar="NAME", help="the input that is the image, where there are several")
+    group.add_argument("--input", metavar="NAME", help="the input that is the image, if there are several")
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what it answers with")
+    group = parser.add_argument_group("what the answers are")
     group.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
     group.add_argument(
         "--head",
         choices=("conv", "folded"),
         default="conv",
-        help="folded: with the batch folded into a spatial axis, faster for batches of images of the native size",
+        help="folded: fold the batch into a spatial axis, which is faster for batches of images of the native size",
     )
     group.add_argument(
         "--output-stride",
         type=count,
         metavar="S",
-        help="answers every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
+        help="answer every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
     )
     group.add_argument(
-        "--outputs", type=names, default=(), metavar="NAME,…", help="keep these outputs only, where there are several"
+        "--outputs", type=names, default=(), metavar="NAME,…", help="keep only these outputs, if there are several"
     )
-    group.add_argument("--logits", action="store_true", help="leave out a closing Softmax, LogSoftmax or Sigmoid")
+    group.add_argument("--logits", action="store_true", help="remove a final Softmax, LogSoftmax or Sigmoid")
     group.add_argument(
-        "--reduce", choices=("mean", "max"), help="one answer for an image of any size: the mean or maximum of the map"
+        "--reduce",
+        choices=("mean", "max"),
+        help="give one answer for an image of any size: the mean or maximum of the map",
     )
     group.add_argument(
-        "--full-size", action="store_true", help="the map at the resolution of the image, interpolated between answers"
+        "--full-size",
+        action="store_true",
+        help="give the map at the resolution of the image, interpolated between answers",
     )
-    group.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
+    group.add_argument("--argmax", action="store_true", help="give the best class instead of the scores")
     group.add_argument(
-        "--keep-size", action="store_true", help="keep all shapes as they are, with convolutions for dense layers"
+        "--keep-size", action="store_true", help="keep all shapes unchanged, with convolutions for dense layers"
     )
 
 
 def _add_storing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where the weights go").add_mutually_exclusive_group()
+    group = parser.add_argument_group("where the weights are stored").add_mutually_exclusive_group()
     for option, kind, what in (
-        ("--external-data", "external", "large weights go to a file beside the output"),
-        ("--inline", "inline", "they go into the output itself"),
-        ("--link-data", "link", "they stay in the model's data file, if unchanged; it has to stay too"),
+        ("--external-data", "external", "store large weights in a file beside the output"),
+        ("--inline", "inline", "store all weights in the output itself"),
+        ("--link-data", "link", "refer to unchanged weights in the model's data file, which must stay in place"),
     ):
         group.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
 
@@ -267,18 +273,16 @@ def _add_storing(parser: argparse.ArgumentParser) -> None:
 def _add_checking(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is compared with the original")
     group.add_argument(
-        "--verify", action="store_true", help="compare OUTPUT, whatever made it, with MODEL; nothing is written"
+        "--verify", action="store_true", help="compare OUTPUT, made by any tool, with MODEL; write nothing"
     )
     group.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
-    group.add_argument("--data", metavar="FILE", help="compare on these images too: .npy, or .npz by input name")
-    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random images to compare on")
+    group.add_argument("--data", metavar="FILE", help="also compare on these images: .npy, or .npz by input name")
+    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="the seed of the random images to compare on")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is reported")
-    group.add_argument(
-        "--explain", metavar="NAME", help="what is known of this node or tensor, and why it is refused if it is"
-    )
+    group.add_argument("--explain", metavar="NAME", help="explain this node or tensor, and why it is refused if it is")
     group.add_argument(
         "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to report the cost of"
     )
@@ -287,29 +291,29 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
-def _check_together(given: argparse.Namespace, error: Callable[[str], object]) -> None:
-    """Report options that do not go together; `error` ends the command."""
+def _check_options(given: argparse.Namespace, error: Callable[[str], object]) -> None:
+    """Check that the options fit together; `error` ends the command with a message."""
     if given.output is None:
         if given.verify:
-            error("--verify compares two files: model and output")
+            error("--verify compares two files: give a model and an output")
         if given.data is not None:
-            error("--data is for the comparison with an output, and there is none")
+            error("--data requires an output to compare with")
         if given.weights is not None:
-            error("where weights go is about an output, and there is none")
+            error("options for storing the weights require an output")
     if given.verify and not given.validate:
         error("--verify and --no-validate contradict each other")
     forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
     if given.explain is not None and (given.output is not None or any(made)):
-        error("--explain tells of one node or tensor, and takes neither an output nor options about one")
+        error("--explain reports on one node or tensor, and takes neither an output nor options about one")
     if given.verify and (given.output_stride or any(made)):
-        error("--verify converts nothing, so options about converting mean nothing to it")
+        error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")
 
 
 def _size(text: str) -> tuple[int, ...]:
-    """224x224 → (224, 224)."""
+    """Parse a size in pixels: 224x224 → (224, 224)."""
     if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size in pixels, such as 224x224")
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
@@ -323,11 +327,11 @@ def _seed(text: str) -> int:
 
 def _show(tables: Sequence[Table]) -> None:
     if tables:
-        _said(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
+        _write_out(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
 
 
 def _draw(tables: Sequence[Table]) -> None:
-    """Tables for a terminal."""
+    """Draw tables on a terminal."""
     import rich.console
     import rich.table
     import rich.text
@@ -351,7 +355,7 @@ def _draw(tables: Sequence[Table]) -> None:
 
 @contextlib.contextmanager
 def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | None]:
-    """A line that says what goes on, on a terminal."""
+    """A callback that shows the current stage on a terminal; None without a terminal."""
     if given.quiet or not sys.stderr.isatty():
         yield None
         return
@@ -363,27 +367,27 @@ def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | Non
 
 @contextlib.contextmanager
 def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What writes the JSON, whole or not at all; whether it can is known before the work begins.
+    """A function that writes the JSON file, completely or not at all. The path is checked before the work begins.
 
     Raises:
-        OptionError: the file cannot be written, or is one of the models.
+        OptionError: if the file cannot be written, or is one of the models.
     """
     if given.json is None:
         yield lambda _: None
         return
     if given.json == "-":
-        yield lambda values: _said(lambda: print(_encoded(values), end=""))
+        yield lambda values: _write_out(lambda: print(_to_json(values), end=""))
         return
     if os.path.realpath(given.json) in {os.path.realpath(p) for p in (given.model, given.output) if p is not None}:
         raise OptionError(f"'{given.json}' is a model: write the report to another file")
     with drafted(given.json) as draft:
 
         def finish(values: dict[str, Any]) -> None:
-            draft.write(_encoded(values).encode())
+            draft.write(_to_json(values).encode())
             draft.commit()
 
         yield finish
 
 
-def _encoded(values: dict[str, Any]) -> str:
+def _to_json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

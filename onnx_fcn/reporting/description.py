@@ -114,8 +114,8 @@ def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, st
     stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and state.has_head and not state.finals:
         yield (
-            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} also gives "
-            "the answers in between."
+            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} also "
+            "gives the answers in between."
         )
     same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
