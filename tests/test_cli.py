@@ -312,7 +312,7 @@ BAD = {
     "verify nothing": asked("--verify --no-validate", "contradict each other"),
     "verify and convert": asked("--verify --dynamic-batch", "--verify converts nothing"),
     "weights in two places": asked("--inline --link-data", "not allowed with argument --inline"),
-    "weights without an output": Bad("and there is none", "model.onnx --inline", 2),
+    "weights without an output": Bad("storing the weights require an output", "model.onnx --inline", 2),
     "verify what is no model": Bad("'old.onnx' is not an ONNX model", "model.onnx old.onnx --verify"),
     "data without an output": Bad("--data requires an output", "model.onnx --data x.npy", 2),
     "data not to be used": asked("--data x.npy --no-validate", "contradict each other"),

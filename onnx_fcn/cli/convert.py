@@ -91,7 +91,7 @@ def _run_guarded(words: Sequence[str]) -> int:
         warnings.simplefilter("ignore")  # warnings of dependencies mean nothing to the user
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × or → is no reason to fail
+            stream.reconfigure(errors="replace")  # do not fail on a terminal without × or →
     command = COMMANDS.get(words[0]) if words else None
     given = argparse.Namespace(verbose=False)
     wrote = command is not None

@@ -128,7 +128,7 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
     )
     starts, ends, axes, steps = [*given, None, None, None][:4]
     if starts is None or ends is None:
-        raise Unsupported("has no starts or no ends", code="operands")
+        raise Unsupported("lacks its starts or its ends", code="operands")
     for k, (start, end) in enumerate(zip(starts, ends)):
         axis = x.axis(axes[k] if axes else k)
         size = x.shape[axis]

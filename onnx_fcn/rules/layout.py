@@ -75,7 +75,7 @@ def transpose(site: Site, x: Lifted) -> Lifted:
     """A permutation of the axes."""
     perm = site.attr("perm") or list(range(x.rank))[::-1]
     if sorted(perm) != list(range(x.rank)):
-        raise Unsupported(f"permutes {x.rank} axes by {perm}")
+        raise Unsupported(f"permutes {x.rank} axes by {perm}, which is not a permutation of them")
     return x.transposed(perm)
 
 
@@ -112,7 +112,7 @@ def tile(site: Site, x: Lifted, repeats: Fact) -> Lifted:
     """Repetition along each axis."""
     counts = site.ints(repeats) or []
     if len(counts) != x.rank or min(counts, default=1) < 1:
-        raise Unsupported(f"repeats the {x.rank} axes of {x} by {dims_of(counts)}", code="size")
+        raise Unsupported(f"repeats the {x.rank} axes of {x} by {dims_of(counts)}: the counts do not fit", code="size")
     return tiled(site, x, counts)
 
 

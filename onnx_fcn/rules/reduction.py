@@ -50,7 +50,7 @@ def global_pool(site: Site, x: Lifted) -> Fact:
     """(N, C, *space) -> (N, C, 1, …): a pooling whose kernel is the window."""
     kinds = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
     if site.op == "GlobalLpPool" and site.attr("p", 2) not in (1, 2):
-        raise Unsupported("GlobalLpPool with p other than 1 and 2", code="lp")
+        raise Unsupported("has a p other than 1 and 2", code="lp")
     kind = kinds.get(site.op, "ReduceL1" if site.attr("p", 2) == 1 else "ReduceL2")
     return reduced(site, x, kind, range(2, x.rank), keepdims=True)
 

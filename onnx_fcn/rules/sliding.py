@@ -373,7 +373,7 @@ def pad(
     amounts = site.attr("pads") if pads is None else site.ints(pads)
     which = site.ints(axes) if axes is not None else list(range(x.rank))
     if amounts is None or which is None or len(amounts) != 2 * len(which):
-        raise Unsupported("has no amount of padding for each axis", code="operands")
+        raise Unsupported("does not give the padding of each axis", code="operands")
     begins, ends = [0] * x.rank, [0] * x.rank
     for k, a in enumerate(which):
         begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
