@@ -150,7 +150,7 @@ def _window_sum(
 
 @dataclass(frozen=True)
 class Upsampling:
-    """A transposed convolution along one axis, padding resolved: cell i spreads over the cells from i·stride - begin on.
+    """A transposed convolution along one axis, padding resolved: cell i spreads from cell i·stride - begin on.
 
     Attributes:
         span: cells that the dilated kernel covers.
