@@ -137,8 +137,8 @@ def stride(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: S
 
 def _parts(original: Path, plain: Path) -> list[Path]:
     """The plain network, cut at the last maps of 8 pixels a cell, of 16, and so on, that all answers come from."""
-    state = lift(Document.open(original), Request())
-    maps = {int(cut.fact.space[0].stride): cut.fact.map for cut in reversed(list(cuts_of(state)))}
+    walk = lift(Document.open(original), Request())
+    maps = {int(cut.fact.space[0].stride): cut.fact.map for cut in reversed(list(cuts_of(walk)))}
     model = onnx.load(plain)
     names = [model.graph.input[0].name, *(maps[s] for s in sorted(maps) if OUTPUT_STRIDE <= s < STRIDE)]
     found = []

@@ -152,29 +152,29 @@ def convert(
         original = given.selected
         document = original.copy()
     with clock("lift"), _blaming_model(given):
-        state = answering(document, lift(document, request), asked)
-    images = load_data(data, original, state.image)
+        walk = answering(document, lift(document, request), asked)
+    images = load_data(data, original, walk.image)
     with clock("assemble"), _blaming_model(given):
-        document.commit(assemble(document, state, dynamic_batch=dynamic_batch))
+        document.commit(assemble(document, walk, dynamic_batch=dynamic_batch))
         if dynamic_batch:
-            check_freed(document, original, state)
+            check_freed(document, original, walk)
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
-        report = describe(original, document, state, source=name, sizes=sizes)
+        report = describe(original, document, walk, source=name, sizes=sizes)
     source_graph = fingerprint(given.whole.proto.graph)
     document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:
             with clock("validate"):
-                report.validation = _compare(given, state, document, document, seed, images, clock.say, macs)
+                report.validation = _compare(given, walk, document, document, seed, images, clock.say, macs)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)
-                    report.validation = _compare(given, state, document, written, seed, images, clock.say, macs)
+                    report.validation = _compare(given, walk, document, written, seed, images, clock.say, macs)
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size
@@ -233,15 +233,15 @@ def validate(
     document = source.copy()
     request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape)
     with _blaming_model(given):
-        state = _lifted_as_claimed(document, request, judged)
+        walk = _lifted_as_claimed(document, request, judged)
         with _blaming_metadata(judged):
-            state = answering(document, state, asked)
-        document.commit(assemble(document, state))
+            walk = answering(document, walk, asked)
+        document.commit(assemble(document, walk))
     _check_signature(document, judged)
-    images = load_data(data, source, state.image)
-    macs = native_cost(source, state).macs
+    images = load_data(data, source, walk.image)
+    macs = native_cost(source, walk).macs
     try:
-        return _compare(given, state, document, judged, seed, images, progress or _silent, macs)
+        return _compare(given, walk, document, judged, seed, images, progress or _silent, macs)
     except ValidationError as error:
         made_of = claims_of(judged.proto).get("source")
         if made_of is None or made_of == fingerprint(given.whole.proto.graph):
@@ -306,7 +306,7 @@ def _blaming_metadata(judged: Document) -> Iterator[None]:
 
 def _compare(
     given: Given,
-    state: Walk,
+    walk: Walk,
     lifted: Document,
     judged: Document,
     seed: int,
@@ -314,7 +314,7 @@ def _compare(
     progress: Progress,
     macs: int | None,
 ) -> Validation:
-    validation = run_checks(Comparison(given, state, lifted, judged, seed, progress, macs), data)
+    validation = run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data)
     if not validation.passed:
         if validation.is_same_network:
             raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)

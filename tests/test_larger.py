@@ -180,10 +180,10 @@ def judged(original: ModelProto, plant: Callable[[ModelProto], ModelProto], seed
     """What validation says where the conversion itself is at fault, so that its own trunk is no better."""
     given = Given.open(original, Asked())
     document = given.selected.copy()
-    state = lift(document, Request())
-    document.commit(assemble(document, state))
+    walk = lift(document, Request())
+    document.commit(assemble(document, walk))
     wrong = Document.open(plant(document.to_proto()))
-    return run_checks(Comparison(given, state, wrong, wrong, seed))
+    return run_checks(Comparison(given, walk, wrong, wrong, seed))
 
 
 def rejected(original: ModelProto, plant: Callable[[ModelProto], ModelProto], seed: int) -> bool:

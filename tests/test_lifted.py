@@ -31,8 +31,10 @@ def fact(channels: int = 6, height: Axis | None = None, width: Axis | None = Non
     return Lifted("map", batch, depth, space, ((batch,), depth, *(a.atoms for a in space)), FLOAT)
 
 
-def axis(window: int, name: str, *, stride: Fraction | int = 1, grid: Fraction | int = 1, rate: int = 1) -> Axis:
-    return Axis(atoms_of(window, name), Field(stride=Fraction(stride)), Fraction(grid), rate)
+def axis(
+    window: int, name: str, *, stride: Fraction | int = 1, window_stride: Fraction | int = 1, rate: int = 1
+) -> Axis:
+    return Axis(atoms_of(window, name), Field(stride=Fraction(stride)), Fraction(window_stride), rate)
 
 
 def physical(x: Lifted, positions: int = 3) -> np.ndarray:
@@ -43,7 +45,7 @@ def physical(x: Lifted, positions: int = 3) -> np.ndarray:
 
 
 def original(x: Lifted, values: np.ndarray, position: tuple[int, ...]) -> np.ndarray:
-    """The original tensor at a position: map[p·grid/stride + rate·(0 … window - 1)], atoms in the layout's order."""
+    """The original at p: map[p·window_stride/stride + rate·(0 … window - 1)], atoms in the order of the layout."""
     cells = [p * a.step + a.rate * np.arange(a.window) for p, a in zip(position, x.space)]
     window = values[np.ix_(range(values.shape[0]), range(values.shape[1]), *cells)]
     atoms = [x.batch, *x.channels, *(atom for a in x.space for atom in a.atoms)]
@@ -60,9 +62,9 @@ def original(x: Lifted, values: np.ndarray, position: tuple[int, ...]) -> np.nda
 def facts(draw: st.DrawFn) -> Lifted:
     def side(name: str) -> Axis:
         stride = draw(st.sampled_from([Fraction(1, 2), Fraction(1), Fraction(2)]))
-        grid = stride * draw(st.integers(1, 2))
+        window_stride = stride * draw(st.integers(1, 2))
         window, rate = draw(st.sampled_from([1, 2, 3, 4, 6])), draw(st.integers(1, 2))
-        return axis(window, name, stride=stride, grid=grid, rate=rate)
+        return axis(window, name, stride=stride, window_stride=window_stride, rate=rate)
 
     return fact(draw(st.sampled_from([1, 2, 6, 8, 12])), side("h"), side("w"))
 
@@ -202,9 +204,9 @@ def test_refined_has_the_boundaries(x: Lifted, data: st.DataObject) -> None:
 
 def test_kernel_of_the_window() -> None:
     """AlexNet's last map: a 6×6 window, one cell a window; behind a Resize ×2, two; à trous, spread."""
-    alexnet = axis(6, "h", stride=32, grid=32)
-    resized = axis(6, "w", stride=16, grid=32)
-    dilated = axis(6, "w", stride=8, grid=8, rate=4)
+    alexnet = axis(6, "h", stride=32, window_stride=32)
+    resized = axis(6, "w", stride=16, window_stride=32)
+    dilated = axis(6, "w", stride=8, window_stride=8, rate=4)
     assert fact(256, alexnet, alexnet).kernel([0, 1]) == ([6, 6], [1, 1], [1, 1])
     assert fact(256, alexnet, resized).kernel([0, 1]) == ([6, 6], [1, 2], [1, 1])
     assert fact(256, alexnet, dilated).kernel([1]) == ([1, 6], [1, 1], [1, 4])
@@ -213,9 +215,9 @@ def test_kernel_of_the_window() -> None:
 
 def test_an_axis_goes_on() -> None:
     half = axis(4, "h").slid(2, "h", 2, 2)
-    assert (half.window, half.stride, half.grid, half.step) == (2, 2, 2, 1)
+    assert (half.window, half.stride, half.window_stride, half.step) == (2, 2, 2, 1)
     finer = half.finer(2, 4, "h")  # back at every pixel, but windows still start at every other one
-    assert (finer.stride, finer.grid, finer.step) == (1, 2, 2)
+    assert (finer.stride, finer.window_stride, finer.step) == (1, 2, 2)
     done = finer.contracted()
     assert (done.window, done.stride, done.step, done.rate) == (1, 2, 1, 1)
 

@@ -273,7 +273,7 @@ def centred_on_the_map(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(site: Site, *rest: Any) -> str:
         name = emit(site, *rest)
-        for emission in site._seat.emissions:
+        for emission in site._slot.emissions:
             attrs = emission.node.attrs
             attrs.update({k: site.attr(k) for k in attrs if k == "coordinate_transformation_mode"})
         return name

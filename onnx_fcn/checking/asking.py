@@ -19,7 +19,7 @@ from onnx_fcn.checking.cases import (
     shake,
     takes_batches,
 )
-from onnx_fcn.checking.comparison import Answers, Case, Comparison, Run, Wide
+from onnx_fcn.checking.comparison import Answers, Case, Comparison, LargerImage, Run
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.lifting.windows import batch_axis, original_at, window_of
 from onnx_fcn.model.sessions import extract, session, with_outputs
@@ -74,7 +74,7 @@ def original_runner(c: Comparison, trunk: Cut | None = None) -> Callable[[Case],
     return ask
 
 
-def ask_crops(c: Comparison, wide: Wide, inner: Case, ask: Callable[[Case], None]) -> None:
+def ask_crops(c: Comparison, wide: LargerImage, inner: Case, ask: Callable[[Case], None]) -> None:
     """Ask the original on crops of a larger image: on all crops if they decide, otherwise on as many as affordable.
 
     The answers on the last crop of a wide image, `inner`, are known.
@@ -89,20 +89,20 @@ def ask_crops(c: Comparison, wide: Wide, inner: Case, ask: Callable[[Case], None
     others = [p for p in others if has_crop(c, wide, p)]
     for k, position in enumerate(others):
         c.progress(f"crops at {size_text(wide.size)}: {k + 1} of {len(others)}")
-        wide.crops.append(Case(c.state.image.size, wide.batch, crop_feeds(c, wide, position)))
+        wide.crops.append(Case(c.walk.image.size, wide.batch, crop_feeds(c, wide, position)))
         ask(wide.crops[-1])
     wide.crops += [inner] if known else []
 
 
-def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
+def ask_head(c: Comparison, larger: Sequence[LargerImage]) -> None:
     """Ask the original head on windows of feature maps, and on the same windows of the first map after a change."""
-    fact, first = wides[0].cut.fact, wides[0]
+    fact, first = larger[0].cut.fact, larger[0]
     shakes = c.affine and first.map.dtype == np.float32
-    asked = [(w.map, w) for w in wides] + ([(shake(c, first.map), first)] if shakes else [])
+    asked = [(w.map, w) for w in larger] + ([(shake(c, first.map), first)] if shakes else [])
     windows = [(original_at(fact, m, p).astype(m.dtype), w.feeds) for m, w in asked for p in w.positions]
     c.progress(f"head on {len(windows)} windows")
     answers = iter(_run_head(c, first.cut, windows))
-    for wide in wides:
+    for wide in larger:
         wide.windows = [next(answers) for _ in wide.positions]
     others = list(answers)
     for name in c.affine if shakes else ():
@@ -111,7 +111,7 @@ def ask_head(c: Comparison, wides: Sequence[Wide]) -> None:
 
 def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
     """Run the original head on windows, each with its other inputs; in one batch if the batch is free."""
-    image, types = c.state.image, {cut.name: windows[0][0].dtype}
+    image, types = c.walk.image, {cut.name: windows[0][0].dtype}
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
@@ -125,12 +125,12 @@ def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[st
     return [dict(zip(c.names, head({**feeds, **native, cut.name: window}))) for window, feeds in windows]
 
 
-def head_in_batches(c: Comparison, wide: Wide) -> Iterator[Case]:
+def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     """Both heads on several windows at once, to show that no head mixes its batch.
 
     Yields nothing if the original's head does not run on a batch.
     """
-    cut, size = wide.cut, c.state.image.size
+    cut, size = wide.cut, c.walk.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
     stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
     case = Case(size, BATCHES, {}, "the head alone")
@@ -160,8 +160,8 @@ def ask_converted(c: Comparison, run: Run) -> None:
         ValidationError: if the converted model does not load or run.
         ModelError: if the original does not run either.
     """
-    cases = [*run.cases, *run.wides, *run.others]
-    asked = [name for wide in run.wides for name in _maps_of(c, wide)]
+    cases = [*run.cases, *run.larger, *run.others]
+    asked = [name for wide in run.larger for name in _maps_of(c, wide)]
     extras = [n for n in dict.fromkeys([*c.maps.values(), *asked]) if n not in c.outputs]
     where = ""
     try:
@@ -174,26 +174,26 @@ def ask_converted(c: Comparison, run: Run) -> None:
             judged = judge(case.feeds)
             answers = dict(zip([*c.outputs, *extras], judged if maps is judge else maps(case.feeds)))
             answers |= zip(c.outputs, judged)
-            if isinstance(case, Wide):
+            if isinstance(case, LargerImage):
                 named = _maps_of(c, case)
                 case.map = case.map if case.has_map else answers[named[0]]
                 case.found = None if case.trunk is None else answers[named[-1]]
-            case.finals = {name: answers[name] for name in c.state.finals}
+            case.formed = {name: answers[name] for name in c.walk.formed}
             case.got = _restore_batch(c, {name: answers[c.maps.get(name, name)] for name in c.names})
     except ModelError as error:
         original_runner(c)(run.cases[0])  # raises ModelError if the original does not run either
         raise ValidationError(f"the converted model fails{where}: {error}") from None
 
 
-def _maps_of(c: Comparison, wide: Wide) -> list[str]:
+def _maps_of(c: Comparison, wide: LargerImage) -> list[str]:
     """Tensors of the converted model that a larger image needs: the map of the cut, and that of the trunk."""
     facts = [*([] if wide.has_map else [wide.cut.fact]), *([wide.trunk.fact] if wide.trunk is not None else [])]
-    return [c.state.renamed.get(f.map, f.map) for f in facts]
+    return [c.walk.renamed.get(f.map, f.map) for f in facts]
 
 
 def _restore_batch(c: Comparison, answers: Answers) -> Answers:
     """The answers with (1, C, 1, N·grid) restored to (N, C, *grid), if the batch was folded around the head."""
-    shape = next((list(answers[n].shape) for n in c.state.results if answers[n].ndim > 2), [])
+    shape = next((list(answers[n].shape) for n in c.walk.results if answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():
         if fact.folded:
             grid = [1] * len(fact.space) if c.keeps_size else shape[2:]  # in the original's shapes there is none

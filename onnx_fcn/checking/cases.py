@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, Wide
+from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, LargerImage
 from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.windows import batch_axis
@@ -62,13 +62,13 @@ MARGIN = 10
 
 def fed_cut(c: Comparison) -> Cut | None:
     """The last map that the original can be fed with: one outside of branches. None if nothing slides."""
-    named = {c.state.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
-    return None if c.keeps_size else next((k for k in cuts_of(c.state) if k.name in named), None)
+    named = {c.walk.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
+    return None if c.keeps_size else next((k for k in cuts_of(c.walk) if k.name in named), None)
 
 
-def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> Wide:
+def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> LargerImage:
     """The larger image in `data`, or a random one with a few more windows and `remainder` pixels left over."""
-    image, batch = c.state.image, batches_of(c)[0]
+    image, batch = c.walk.image, batches_of(c)[0]
     size = wide_size(image.size, period_of(c, cut), remainder, _most(c))
     feeds = random_feeds(c, size, batch)
     given = (data or {}).get(image.name)
@@ -77,59 +77,59 @@ def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[s
         if sizes != image.size and all(have >= native for have, native in zip(sizes, image.size)):
             feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
     more = [
-        (size[a.image] - image.size[a.image]) // a.grid if a.image is not None else 0 for a in cut.fact.space
+        (size[a.image] - image.size[a.image]) // a.window_stride if a.image is not None else 0 for a in cut.fact.space
     ]  # windows beyond the first
-    return Wide(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps_of(c, cut), more)])
+    return LargerImage(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps_of(c, cut), more)])
 
 
-def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> Wide | None:
+def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> LargerImage | None:
     """A random image that is long along one axis; None if the budget allows only one too short to show anything."""
-    image, batch, period = c.state.image, batches_of(c)[0], period_of(c, cut)
+    image, batch, period = c.walk.image, batches_of(c)[0], period_of(c, cut)
     axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
-    places = any(c.state.seats[k].node.op in PLACES for k in upstream(c.state, cut.name))
+    places = any(c.walk.slots[k].node.op in PLACES for k in upstream(c.walk, cut.name))
     affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
     size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
-    return None if size is None else Wide(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
+    return None if size is None else LargerImage(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
 
 
 def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
     """A random image slightly larger than the native size, with `remainder` pixels left over."""
-    size, batch = uneven_size(c.state.image.size, remainder, _most(c)), batches_of(c)[0]
+    size, batch = uneven_size(c.walk.image.size, remainder, _most(c)), batches_of(c)[0]
     return Case(size, batch, random_feeds(c, size, batch))
 
 
 def period_of(c: Comparison, cut: Cut | None) -> tuple[int, ...]:
     """Whole pixels from one window to the next, of the cut and of every output, along each axis of the image."""
     periods = {} if cut is None else periods_of(cut)
-    strides = [[math.ceil(a.stride[k]) for a in c.answers.values()] for k in range(len(c.state.image.size))]
+    strides = [[math.ceil(a.stride[k]) for a in c.answers.values()] for k in range(len(c.walk.image.size))]
     return tuple(max(1, math.ceil(periods.get(k, 1)), *given) for k, given in enumerate(strides))
 
 
 def _most(c: Comparison) -> float:
     """How many times larger than the native image an image may be."""
-    image = c.state.image
+    image = c.walk.image
     return largest_factor(math.prod(n for k, n in enumerate(image.shape) if k != image.batch))
 
 
 def native_cases(
-    c: Comparison, data: Mapping[str, Array] | None, wide: Wide | None, batches: Sequence[int], *, negated: bool
+    c: Comparison, data: Mapping[str, Array] | None, wide: LargerImage | None, batches: Sequence[int], *, negated: bool
 ) -> list[Case]:
     """Random images of the native size, and the given ones. The first is a crop of `wide`, and so serves two checks.
 
     With `negated`, the first image negated is added: other units are active on it.
     """
-    size = c.state.image.size
+    size = c.walk.image.size
     cases = []
     for batch in batches:
         loud = batch > 1 and not c.rounds
         cases.append(Case(size, batch, random_feeds(c, size, batch, loud=loud), loud=loud))
     if wide is not None and wide.inner is not None:
         cases[0].feeds, cases[0].loud = crop_feeds(c, wide, wide.inner), False
-    image = cases[0].feeds[c.state.image.name]
+    image = cases[0].feeds[c.walk.image.name]
     if negated and image.dtype.kind == "f":
-        feeds = {**cases[0].feeds, c.state.image.name: -image}
+        feeds = {**cases[0].feeds, c.walk.image.name: -image}
         cases.append(Case(size, cases[0].batch, feeds, "the image negated"))
-    others = {n: v for n, v in cases[0].feeds.items() if n != c.state.image.name and v.dtype.kind == "f"}
+    others = {n: v for n, v in cases[0].feeds.items() if n != c.walk.image.name and v.dtype.kind == "f"}
     if others and not c.rounds:  # their effect on the answers may be small
         feeds = {**cases[0].feeds, **{n: (v * DEVIATIONS[-1]).astype(v.dtype) for n, v in others.items()}}
         cases.append(Case(size, cases[0].batch, feeds, "the other inputs louder", loud=True))
@@ -144,7 +144,7 @@ def steps_of(c: Comparison, cut: Cut) -> list[int]:
     return [max(k) for k in zip(*(ratios_of(f, cut) for f in c.facts.values()))] or [1] * len(cut.fact.space)
 
 
-def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
+def positions_of(c: Comparison, wide: LargerImage) -> list[list[int]]:
     """The windows to compare: corners and some between. Windows with a crop come last, `inner` at the very end.
 
     The last windows of a dilated map, or of a map whose size is rounded up, may reach beyond the image: they have no
@@ -159,35 +159,35 @@ def positions_of(c: Comparison, wide: Wide) -> list[list[int]]:
     return [*ordered, wide.inner]
 
 
-def crop_feeds(c: Comparison, wide: Wide, position: Sequence[int]) -> dict[str, Array]:
+def crop_feeds(c: Comparison, wide: LargerImage, position: Sequence[int]) -> dict[str, Array]:
     """The inputs, with the image cropped to one window."""
-    image, offsets = c.state.image, offsets_of(wide, position)
+    image, offsets = c.walk.image, offsets_of(wide, position)
     index = [slice(None)] * len(image.shape)
     for k, (axis, extent) in enumerate(zip(image.space, image.size)):
         index[axis] = slice(offsets.get(k, 0), offsets.get(k, 0) + extent)
     return {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
 
 
-def has_crop(c: Comparison, wide: Wide, position: Sequence[int]) -> bool:
+def has_crop(c: Comparison, wide: LargerImage, position: Sequence[int]) -> bool:
     """Is a window inside the image?"""
     offsets = offsets_of(wide, position)
-    return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.state.image.size, wide.size)))
+    return all(offsets.get(k, 0) + native <= n for k, (native, n) in enumerate(zip(c.walk.image.size, wide.size)))
 
 
-def offsets_of(wide: Wide, position: Sequence[int]) -> dict[int | None, int]:
+def offsets_of(wide: LargerImage, position: Sequence[int]) -> dict[int | None, int]:
     """The first pixel of a window along each axis of the image."""
-    return {a.image: int(p * a.grid) for a, p in zip(wide.cut.fact.space, position)}
+    return {a.image: int(p * a.window_stride) for a, p in zip(wide.cut.fact.space, position)}
 
 
 def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
     """Windows of the cut from one cell of a tensor to the next."""
     stride = {a.image: a.stride for a in fact.space}
-    return [max(1, int(stride.get(a.image, a.grid) / a.grid)) for a in cut.fact.space]
+    return [max(1, int(stride.get(a.image, a.window_stride) / a.window_stride)) for a in cut.fact.space]
 
 
 def periods_of(cut: Cut) -> dict[int | None, Fraction]:
     """Pixels from one window to the next without dilation, along each axis of the image."""
-    return {a.image: max(a.grid, a.stride * a.rate) for a in cut.fact.space}
+    return {a.image: max(a.window_stride, a.stride * a.rate) for a in cut.fact.space}
 
 
 def sample_cells(grid: Sequence[int], random: np.random.Generator, most: int = WINDOWS) -> list[tuple[int, ...]]:
@@ -200,18 +200,18 @@ def sample_cells(grid: Sequence[int], random: np.random.Generator, most: int = W
 
 def batches_of(c: Comparison) -> list[int]:
     """The batches to run: the only possible one, or 1 and `BATCHES`."""
-    image = c.state.image
+    image = c.walk.image
     if image.batch is None:
         return [1]
     declared = static_dims(c.inputs[image.name])[image.batch]
     if declared is not None:
         return [declared]
-    return [1, BATCHES] if c.state.batch == BATCH else [c.state.batch]
+    return [1, BATCHES] if c.walk.batch == BATCH else [c.walk.batch]
 
 
 def _shape(c: Comparison, name: str, size: Sequence[int], batch: int) -> tuple[int, ...]:
     """The shape of an input for a batch of images of this size."""
-    image = c.state.image
+    image = c.walk.image
     if name == image.name:
         shape = list(image.shape)
         if image.batch is not None:
@@ -247,8 +247,8 @@ def random_feeds(c: Comparison, size: Sequence[int], batch: int, *, loud: bool =
     feeds = {}
     for name, declared in c.inputs.items():
         feeds[name] = random_values(declared, _shape(c, name, size, batch), c.random, c.deviation)
-        if loud and name == c.state.image.name:
-            feeds[name] = amplify(feeds[name], c.state.image.batch)
+        if loud and name == c.walk.image.name:
+            feeds[name] = amplify(feeds[name], c.walk.image.batch)
     return feeds
 
 
@@ -277,9 +277,9 @@ def takes_batches(c: Comparison, cut: Cut) -> bool:
     """Can the original head run on several windows at once?"""
     return (
         batches_of(c)[0] == 1
-        and c.state.batch == BATCH
+        and c.walk.batch == BATCH
         and len(c.inputs) == 1
-        and not c.state.context
+        and not c.walk.context
         and batch_axis(cut.fact) is not None
         and all(batch_axis(f) is not None for f in c.facts.values())
     )

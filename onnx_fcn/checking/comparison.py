@@ -1,7 +1,7 @@
 """What is compared: two models, with what is known of them before anything runs, and the images that both answer.
 
-A `Comparison` is the two models. A `Case` is an image or a batch of images, with the answers of both models; a `Wide`
-case is larger than native, and has a feature map and windows.
+A `Comparison` is the two models. A `Case` is an image or a batch of images, with the answers of both models; a
+`LargerImage` is a case of more than the native size, with a feature map and windows.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
     "Answers",
     "Case",
     "Comparison",
+    "LargerImage",
     "Run",
-    "Wide",
     "largest_of",
 ]
 
@@ -64,7 +64,7 @@ class Comparison:
     Attributes:
         given: the model as it was given; the answers of its file are to be reproduced.
         original: the network in it that was lifted.
-        state: the walk that lifted it.
+        walk: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made from it.
         scales: for some tensors, what differences are relative to instead of the largest answer.
@@ -79,7 +79,7 @@ class Comparison:
     """
 
     given: Given
-    state: Walk
+    walk: Walk
     lifted: Document
     converted: Document
     seed: int = 0
@@ -94,18 +94,18 @@ class Comparison:
         self.outputs = [o.name for o in self.original.proto.graph.output]
         self.tolerance = tolerance_of(self.original)
         self.rounds = self.tolerance >= ROUNDED_TOLERANCE
-        self.answers = geometry_of(self.state).outputs
+        self.answers = geometry_of(self.walk).outputs
         self.is_own_result = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
         self.scales: dict[str, Scale] = {}
         producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
         self.hidden = self._find_hidden(producer) if self.is_own_result else {}
-        self.facts: dict[str, Lifted] = {**self.state.results, **self.hidden}
+        self.facts: dict[str, Lifted] = {**self.walk.results, **self.hidden}
         every = all(a.exactness == "exact" for a in self.answers.values())
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
         self.names = [*self.outputs, *self.hidden]
         self.affine = {n for n in self.facts if not self.rounds and self._is_affine(n, producer)}
-        renamed = self.state.renamed
-        maps = {name: renamed.get(m := self.state.results[name].map, m) for name in self.state.finals}
+        renamed = self.walk.renamed
+        maps = {name: renamed.get(m := self.walk.results[name].map, m) for name in self.walk.formed}
         if self.keeps_size:
             maps = {}
         self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
@@ -113,7 +113,7 @@ class Comparison:
     @property
     def keeps_size(self) -> bool:
         """Does the converted model take images of the native size only?"""
-        return any(final.form == "keep-size" for final in self.state.finals.values())
+        return any(final.form == "keep-size" for final in self.walk.formed.values())
 
     def scale_of(self, name: str, case: Case) -> Scale:
         """What differences of a tensor are relative to.
@@ -122,7 +122,7 @@ class Comparison:
         If nothing else shows how large these terms are, the answers for the other windows do.
         """
         scale = self.scales.get(name, Scale())
-        if self.rounds and isinstance(case, Wide):
+        if self.rounds and isinstance(case, LargerImage):
             return Scale(max([scale.least, *(largest_of(answers[name]) for answers in case.windows)]))
         return Scale(scale.least) if case.loud else scale
 
@@ -142,14 +142,14 @@ class Comparison:
             if node is None:
                 continue
             for k, operand in enumerate(node.input):
-                fact = self.state.facts.get(operand)
+                fact = self.walk.facts.get(operand)
                 if not isinstance(fact, Lifted) or fact.is_live:
                     continue
                 step = operand, output if node.op_type in HIDING | THROUGH else ""
                 if step not in seen:
                     seen.add(step)
                     waiting.append(step)
-                renamed = self.state.renamed.get(fact.map, fact.map)
+                renamed = self.walk.renamed.get(fact.map, fact.map)
                 hides = k == 0 and node.op_type in HIDING
                 if hides and operand not in self.outputs and operand in producer and renamed in have:
                     found[operand] = fact.on(renamed)
@@ -162,7 +162,7 @@ class Comparison:
         node = producer.get(name)
         if node is None or depth == 0:
             return False
-        lifted = [k for k, n in enumerate(node.input) if isinstance(self.state.facts.get(n), Lifted)]
+        lifted = [k for k, n in enumerate(node.input) if isinstance(self.walk.facts.get(n), Lifted)]
         if node.op_type in SUMS:
             return len(lifted) == 1
         if node.op_type in ("Mul", "Div") and len(lifted) != 1:
@@ -195,14 +195,14 @@ class Case:
     loud: bool = False
     expected: Answers = field(default_factory=dict)
     got: Answers = field(default_factory=dict)
-    finals: Answers = field(default_factory=dict)
+    formed: Answers = field(default_factory=dict)
     probabilities: Answers = field(default_factory=dict)
     logits: Answers = field(default_factory=dict)
     within: Array | None = None
 
 
 @dataclass
-class Wide(Case):
+class LargerImage(Case):
     """A larger image.
 
     Attributes:
@@ -250,7 +250,7 @@ class Run:
     """Images of one deviation, the checks on them, and sentences about what was not compared."""
 
     cases: list[Case] = field(default_factory=list)
-    wides: list[Wide] = field(default_factory=list)
+    larger: list[LargerImage] = field(default_factory=list)
     others: list[Case] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     uncovered: list[str] = field(default_factory=list)

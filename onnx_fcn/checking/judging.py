@@ -11,7 +11,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
-from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Run, Wide
+from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import interpolate
@@ -30,29 +30,29 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
     """Every check of a run, in the order of the report."""
     for case in run.cases:
         yield from _native_checks(c, case)
-    for case in (*run.cases, *run.wides, *run.others):
+    for case in (*run.cases, *run.larger, *run.others):
         yield from _form_checks(c, case)
-    has_head = c.state.has_head
-    for wide in run.wides:
+    has_head = c.walk.has_head
+    for wide in run.larger:
         if has_head:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
-    for wide in run.wides[:1]:
+    for wide in run.larger[:1]:
         yield from _phase_checks(c, wide)
-    for case in (*run.wides, *run.others):
+    for case in (*run.larger, *run.others):
         yield from _grid_checks(c, case)
     yield from _metadata_checks(c)
 
 
-def _phase_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+def _phase_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     """Is each phase of a dilated map the original's map of the shifted image?
 
     Phase 0 is compared everywhere. The others are compared only at cells without padding in their field: shifting moves
     the border of the image.
     """
-    cut, image = wide.cut, c.state.image
+    cut, image = wide.cut, c.walk.image
     rates = [axis.rate for axis in cut.fact.space]
-    if max(rates, default=1) == 1 or cut.name == image.name or not fits(c.state, cut, wide.size):
+    if max(rates, default=1) == 1 or cut.name == image.name or not fits(c.walk, cut, wide.size):
         return
     try:
         trunk = session(c.original, trunk_of(c, cut))
@@ -94,7 +94,7 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
     Wrong padding at the far end, and sizes that are wrongly rounded up, show only there.
     """
     for name, said in c.answers.items():
-        fact, shape = c.state.results[name], case.got[name].shape
+        fact, shape = c.walk.results[name], case.got[name].shape
         counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
         cells: list[int | None] = [None, None, *(counts.get(a.image, 1) for a in fact.space)]
         if fact.is_live:
@@ -108,7 +108,7 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
 
 def _metadata_checks(c: Comparison) -> Iterator[Check]:
     """Do the metadata of the judged file describe its answers correctly? No check if there are no metadata."""
-    claims, geometry = claims_of(c.converted.proto), geometry_of(c.state)
+    claims, geometry = claims_of(c.converted.proto), geometry_of(c.walk)
     if not claims:
         return
     wrong = list(false_claims(claims, geometry))
@@ -126,7 +126,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """
     for name, want in case.expected.items():
         have, fact, note = case.got[name], c.facts.get(name), case.note
-        if fact is not None and c.state.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
+        if fact is not None and c.walk.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size or (fact is None and have.shape != want.shape):
             error, note = np.inf, f"has shape {case.got[name].shape}, but the original has {want.shape}"
@@ -150,8 +150,8 @@ def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
 
 def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is what the converted model computes from its maps what numpy computes for this form?"""
-    for name, have in case.finals.items():
-        final, fact = c.state.finals[name], c.state.results[name]
+    for name, have in case.formed.items():
+        final, fact = c.walk.formed[name], c.walk.results[name]
         if final.form == "keep-size":
             if have.shape != case.expected[name].shape:
                 note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
@@ -181,7 +181,7 @@ def _gap_to_best(scores: Array, chosen: Array) -> float:
     return difference(of_chosen, scores.max(1))
 
 
-def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     """Is every cell the original head on its window? And the original network on its crop?"""
     cut = wide.cut
     for name, fact in c.facts.items():
@@ -201,19 +201,19 @@ def _wide_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
             yield _crops_check(c, name, wide, _with_crops(wide, cells))
 
 
-def _with_crops(wide: Wide, values: Sequence[Any]) -> Sequence[Any]:
+def _with_crops(wide: LargerImage, values: Sequence[Any]) -> Sequence[Any]:
     """From one value for each position, the values of those with a crop: the last ones."""
     return values[len(values) - len(wide.crops) :]
 
 
-def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
+def _trunk_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     """Are cells of the trunk's map, without padding in their field, those of the original on a crop?
 
     On a crop, which has the native size, the original's trunk always runs.
     """
     if wide.trunk is None or wide.found is None or not wide.crops:
         return
-    fact, size = wide.trunk.fact, c.state.image.size
+    fact, size = wide.trunk.fact, c.walk.image.size
     inside, errors, cells = interior(fact, size), [], 0
     for position, crop in zip(_with_crops(wide, wide.positions), wide.crops):
         want = None if crop.within is None else as_physical(fact, crop.within)
@@ -233,7 +233,7 @@ def _trunk_checks(c: Comparison, wide: Wide) -> Iterator[Check]:
         yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
 
 
-def _crops_check(c: Comparison, name: str, wide: Wide, cells: Sequence[Array]) -> Check:
+def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Array]) -> Check:
     """How far cells are from the original's answers on their crops."""
     tolerance, why = c.tolerance if c.exact[name] else None, ""
     if tolerance is None and name in c.answers:

@@ -28,7 +28,7 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.constants import share_of_one
 from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Seat, Walk
+from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.lifting.windows import as_physical
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
@@ -43,14 +43,14 @@ KEPT = frozenset({"channels_last", "p"})
 
 def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array | None:
     """The cut's map of an image (N, C, *space) from the original's trunk; None if the trunk means another map there."""
-    image = c.state.image
+    image = c.walk.image
     size = [feeds[image.name].shape[k] for k in image.space]
     if cut.name == image.name:
         return as_physical(cut.fact, feeds[image.name])
-    if not fits(c.state, cut, size):
+    if not fits(c.walk, cut, size):
         return None
     trunk = trunk_of(c, cut)
-    context = _context_tensors(c.state, cut)
+    context = _context_tensors(c.walk, cut)
     for fed in ([], context) if context else ([],):
         try:
             values = _converted_values(c, fed, feeds)
@@ -67,76 +67,76 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
 
 def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
     """The original's trunk, with what is built in for the native size rewritten to mean the same at any size."""
-    state, part = c.state, extract(c.original.proto, list(c.inputs), [cut.name])
-    seats = {seat.proto.output[0]: k for k, seat in enumerate(state.seats) if seat.proto.output}
+    walk, part = c.walk, extract(c.original.proto, list(c.inputs), [cut.name])
+    slots = {slot.proto.output[0]: k for k, slot in enumerate(walk.slots) if slot.proto.output}
     frozen: dict[str, Array] = {}
     for node in part.graph.node:
-        k = seats.get(node.output[0])
+        k = slots.get(node.output[0])
         if k is None:
             continue
-        if k in state.context and node.op_type in GLOBAL:
+        if k in walk.context and node.op_type in GLOBAL:
             node.op_type = GLOBAL[node.op_type]
             kept = [a for a in node.attribute if a.name in KEPT]
             del node.attribute[:]
             node.attribute.extend(kept)
-        for place, name in _size_operands(state, state.seats[k]):
+        for place, name in _size_operands(walk, walk.slots[k]):
             node.input[place] = f"{name}/of a window"
-            frozen[node.input[place]] = share_of_one(state.values[name])
+            frozen[node.input[place]] = share_of_one(walk.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
     return part
 
 
-def _size_operands(state: Walk, seat: Seat) -> list[tuple[int, str]]:
+def _size_operands(walk: Walk, slot: Slot) -> list[tuple[int, str]]:
     """(index, name) of the operands that are computed from a map's size and used as numbers together with a map."""
-    facts = [state.facts.get(name) for name in seat.proto.input]
-    frozen = seat.replaced or any(isinstance(f, Lifted) for f in facts)
-    if seat.node.op in SHAPED_BY_VALUES or not frozen:
+    facts = [walk.facts.get(name) for name in slot.proto.input]
+    frozen = slot.replaced or any(isinstance(f, Lifted) for f in facts)
+    if slot.node.op in SHAPED_BY_VALUES or not frozen:
         return []
     return [(k, f.name) for k, f in enumerate(facts) if isinstance(f, Known) and f.sized]
 
 
-def _context_tensors(state: Walk, cut: Cut) -> list[str]:
+def _context_tensors(walk: Walk, cut: Cut) -> list[str]:
     """Tensors of the trunk that are reduced from the whole map and are the same at all positions."""
-    seats = [state.seats[k] for k in sorted(state.context & upstream(state, cut.name))]
-    names = [o for seat in seats for o in seat.proto.output if o]
-    return [n for n in names if isinstance(state.facts.get(n), Unmapped)]
+    slots = [walk.slots[k] for k in sorted(walk.context & upstream(walk, cut.name))]
+    names = [o for slot in slots for o in slot.proto.output if o]
+    return [n for n in names if isinstance(walk.facts.get(n), Unmapped)]
 
 
 def _converted_values(c: Comparison, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The values of context tensors in the converted model."""
     if not names:
         return {}
-    facts = [c.state.facts[n] for n in names]
+    facts = [c.walk.facts[n] for n in names]
     tensors = [f.name for f in facts if isinstance(f, Unmapped)]
     part = extract(c.lifted.proto, list(c.inputs), tensors)
     return dict(zip(names, session(c.lifted, part)(feeds)))
 
 
-def fits(state: Walk, cut: Cut, size: Sequence[int]) -> bool:
+def fits(walk: Walk, cut: Cut, size: Sequence[int]) -> bool:
     """Does the original's trunk pad and resample an image of this size like one of the native size?"""
-    if not any(_reads_size(state, state.seats[k]) for k in upstream(state, cut.name)):
+    if not any(_reads_size(walk, walk.slots[k]) for k in upstream(walk, cut.name)):
         return True
     periods = periods_of(cut)
-    return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, state.image.size)))
+    return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, walk.image.size)))
 
 
-def _reads_size(state: Walk, seat: Seat) -> bool:
+def _reads_size(walk: Walk, slot: Slot) -> bool:
     """Does an operator pad or resample by the size of the map?
 
     `auto_pad` does; some exporters spell it out with Shape and Pad. A Resize with computed sizes has another scale if
     they were rounded, and `half_pixel_symmetric` shifts by what was cut off.
     """
-    if seat.node.op in ("Pad", "Resize", "Upsample"):
-        if seat.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
+    if slot.node.op in ("Pad", "Resize", "Upsample"):
+        if slot.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
             return True
-        return any(isinstance(f, Known) and f.sized for f in map(state.facts.get, seat.proto.input))
-    return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in seat.proto.attribute)
+        return any(isinstance(f, Known) and f.sized for f in map(walk.facts.get, slot.proto.input))
+    return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in slot.proto.attribute)
 
 
 def same_trunk(c: Comparison, cut: Cut) -> bool:
     """Do both models compute the cut from the same nodes and the same weights, byte for byte?"""
-    name, image = cut.fact.map, c.state.image.name
-    if name == image or c.state.renamed.get(name, name) != name:
+    name, image = cut.fact.map, c.walk.image.name
+    if name == image or c.walk.renamed.get(name, name) != name:
         return False
     before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
     if not before.graph.node or list(before.graph.node) != list(after.graph.node):
@@ -161,12 +161,12 @@ def _as_bytes(array: Array) -> Array:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def interior_map(state: Walk, cut: Cut) -> Cut | None:
+def interior_map(walk: Walk, cut: Cut) -> Cut | None:
     """The last map up to the cut that has cells without padding in their field, on an image of the native size."""
-    trunk = upstream(state, cut.name)
-    made = {o for k in trunk for o in state.seats[k].proto.output}
-    maps = (m for m in cuts_of(state) if m.name in made)
-    return next((m for m in maps if interior(m.fact, state.image.size).any()), None)
+    trunk = upstream(walk, cut.name)
+    made = {o for k in trunk for o in walk.slots[k].proto.output}
+    maps = (m for m in cuts_of(walk) if m.name in made)
+    return next((m for m in maps if interior(m.fact, walk.image.size).any()), None)
 
 
 def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells: Sequence[int] = ()) -> Array:

@@ -40,7 +40,7 @@ from onnx_fcn.checking.cases import (
     wide_case,
 )
 from onnx_fcn.checking.checks import Validation
-from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, Run, Wide, largest_of
+from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, LargerImage, Run, largest_of
 from onnx_fcn.checking.judging import all_checks
 from onnx_fcn.checking.reference import interior_map, reference_map, same_trunk
 from onnx_fcn.checking.sizes import remainders
@@ -89,11 +89,11 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     batched = cut is not None and c.is_own_result and takes_batches(c, cut)
     run = Run()
     _enlarge(c, cut, data, run, shared=shared)
-    wide = run.wides[0] if run.wides else None
+    wide = run.larger[0] if run.larger else None
     batches = batches_of(c)[:1] if shared and batched else batches_of(c)
     run.cases = native_cases(c, data, wide, batches, negated=not batched)
     ask_converted(c, run)
-    heads = run.wides if c.state.has_head else []
+    heads = run.larger if c.walk.has_head else []
     for each in heads:
         each.positions = positions_of(c, each)
     ask = original_runner(c, None if wide is None else wide.trunk)
@@ -127,11 +127,11 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         long = long_case(c, cut, for_long)
         if long is not None and not shared:
             _find_map(c, long)
-        run.wides = [w for w in (wide, long) if w is not None]
-        trunk = interior_map(c.state, cut) if c.is_own_result and not all(c.exact.values()) else None
-        for each in run.wides:
+        run.larger = [w for w in (wide, long) if w is not None]
+        trunk = interior_map(c.walk, cut) if c.is_own_result and not all(c.exact.values()) else None
+        for each in run.larger:
             each.trunk = trunk
-        if all(n < m + p for n, m, p in zip(wide.size, c.state.image.size, period_of(c, cut))):
+        if all(n < m + p for n, m, p in zip(wide.size, c.walk.image.size, period_of(c, cut))):
             pixels = "×".join(map(str, period_of(c, cut)))
             run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")
         if long is None:
@@ -140,7 +140,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         run.others = [uneven_case(c, for_uneven)]
 
 
-def _find_map(c: Comparison, wide: Wide) -> bool:
+def _find_map(c: Comparison, wide: LargerImage) -> bool:
     """Take the feature map of a larger image from the original's trunk, if it means the same there."""
     c.progress(f"feature map at {size_text(wide.size)}")
     found = reference_map(c, wide.cut, wide.feeds)
@@ -168,7 +168,7 @@ def _random_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 def _answers_vary(c: Comparison, run: Run) -> bool:
     """Do answers differ between windows, or images, by more than the tolerance? Otherwise a fault might not show."""
-    found = run.wides[0].windows if run.wides and run.wides[0].windows else [case.expected for case in run.cases]
+    found = run.larger[0].windows if run.larger and run.larger[0].windows else [case.expected for case in run.cases]
     pairs = [(each[name], found[0][name]) for each in found[1:] for name in found[0] if name in each]
     pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
     return not pairs or any(difference(a, b) > c.tolerance for a, b in pairs)
@@ -182,7 +182,7 @@ def _scale_single(c: Comparison, run: Run) -> None:
     quiet = [case for case in run.cases if not case.loud]
     for name in c.names:
         if all(case.expected[name].size == case.batch for case in quiet):
-            answers = [case.expected for case in quiet] + [window for wide in run.wides for window in wide.windows]
+            answers = [case.expected for case in quiet] + [window for wide in run.larger for window in wide.windows]
             scale = c.scales.get(name, Scale())
             usual = float(np.median([largest_of(each[name]) for each in answers]))
             c.scales[name] = replace(scale, least=max(scale.least, usual))

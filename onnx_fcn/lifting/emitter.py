@@ -1,4 +1,4 @@
-"""Emits nodes in the seat of a node, in the form that the model's opset requires.
+"""Emits nodes in the slot of a node, in the form that the model's opset requires.
 
 Rules request operations (slice these axes, reduce over those); the emitter chooses the attributes and operands.
 """
@@ -18,7 +18,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.constants import share_of_one
 from onnx_fcn.lifting.facts import Blocked, Fact, Known
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.edit import Weight
 
 __all__ = ["END", "Emitter", "Operand"]
@@ -54,10 +54,10 @@ def _is_default(name: str, value: Any) -> bool:
 class Emitter:
     """One node under conversion: its attributes and constants, and the nodes that its rule emits."""
 
-    def __init__(self, walk: Walk, position: int, seat: Seat) -> None:
-        self._walk, self.position, self._seat = walk, position, seat
-        self.node: gs.Node = seat.node
-        self.outputs: list[str] = [o.name for o in seat.node.outputs]
+    def __init__(self, walk: Walk, position: int, slot: Slot) -> None:
+        self._walk, self.position, self._slot = walk, position, slot
+        self.node: gs.Node = slot.node
+        self.outputs: list[str] = [o.name for o in slot.node.outputs]
         self.aliases: dict[str, str] = {}
 
     @property
@@ -124,15 +124,15 @@ class Emitter:
         base = next(o for o in self.outputs if o)
         name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        self._seat.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
+        self._slot.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
         if source:
-            self._seat.sources[name] = source
+            self._slot.sources[name] = source
         return name
 
     def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
-        """Emit a node with one output; without `op`, the seat's own node with other inputs. Returns the output's name.
+        """Emit a node with one output; without `op`, the slot's own node with other inputs. Returns the output's name.
 
-        The seat's own node keeps the attributes that are not given; None removes one.
+        The slot's own node keeps the attributes that are not given; None removes one.
         """
         return self.emit_many(inputs, op, outputs=1, domain=domain, **attrs)[0]
 
@@ -145,7 +145,7 @@ class Emitter:
         domain: str = "",
         **attrs: Any,
     ) -> list[str]:
-        """Emit a node with this many outputs, or as many as the seat's node has. Returns their names."""
+        """Emit a node with this many outputs, or as many as the slot's node has. Returns their names."""
         varies = op is None
         count = len(self.outputs) if outputs is None else outputs
         base = next(o for o in self.outputs if o)
@@ -162,12 +162,12 @@ class Emitter:
             outputs=[gs.Variable(n) for n in names],
             domain=domain or None,
         )
-        self._seat.emissions.append(Emission(node, varies))
+        self._slot.emissions.append(Emission(node, varies))
         return names
 
     def replace_operands(self, operands: Sequence[Operand]) -> list[str]:
-        """Replace the operands of the seat's node. Returns the names of its outputs."""
-        self._seat.replaced = True
+        """Replace the operands of the slot's node. Returns the names of its outputs."""
+        self._slot.replaced = True
         return self.emit_many(operands)
 
     def _inputs(self, operands: Sequence[Operand]) -> list[str]:

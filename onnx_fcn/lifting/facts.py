@@ -37,7 +37,7 @@ class Unmapped:
 
 @dataclass(frozen=True)
 class Blocked:
-    """A consequence of the refusals at the seats `causes`; `origins`: the reductions that it descends from."""
+    """A consequence of the refusals at the slots `causes`; `origins`: the reductions that it descends from."""
 
     origins: frozenset[int] = frozenset()
     causes: frozenset[int] = frozenset()

@@ -15,9 +15,9 @@ Flatten, Reshape, Transpose, Squeeze and Unsqueeze only regroup atoms, so they c
 so they need no special case.
 
 The part of the map that one original tensor covers, its *window*, is the product of the atoms along each spatial
-axis. Window p along an axis starts at cell p·grid/stride, and its cells are `rate` apart:
+axis. Window p along an axis starts at cell p·window_stride/stride, and its cells are `rate` apart:
 
-    original tensor at position p, along an axis  =  map[p·grid/stride + rate·(0 … window - 1)]
+    original tensor at position p, along an axis  =  map[p·window_stride/stride + rate·(0 … window - 1)]
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Axis:
     Attributes:
         atoms: the factors of the window along it; empty once the window is contracted.
         field: the pixels that each cell sees; its stride is input pixels per cell.
-        grid: input pixels between neighbouring windows: the coarsest stride so far.
+        window_stride: input pixels between neighbouring windows: the coarsest stride so far.
         rate: cells of the map between neighbouring cells of the window (à trous).
         image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
             the rank, as in 1-D networks written with 2-D operators.
@@ -78,7 +78,7 @@ class Axis:
 
     atoms: tuple[Atom, ...]
     field: Field = PIXEL
-    grid: Fraction = Fraction(1)
+    window_stride: Fraction = Fraction(1)
     rate: int = 1
     image: int | None = None
     count: Count = EVERY_PIXEL
@@ -98,7 +98,7 @@ class Axis:
     @property
     def step(self) -> int:
         """Cells of the map between neighbouring windows."""
-        return int(self.grid / self.stride)
+        return int(self.window_stride / self.stride)
 
     @property
     def extent(self) -> int:
@@ -115,8 +115,8 @@ class Axis:
 
     def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
         """The axis of an operator's result: its window, and the geometry of its cells."""
-        grid, atoms = lcm(self.grid, Fraction(field.stride)), atoms_of(window, name)
-        return replace(self, atoms=atoms, field=field, grid=grid, rate=rate, count=count, inner=inner)
+        window_stride, atoms = lcm(self.window_stride, Fraction(field.stride)), atoms_of(window, name)
+        return replace(self, atoms=atoms, field=field, window_stride=window_stride, rate=rate, count=count, inner=inner)
 
     def slid(
         self,
@@ -157,8 +157,8 @@ class Axis:
         """The axis of a map made from several that have the same cells."""
         field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
         count = self.count.joined(other.count)
-        grid, mirror = lcm(self.grid, other.grid), max(self.mirror, other.mirror)
-        return replace(self, grid=grid, field=field, count=count, inner=inner, mirror=mirror)
+        window_stride, mirror = lcm(self.window_stride, other.window_stride), max(self.mirror, other.mirror)
+        return replace(self, window_stride=window_stride, field=field, count=count, inner=inner, mirror=mirror)
 
 
 def dim_of(size: int) -> str:
@@ -194,9 +194,9 @@ class Lifted:
         space: the spatial axes of the map.
         layout: for each axis of the original tensor, its atoms, outermost first.
         elem_type: `onnx.TensorProto.DataType`.
-        origins: seats of the window reductions and contractions that this value descends from.
-        padding: seat of a Pad that no sliding operator has consumed yet.
-        unfolded: seat that needed all positions of the window at once and made them channels.
+        origins: slots of the window reductions and contractions that this value descends from.
+        padding: slot of a Pad that no sliding operator has consumed yet.
+        unfolded: slot that needed all positions of the window at once and made them channels.
         folded: if the batch and the grid are on one axis, (1, C, 1, N·grid), the tensor that contains their sizes,
             as (_, N, *grid).
     """

@@ -1,4 +1,4 @@
-"""The program that a walk traverses, and the state of the walk: the image, the seats of the nodes, the facts."""
+"""The program that a walk traverses, and the state of the walk: the image, the slots of the nodes, the facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.model.edit import Weight
 
-__all__ = ["Change", "Emission", "Final", "Image", "Options", "Rewind", "Seat", "Slides", "Walk", "at_node"]
+__all__ = ["Change", "Emission", "FormedOutput", "Image", "Options", "Rewind", "Slides", "Slot", "Walk", "at_node"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Emission:
-    """A node that a rule emits. `varies`: a variation of the seat's own node, which keeps its other attributes."""
+    """A node that a rule emits. `varies`: a variation of the slot's own node, which keeps its other attributes."""
 
     node: gs.Node
     varies: bool = False
 
 
 @dataclass
-class Seat:
+class Slot:
     """One node of the program, and the nodes and constants with which its rule replaces it."""
 
     node: gs.Node
@@ -146,11 +146,11 @@ class Change:
 
 
 class Rewind(Exception):
-    """Raised if a reduced value meets a live map: these seats are context, and the walk returns to the first."""
+    """Raised if a reduced value meets a live map: these slots are context, and the walk returns to the first."""
 
-    def __init__(self, seats: Iterable[int]) -> None:
+    def __init__(self, slots: Iterable[int]) -> None:
         super().__init__()
-        self.seats = frozenset(seats)
+        self.slots = frozenset(slots)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Final:
+class FormedOutput:
     """An output that is computed from its map of answers: see `walk.forms`.
 
     Attributes:
@@ -195,20 +195,20 @@ class Walk:
     options: Options
     opsets: Mapping[str, int]
     values: Values
-    seats: list[Seat]
+    slots: list[Slot]
     outputs: tuple[str, ...]
     shape_of: Callable[[str], tuple[int | None, ...] | None]  # shape of an unmapped tensor at the native size
-    prologue: Seat
-    epilogue: list[Seat] = field(default_factory=list)
+    prologue: Slot
+    epilogue: list[Slot] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the delivered outputs
-    finals: dict[str, Final] = field(default_factory=dict)  # what is computed from these
+    formed: dict[str, FormedOutput] = field(default_factory=dict)  # what is computed from these
     renamed: dict[str, str] = field(default_factory=dict)  # maps that took the name of an output
     read: frozenset[str] = frozenset()  # tensors that are read by a node or are outputs
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
-    products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the seats at fault
-    reductions: set[int] = field(default_factory=set)  # seats that may prove to be context
+    products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the slots at fault
+    reductions: set[int] = field(default_factory=set)  # slots that may prove to be context
     names: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)  # for each hint, the last number used to make a name unique
 
@@ -231,7 +231,7 @@ class Walk:
         """Has the network a dense layer or an output that contracts its window? If not, it is fully convolutional."""
         facts = (self.facts.get(name) for name in self.outputs)
         contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
-        return contracts or any(c.kind == "dense" for seat in self.seats for c in seat.changes)
+        return contracts or any(c.kind == "dense" for slot in self.slots for c in slot.changes)
 
     @property
     def succeeded(self) -> bool:
@@ -240,16 +240,16 @@ class Walk:
 
     @property
     def causes(self) -> dict[int, Diagnostic]:
-        """The root causes of a refusal, by seat. Attention replaces the causes before it: see `ABOUT_POSITIONS`."""
+        """The root causes of a refusal, by slot. Attention replaces the causes before it: see `ABOUT_POSITIONS`."""
         found = dict(self.diagnostics)
-        for position, seats in sorted(self.products.items()):
-            led = [k for k in seats if k in found and found[k].code in ABOUT_POSITIONS]
+        for position, slots in sorted(self.products.items()):
+            led = [k for k in slots if k in found and found[k].code in ABOUT_POSITIONS]
             if led:
                 found = {k: d for k, d in found.items() if k not in led}
-                found[position] = at_node(self.seats[position], product_of_maps())
+                found[position] = at_node(self.slots[position], product_of_maps())
         return dict(sorted(found.items()))
 
 
-def at_node(seat: Seat, refusal: Unsupported) -> Diagnostic:
+def at_node(slot: Slot, refusal: Unsupported) -> Diagnostic:
     """The diagnostic of a refusal at a node."""
-    return Diagnostic(refusal.code, seat.name, seat.node.op, refusal.reason, refusal.hint)
+    return Diagnostic(refusal.code, slot.name, slot.node.op, refusal.reason, refusal.hint)

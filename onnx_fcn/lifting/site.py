@@ -1,4 +1,4 @@
-"""What a rule may do at one node: read its operands and attributes, emit nodes in its seat, record its conversion.
+"""What a rule may do at one node: read its operands and attributes, emit nodes in its slot, record its conversion.
 
 Functions that bring maps into the form that an operator needs are in `layouts`, those for dilated maps in `dilation`,
 and everything that depends on the opset version in `emitter`.
@@ -23,7 +23,7 @@ __all__ = ["Site"]
 
 
 class Site(Emitter):
-    """One node under conversion: the values that its rule reads, and the seat for the nodes that it emits."""
+    """One node under conversion: the values that its rule reads, and the slot for the nodes that it emits."""
 
     def has_output(self, index: int) -> bool:
         """Does anything read this output?"""
@@ -60,7 +60,7 @@ class Site(Emitter):
 
     def type_attr(self, name: str, default: int = 0) -> int:
         """An attribute that is an element type (graphsurgeon converts these to numpy types)."""
-        return int(next((a.i for a in self._seat.proto.attribute if a.name == name and a.i), default))
+        return int(next((a.i for a in self._slot.proto.attribute if a.name == name and a.i), default))
 
     def weight_shape(self, fact: Known) -> tuple[int, ...]:
         """Shape of a weight, without dequantising or casting it."""
@@ -120,16 +120,16 @@ class Site(Emitter):
     @property
     def emissions(self) -> list[Emission]:
         """The nodes emitted at this site."""
-        return self._seat.emissions
+        return self._slot.emissions
 
     def name_at(self, position: int) -> str:
         """The name of another node of the program."""
-        return self._walk.seats[position].name
+        return self._walk.slots[position].name
 
     @property
     def is_head(self) -> bool:
         """Does this reduction belong to the head, although an earlier walk took it for context?"""
-        return self._seat.name in self._walk.options.head
+        return self._slot.name in self._walk.options.head
 
     @property
     def is_context(self) -> bool:
@@ -149,17 +149,17 @@ class Site(Emitter):
 
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Record how this node, which reads x, is converted, for the report: see `Change`."""
-        reads = next((t.name for t, f in zip(self.node.inputs, self._seat.operands) if isinstance(f, Lifted)), "")
-        self._seat.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
+        reads = next((t.name for t, f in zip(self.node.inputs, self._slot.operands) if isinstance(f, Lifted)), "")
+        self._slot.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
     def repeats(self, size: int) -> int:
         """Record `size` bytes of a repeated weight or a copying kernel; return the bytes of all of them so far."""
-        self._seat.repeated += size
-        return sum(seat.repeated for seat in (*self._walk.seats, *self._walk.epilogue))
+        self._slot.repeated += size
+        return sum(slot.repeated for slot in (*self._walk.slots, *self._walk.epilogue))
 
     def note_sliding(self, *, pads: bool, strides: bool) -> None:
         """Record how this operator's result differs from what a single window would give."""
-        self._seat.slides = Slides(pads, strides)
+        self._slot.slides = Slides(pads, strides)
 
     @property
     def folds(self) -> bool:

@@ -267,8 +267,8 @@ class Document:
         graph = self.proto.graph
         if not edit.nodes and edit.order is None:
             return
-        seats = list(graph.node)
-        nodes = [node for index in edit.order or range(len(seats)) for node in edit.nodes.get(index, [seats[index]])]
+        slots = list(graph.node)
+        nodes = [node for index in edit.order or range(len(slots)) for node in edit.nodes.get(index, [slots[index]])]
         del graph.node[:]
         graph.node.extend(nodes)
 

@@ -97,21 +97,21 @@ class ImageCost:
 
 
 def costs_of(
-    original: Document, document: Document, state: Walk, geometry: Geometry, sizes: Sizes = ()
+    original: Document, document: Document, walk: Walk, geometry: Geometry, sizes: Sizes = ()
 ) -> tuple[NativeCost, tuple[ImageCost, ...]]:
     """The cost of the original at its native size, and of the converted network at that and other sizes.
 
     Args:
         original: the model as opened.
         document: the model after the edit.
-        state: the walk.
+        walk: the walk.
         geometry: where the answers are.
         sizes: image sizes, in pixels; by default 1.5, 2 and 4 times the native size.
 
     Raises:
         OptionError: if an image is too small, or has another number of axes.
     """
-    native, answers = native_cost(original, state), geometry.of()
+    native, answers = native_cost(original, walk), geometry.of()
     chosen = [along_axes(s, len(geometry.window)) for s in sizes]
     if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
         raise OptionError("the model keeps its size, so it has no cost at other sizes")
@@ -119,28 +119,28 @@ def costs_of(
         chosen = list(_larger(geometry.window, answers))
     rows, program = [], Program(document.proto.graph)
     for size in dict.fromkeys((geometry.window, *chosen)):
-        windows, tensors = answers.grid(*size).shape, tensors_at(document, state, program, size)
-        crops = math.prod(windows) * native.macs if state.has_head and native.macs is not None else None
+        windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
+        crops = math.prod(windows) * native.macs if walk.has_head and native.macs is not None else None
         macs = total(program.macs(tensors).values())
         rows.append(ImageCost(size, windows, macs, crops, program.peak(tensors)))
     return native, tuple(rows)
 
 
-def native_cost(original: Document, state: Walk) -> NativeCost:
+def native_cost(original: Document, walk: Walk) -> NativeCost:
     """The cost of the original at its native size."""
-    program, cut = Program(original.proto.graph), find_cut(state)
-    tensors = tensors_at(original, state, program)
+    program, cut = Program(original.proto.graph), find_cut(walk)
+    tensors = tensors_at(original, walk, program)
     macs = program.macs(tensors)
-    seats = set() if cut is None else upstream(state, cut.name)
-    before = {o.name for k in seats for o in state.seats[k].node.outputs}
+    slots = set() if cut is None else upstream(walk, cut.name)
+    before = {o.name for k in slots for o in walk.slots[k].node.outputs}
     parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
     trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
-    return NativeCost(batch_of(state), total(macs.values()), program.peak(tensors), trunk, head)
+    return NativeCost(batch_of(walk), total(macs.values()), program.peak(tensors), trunk, head)
 
 
-def batch_of(state: Walk) -> int:
+def batch_of(walk: Walk) -> int:
     """The number of images in a run: one, unless the graph has a batch built in."""
-    return 1 if state.batch == BATCH else state.batch
+    return 1 if walk.batch == BATCH else walk.batch
 
 
 def along_axes(size: int | Sequence[int], axes: int) -> Dims:
@@ -163,34 +163,34 @@ def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
         yield tuple(native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
 
 
-def tensors_at(document: Document, state: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:
+def tensors_at(document: Document, walk: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:
     """Types and shapes of the tensors that a program needs; shape inference runs if the walk does not know them all.
 
     Args:
         document: the original, or the converted model if a size is given.
-        state: the walk.
+        walk: the walk.
         program: the document's program.
         size: the image size, in pixels; None for the original at its native size.
     """
-    batch, image = batch_of(state), state.image
+    batch, image = batch_of(walk), walk.image
     if size is None:
-        known = {n: Tensor(f.elem_type, _logical(f, batch)) for n, f in _maps(state)}
+        known = {n: Tensor(f.elem_type, _logical(f, batch)) for n, f in _maps(walk)}
     else:
-        facts = {**{f.map: f for _, f in _maps(state)}, **{f.map: f for f in state.results.values() if not f.is_live}}
-        mapped = {state.renamed.get(n, n): f for n, f in facts.items() if f.folded is None}
+        facts = {**{f.map: f for _, f in _maps(walk)}, **{f.map: f for f in walk.results.values() if not f.is_live}}
+        mapped = {walk.renamed.get(n, n): f for n, f in facts.items() if f.folded is None}
         known = {n: Tensor(f.elem_type, _physical(f, size, batch)) for n, f in mapped.items()}
-    known[image.name] = Tensor(image.elem_type, _image(state, size or image.size))
+    known[image.name] = Tensor(image.elem_type, _image(walk, size or image.size))
     stored = {t.name: Tensor(t.data_type, tuple(t.dims)) for t in document.proto.graph.initializer}
     if program.needed <= known.keys() | stored.keys():
         return known | stored
     model = ModelProto()
     model.CopyFrom(document.proto)
-    _declare(model.graph, known, state, batch)
+    _declare(model.graph, known, walk, batch)
     return tensors_in(model) | stored
 
 
-def _maps(state: Walk) -> list[tuple[str, Lifted]]:
-    return [(name, fact) for name, fact in state.facts.items() if isinstance(fact, Lifted)]
+def _maps(walk: Walk) -> list[tuple[str, Lifted]]:
+    return [(name, fact) for name, fact in walk.facts.items() if isinstance(fact, Lifted)]
 
 
 def _logical(fact: Lifted, batch: int) -> Dims:
@@ -203,24 +203,24 @@ def _physical(fact: Lifted, size: Dims, batch: int) -> Dims:
     return (batch, fact.width, *(1 if a.image is None else a.count(size[a.image]) for a in fact.space))
 
 
-def _image(state: Walk, size: Dims) -> Dims:
+def _image(walk: Walk, size: Dims) -> Dims:
     """The shape of the image input at this size."""
-    image, batch = state.image, batch_of(state)
+    image, batch = walk.image, batch_of(walk)
     space = dict(zip(image.space, size))
     return tuple(batch if k == image.batch else space.get(k, d) for k, d in enumerate(image.shape))
 
 
-def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], state: Walk, batch: int) -> None:
+def _declare(graph: GraphProto, tensors: Mapping[str, Tensor], walk: Walk, batch: int) -> None:
     """Declare the known type and shape of every tensor, and drop all other declarations."""
     known = {n: onnx.helper.make_tensor_value_info(n, t.elem_type, t.dims) for n, t in tensors.items() if t.elem_type}
-    image = next(i for i in graph.input if i.name == state.image.name)
-    stated = (None, None if state.image.batch is None else static_dims(image)[state.image.batch])
+    image = next(i for i in graph.input if i.name == walk.image.name)
+    stated = (None, None if walk.image.batch is None else static_dims(image)[walk.image.batch])
     for declared in graph.input:
         if declared.name in known:
             declared.CopyFrom(known[declared.name])
             continue
         for dim, static in list(zip(declared.type.tensor_type.shape.dim, static_dims(declared)))[:1]:
-            if state.image.batch is not None and static in stated:  # other first axes of inputs are not batches
+            if walk.image.batch is not None and static in stated:  # other first axes of inputs are not batches
                 dim.dim_value = batch
     for declared in graph.output:
         declared.type.tensor_type.ClearField("shape")

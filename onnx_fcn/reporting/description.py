@@ -11,7 +11,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Change, Emission, Seat, Walk
+from onnx_fcn.lifting.program import Change, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Difference, Dim, Example, Layer, Map, Report, Tensor, context_caveat
@@ -32,27 +32,27 @@ COARSE = 32
 SMALL = 1 << 20
 
 
-def describe(original: Document, document: Document, state: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
+def describe(original: Document, document: Document, walk: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
     """The report on a finished walk and its edit.
 
     Args:
         original: the model as opened.
         document: the model after the edit.
-        state: the walk.
+        walk: the walk.
         source: the model's path, as the user wrote it.
         sizes: image sizes to report the cost of.
 
     Raises:
         OptionError: if an image of these sizes is too small, or has another number of axes.
     """
-    image, geometry = state.image, geometry_of(state)
+    image, geometry = walk.image, geometry_of(walk)
     before, after = (_dims([*d.proto.graph.input, *d.proto.graph.output]) for d in (original, document))
-    seats = [*state.seats, *state.epilogue]
-    layers = tuple(_layers(original, document, state, seats))
-    context = tuple(dict.fromkeys((s.name, s.node.op) for s in seats if any(c.kind == "context" for c in s.changes)))
-    cut = find_cut(state)
-    done = not state.has_head
-    native, costs = costs_of(original, document, state, geometry, sizes)
+    slots = [*walk.slots, *walk.epilogue]
+    layers = tuple(_layers(original, document, walk, slots))
+    context = tuple(dict.fromkeys((s.name, s.node.op) for s in slots if any(c.kind == "context" for c in s.changes)))
+    cut = find_cut(walk)
+    done = not walk.has_head
+    native, costs = costs_of(original, document, walk, geometry, sizes)
     return Report(
         source=source,
         source_bytes=original.size,
@@ -60,18 +60,18 @@ def describe(original: Document, document: Document, state: Walk, *, source: str
         axes=geometry.layout,
         window=image.size,
         outputs=tuple(
-            Tensor(name, before[name], after[name], _stride(state.results.get(name))) for name in state.outputs
+            Tensor(name, before[name], after[name], _stride(walk.results.get(name))) for name in walk.outputs
         ),
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=tuple(_caveats(state, seats, context, original.size)),
-        example=None if done or geometry.of().form == KEEP_SIZE else _example(state, geometry),
+        caveats=tuple(_caveats(walk, slots, context, original.size)),
+        example=None if done or geometry.of().form == KEEP_SIZE else _example(walk, geometry),
         native=native,
         costs=costs,
         difference=_difference(original, document),
         geometry=geometry,
-        fields=fields_of(state),
+        fields=fields_of(walk),
         sizes=tuple(along_axes(s, len(image.size)) for s in sizes),
     )
 
@@ -95,79 +95,79 @@ def _stride(fact: Lifted | None) -> tuple[float, ...]:
     return () if fact is None else tuple(_number(a.stride) for a in sliding(fact))
 
 
-def _example(state: Walk, geometry: Geometry) -> Example:
+def _example(walk: Walk, geometry: Geometry) -> Example:
     """An image that is larger by whole strides, so that its number of windows is exact however layers round."""
     steps = (math.ceil(stride) for stride in geometry.stride)
-    size = tuple(native + (EXAMPLE - 1) * step for native, step in zip(state.image.size, steps))
+    size = tuple(native + (EXAMPLE - 1) * step for native, step in zip(walk.image.size, steps))
     grid = geometry.grid(*size)
     return Example(size, grid.shape, int(grid.interior.sum()))
 
 
-def _caveats(state: Walk, seats: Sequence[Seat], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
+def _caveats(walk: Walk, slots: Sequence[Slot], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
     """Sentences that a user should read; `size` is the size of the original, in bytes."""
-    yield from state.image.assumed
-    if not state.has_head:
+    yield from walk.image.assumed
+    if not walk.has_head:
         yield (
             "The network was fully convolutional already: it has no dense layer, and no operator covers its whole "
             "window. Only the sizes of its input and outputs became dynamic."
         )
-    stride = max((a.grid for fact in state.results.values() for a in sliding(fact)), default=Fraction(0))
-    if stride >= COARSE and state.has_head and not state.finals:
+    stride = max((a.window_stride for fact in walk.results.values() for a in sliding(fact)), default=Fraction(0))
+    if stride >= COARSE and walk.has_head and not walk.formed:
         yield (
             f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} also "
             "gives the answers in between."
         )
-    same = [s.name for s in seats if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
+    same = [s.name for s in slots if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
         others = f" and {len(same) - 1} more" if len(same) > 1 else ""
         yield (
             f"'{same[0]}'{others} pad{'' if others else 's'} by auto_pad, which depends on the size of the image: the "
-            f"padding is fixed to that of {pixels(state.image.size)}."
+            f"padding is fixed to that of {pixels(walk.image.size)}."
         )
-    rounds = [s.name for s in seats if s.node.attrs.get("ceil_mode", 0)]
-    if rounds and _reaches_beyond(state):
+    rounds = [s.name for s in slots if s.node.attrs.get("ceil_mode", 0)]
+    if rounds and _reaches_beyond(walk):
         yield (
             f"'{rounds[0]}' rounds up (ceil_mode): if pixels are left over, the last window reaches beyond the image, "
             "and no crop has its answer. `Grid.remainder` is negative then, and `Grid.interior` excludes the answer."
         )
-    repeated = sum(s.repeated for s in seats)
+    repeated = sum(s.repeated for s in slots)
     if repeated > max(size, SMALL):
-        most = max(seats, key=lambda s: s.repeated)
+        most = max(slots, key=lambda s: s.repeated)
         yield (
             f"The result is far larger than the {bytes_of(size)} of the model: it contains {bytes_of(repeated)} of "
             "kernels that copy windows and of weights that are repeated for each channel or position that they do not "
             f"sum over, most of it for '{most.name}'."
         )
-    yield from meetings(state)
+    yield from meetings(walk)
     yield from (context_caveat([node]) for node in context)
 
 
-def _reaches_beyond(state: Walk) -> bool:
+def _reaches_beyond(walk: Walk) -> bool:
     """Is there, at some size, an answer without any padding whose window is not all in the image?"""
-    exact = {name for name, answers in geometry_of(state).outputs.items() if answers.exactness == "exact"}
+    exact = {name for name, answers in geometry_of(walk).outputs.items() if answers.exactness == "exact"}
     return any(
         axis.count(pixels) > axis.inner.behind(pixels)
         for name in exact
-        for axis, native in zip(sliding(state.results[name]), state.image.size)
-        for pixels in range(native, native + math.ceil(axis.grid))
+        for axis, native in zip(sliding(walk.results[name]), walk.image.size)
+        for pixels in range(native, native + math.ceil(axis.window_stride))
     )
 
 
-def _layers(original: Document, document: Document, state: Walk, seats: Sequence[Seat]) -> Iterator[Layer]:
+def _layers(original: Document, document: Document, walk: Walk, slots: Sequence[Slot]) -> Iterator[Layer]:
     kernels = _Kernels(original, document)
-    for seat in seats:
-        for change in seat.changes:
+    for slot in slots:
+        for change in slot.changes:
             if change.kind == "context":
                 continue
-            emission = kernels.emission_of(change, seat)
+            emission = kernels.emission_of(change, slot)
             kernel = kernels.of(emission)
-            fact = state.facts.get(change.reads)
-            reads = state.renamed.get(fact.map, fact.map) if isinstance(fact, Lifted) else change.reads
+            fact = walk.facts.get(change.reads)
+            reads = walk.renamed.get(fact.map, fact.map) if isinstance(fact, Lifted) else change.reads
             yield Layer(
                 kind=change.kind,
-                node=seat.name,
-                was=seat.node.op,
-                becomes=str(emission.node.op) if emission is not None else _operators(seat.emissions),
+                node=slot.name,
+                was=slot.node.op,
+                becomes=str(emission.node.op) if emission is not None else _operators(slot.emissions),
                 kernel=change.kernel,
                 inputs=change.inputs,
                 outputs=change.outputs,
@@ -192,7 +192,7 @@ class _Kernels:
         self._tensors = {t.name: t for t in document.proto.graph.initializer}
         self._stored = {_payload(original, t) for t in _stored_tensors(original.proto.graph)}
 
-    def emission_of(self, change: Change, seat: Seat) -> Emission | None:
+    def emission_of(self, change: Change, slot: Slot) -> Emission | None:
         """The emitted node that carries out a change."""
         dims = (change.outputs, change.inputs, *change.kernel)
 
@@ -201,7 +201,7 @@ class _Kernels:
                 return False
             return change.kind != "dense" or ((k := self.of(emission)) is not None and tuple(k.dims) == dims)
 
-        return next(filter(does, reversed(seat.emissions)), None)
+        return next(filter(does, reversed(slot.emissions)), None)
 
     def of(self, emission: Emission | None) -> TensorProto | None:
         """The initializer with the kernel of a Conv, also if a DequantizeLinear or a Cast is in between."""

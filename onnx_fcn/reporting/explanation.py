@@ -18,7 +18,7 @@ from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedMod
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted, dim_of
-from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.reporting.report import FORMAT
@@ -158,31 +158,31 @@ def explain(
     asked = Asked(output_stride=output_stride)
     document = Given.open(source, asked).selected
     request = Request(input, size_of(input_size))
-    state, causes = explored(document, request)
-    if state is None:
+    walk, causes = explored(document, request)
+    if walk is None:
         raise UnsupportedModel(causes)
     if not causes:
-        state = answering(document, state, asked)
+        walk = answering(document, walk, asked)
         try:
-            document.commit(assemble(document, state))
+            document.commit(assemble(document, walk))
         except UnsupportedModel as refusal:
             causes = list(refusal.diagnostics)
-    return _Explainer(document, state, causes).of(name)
+    return _Explainer(document, walk, causes).of(name)
 
 
 class _Explainer:
     """Looks up the facts that a walk found."""
 
-    def __init__(self, document: Document, state: Walk, causes: Sequence[Diagnostic]) -> None:
-        self._state, self._causes = state, causes
-        self._cut: Cut | None = find_cut(state) if state.has_head else None
-        self._trunk = set() if self._cut is None else upstream(state, self._cut.name)
+    def __init__(self, document: Document, walk: Walk, causes: Sequence[Diagnostic]) -> None:
+        self._walk, self._causes = walk, causes
+        self._cut: Cut | None = find_cut(walk) if walk.has_head else None
+        self._trunk = set() if self._cut is None else upstream(walk, self._cut.name)
         self._made = {name for node in document.proto.graph.node for name in node.output}
         self._made |= {i.name for i in document.proto.graph.input}
-        self._nodes = {seat.node.name: k for k, seat in enumerate(state.seats) if seat.node.name}
-        self._makers = {o.name: k for k, seat in enumerate(state.seats) for o in seat.node.outputs if o.name}
+        self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
+        self._makers = {o.name: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o.name}
         self._graph = document.proto.graph
-        refusals = {**state.diagnostics, **state.causes}  # found at one node, and attributed to the node at fault
+        refusals = {**walk.diagnostics, **walk.causes}  # found at one node, and attributed to the node at fault
         self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 
     def of(self, name: str) -> Explanation:
@@ -191,8 +191,8 @@ class _Explainer:
             return self._node(name, self._nodes[name])
         if name in self._makers:
             return self._node(name, self._makers[name], only=name)
-        if name in self._state.facts:
-            fact = self._state.facts[name]
+        if name in self._walk.facts:
+            fact = self._walk.facts[name]
             part = "image" if isinstance(fact, Lifted) else "beside" if isinstance(fact, Unmapped) else "constant"
             op = "initializer" if isinstance(fact, Known) else "input"
             return Explanation(name, "", op, part, "stays", (), (self._operand(name),))
@@ -200,27 +200,27 @@ class _Explainer:
             if name and name in (node.name, *node.output):
                 makes = tuple(Operand(o, "unused") for o in node.output if o)
                 return Explanation(name, node.name, node.op_type, "unused", "stays", (), makes)
-        names = [*self._nodes, *self._state.facts, *self._makers]
+        names = [*self._nodes, *self._walk.facts, *self._makers]
         near = difflib.get_close_matches(name, dict.fromkeys(names), 3)
         hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise OptionError(f"the model has no node or tensor '{name}'{hint}")
 
     def _node(self, name: str, k: int, *, only: str = "") -> Explanation:
-        seat = self._state.seats[k]
+        slot = self._walk.slots[k]
         part = self._part(k)
         causes = tuple(self._root_causes(k)) if part in ("refused", "blocked") else ()
-        becomes = "nothing: the network is refused" if self._causes else self._becomes(seat)
-        reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(seat.proto)))
-        makes = tuple(self._operand(o.name) for o in seat.node.outputs if o.name and only in ("", o.name))
-        return Explanation(name, seat.name, str(seat.node.op), part, becomes, reads, makes, causes)
+        becomes = "nothing: the network is refused" if self._causes else self._becomes(slot)
+        reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(slot.proto)))
+        makes = tuple(self._operand(o.name) for o in slot.node.outputs if o.name and only in ("", o.name))
+        return Explanation(name, slot.name, str(slot.node.op), part, becomes, reads, makes, causes)
 
     def _part(self, k: int) -> str:
-        state, facts = self._state, self._facts(k)
+        walk, facts = self._walk, self._facts(k)
         if k in self._refusals:
             return "refused"
         if any(isinstance(f, Blocked) for f in facts):
             return "blocked"
-        if k in state.context or any(isinstance(f, Unmapped) and f.context for f in facts):
+        if k in walk.context or any(isinstance(f, Unmapped) and f.context for f in facts):
             return "context"
         if all(isinstance(f, Known) for f in facts):
             return "constant"
@@ -229,37 +229,37 @@ class _Explainer:
         if self._causes:
             return "reached"
         if self._cut is None:
-            return "head" if state.has_head else "network"
+            return "head" if walk.has_head else "network"
         return "trunk" if k in self._trunk else "head"
 
     def _facts(self, k: int) -> list[Fact]:
-        outputs = (o.name for o in self._state.seats[k].node.outputs)
-        return [self._state.facts[n] for n in outputs if n in self._state.facts]
+        outputs = (o.name for o in self._walk.slots[k].node.outputs)
+        return [self._walk.facts[n] for n in outputs if n in self._walk.facts]
 
     def _root_causes(self, k: int) -> Iterator[Diagnostic]:
         """The root causes among the nodes that this one is computed from, itself included."""
         wanted: set[str] = set()
         for j in range(k, -1, -1):
-            seat = self._state.seats[j]
-            if j == k or any(o.name in wanted for o in seat.node.outputs):
+            slot = self._walk.slots[j]
+            if j == k or any(o.name in wanted for o in slot.node.outputs):
                 if j in self._refusals:
                     yield self._refusals[j]
-                wanted |= set(names_used(seat.proto))
+                wanted |= set(names_used(slot.proto))
 
-    def _becomes(self, seat: Seat) -> str:
+    def _becomes(self, slot: Slot) -> str:
         """What replaces the node in the converted model."""
-        if not seat.replaced:
-            return "stays unchanged" if any(n in self._made for n in seat.proto.output) else "nothing: no longer read"
-        if not seat.emissions:
+        if not slot.replaced:
+            return "stays unchanged" if any(n in self._made for n in slot.proto.output) else "nothing: no longer read"
+        if not slot.emissions:
             return "no node: it only regroups the axes"
-        live = [e for e in seat.emissions if any(o.name in self._made for o in e.node.outputs)]
+        live = [e for e in slot.emissions if any(o.name in self._made for o in e.node.outputs)]
         if not live:
             return "nothing: no longer read"
-        return " + ".join(_emission_text(e, seat) for e in live)
+        return " + ".join(_emission_text(e, slot) for e in live)
 
     def _operand(self, name: str) -> Operand:
-        state = self._state
-        fact = state.facts.get(name)
+        walk = self._walk
+        fact = walk.facts.get(name)
         if fact is None:
             return Operand(name, "unused")
         if isinstance(fact, Known):
@@ -268,7 +268,7 @@ class _Explainer:
             return Operand(name, "blocked" if isinstance(fact, Blocked) else "unmapped")
         axes = sliding(fact)
         fields = [a.field.plain() for a in axes]
-        image = state.renamed.get(fact.map, fact.map)
+        image = walk.renamed.get(fact.map, fact.map)
         return Operand(
             name,
             "map",
@@ -279,7 +279,7 @@ class _Explainer:
             stride=tuple(float(f.stride) for f in fields),
             field=tuple(float(f.size) if f.is_local else None for f in fields),
             start=tuple(float(f.start) if f.is_local else None for f in fields),
-            cells=tuple(a.count.formula(SIZE_NAMES[len(state.image.size)][a.image or 0]) for a in axes),
+            cells=tuple(a.count.formula(SIZE_NAMES[len(walk.image.size)][a.image or 0]) for a in axes),
         )
 
     def _value(self, fact: Known) -> str:
@@ -287,7 +287,7 @@ class _Explainer:
         if not fact.sized:
             return ""
         try:
-            value = self._state.values[fact.name]
+            value = self._walk.values[fact.name]
         except Unsupported:
             return ""
         if value.size > SHOWN:
@@ -296,14 +296,14 @@ class _Explainer:
         return f"[{', '.join(words)}]" if value.ndim else words[0]
 
 
-def _emission_text(emission: Emission, seat: Seat) -> str:
+def _emission_text(emission: Emission, slot: Slot) -> str:
     """An operator and its kernel, and whether it is the original node or a variant of it."""
     node = emission.node
     kernel = node.attrs.get("kernel_shape")
     text = f"{node.op} {size_text(kernel)}" if kernel else str(node.op)
     if not emission.varies:
         return text
-    changed = {k for k in (*node.attrs, *seat.node.attrs) if node.attrs.get(k) != seat.node.attrs.get(k)}
+    changed = {k for k in (*node.attrs, *slot.node.attrs) if node.attrs.get(k) != slot.node.attrs.get(k)}
     return f"{text}, with {', '.join(sorted(changed))} rewritten" if changed else f"{text}, unchanged"
 
 

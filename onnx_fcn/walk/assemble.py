@@ -19,7 +19,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.lifted import BATCH, Axis, Lifted
-from onnx_fcn.lifting.program import Emission, Seat, Walk
+from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
 from onnx_fcn.model.graphs import names_used, stored_names
@@ -31,22 +31,22 @@ __all__ = ["assemble"]
 Nodes = dict[int, list[NodeProto]]
 
 
-def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) -> Edit:
+def assemble(document: Document, walk: Walk, *, dynamic_batch: bool = False) -> Edit:
     """The edit that turns the document into the fully convolutional network of the walk.
 
     Raises:
         UnsupportedModel: if a node that stays would read a tensor that is gone.
     """
-    _name_outputs(state)
+    _name_outputs(walk)
     graph = document.proto.graph
-    walked = _emitted(state)
-    made = _with_ends(document, state, {**walked, **_beside(document, state, walked)})
-    nodes = _needed(made, state.outputs, set(walked))
-    weights = {name: weight for seat in _seats(state) for name, weight in seat.constants.items()}
-    used = {name for node in _all(nodes) for name in names_used(node)} | set(state.outputs)
+    walked = _emitted(walk)
+    made = _with_ends(document, walk, {**walked, **_beside(document, walk, walked)})
+    nodes = _needed(made, walk.outputs, set(walked))
+    weights = {name: weight for slot in _slots(walk) for name, weight in slot.constants.items()}
+    used = {name for node in _all(nodes) for name in names_used(node)} | set(walk.outputs)
     _check_complete(document, nodes, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
-    names = _weight_names(state, weights, used, gone)
+    names = _weight_names(walk, weights, used, gone)
     stored = {names.get(name, name): weight for name, weight in weights.items() if name in used}
     fills, initializers = _filled(stored)
     _rename_inputs(nodes, names)
@@ -56,30 +56,30 @@ def assemble(document: Document, state: Walk, *, dynamic_batch: bool = False) ->
         nodes=_changed(document, nodes),
         initializers=initializers,
         removed_initializers=gone - set(initializers),
-        inputs={state.image.name: _input(document, state, dynamic_batch)},
-        outputs={o.name: _output(o, document, state, dynamic_batch) for o in graph.output if o.name in state.results},
+        inputs={walk.image.name: _input(document, walk, dynamic_batch)},
+        outputs={o.name: _output(o, document, walk, dynamic_batch) for o in graph.output if o.name in walk.results},
         value_info=[],
     )
 
 
-def _seats(state: Walk) -> list[Seat]:
-    """All seats: before the first node, of the nodes, after the last."""
-    return [state.prologue, *state.seats, *state.epilogue]
+def _slots(walk: Walk) -> list[Slot]:
+    """All slots: before the first node, of the nodes, after the last."""
+    return [walk.prologue, *walk.slots, *walk.epilogue]
 
 
-def _emitted(state: Walk) -> Nodes:
-    """For each node of the walk: the nodes emitted in its seat, or itself if it was not replaced."""
+def _emitted(walk: Walk) -> Nodes:
+    """For each node of the walk: the nodes emitted in its slot, or itself if it was not replaced."""
     made: Nodes = {}
-    for seat in state.seats:
-        nodes = [_proto(e, seat) for e in seat.emissions] if seat.replaced else [seat.proto]
-        made.setdefault(seat.index, []).extend(nodes)
+    for slot in walk.slots:
+        nodes = [_proto(e, slot) for e in slot.emissions] if slot.replaced else [slot.proto]
+        made.setdefault(slot.index, []).extend(nodes)
     return made
 
 
-def _beside(document: Document, state: Walk, walked: Iterable[int]) -> Nodes:
+def _beside(document: Document, walk: Walk, walked: Iterable[int]) -> Nodes:
     """The nodes that no output needs, except those that depend on the image."""
     beside: Nodes = {}
-    lost = {name for name, fact in state.facts.items() if isinstance(fact, Lifted)}
+    lost = {name for name, fact in walk.facts.items() if isinstance(fact, Lifted)}
     for k, node in enumerate(document.proto.graph.node):
         if k in walked:
             continue
@@ -90,13 +90,13 @@ def _beside(document: Document, state: Walk, walked: Iterable[int]) -> Nodes:
     return beside
 
 
-def _with_ends(document: Document, state: Walk, made: Nodes) -> Nodes:
+def _with_ends(document: Document, walk: Walk, made: Nodes) -> Nodes:
     """`made`, with the nodes emitted before the first node and after the last."""
     last = len(document.proto.graph.node) - 1
     if last < 0:
         return made
-    front = [_proto(e, state.prologue) for e in state.prologue.emissions]
-    back = [_proto(e, seat) for seat in state.epilogue for e in seat.emissions]
+    front = [_proto(e, walk.prologue) for e in walk.prologue.emissions]
+    back = [_proto(e, slot) for slot in walk.epilogue for e in slot.emissions]
     made = {**made, 0: [*front, *made.get(0, [])]}
     return {**made, last: [*made.get(last, []), *back]}
 
@@ -111,9 +111,9 @@ def _needed(made: Nodes, outputs: Iterable[str], walked: set[int]) -> Nodes:
     return {k: [n for n in nodes if id(n) in live] for k, nodes in made.items()}
 
 
-def _weight_names(state: Walk, weights: dict[str, Weight], used: set[str], gone: set[str]) -> dict[str, str]:
+def _weight_names(walk: Walk, weights: dict[str, Weight], used: set[str], gone: set[str]) -> dict[str, str]:
     """The names under which new weights are stored, if these are not their own."""
-    sources = {name: s for seat in [*state.seats, *state.epilogue] for name, s in seat.sources.items()}
+    sources = {name: s for slot in [*walk.slots, *walk.epilogue] for name, s in slot.sources.items()}
     return {**_shared(weights, sources), **_given_back(sources, used, gone)}
 
 
@@ -150,54 +150,54 @@ def _changed(document: Document, nodes: Nodes) -> Nodes:
     return changed
 
 
-def _name_outputs(state: Walk) -> None:
+def _name_outputs(walk: Walk) -> None:
     """Give the delivered maps the names of the outputs: rename tensors if possible, otherwise add an Identity."""
-    delivered = {name: result.map for name, result in state.results.items()}
-    delivered |= {name: final.tensor for name, final in state.finals.items()}
+    delivered = {name: result.map for name, result in walk.results.items()}
+    delivered |= {name: final.tensor for name, final in walk.formed.items()}
     taken = Counter(delivered.values())
-    emissions = [e for seat in _seats(state) for e in seat.emissions]
+    emissions = [e for slot in _slots(walk) for e in slot.emissions]
     produced = {t.name for e in emissions for t in e.node.outputs}
-    untouched = {n for seat in state.seats if not seat.replaced for n in names_used(seat.proto)}
+    untouched = {n for slot in walk.slots if not slot.replaced for n in names_used(slot.proto)}
     renamed: dict[str, str] = {}
-    for seat in state.epilogue:
-        name = seat.node.outputs[0].name
+    for slot in walk.epilogue:
+        name = slot.node.outputs[0].name
         current = delivered[name]
         if current == name:
             continue
         if name in produced:  # the tensor with that name is still read on the way to the output
-            renamed[name] = state.fresh(f"{name}/map")
+            renamed[name] = walk.fresh(f"{name}/map")
         if current in produced and taken[current] == 1 and current not in untouched and current not in delivered:
             renamed[current] = name
         else:
             current = renamed.get(current, current)
             alias = gs.Node("Identity", name, inputs=[gs.Variable(current)], outputs=[gs.Variable(f"{name}/alias")])
-            seat.emissions.append(Emission(alias))
+            slot.emissions.append(Emission(alias))
             renamed[f"{name}/alias"] = name
-    emissions = [e for seat in _seats(state) for e in seat.emissions]
+    emissions = [e for slot in _slots(walk) for e in slot.emissions]
     for emission in emissions:
         for tensor in [*emission.node.inputs, *emission.node.outputs]:
             tensor.name = renamed.get(tensor.name, tensor.name)
-    state.renamed.update(renamed)
+    walk.renamed.update(renamed)
 
 
-def _proto(emission: Emission, seat: Seat) -> NodeProto:
-    """The node as it will be stored; a variation of the seat's own keeps everything that it does not change."""
+def _proto(emission: Emission, slot: Slot) -> NodeProto:
+    """The node as it will be stored; a variation of the slot's own keeps everything that it does not change."""
     if not emission.varies:
         exported: NodeProto = OnnxExporter.export_node(emission.node)
         return exported
     node = NodeProto()
-    node.CopyFrom(seat.proto)
+    node.CopyFrom(slot.proto)
     inputs = [t.name for t in emission.node.inputs]
     outputs = [t.name for t in emission.node.outputs]
     attrs = emission.node.attrs
     changed = {
         k: v
         for k, v in attrs.items()
-        if k not in seat.node.attrs or (seat.node.attrs[k] is not v and seat.node.attrs[k] != v)
+        if k not in slot.node.attrs or (slot.node.attrs[k] is not v and slot.node.attrs[k] != v)
     }
-    removed = set(seat.node.attrs) - set(attrs)
+    removed = set(slot.node.attrs) - set(attrs)
     if list(node.input) == inputs and list(node.output) == outputs and not changed and not removed:
-        return seat.proto
+        return slot.proto
     del node.input[:], node.output[:]
     node.input.extend(inputs)
     node.output.extend(outputs)
@@ -281,38 +281,38 @@ def _is_fill(weight: Weight) -> bool:
     return weight.array.size > 1024 and not any(weight.array.strides)
 
 
-def _input(document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+def _input(document: Document, walk: Walk, dynamic_batch: bool) -> ValueInfoProto:
     """The declaration of the image, with dynamic sizes unless these are kept."""
     declared = ValueInfoProto()
-    declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == state.image.name))
+    declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == walk.image.name))
     dims = declared.type.tensor_type.shape.dim
-    if not _keeps_size(state):
-        for axis, name in zip(state.image.space, SIZE_NAMES[len(state.image.space)]):
+    if not _keeps_size(walk):
+        for axis, name in zip(walk.image.space, SIZE_NAMES[len(walk.image.space)]):
             dims[axis].dim_param = name
-    if state.image.channels is not None:
-        dims[state.image.channels].dim_value = state.image.shape[state.image.channels]
-    if state.image.batch is not None:
-        batch = dims[state.image.batch]
+    if walk.image.channels is not None:
+        dims[walk.image.channels].dim_value = walk.image.shape[walk.image.channels]
+    if walk.image.batch is not None:
+        batch = dims[walk.image.batch]
         if dynamic_batch:
             batch.dim_param = "batch"
-        elif state.batch != BATCH and not batch.HasField("dim_value"):  # baked into the graph, whatever is declared
-            batch.dim_value = state.batch
+        elif walk.batch != BATCH and not batch.HasField("dim_value"):  # baked into the graph, whatever is declared
+            batch.dim_value = walk.batch
     return declared
 
 
-def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_batch: bool) -> ValueInfoProto:
+def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_batch: bool) -> ValueInfoProto:
     """The declaration of an output (N, C, *grid); numbers of cells are formulas of the image's size."""
-    result = state.results[declared.name]
+    result = walk.results[declared.name]
     made = ValueInfoProto()
     made.CopyFrom(declared)
     shape = made.type.tensor_type.shape
     del shape.dim[:]
-    if (final := state.finals.get(declared.name)) is not None:
+    if (final := walk.formed.get(declared.name)) is not None:
         made.type.tensor_type.elem_type = final.elem_type
         for size in final.dims:
             dim = shape.dim.add()
             if size is None:
-                dim.CopyFrom(_batch(document, state, dynamic_batch))
+                dim.CopyFrom(_batch(document, walk, dynamic_batch))
             elif isinstance(size, int):
                 dim.dim_value = size
             else:
@@ -324,30 +324,30 @@ def _output(declared: ValueInfoProto, document: Document, state: Walk, dynamic_b
             if k == 1:
                 dim.dim_value = result.width
             elif k > 1:
-                dim.dim_param = _formula(result.space[k - 2], state)
+                dim.dim_param = _formula(result.space[k - 2], walk)
         return made
-    shape.dim.add().CopyFrom(_batch(document, state, dynamic_batch))
+    shape.dim.add().CopyFrom(_batch(document, walk, dynamic_batch))
     shape.dim.add().dim_value = result.width
     for axis in result.space:
-        shape.dim.add().dim_param = _formula(axis, state)
+        shape.dim.add().dim_param = _formula(axis, walk)
     return made
 
 
-def _batch(document: Document, state: Walk, dynamic_batch: bool) -> TensorShapeProto.Dimension:
+def _batch(document: Document, walk: Walk, dynamic_batch: bool) -> TensorShapeProto.Dimension:
     """The batch as the image declares it."""
-    if state.image.batch is None:
+    if walk.image.batch is None:
         return TensorShapeProto.Dimension(dim_value=1)
-    batch: TensorShapeProto.Dimension = _input(document, state, dynamic_batch).type.tensor_type.shape.dim[
-        state.image.batch
+    batch: TensorShapeProto.Dimension = _input(document, walk, dynamic_batch).type.tensor_type.shape.dim[
+        walk.image.batch
     ]
     return batch
 
 
-def _keeps_size(state: Walk) -> bool:
-    return any(final.form == "keep-size" for final in state.finals.values())
+def _keeps_size(walk: Walk) -> bool:
+    return any(final.form == "keep-size" for final in walk.formed.values())
 
 
-def _formula(axis: Axis, state: Walk) -> str:
+def _formula(axis: Axis, walk: Walk) -> str:
     """The number of cells along an axis, such as ``(height - 224) // 32 + 1``."""
     assert axis.image is not None, "every axis of an output is one of the image"
-    return axis.count.formula(SIZE_NAMES[len(state.image.space)][axis.image])
+    return axis.count.formula(SIZE_NAMES[len(walk.image.space)][axis.image])

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Seat, Walk
+from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.model.graphs import names_used
 
-__all__ = ["Cut", "cuts_of", "find_cut", "instead_of_padding", "makers_of", "padded_beyond", "seats_beyond", "upstream"]
+__all__ = ["Cut", "cuts_of", "find_cut", "instead_of_padding", "makers_of", "padded_beyond", "slots_beyond", "upstream"]
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,35 @@ class Cut:
     fact: Lifted
 
 
-def padded_beyond(state: Walk, cut: Cut) -> list[int]:
-    """Seats that pad a map after the cut."""
-    return [k for k in seats_beyond(state, cut) if (s := state.seats[k].slides) is not None and s.pads]
+def padded_beyond(walk: Walk, cut: Cut) -> list[int]:
+    """Slots that pad a map after the cut."""
+    return [k for k in slots_beyond(walk, cut) if (s := walk.slots[k].slides) is not None and s.pads]
 
 
-def instead_of_padding(state: Walk, cut: Cut) -> str:
+def instead_of_padding(walk: Walk, cut: Cut) -> str:
     """The hint for padding after the cut: keep an output without any, or take the map at the cut as an output."""
-    for name in state.outputs if len(state.outputs) > 1 else ():
-        alone = replace(state, outputs=(name,))
+    for name in walk.outputs if len(walk.outputs) > 1 else ():
+        alone = replace(walk, outputs=(name,))
         own = find_cut(alone)
-        if own is not None and upstream(state, name).isdisjoint(padded_beyond(alone, own)):
+        if own is not None and upstream(walk, name).isdisjoint(padded_beyond(alone, own)):
             return f"keep only one of the outputs, with --outputs {name}"
     return f"take '{cut.name}' as an output, and run the rest on windows of it"
 
 
-def find_cut(state: Walk) -> Cut | None:
+def find_cut(walk: Walk) -> Cut | None:
     """The last map with a live window that all outputs are reached through; None if there is none."""
-    cuts = list(cuts_of(state))
+    cuts = list(cuts_of(walk))
     return cuts[0] if cuts else None
 
 
-def cuts_of(state: Walk) -> Iterator[Cut]:
+def cuts_of(walk: Walk) -> Iterator[Cut]:
     """Every live map that all outputs are reached through, the last first.
 
     Immediate dominators of a directed acyclic graph, in topological order: the nearest common dominator of the
     operands (Cooper, Harvey, Kennedy, "A Simple, Fast Dominance Algorithm", 2001).
     """
     parent: dict[str, str] = {}
-    depth = {state.image.name: 0}
+    depth = {walk.image.name: 0}
 
     def join(names: Iterable[str]) -> str | None:
         common: str | None = None
@@ -74,48 +74,48 @@ def cuts_of(state: Walk) -> Iterator[Cut]:
                     name = parent[name]
         return common
 
-    for seat in state.seats:
-        common = join(n for n in _reads(seat) if n in depth and not isinstance(state.facts.get(n), Known))
+    for slot in walk.slots:
+        common = join(n for n in _reads(slot) if n in depth and not isinstance(walk.facts.get(n), Known))
         if common is None:
             continue
-        for output in seat.node.outputs:
-            if output.name and not isinstance(state.facts.get(output.name), Known):
+        for output in slot.node.outputs:
+            if output.name and not isinstance(walk.facts.get(output.name), Known):
                 parent[output.name], depth[output.name] = common, depth[common] + 1
-    top = join(o for o in state.outputs if o in depth)
-    outputs = set(state.outputs)
+    top = join(o for o in walk.outputs if o in depth)
+    outputs = set(walk.outputs)
     while top is not None:
-        fact = state.facts.get(top)
+        fact = walk.facts.get(top)
         if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in outputs:
             yield Cut(top, fact)
         top = parent.get(top)
 
 
-def _reads(seat: Seat) -> Iterable[str]:
-    return names_used(seat.proto)
+def _reads(slot: Slot) -> Iterable[str]:
+    return names_used(slot.proto)
 
 
-def seats_beyond(state: Walk, cut: Cut) -> list[int]:
-    """Seats that compute something from the cut."""
+def slots_beyond(walk: Walk, cut: Cut) -> list[int]:
+    """Slots that compute something from the cut."""
     reached, found = {cut.name}, []
-    for k, seat in enumerate(state.seats):
-        if any(n in reached for n in _reads(seat)):
+    for k, slot in enumerate(walk.slots):
+        if any(n in reached for n in _reads(slot)):
             found.append(k)
-            reached |= {o.name for o in seat.node.outputs if o.name}
+            reached |= {o.name for o in slot.node.outputs if o.name}
     return found
 
 
-def makers_of(state: Walk) -> dict[str, int]:
-    """The seat that makes each tensor."""
-    return {name: k for k, seat in enumerate(state.seats) for name in seat.proto.output if name}
+def makers_of(walk: Walk) -> dict[str, int]:
+    """The slot that makes each tensor."""
+    return {name: k for k, slot in enumerate(walk.slots) for name in slot.proto.output if name}
 
 
-def upstream(state: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
-    """Seats that a tensor is computed from; pass `makers_of(state)` when asking for many tensors."""
-    makers = makers_of(state) if makers is None else makers
+def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
+    """Slots that a tensor is computed from; pass `makers_of(walk)` when asking for many tensors."""
+    makers = makers_of(walk) if makers is None else makers
     waiting, found = [name], set()
     while waiting:
         k = makers.get(waiting.pop())
         if k is not None and k not in found:
             found.add(k)
-            waiting += _reads(state.seats[k])
+            waiting += _reads(walk.slots[k])
     return found

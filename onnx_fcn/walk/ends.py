@@ -36,7 +36,7 @@ def delivered(site: Site, x: Lifted) -> Lifted:
     unchanged.
     """
     if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
-        if any(a.grid > a.stride for a in x.space):
+        if any(a.window_stride > a.stride for a in x.space):
             raise Unsupported(
                 f"answers with a map that was upsampled ({x}): this is not a classifier, as it has no head",
                 code="decoder-output",
@@ -54,7 +54,7 @@ def delivered(site: Site, x: Lifted) -> Lifted:
 
 
 def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
-    """Give the maps that this seat emitted the names of the node's outputs."""
+    """Give the maps that this slot emitted the names of the node's outputs."""
     made = {o.name: o for e in site.emissions for o in e.node.outputs if o.name}
     renamed = dict(site.aliases)
     result: list[Fact] = []

@@ -17,9 +17,9 @@ from onnx_fcn.walk.cut import makers_of, upstream
 __all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
 
-def fields_of(state: Walk) -> dict[str, tuple[Field, ...]]:
+def fields_of(walk: Walk) -> dict[str, tuple[Field, ...]]:
     """The receptive field of every tensor on a map, along each axis of the image, by its original name."""
-    return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in state.facts.items() if isinstance(f, Lifted)}
+    return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in walk.facts.items() if isinstance(f, Lifted)}
 
 
 def sliding(fact: Lifted) -> list[Axis]:
@@ -27,11 +27,11 @@ def sliding(fact: Lifted) -> list[Axis]:
     return sorted((a for a in fact.space if a.image is not None), key=lambda a: a.image or 0)
 
 
-def geometry_of(state: Walk) -> Geometry:
+def geometry_of(walk: Walk) -> Geometry:
     """Where the answers are of all outputs with a grid."""
-    makers = makers_of(state)
-    outputs = {name: _answers(state, name, fact, upstream(state, name, makers)) for name, fact in state.results.items()}
-    return Geometry(state.image.size, outputs, state.image.name, layout_of(state.image))
+    makers = makers_of(walk)
+    outputs = {name: _answers(walk, name, fact, upstream(walk, name, makers)) for name, fact in walk.results.items()}
+    return Geometry(walk.image.size, outputs, walk.image.name, layout_of(walk.image))
 
 
 def layout_of(image: Image) -> str:
@@ -40,18 +40,18 @@ def layout_of(image: Image) -> str:
     return "".join(letters[k] for k in range(len(image.shape)))
 
 
-def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
-    """The geometry of one output, which the seats `before` compute.
+def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
+    """The geometry of one output, which the slots `before` compute.
 
     In a network without a head, the window of an answer is its receptive field.
     """
     axes = sliding(fact)
     field = tuple(a.field.plain() for a in axes)
-    context = tuple(dict.fromkeys(state.seats[k].name for k in sorted(state.context & before)))
-    pads = [state.seats[k].name for k in sorted(before) if (s := state.seats[k].slides) is not None and s.pads]
-    window: tuple[Number, ...] = state.image.size
+    context = tuple(dict.fromkeys(walk.slots[k].name for k in sorted(walk.context & before)))
+    pads = [walk.slots[k].name for k in sorted(before) if (s := walk.slots[k].slides) is not None and s.pads]
+    window: tuple[Number, ...] = walk.image.size
     offset: tuple[Number, ...] = (0,) * len(axes)
-    within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, state.image.size))
+    within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, walk.image.size))
     if fact.is_live:
         window, offset, within = tuple(f.size for f in field), tuple(f.start for f in field), False
     if context:
@@ -61,7 +61,7 @@ def _answers(state: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     else:
         exactness, reason = "exact", "no padding reaches an answer, and nothing sees more than its window"
     stride = tuple(f.stride for f in field)
-    form = state.finals[name].form if name in state.finals else "map"
+    form = walk.formed[name].form if name in walk.formed else "map"
     count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
     layout = _output_layout(fact, form)
     mirror = tuple(math.ceil(a.mirror) for a in axes) if any(a.mirror for a in axes) else ()
@@ -83,14 +83,14 @@ def _verb(nodes: Sequence[str], verb: str) -> str:
     return f"'{nodes[0]}' {verb}s" if len(nodes) == 1 else f"'{nodes[0]}' and {len(nodes) - 1} more {verb}"
 
 
-def meetings(state: Walk) -> Iterator[str]:
+def meetings(walk: Walk) -> Iterator[str]:
     """Branches that meet although the middles of their cells are apart, in sentences."""
-    for seat in state.seats:
-        maps = [(t.name, f) for t, f in zip(seat.node.inputs, seat.operands) if isinstance(f, Lifted)]
-        for k in range(len(state.image.size)):
+    for slot in walk.slots:
+        maps = [(t.name, f) for t, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)]
+        for k in range(len(walk.image.size)):
             middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
             middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}
             if len(set(middles.values())) > 1:
                 paths = " with ".join(f"'{n}', whose first cell is at pixel {m:g}" for n, m in middles.items())
-                yield f"'{seat.name}' joins {paths}: branches that are not aligned."
+                yield f"'{slot.name}' joins {paths}: branches that are not aligned."
                 break

@@ -16,7 +16,7 @@ import onnx
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted
-from onnx_fcn.lifting.program import Final, Seat, Walk
+from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
 
@@ -39,7 +39,7 @@ COMPARED = FLOATS - {onnx.TensorProto.BFLOAT16} | {
 BYTE = 256
 
 
-def finish(state: Walk, asked: Asked) -> None:
+def finish(walk: Walk, asked: Asked) -> None:
     """Bring all outputs of a finished walk into the requested form.
 
     Raises:
@@ -48,42 +48,44 @@ def finish(state: Walk, asked: Asked) -> None:
     """
     if asked.form == "map":
         return
-    if not state.has_head:
+    if not walk.has_head:
         raise OptionError(
             f"the network has no dense layer, so its maps are not answers that could become '{asked.form}'"
         )
     causes = []
-    for seat in state.epilogue:
-        name = seat.node.outputs[0].name
-        site = Site(state, len(state.seats), seat)
+    for slot in walk.epilogue:
+        name = slot.node.outputs[0].name
+        site = Site(walk, len(walk.slots), slot)
         try:
-            state.finals[name] = _final(state, site, seat, name, asked)
+            walk.formed[name] = _formed(walk, site, slot, name, asked)
         except Unsupported as refusal:
             causes.append(Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint))
     if causes:
         raise UnsupportedModel(causes)
 
 
-def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Final:
-    x, original = state.results[name], seat.operands[0]
+def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> FormedOutput:
+    x, original = walk.results[name], slot.operands[0]
     assert isinstance(original, Lifted)
-    batch = _batch_axis(state, original)
+    batch = _batch_axis(walk, original)
     if asked.keeps_shape:
-        _check_rank(state, name)
+        _check_rank(walk, name)
     if asked.keep_size:
-        return Final(as_original(site, x, original, batch), _original_dims(original, batch), x.elem_type, asked.form)
-    sizes = SIZE_NAMES[len(state.image.space)]
+        return FormedOutput(
+            as_original(site, x, original, batch), _original_dims(original, batch), x.elem_type, asked.form
+        )
+    sizes = SIZE_NAMES[len(walk.image.space)]
     tensor, elem_type = x.map, x.elem_type
     dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
     if (asked.reduce or asked.full_size) and elem_type not in FLOATS:
         raise Unsupported("is a map of integers, which cannot be averaged or interpolated", code="form")
     if asked.reduce:
-        if any(a.count(n) > 1 for a in x.space for n in [state.image.size[a.image or 0]]):
+        if any(a.count(n) > 1 for a in x.space for n in [walk.image.size[a.image or 0]]):
             raise Unsupported(
                 "has several answers at the native size, where windows extend beyond the image: reduced, they differ "
                 "from the original's",
                 code="form",
-                hint="leave --output-stride out" if state.options.asked else "leave --reduce out",
+                hint="leave --output-stride out" if walk.options.asked else "leave --reduce out",
             )
         tensor, dims = _reduced(site, x, asked.reduce), (None, x.width)
         if asked.argmax:
@@ -92,13 +94,13 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
             tensor = as_original(site, x.on(tensor), original, batch)
             dims = _original_dims(original, batch)
     if asked.full_size:
-        tensor = _enlarged(state, site, x)
+        tensor = _enlarged(walk, site, x)
         dims = (None, x.width, *sizes)
     if asked.argmax:
         if elem_type not in COMPARED:
             raise Unsupported("is a map of a type for which onnxruntime has no ArgMax", code="form")
         if x.width == 1:
-            hint = "--outputs chooses others" if len(state.outputs) > 1 else "leave --argmax out"
+            hint = "--outputs chooses others" if len(walk.outputs) > 1 else "leave --argmax out"
             raise Unsupported("has one channel, so there is no best class", code="form", hint=hint)
         tensor = site.emit([tensor], "ArgMax", axis=1, keepdims=0)
         elem_type = onnx.TensorProto.INT64
@@ -106,7 +108,7 @@ def _final(state: Walk, site: Site, seat: Seat, name: str, asked: Asked) -> Fina
             elem_type = onnx.TensorProto.UINT8
             tensor = site.emit([tensor], "Cast", to=elem_type)
         dims = (None, *dims[2:])
-    return Final(tensor, dims, elem_type, asked.form)
+    return FormedOutput(tensor, dims, elem_type, asked.form)
 
 
 def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> str:
@@ -122,27 +124,27 @@ def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> s
     return name if not batch else site.emit([name], "Transpose", perm=perm)
 
 
-def _check_rank(state: Walk, name: str) -> None:
+def _check_rank(walk: Walk, name: str) -> None:
     """Raises: Unsupported, if an answer of the original has another rank for one image than for several."""
-    if state.batch != BATCH:
+    if walk.batch != BATCH:
         return
-    made = {output: seat for seat in state.seats for output in seat.proto.output}
+    made = {output: slot for slot in walk.slots for output in slot.proto.output}
     wanted, seen = [name], {name}
     while wanted:
-        seat = made.get(wanted.pop())
-        if seat is None or seat.node.op in ("Flatten", "Reshape"):
+        slot = made.get(wanted.pop())
+        if slot is None or slot.node.op in ("Flatten", "Reshape"):
             continue  # they say how many axes there are
-        x, axes = (*seat.operands, None, None)[:2]
-        everything = seat.node.op == "Squeeze" and axes is None and "axes" not in seat.node.attrs
+        x, axes = (*slot.operands, None, None)[:2]
+        everything = slot.node.op == "Squeeze" and axes is None and "axes" not in slot.node.attrs
         if everything and isinstance(x, Lifted) and (x.batch,) in x.layout:
             raise Unsupported(
-                f"has another rank for one image than for several, as Squeeze '{seat.name}' without axes removes a "
+                f"has another rank for one image than for several, as Squeeze '{slot.name}' without axes removes a "
                 "batch of one too",
                 code="form",
                 hint="give that node the axes that it removes",
             )
-        wanted += [n for n in seat.proto.input if n not in seen]
-        seen |= set(seat.proto.input)
+        wanted += [n for n in slot.proto.input if n not in seen]
+        seen |= set(slot.proto.input)
 
 
 def _original_dims(original: Lifted, batch: int | None) -> tuple[int | str | None, ...]:
@@ -150,14 +152,14 @@ def _original_dims(original: Lifted, batch: int | None) -> tuple[int | str | Non
     return tuple(None if k == batch else Atom.product(group) for k, group in enumerate(original.layout))
 
 
-def _batch_axis(state: Walk, original: Lifted) -> int | None:
+def _batch_axis(walk: Walk, original: Lifted) -> int | None:
     """The axis of the original's answers that is the batch, or None.
 
     A batch of one image has no factor of its own: where the first axis is of size 1, that is where more would go.
     """
     if original.batch.size > 1:
         return next((k for k, group in enumerate(original.layout) if group == (original.batch,)), None)
-    return 0 if state.image.batch is not None and original.layout[:1] == ((),) else None
+    return 0 if walk.image.batch is not None and original.layout[:1] == ((),) else None
 
 
 def _reduced(site: Site, x: Lifted, kind: str) -> str:
@@ -165,14 +167,14 @@ def _reduced(site: Site, x: Lifted, kind: str) -> str:
     return site.reduce(x.map, {"mean": "ReduceMean", "max": "ReduceMax"}[kind], [2 + k for k in range(len(x.space))])
 
 
-def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
+def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
     """(N, C, *grid) → (N, C, *image): linear between the middles of windows, constant beyond the outermost ones."""
     site.check_interpolates()
     if any(a.stride.denominator != 1 for a in x.space):
         raise Unsupported(
             "has answers a fraction of a pixel apart, so they are not in the middle of pixels", code="form"
         )
-    windows = [state.image.size[a.image or 0] for a in x.space]
+    windows = [walk.image.size[a.image or 0] for a in x.space]
     strides = [int(a.stride) for a in x.space]
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
     plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
@@ -192,8 +194,8 @@ def _enlarged(state: Walk, site: Site, x: Lifted) -> str:
     backs = [step * (w + s) for (_, _, step), w, s in zip(plans, windows, strides)]  # more than can be left over
     name = site.emit([name, np.array([0, 0, *fronts, 0, 0, *backs], np.int64)], "Pad", mode="edge")
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
-    ends = site.emit([state.image.name], "Shape")
-    ends = site.emit([ends, np.array(state.image.space, np.int64)], "Gather", axis=0)
+    ends = site.emit([walk.image.name], "Shape")
+    ends = site.emit([ends, np.array(walk.image.space, np.int64)], "Gather", axis=0)
     if max(steps) > 1:
         ends = site.emit([ends, np.array(steps, np.int64)], "Mul")
     if any(starts):

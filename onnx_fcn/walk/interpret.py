@@ -4,7 +4,7 @@ Converting a classifier is vectorising it over window positions, as `jax.vmap` v
 tensor gets one fact (`lifting/facts.py`).
 
 A node without a lifted operand is left unchanged: *unmapped means untouched*. A node with one needs a rule; a rule
-reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The new nodes wait in the seat of the
+reads facts, asks its `Site` for new nodes, and returns the facts of its outputs. The new nodes wait in the slot of the
 node that they replace: the model is not changed before the whole walk has succeeded.
 
 **Context.** A gate such as squeeze-and-excite cannot be told from a head in advance: both begin with a pooling over
@@ -26,7 +26,7 @@ from onnx_fcn.lifting.constants import stored_in
 from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped
 from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Rewind, Seat, Walk, at_node
+from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
 from onnx_fcn.lifting.refusals import EVALUATION, PER_POSITION, REORDERED, REPLACE, SUBGRAPHS, hint_for, product_of_maps
 from onnx_fcn.lifting.signatures import check_operands
 from onnx_fcn.lifting.site import Site
@@ -39,62 +39,62 @@ from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 __all__ = ["run"]
 
 
-def run(state: Walk) -> Walk:
+def run(walk: Walk) -> Walk:
     """Lift every node in order, and deliver the outputs."""
-    state.facts[state.image.name] = as_image_map(Site(state, -1, state.prologue), state.image)
+    walk.facts[walk.image.name] = as_image_map(Site(walk, -1, walk.prologue), walk.image)
     position = 0
-    while position < len(state.seats):
-        seat = state.seats[position]
+    while position < len(walk.slots):
+        slot = walk.slots[position]
         try:
-            _step(state, position, seat)
+            _step(walk, position, slot)
         except Rewind as rewind:
-            state.context |= rewind.seats
-            position = min(rewind.seats)
-            _forget(state, position)
+            walk.context |= rewind.slots
+            position = min(rewind.slots)
+            _forget(walk, position)
             continue
         position += 1
-    if state.succeeded:
-        for name in state.outputs:
-            _deliver(state, name)
-    return state
+    if walk.succeeded:
+        for name in walk.outputs:
+            _deliver(walk, name)
+    return walk
 
 
-def _deliver(state: Walk, name: str) -> None:
-    """Bring one output into the form (N, C, *grid), in a seat after all others."""
-    fact = state.facts.get(name)
+def _deliver(walk: Walk, name: str) -> None:
+    """Bring one output into the form (N, C, *grid), in a slot after all others."""
+    fact = walk.facts.get(name)
     if not isinstance(fact, Lifted):
         return
     node = gs.Node("Output", name, outputs=[gs.Variable(name)])
-    seat = Seat(node, onnx.NodeProto(), len(state.seats), replaced=True, operands=(fact,))
-    state.epilogue.append(seat)
+    slot = Slot(node, onnx.NodeProto(), len(walk.slots), replaced=True, operands=(fact,))
+    walk.epilogue.append(slot)
     try:
-        state.results[name] = delivered(Site(state, len(state.seats), seat), fact)
+        walk.results[name] = delivered(Site(walk, len(walk.slots), slot), fact)
     except Unsupported as refusal:
-        state.diagnostics[len(state.seats)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
+        walk.diagnostics[len(walk.slots)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
 
 
-def _forget(state: Walk, position: int) -> None:
-    state.counts.clear()  # since names are given back
-    for k in range(position, len(state.seats)):
-        seat = state.seats[k]
-        for emission in seat.emissions:
-            state.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - seat.own_names
-        state.names -= set(seat.constants)
-        seat.emissions, seat.constants, seat.sources, seat.changes = [], {}, {}, []
-        seat.replaced, seat.slides, seat.repeated = False, None, 0
-        for output in seat.node.outputs:
-            state.facts.pop(output.name, None)
-        state.diagnostics.pop(k, None)
-        state.products.pop(k, None)
+def _forget(walk: Walk, position: int) -> None:
+    walk.counts.clear()  # since names are given back
+    for k in range(position, len(walk.slots)):
+        slot = walk.slots[k]
+        for emission in slot.emissions:
+            walk.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - slot.own_names
+        walk.names -= set(slot.constants)
+        slot.emissions, slot.constants, slot.sources, slot.changes = [], {}, {}, []
+        slot.replaced, slot.slides, slot.repeated = False, None, 0
+        for output in slot.node.outputs:
+            walk.facts.pop(output.name, None)
+        walk.diagnostics.pop(k, None)
+        walk.products.pop(k, None)
 
 
-def _step(state: Walk, position: int, seat: Seat) -> None:
+def _step(walk: Walk, position: int, slot: Slot) -> None:
     """Find the facts of one node's outputs."""
-    node, facts = seat.node, state.facts
+    node, facts = slot.node, walk.facts
     names = [t.name for t in node.inputs]
-    implicit = sorted(set(names_used(seat.proto)) - {"", *names})
+    implicit = sorted(set(names_used(slot.proto)) - {"", *names})
     operands = tuple(facts[n] if n else None for n in names)
-    seat.operands = operands
+    slot.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
     condition = next(iter(operands), None)
     outputs: Sequence[Fact]
@@ -105,29 +105,29 @@ def _step(state: Walk, position: int, seat: Seat) -> None:
         if origins and any(isinstance(f, Lifted) and f.is_live for f in everything):
             raise Rewind(origins)
         if _is_product(node, operands):
-            state.products[position] = causes
+            walk.products[position] = causes
         outputs = [Blocked(origins, causes)] * len(node.outputs)
     elif node.op in RANDOM and node.domain in (None, "", "ai.onnx"):
         reason = "gives other values in every run, so that no answer can be compared with the original's"
-        state.diagnostics[position] = Diagnostic("random", seat.name, node.op, reason, EVALUATION)
+        walk.diagnostics[position] = Diagnostic("random", slot.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
     elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
-        outputs = _inline_branch(state, position, seat, condition)
+        outputs = _inline_branch(walk, position, slot, condition)
     elif not any(isinstance(f, Lifted) for f in everything):
-        outputs = _untouched(state, seat, everything)
+        outputs = _untouched(walk, slot, everything)
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
         if sized and beside and not implicit:
-            outputs = _frozen(Site(state, position, seat), operands, sized, outputs)
+            outputs = _frozen(Site(walk, position, slot), operands, sized, outputs)
     else:
-        site = Site(state, position, seat)
+        site = Site(walk, position, slot)
         try:
-            outputs = _apply(site, seat, operands, implicit)
+            outputs = _apply(site, slot, operands, implicit)
         except Unsupported as refusal:
             lifted = [f for f in everything if isinstance(f, Lifted)]
-            state.diagnostics[position] = _diagnosed(state, seat, refusal, lifted)
+            walk.diagnostics[position] = _diagnosed(walk, slot, refusal, lifted)
             origins = frozenset().union(*(f.origins for f in lifted if not f.is_live))
-            origins = origins if origins <= state.reductions else frozenset()
+            origins = origins if origins <= walk.reductions else frozenset()
             outputs = [Blocked(origins, frozenset({position}))] * len(node.outputs)
     for tensor, fact in zip(node.outputs, outputs):
         if tensor.name:
@@ -143,42 +143,42 @@ def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:
     return len(factors) == 2 and all(isinstance(f, Blocked | Lifted) for f in factors)
 
 
-def _diagnosed(state: Walk, seat: Seat, refusal: Unsupported, lifted: list[Lifted]) -> Diagnostic:
+def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted]) -> Diagnostic:
     """A refusal with its node, or with an earlier node at fault that mixed positions or turned them into channels."""
-    mixing = sorted(k for f in lifted for k in f.origins if any(c.kind == "dense" for c in state.seats[k].changes))
+    mixing = sorted(k for f in lifted for k in f.origins if any(c.kind == "dense" for c in walk.slots[k].changes))
     if mixing and refusal.code == "unfold-too-large":
-        layer = state.seats[mixing[-1]]
-        reason = f"mixes the positions of a window, and {seat.node.op} '{seat.name}', after it, {refusal.reason}"
+        layer = walk.slots[mixing[-1]]
+        reason = f"mixes the positions of a window, and {slot.node.op} '{slot.name}', after it, {refusal.reason}"
         return at_node(layer, Unsupported(reason, code="mixes-positions", hint=refusal.hint))
     unfolded = next((f.unfolded for f in lifted if f.unfolded is not None), None)
     if unfolded is None or refusal.code not in ("not-channels", "not-spatial"):
-        return at_node(seat, refusal)
-    earlier = state.seats[unfolded]
+        return at_node(slot, refusal)
+    earlier = walk.slots[unfolded]
     return Diagnostic(
         "per-position",
         earlier.name,
         earlier.node.op,
-        f"treats the positions of a window in different ways, and {seat.node.op} '{seat.name}' slides over the result",
+        f"treats the positions of a window in different ways, and {slot.node.op} '{slot.name}' slides over the result",
         REORDERED if earlier.node.op in REORDERS else PER_POSITION,
     )
 
 
-def _apply(site: Site, seat: Seat, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
-    rule = rule_of(seat.node.domain, seat.node.op)
-    domain = f"{seat.node.domain}." if seat.node.domain else ""
-    if rule is None and seat.node.op in ATTENTION:
+def _apply(site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
+    rule = rule_of(slot.node.domain, slot.node.op)
+    domain = f"{slot.node.domain}." if slot.node.domain else ""
+    if rule is None and slot.node.op in ATTENTION:
         raise product_of_maps()
     if rule is None:
         raise Unsupported(
-            f"there is no rule for {domain}{seat.node.op}, so its meaning at every position is unknown",
+            f"there is no rule for {domain}{slot.node.op}, so its meaning at every position is unknown",
             code="no-rule",
-            hint=hint_for(seat.node.domain, seat.node.op),
+            hint=hint_for(slot.node.domain, slot.node.op),
         )
     if implicit:
-        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(seat.node.op, REPLACE))
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
     check_operands(rule, operands, KINDS)
     check_meeting(site, operands)
-    seat.replaced = True
+    slot.replaced = True
     result = rule(site, *same_folding(site, operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
     if any(isinstance(f, Lifted) and 0 in f.shape and site.has_output(k) for k, f in enumerate(outputs)):
@@ -195,17 +195,17 @@ def _everywhere(fact: Fact) -> Fact:
     return replace(fact, context=True) if isinstance(fact, Unmapped) else fact
 
 
-def _untouched(state: Walk, seat: Seat, operands: list[Fact]) -> Sequence[Fact]:
+def _untouched(walk: Walk, slot: Slot, operands: list[Fact]) -> Sequence[Fact]:
     """The facts of a node without a mapped operand, which stays unchanged."""
-    names = [o.name for o in seat.node.outputs]
+    names = [o.name for o in slot.node.outputs]
     unmapped = [f for f in operands if isinstance(f, Unmapped)]
     sized = any(isinstance(f, Known) and f.sized for f in operands)
     if not unmapped:
         return [Known(n, sized) for n in names]
-    if seat.node.op == "Shape" and (shape := _static_shape(state, seat, unmapped[0].name)) is not None:
-        state.values.set(names[0], shape)
+    if slot.node.op == "Shape" and (shape := _static_shape(walk, slot, unmapped[0].name)) is not None:
+        walk.values.set(names[0], shape)
         return [Known(names[0], sized=True)]
-    if seat.node.op in SPREADS and isinstance(operands[0], Unmapped):
+    if slot.node.op in SPREADS and isinstance(operands[0], Unmapped):
         return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
     return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
 
@@ -225,33 +225,33 @@ def _frozen(
     return named(site, [Unmapped(name) for name in site.replace_operands(operands)])
 
 
-def _static_shape(state: Walk, seat: Seat, name: str) -> Array | None:
+def _static_shape(walk: Walk, slot: Slot, name: str) -> Array | None:
     import numpy as np
 
-    shape = state.shape_of(name)
+    shape = walk.shape_of(name)
     if shape is None or any(d is None for d in shape):
         return None
-    start, end = seat.node.attrs.get("start", 0), seat.node.attrs.get("end")
+    start, end = slot.node.attrs.get("start", 0), slot.node.attrs.get("end")
     return np.array(shape[start:end], np.int64)
 
 
-def _inline_branch(state: Walk, position: int, seat: Seat, condition: Known) -> Sequence[Fact]:
+def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> Sequence[Fact]:
     """Replace an If by the nodes of the branch that its constant condition chooses."""
-    chosen = "then_branch" if bool(state.values[condition.name].reshape(-1)[0]) else "else_branch"
-    view: gs.Graph = seat.node.attrs[chosen]
-    graph = next(a.g for a in seat.proto.attribute if a.name == chosen)
+    chosen = "then_branch" if bool(walk.values[condition.name].reshape(-1)[0]) else "else_branch"
+    view: gs.Graph = slot.node.attrs[chosen]
+    graph = next(a.g for a in slot.proto.attribute if a.name == chosen)
     for name, tensor in stored_in(graph).items():
-        array = state.values.add(name, tensor)
+        array = walk.values.add(name, tensor)
         elem_type = tensor.data_type if isinstance(tensor, onnx.TensorProto) else tensor.values.data_type
-        seat.constants[name] = Weight(array, array.shape, elem_type)
-        state.facts[name] = Known(name)
-    seat.replaced = True
-    if not seat.unfolded:
-        seat.unfolded = True
-        inner = [Seat(node, proto, seat.index) for node, proto in zip(view.nodes, graph.node)]
-        for result, output in zip(graph.output, seat.proto.output):
+        slot.constants[name] = Weight(array, array.shape, elem_type)
+        walk.facts[name] = Known(name)
+    slot.replaced = True
+    if not slot.unfolded:
+        slot.unfolded = True
+        inner = [Slot(node, proto, slot.index) for node, proto in zip(view.nodes, graph.node)]
+        for result, output in zip(graph.output, slot.proto.output):
             alias = gs.Node("Identity", output, inputs=[gs.Variable(result.name)], outputs=[gs.Variable(output)])
-            inner.append(Seat(alias, onnx.helper.make_node("Identity", [result.name], [output]), seat.index))
-        state.seats[position + 1 : position + 1] = inner
-        state.values.produce(s.proto for s in inner)
+            inner.append(Slot(alias, onnx.helper.make_node("Identity", [result.name], [output]), slot.index))
+        walk.slots[position + 1 : position + 1] = inner
+        walk.values.produce(s.proto for s in inner)
     return []

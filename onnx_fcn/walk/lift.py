@@ -26,13 +26,13 @@ def lift(document: Document, request: Request) -> Walk:
         OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
-    state, causes = explored(document, request)
-    if state is None or causes:
+    walk, causes = explored(document, request)
+    if walk is None or causes:
         raise UnsupportedModel(causes)
-    return state
+    return walk
 
 
-def answering(document: Document, state: Walk, asked: Asked) -> Walk:
+def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
     """The walk of a lifted model with the requested output stride and form of answers.
 
     Raises:
@@ -40,28 +40,28 @@ def answering(document: Document, state: Walk, asked: Asked) -> Walk:
         OptionError: if the strides of the network do not allow it, or the form does not apply to any output.
     """
     if asked.output_stride is not None:
-        state = _dilated(document, state, asked.output_stride)
-    finish(state, asked)
-    return state
+        walk = _dilated(document, walk, asked.output_stride)
+    finish(walk, asked)
+    return walk
 
 
-def _dilated(document: Document, state: Walk, output_stride: int) -> Walk:
+def _dilated(document: Document, walk: Walk, output_stride: int) -> Walk:
     """The walk with answers `output_stride` pixels apart, of a model that was lifted at its own stride.
 
     Raises:
         UnsupportedModel: if something in it cannot dilate.
         OptionError: if `output_stride` does not divide the strides of the network.
     """
-    if _check_stride(state, output_stride) == output_stride:
-        return state
-    dense = walked(document, state.image, folds=state.options.folds, output_stride=Fraction(output_stride))
+    if _check_stride(walk, output_stride) == output_stride:
+        return walk
+    dense = walked(document, walk.image, folds=walk.options.folds, output_stride=Fraction(output_stride))
     if not dense.succeeded:
         raise UnsupportedModel(causes_of(dense))
-    _check_dense(state, dense, output_stride)
+    _check_dense(walk, dense, output_stride)
     return dense
 
 
-def _check_stride(state: Walk, output_stride: int) -> Fraction:
+def _check_stride(walk: Walk, output_stride: int) -> Fraction:
     """The largest stride of all answers, which `output_stride` has to divide.
 
     Raises:
@@ -69,7 +69,7 @@ def _check_stride(state: Walk, output_stride: int) -> Fraction:
     """
     if output_stride < 1:
         raise OptionError(f"--output-stride is a number of pixels from 1 on, not {output_stride}")
-    strides = sorted({a.stride for f in state.results.values() for a in f.space if a.image is not None})
+    strides = sorted({a.stride for f in walk.results.values() for a in f.space if a.image is not None})
     if not strides:
         raise OptionError("no answer depends on the position, so --output-stride does not apply")
     if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:

@@ -17,7 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, ModelError, UnsupportedModel
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import BATCH
-from onnx_fcn.lifting.program import Image, Seat, Walk
+from onnx_fcn.lifting.program import Image, Slot, Walk
 from onnx_fcn.model.agreement import difference, tolerance_of
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, static_dims
@@ -77,7 +77,7 @@ def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | Non
     return None
 
 
-def check_freed(converted: Document, original: Document, state: Walk) -> None:
+def check_freed(converted: Document, original: Document, walk: Walk) -> None:
     """Refuse a network whose fixed batch was made dynamic if its images affect each other then.
 
     The original says nothing about other batches: nodes along the batch, and nodes that are right for one image only,
@@ -86,20 +86,20 @@ def check_freed(converted: Document, original: Document, state: Walk) -> None:
     Args:
         converted: the network with a free batch.
         original: the network that was lifted.
-        state: its walk.
+        walk: its walk.
 
     Raises:
         UnsupportedModel: if images affect each other's answers, or it does not run with another batch.
     """
-    image = state.image
+    image = walk.image
     if image.batch is None:
         return
     fixed = static_dims(declared_as(original.proto.graph, image.name))[image.batch]
-    if fixed is None and state.batch == BATCH:
+    if fixed is None and walk.batch == BATCH:
         return
-    fixed = state.batch if fixed is None else fixed
+    fixed = walk.batch if fixed is None else fixed
     known = replace(image, shape=tuple(fixed if k == image.batch else d for k, d in enumerate(image.shape)))
-    taken = batches_taken(converted, known, list(state.results))
+    taken = batches_taken(converted, known, list(walk.results))
     if taken == "apart":
         return
     reason = (
@@ -110,9 +110,9 @@ def check_freed(converted: Document, original: Document, state: Walk) -> None:
     raise UnsupportedModel([Diagnostic("batch", image.name, "input", reason, "leave --dynamic-batch out")])
 
 
-def keeps_apart(state: Walk, seat: Seat) -> bool:
+def keeps_apart(walk: Walk, slot: Slot) -> bool:
     """Does a node evidently compute each image of a batch, its first axis, by itself?"""
-    node, attrs = seat.node, seat.node.attrs
+    node, attrs = slot.node, slot.node.attrs
     if node.op in PER_IMAGE or (node.op == "BatchNormalization" and not attrs.get("training_mode", 0)):
         return True
     if node.op == "Transpose":
@@ -121,14 +121,14 @@ def keeps_apart(state: Walk, seat: Seat) -> bool:
         return all(k > 0 for k in (axes if isinstance(axes, list) else [axes]))
     if node.op in ("Flatten", "LogSoftmax", "Softmax"):
         return True  # by default along a later axis
-    second = seat.operands[1] if len(seat.operands) > 1 else None
+    second = slot.operands[1] if len(slot.operands) > 1 else None
     if not isinstance(second, Known):
         return False
     if node.op in ("Gemm", "MatMul"):
         return not attrs.get("transA", 0)
     if node.op in ("Squeeze", "Unsqueeze") or node.op.startswith("Reduce"):
-        return bool((state.values[second.name] > 0).all())
-    return bool(node.op == "Reshape" and state.values[second.name].reshape(-1)[0] in (0, BATCH))
+        return bool((walk.values[second.name] > 0).all())
+    return bool(node.op == "Reshape" and walk.values[second.name].reshape(-1)[0] in (0, BATCH))
 
 
 def _with_batch(document: Document, image: Image) -> set[str]:

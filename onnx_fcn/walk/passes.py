@@ -11,10 +11,10 @@ import onnx_graphsurgeon as gs
 from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.program import Image, Options, Seat, Walk
+from onnx_fcn.lifting.program import Image, Options, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
-from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, seats_beyond, upstream
+from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, slots_beyond, upstream
 from onnx_fcn.walk.interpret import run
 from onnx_fcn.walk.shapes import Shapes
 
@@ -25,36 +25,36 @@ def walked(document: Document, image: Image, *, folds: bool = False, output_stri
     """Walk, and walk again with other options for what only the end of a walk shows."""
     options = Options(output_stride, folds=folds, asked=output_stride is not None)
     while True:
-        state = run(_program(document, image, options))
-        cut = find_cut(state)
+        walk = run(_program(document, image, options))
+        cut = find_cut(walk)
         if cut is None:
-            return state
-        meet = any(d.code == "strides-meet" for d in state.diagnostics.values())
+            return walk
+        meet = any(d.code == "strides-meet" for d in walk.diagnostics.values())
         shared = max(a.stride for a in cut.fact.space)
         if meet and _coarser(options, shared):  # levels of a pyramid: bring them to the stride that they share
             options = replace(options, output_stride=shared)
             continue
-        if not state.succeeded or not state.has_head:
-            return state
-        trunk = upstream(state, cut.name)
-        head = {state.seats[k].name for k in state.context if k not in trunk and k in state.reductions}
+        if not walk.succeeded or not walk.has_head:
+            return walk
+        trunk = upstream(walk, cut.name)
+        head = {walk.slots[k].name for k in walk.context if k not in trunk and k in walk.reductions}
         if head - options.head:
             options = replace(options, head=options.head | head)
             continue
-        strides = [s for k in seats_beyond(state, cut) if (s := state.seats[k].slides) is not None]
+        strides = [s for k in slots_beyond(walk, cut) if (s := walk.slots[k].slides) is not None]
         if any(s.strides for s in strides) and _coarser(options, shared):
             options = replace(options, output_stride=shared)
             continue
-        for k in padded_beyond(state, cut):
-            state.diagnostics[k] = Diagnostic(
+        for k in padded_beyond(walk, cut):
+            walk.diagnostics[k] = Diagnostic(
                 "padding-beyond-cut",
-                state.seats[k].name,
-                state.seats[k].node.op,
+                walk.slots[k].name,
+                walk.slots[k].node.op,
                 f"pads a branch of the head after '{cut.name}', the last map that all answers are computed from: "
                 "windows of a larger image would see each other where the original sees padding",
-                instead_of_padding(state, cut),
+                instead_of_padding(walk, cut),
             )
-        return state
+        return walk
 
 
 def _coarser(options: Options, stride: Fraction) -> bool:
@@ -67,7 +67,7 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     graph, view = document.proto.graph, document.graph
     initializers = stored_in(graph)
     needed = needed_nodes(document.proto.graph)
-    seats = [Seat(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
+    slots = [Slot(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     values = Values(graph.node, initializers, document.array, opsets)
     facts: dict[str, Fact] = {name: Known(name) for name in initializers}
@@ -78,7 +78,7 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     prologue = gs.Node("Input", image.name, outputs=[gs.Variable(image.name)])
     outputs = tuple(o.name for o in graph.output)
     shapes = Shapes(document, image, facts, values)
-    seat = Seat(prologue, onnx.NodeProto(), -1, replaced=True)
-    read = frozenset(n for s in seats for n in names_used(s.proto)) | set(outputs)
+    slot = Slot(prologue, onnx.NodeProto(), -1, replaced=True)
+    read = frozenset(n for s in slots for n in names_used(s.proto)) | set(outputs)
     names |= {image.name} | {node.name for node in graph.node}
-    return Walk(image, options, opsets, values, seats, outputs, shapes, seat, read=read, facts=facts, names=names)
+    return Walk(image, options, opsets, values, slots, outputs, shapes, slot, read=read, facts=facts, names=names)

@@ -84,15 +84,15 @@ def _with_channels(readings: Sequence[Walk]) -> list[Walk]:
     return [w for w in readings if len(w.image.space) == 2 and width_of(w.image) in FEW]
 
 
-def _has_channels_in_place(state: Walk) -> bool:
+def _has_channels_in_place(walk: Walk) -> bool:
     """Does every operator that takes axis 1 for the channels find them there?"""
-    facts = [seat.operands[0] for seat in state.seats if seat.node.op in CHANNELS_FIRST and seat.operands]
+    facts = [slot.operands[0] for slot in walk.slots if slot.node.op in CHANNELS_FIRST and slot.operands]
     return all(set(f.layout[1]) <= set(f.channels) for f in facts if isinstance(f, Lifted) and f.rank > 1)
 
 
-def _tells_positions_apart(state: Walk) -> bool:
+def _tells_positions_apart(walk: Walk) -> bool:
     """Does an operator treat the positions of a window in different ways?"""
-    return any(isinstance(f, Lifted) and f.unfolded is not None for f in state.facts.values())
+    return any(isinstance(f, Lifted) and f.unfolded is not None for f in walk.facts.values())
 
 
 def _assumption(document: Document, image: Image, others: Sequence[Walk], request: Request, reason: str) -> str:
@@ -206,7 +206,7 @@ APART = (
 )
 
 
-def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]:
+def check_batch(document: Document, walk: Walk, free: Walk) -> list[Diagnostic]:
     """The refusal of a walk if the network mixes the images of a batch that its file leaves open.
 
     If the walk succeeds with any batch, only what no rule sees can mix them, such as a gate. If it succeeds with one
@@ -215,15 +215,15 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
 
     Args:
         document: the model.
-        state: the walk that succeeds.
+        walk: the walk that succeeds.
         free: the walk of the same reading with a free batch.
     """
-    image = state.image
+    image = walk.image
     if image.batch is None or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
         return []
-    if state is free:
-        return _mixed_beside(document, state)
-    taken = batches_taken(document, image, [o for o in state.outputs if isinstance(state.facts.get(o), Lifted)])
+    if walk is free:
+        return _mixed_beside(document, walk)
+    taken = batches_taken(document, image, [o for o in walk.outputs if isinstance(walk.facts.get(o), Lifted)])
     causes = list(free.causes.values())
     if taken == "mixed":
         return [replace(d, code="batch", hint=APART) for d in causes]
@@ -231,26 +231,26 @@ def check_batch(document: Document, state: Walk, free: Walk) -> list[Diagnostic]
     reason = (
         f"the original runs with no other{_baker(free) or why}" if taken == "one" else f"no rule covers others{why}"
     )
-    note = f"The batch is fixed at {state.batch}, though the file leaves it open: {reason}."
-    state.image = replace(image, assumed=(*image.assumed, note))
+    note = f"The batch is fixed at {walk.batch}, though the file leaves it open: {reason}."
+    walk.image = replace(image, assumed=(*image.assumed, note))
     return []
 
 
-def _mixed_beside(document: Document, state: Walk) -> list[Diagnostic]:
+def _mixed_beside(document: Document, walk: Walk) -> list[Diagnostic]:
     """The refusal of a network that mixes the images of a batch in nodes that no rule lifts.
 
     The scales that a DynamicQuantizeLinear computes for the whole batch are no reason: they only change the rounding.
     """
-    made = {o: seat for seat in state.seats for o in seat.proto.output}
+    made = {o: slot for slot in walk.slots for o in slot.proto.output}
     named = {o for node in document.proto.graph.node for o in node.output}
-    beside = [o for o in made if type(state.facts.get(o)) is Unmapped]
-    if all(keeps_apart(state, made[o]) for o in beside) or is_rounded(document):
+    beside = [o for o in made if type(walk.facts.get(o)) is Unmapped]
+    if all(keeps_apart(walk, made[o]) for o in beside) or is_rounded(document):
         return []
     asked = [o for o in beside if o in named]
     if len(asked) < len(beside):  # tensors inside a branch cannot be outputs: look at the answers
-        asked += [o for o in state.outputs if o in made and isinstance(state.facts.get(o), Lifted)]
+        asked += [o for o in walk.outputs if o in made and isinstance(walk.facts.get(o), Lifted)]
     try:
-        name = mixed(document, state.image, asked)
+        name = mixed(document, walk.image, asked)
     except ModelError:
         return []  # it takes no other batch
     if name is None:
@@ -261,17 +261,17 @@ def _mixed_beside(document: Document, state: Walk) -> list[Diagnostic]:
 
 def _baker(free: Walk) -> str:
     """The first node that merges the images of a batch into one row, as a clause; empty if none does."""
-    for seat in free.seats:
-        for output in seat.node.outputs:
+    for slot in free.slots:
+        for output in slot.node.outputs:
             fact = free.facts.get(output.name)
             if isinstance(fact, Lifted) and any(fact.batch in group and len(group) > 1 for group in fact.layout):
-                return f", as {seat.node.op} '{seat.name}' makes {fact.dims} of N images"
+                return f", as {slot.node.op} '{slot.name}' makes {fact.dims} of N images"
     return ""
 
 
-def note_sizes(document: Document, state: Walk, request: Request) -> None:
+def note_sizes(document: Document, walk: Walk, request: Request) -> None:
     """Note in the image the sizes that its file leaves open and a dense layer determines."""
-    image, layer = state.image, first_layer(document, state.image.name)
+    image, layer = walk.image, first_layer(document, walk.image.name)
     told = [k for k in open_axes(document, image) if request.size is None or k not in image.space]
     if not told or layer is None or layer.slides:
         return
@@ -282,12 +282,12 @@ def note_sizes(document: Document, state: Walk, request: Request) -> None:
         f"The shape {shape} of '{image.name}' leaves its {names} open: {sizes} {'is' if len(told) == 1 else 'are'} "
         f"assumed, as {layer.op} '{layer.node}' reads {layer.reads} values."
     )
-    state.image = replace(image, assumed=(*image.assumed, note))
+    walk.image = replace(image, assumed=(*image.assumed, note))
 
 
-def has_own_batch(document: Document, state: Walk) -> bool:
+def has_own_batch(document: Document, walk: Walk) -> bool:
     """Was a walk made with the batch that the file declares, or with a free one if it declares none?"""
-    axis = state.image.batch
-    return axis is None or state.batch == (
-        static_dims(declared_as(document.proto.graph, state.image.name))[axis] or BATCH
+    axis = walk.image.batch
+    return axis is None or walk.batch == (
+        static_dims(declared_as(document.proto.graph, walk.image.name))[axis] or BATCH
     )

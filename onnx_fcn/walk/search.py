@@ -15,7 +15,7 @@ import onnx
 from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Image, Seat, Walk
+from onnx_fcn.lifting.program import Image, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
@@ -85,14 +85,14 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     candidates = list(images(document, request))
     if not candidates:
         return _read(document, _sized_by_head(document, request), request)
-    state, causes = _read(document, candidates, request)
+    walk, causes = _read(document, candidates, request)
     if causes and request.size is None and all(open_axes(document, i) for i in candidates):
         named = replace(request, input=candidates[0].name)
         if (
             fitting := _fitting(document, named)
         ) is not None:  # the declared sizes were not the problem: an open one was
             return _read(document, _sized(document, named, fitting), request)
-    return state, causes
+    return walk, causes
 
 
 def _read(document: Document, candidates: Sequence[Image], request: Request) -> tuple[Walk | None, list[Diagnostic]]:
@@ -105,22 +105,22 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
             if mixing is not None and image.batch is not None:
                 continue
             tried: list[Walk] = []
-            for state in _walks(document, image, request):
-                tried.append(state)
-                if _answers_per_pixel(state):
-                    return state, causes_of(state)  # understood: another reading would be a wrong one
-                if _lacks_rules(state):
+            for walk in _walks(document, image, request):
+                tried.append(walk)
+                if _answers_per_pixel(walk):
+                    return walk, causes_of(walk)  # understood: another reading would be a wrong one
+                if _lacks_rules(walk):
                     break  # no other batch helps
-                if state.succeeded and _depends(state):
-                    slides = any(s.slides is not None for s in state.seats)
+                if walk.succeeded and _depends(walk):
+                    slides = any(s.slides is not None for s in walk.slots)
                     if slides or name == candidates[0].name:
-                        if causes := check_batch(document, state, tried[0]):
+                        if causes := check_batch(document, walk, tried[0]):
                             return tried[0], causes
-                        note_sizes(document, state, request)
+                        note_sizes(document, walk, request)
                     if slides:
-                        return state, [] if request.size else _colours_that_slide(document, state)
+                        return walk, [] if request.size else _colours_that_slide(document, walk)
                     if name == candidates[0].name:  # a mask or table beside the image must not pass for the image
-                        undecided.append(state)
+                        undecided.append(walk)
                         tried.clear()
                     break
             failures += tried
@@ -138,7 +138,7 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
             return mixing, causes_of(mixing)
         if mixing is not None:
             break
-    if undecided and not any(seat.slides for state in failures for seat in state.seats):
+    if undecided and not any(slot.slides for walk in failures for slot in walk.slots):
         inside = row_inside(document, undecided[0].image)
         return undecided[0], inside or [undecided_reading(document, undecided)]
     if not failures:
@@ -197,8 +197,8 @@ def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | Non
     elif (larger := _at_size(document, request, 2 * fitting[0])) is None:
         return list(images(document, request, fitting[0]))
     elif (made := _made_alike(fitting[1], larger)) is not None:
-        seat, size = made
-        why = f"its head takes any size, as {seat.node.op} '{seat.name}' makes each {pixels(size)}"
+        slot, size = made
+        why = f"its head takes any size, as {slot.node.op} '{slot.name}' makes each {pixels(size)}"
     else:
         why, size = "its head takes any size", tuple(dims[axis] or 224 for axis in fitting[1].image.space)
     raise OptionError(
@@ -215,17 +215,17 @@ def _fitting(document: Document, request: Request) -> tuple[int, Walk] | None:
 
 def _at_size(document: Document, request: Request, size: int) -> Walk | None:
     """The walk of the likeliest reading that succeeds with `size` pixels along every open axis."""
-    every = (state for image in images(document, request, size) for state in _walks(document, image, request))
-    return next((state for state in every if state.succeeded), None)
+    every = (walk for image in images(document, request, size) for walk in _walks(document, image, request))
+    return next((walk for walk in every if walk.succeeded), None)
 
 
-def _made_alike(small: Walk, larger: Walk) -> tuple[Seat, tuple[int, ...]] | None:
+def _made_alike(small: Walk, larger: Walk) -> tuple[Slot, tuple[int, ...]] | None:
     """The first node whose maps have the same size for images of two different sizes, and that size."""
-    for seat in small.seats:
-        for output in seat.node.outputs:
+    for slot in small.slots:
+        for output in slot.node.outputs:
             a, b = small.facts.get(output.name), larger.facts.get(output.name)
             if isinstance(a, Lifted) and isinstance(b, Lifted) and a.window == b.window and min(a.window) > 1:
-                return seat, a.window
+                return slot, a.window
     return None
 
 
@@ -239,22 +239,22 @@ def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]
         yield walked(document, _with_batch(image, batch), folds=request.folds)
 
 
-def _depends(state: Walk) -> bool:
+def _depends(walk: Walk) -> bool:
     """Does an output depend on the position in the image?"""
-    return any(isinstance(state.facts.get(o), Lifted) for o in state.outputs)
+    return any(isinstance(walk.facts.get(o), Lifted) for o in walk.outputs)
 
 
-def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
+def _colours_that_slide(document: Document, walk: Walk) -> list[Diagnostic]:
     """Refuse a depth of 1, 3 or 4 slices that become the channels of a convolution over the other axes.
 
     They may be colours: a file with an extra axis, such as (sequence, 1, 3, 24, 24), would slide over its colours.
     """
-    image = state.image
+    image = walk.image
     depth = image.space[0]
     slices, channels = image.shape[depth], 1 if image.channels is None else image.shape[image.channels]
     if len(image.space) < 3 or channels > 1 or slices not in FEW:
         return []
-    maps = (f for f in state.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)
+    maps = (f for f in walk.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)
     if not any(axis.image == 0 and axis.window == 1 for fact in maps for axis in fact.space):
         return []
     shape = dims_in_words(declared_as(document.proto.graph, image.name))
@@ -269,19 +269,19 @@ def _colours_that_slide(document: Document, state: Walk) -> list[Diagnostic]:
     return [Diagnostic("colours", image.name, "input", reason, hint)]
 
 
-def _answers_per_pixel(state: Walk) -> bool:
+def _answers_per_pixel(walk: Walk) -> bool:
     """Is a network refused only because of what it answers?"""
-    return {d.code for d in state.diagnostics.values()} == {"decoder-output"}
+    return {d.code for d in walk.diagnostics.values()} == {"decoder-output"}
 
 
-def _lacks_rules(state: Walk) -> bool:
+def _lacks_rules(walk: Walk) -> bool:
     """Is a network refused only for operators without a rule?"""
-    return {d.code for d in state.diagnostics.values()} == {"no-rule"}
+    return {d.code for d in walk.diagnostics.values()} == {"no-rule"}
 
 
-def _mixes_images(state: Walk) -> bool:
+def _mixes_images(walk: Walk) -> bool:
     """Is a network refused only because it computes across the images of a batch?"""
-    return {d.code for d in state.diagnostics.values()} == {"batch"}
+    return {d.code for d in walk.diagnostics.values()} == {"batch"}
 
 
 def causes_of(failure: Walk) -> list[Diagnostic]:
@@ -289,7 +289,7 @@ def causes_of(failure: Walk) -> list[Diagnostic]:
     if failure.diagnostics:
         return [replace(d, hint=d.hint or APART) if d.code == "batch" else d for d in failure.causes.values()]
     reason = "no output depends on the position in it: nothing slides over this input"
-    made = {o.name for seat in failure.seats for o in seat.node.outputs}
+    made = {o.name for slot in failure.slots for o in slot.node.outputs}
     others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())
     hint = "if another input is the image, name it with --input" if others else NO_MAP
     return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]

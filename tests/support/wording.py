@@ -13,7 +13,7 @@ from onnx_fcn.lifting.lifted import BATCH
 
 #: Names of things in the code, which mean nothing to users.
 INTERNAL = re.compile(
-    r"\b(Atom|Blocked|Fact|Known|Lifted|Rewind|Seat|Unmapped|Unsupported|Walk|blocked|origins?|unmapped|unfold\w*)\b"
+    r"\b(Atom|Blocked|Fact|Known|Lifted|Rewind|Slot|Unmapped|Unsupported|Walk|blocked|origins?|unmapped|unfold\w*)\b"
 )
 
 #: Files of a checkout, which an installed package has not got.
