@@ -25,7 +25,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.checking.cases import periods_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.errors import ModelError
-from onnx_fcn.lifting.constants import share_of_one
+from onnx_fcn.lifting.constants import for_one_image
 from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk
@@ -81,7 +81,7 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
             node.attribute.extend(kept)
         for place, name in _size_operands(walk, walk.slots[k]):
             node.input[place] = f"{name}/of a window"
-            frozen[node.input[place]] = share_of_one(walk.values[name])
+            frozen[node.input[place]] = for_one_image(walk.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
     return part
 

@@ -21,7 +21,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.lifted import BATCH, dims_of
 from onnx_fcn.model.graphs import names_used
 
-__all__ = ["VIEWS", "Values", "share_of_one", "stored_in"]
+__all__ = ["VIEWS", "Values", "for_one_image", "stored_in"]
 
 
 #: How a graph stores a tensor.
@@ -168,7 +168,7 @@ class Values:
         return values
 
 
-def share_of_one(value: Array) -> Array:
+def for_one_image(value: Array) -> Array:
     """The part of a value for one image, which broadcasts: each axis as long as the evaluation batch is cut to 1."""
     return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
 

@@ -3,8 +3,9 @@
 An operator that reduces over all positions of a live map is a head or context. The rule declares which it may be:
 
 - The result has **no window left** (a global pooling, a ReduceMean over H and W). It cannot be distinguished from a
-  head yet, so the rule lifts it, with `site.reduces(x, contextable=True)` as the origin of the result. If the result
-  meets a live map again, the walk rewinds, `site.is_context` is true, and the rule leaves it global (`keep_global`).
+  head yet, so the rule lifts it, with `site.record_reduction(x, contextable=True)` as the origin of the result. If the
+  result meets a live map again, the walk rewinds, `site.is_context` is true, and the rule leaves it global
+  (`keep_global`).
 - The result **still has positions** (a normalisation by the statistics of all of them). It has already met the map
   inside the operator, so it is context immediately, and the node stays: `all_positions`.
 """
@@ -29,7 +30,7 @@ def all_positions(site: Site, x: Lifted, does: str) -> None:
         Unsupported: if the map is dilated, so that what the operator `does` would see more cells than in the original.
     """
     check_undilated(site, x, does)
-    site.reduces(x, contextable=True)
+    site.record_reduction(x, contextable=True)
     site.note_context(x)
 
 

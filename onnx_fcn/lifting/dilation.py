@@ -51,7 +51,7 @@ def check_undilated(site: Site, x: Lifted, does: str) -> None:
 
 def dilation_refusal(site: Site, does: str) -> Unsupported:
     """The refusal of an operator that `does` something that is not possible on a dilated map."""
-    if site.is_stride_asked:
+    if site.is_stride_requested:
         return Unsupported(
             f"{does}, which gives a different result on a map with answers in between",
             code="rate",

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.constants import share_of_one
+from onnx_fcn.lifting.constants import for_one_image
 from onnx_fcn.lifting.facts import Blocked, Fact, Known
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Slot, Walk
@@ -101,7 +101,7 @@ class Emitter:
             raise Unsupported("requires a constant, but the value depends on the image", code="not-constant")
         return self._walk.values[fact.name]
 
-    def frozen(self, fact: Fact | None) -> Array:
+    def fixed_value(self, fact: Fact | None) -> Array:
         """The value of an operand that may be computed from sizes, fixed to the native size.
 
         Raises:
@@ -113,7 +113,7 @@ class Emitter:
         if self.batch == BATCH and counts:
             raise Unsupported("computes with the size of the batch", code="batch")
         if self.batch == BATCH and BATCH in value.shape:  # repeated for each image
-            one = share_of_one(value)
+            one = for_one_image(value)
             if np.any(value != one):
                 raise Unsupported("counts the images of the batch", code="batch")
             return one
@@ -187,7 +187,7 @@ class Emitter:
         if isinstance(operand, np.ndarray):
             return self.constant(operand)
         if isinstance(operand, Known) and operand.sized:
-            return self.constant(self.frozen(operand), source=operand.name)
+            return self.constant(self.fixed_value(operand), source=operand.name)
         assert not isinstance(operand, Blocked), "a rule never sees what was refused"
         return operand.name
 
@@ -340,9 +340,9 @@ class Emitter:
         """Softmax along one axis: before opset 13 it flattens all axes from there on, so the axis must be last."""
         if self.opset >= 13:
             return self.emit([name], op, axis=axis)
-        return self.last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
+        return self.with_axis_last(name, axis, rank, lambda t: self.emit([t], op, axis=rank - 1))
 
-    def last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
+    def with_axis_last(self, name: str, axis: int, rank: int, emit: Callable[[str], str]) -> str:
         """Move an axis of a tensor to the end, apply `emit`, and move the axis back."""
         perm = [k for k in range(rank) if k != axis] + [axis]
         back = [perm.index(k) for k in range(rank)]

@@ -107,7 +107,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
                 code="unfold-too-large",
                 hint=RUN_THE_REST,
             )
-        total = site.repeats(channels * taps * site.dtype(x.elem_type).itemsize)
+        total = site.record_repeated(channels * taps * site.dtype(x.elem_type).itemsize)
         if total > REPEAT_LIMIT:
             raise Unsupported(
                 "needs all positions of the window at once, but the kernels that copy them, together with the repeated "
@@ -123,7 +123,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
         order = (*moved, *x.channels)
     site.note("unfold", x, x.kernel(axes)[0], inputs=x.width, outputs=channels)
     space = tuple(a.contracted() if k in axes else a for k, a in enumerate(x.space))
-    origins = site.reduces(x, contextable=False)
+    origins = site.record_reduction(x, contextable=False)
     return replace(x, map=name, channels=order, space=space, origins=origins, unfolded=site.position)
 
 

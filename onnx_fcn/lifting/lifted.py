@@ -311,7 +311,7 @@ class Lifted:
         return all(not group or group in axes for group in self.layout)
 
     @property
-    def is_apart(self) -> bool:
+    def is_per_position(self) -> bool:
         """Does it contain features of single positions (not an unfolded window), with the batch first?"""
         batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
         return batch and not self.is_live and self.unfolded is None and self.folded is None

@@ -69,7 +69,7 @@ class Site(Emitter):
             return self.weight_shape(Known(node.input[0]))
         return tuple(self.value(fact).shape)
 
-    def known(self, value: Array, *, at_run_time: str | None = None) -> Known:
+    def sized_output(self, value: Array, *, at_run_time: str | None = None) -> Known:
         """The output of the node as a value that is computed from sizes.
 
         Args:
@@ -98,7 +98,7 @@ class Site(Emitter):
         return self._walk.options.output_stride
 
     @property
-    def is_stride_asked(self) -> bool:
+    def is_stride_requested(self) -> bool:
         """Did the user choose the output stride? Otherwise it is the one that all answers share."""
         return self._walk.options.asked
 
@@ -136,7 +136,7 @@ class Site(Emitter):
         """Did this reduction prove to be context, which stays global?"""
         return self.position in self._walk.context
 
-    def reduces(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
+    def record_reduction(self, x: Lifted, *, contextable: bool) -> frozenset[int]:
         """Record a contraction of the window here, and return the origins of its result."""
         if contextable and not self.is_head:
             self._walk.reductions.add(self.position)
@@ -152,7 +152,7 @@ class Site(Emitter):
         reads = next((t.name for t, f in zip(self.node.inputs, self._slot.operands) if isinstance(f, Lifted)), "")
         self._slot.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
-    def repeats(self, size: int) -> int:
+    def record_repeated(self, size: int) -> int:
         """Record `size` bytes of a repeated weight or a copying kernel; return the bytes of all of them so far."""
         self._slot.repeated += size
         return sum(slot.repeated for slot in (*self._walk.slots, *self._walk.epilogue))

@@ -71,7 +71,7 @@ def _store(site: Site, weight: Known, view: View, dims: Sequence[int]) -> str:
     value = site.value(weight)
     array = view(value)
     if array.size > value.size:
-        total = site.repeats(array.nbytes)
+        total = site.record_repeated(array.nbytes)
         if total > REPEAT_LIMIT:
             raise Unsupported(
                 f"its weight would be repeated {array.size // value.size} times, for each channel or position that it "
@@ -129,7 +129,7 @@ def vector(site: Site, bias: Known, size: int, factor: float = 1.0) -> Known | N
     shape = site.weight_shape(bias)
     if shape == (size,) and factor == 1.0:
         return bias
-    value = site.frozen(bias)
+    value = site.fixed_value(bias)
     if value.ndim == 2 and value.shape[0] > 1:
         if np.any(value != value[:1]):
             raise Unsupported("adds a bias that differs between the images of a batch", code="bias-per-image")

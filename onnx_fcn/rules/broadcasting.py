@@ -85,7 +85,7 @@ def combine(
 
 def _value(site: Site, fact: Known) -> Array:
     """The elements of a constant, which are the same for every image size."""
-    return site.frozen(fact) if fact.sized else site.value(fact)
+    return site.fixed_value(fact) if fact.sized else site.value(fact)
 
 
 def _rank(site: Site, operands: Sequence[Fact]) -> int:

@@ -98,7 +98,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
     starts, ends = [first * space.rate], [-rest * space.rate if rest else END]
     if count == 1:
         name = site.slice(x.map, starts, ends, [2 + k], [space.step])
-        made, origins = space.contracted(first, first), site.reduces(x, contextable=False)
+        made, origins = space.contracted(first, first), site.record_reduction(x, contextable=False)
     else:
         stride, rate = split_stride(site, space, step)
         # the last cell is a multiple of the step away from the first: what follows it is not part of the window

@@ -187,7 +187,7 @@ def _sum_window(site: Site, x: Lifted, axis: int) -> tuple[Lifted, list[int]]:
         return x, window
     if x.padding is not None:
         raise padding_refusal(site, x)
-    return replace(x, origins=site.reduces(x, contextable=False)), window
+    return replace(x, origins=site.record_reduction(x, contextable=False)), window
 
 
 def _factors(
@@ -230,7 +230,7 @@ def _multiply(site: Site, x: Lifted, w: str, bias: Known | None, dims: tuple[int
         y = site.emit([name, matrix], "MatMul")
         return y if bias is None else site.emit([y, bias], "Add")
 
-    return site.last(x.map, 1, 2 + len(x.space), emit)
+    return site.with_axis_last(x.map, 1, 2 + len(x.space), emit)
 
 
 def _result(x: Lifted, axis: int, factors: Factors, window: Sequence[int], name: str) -> Lifted:

@@ -50,7 +50,7 @@ def cast_like(site: Site, x: Fact, like: Fact) -> Fact:
     """Conversion to the type of another tensor."""
     if isinstance(x, Known) and isinstance(like, Lifted):
         value = site.value(x).astype(site.dtype(like.elem_type))
-        return site.known(value, at_run_time=site.emit([x], "Cast", to=like.elem_type))
+        return site.sized_output(value, at_run_time=site.emit([x], "Cast", to=like.elem_type))
     if not isinstance(x, Lifted):
         raise Unsupported("casts a per-image value to the type of a map", code="not-constant")
     if isinstance(like, Lifted):

@@ -132,13 +132,13 @@ def shape(site: Site, x: Lifted) -> Known:
     """A known value: the original shape at the native size; at run time, for untouched branches, the map's shape."""
     value: Array = np.array(x.shape, np.int64)
     if site.op == "Size":
-        return site.known(np.array(value.prod()))
+        return site.sized_output(np.array(value.prod()))
     kept = list(range(x.rank))[site.attr("start", 0) : site.attr("end")]
     if not x.is_plain or len(x.axes) != x.rank:
-        return site.known(value[kept])
+        return site.sized_output(value[kept])
     perm = x.order
     if perm == kept:
-        return site.known(value, at_run_time=site.emit([undilate(site, x)], "Shape"))
+        return site.sized_output(value, at_run_time=site.emit([undilate(site, x)], "Shape"))
     order = np.array([perm[k] for k in kept], np.int64)
     name = site.emit([site.emit([undilate(site, x)], "Shape"), order], "Gather", axis=0)
-    return site.known(value[kept], at_run_time=name)
+    return site.sized_output(value[kept], at_run_time=name)

@@ -255,7 +255,7 @@ def _slide_axis(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool)
 def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, channels: int | None) -> Lifted:
     """The fact of a sliding operator's output (n, channels, spatial axes …)."""
     new = x.channels if channels is None else atoms_of(channels, "c")
-    origins = site.reduces(x, contextable=False) if plan.contracts else x.origins
+    origins = site.record_reduction(x, contextable=False) if plan.contracts else x.origins
     batch = (x.batch,) if x.batch.size > 1 else ()
     layout = (batch, new, *(plan.space[k].atoms for k in axes))
     # an earlier Pad is consumed by the operator that slides: from here on it is the trunk's own padding

@@ -87,7 +87,7 @@ def reduced(
     contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
     if contextable and site.is_context:
         return _global(site, x, kind, axes, operand, keepdims=keepdims)
-    origins = site.reduces(x, contextable=contextable) if over else x.origins
+    origins = site.record_reduction(x, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
         raise padding_refusal(site, x)
     channels = tuple(a for a in x.channels if a in atoms)

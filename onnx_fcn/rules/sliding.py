@@ -87,7 +87,7 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     x = move_factors(site, x)
     if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
-    if not x.is_map and x.is_apart and x.rank == len(shape):
+    if not x.is_map and x.is_per_position and x.rank == len(shape):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
         return at_each_position(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
     x = as_feature_map(site, x)
@@ -264,7 +264,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
         taps = standing(site, x, site.attr("kernel_shape"))
         if taps is not None and len(taps) == x.rank - 2:
             return reduced(site, x, kind, list(taps), keepdims=True)
-    if not x.is_map and x.is_apart and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
+    if not x.is_map and x.is_per_position and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
         return at_each_position(site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
     along = across(site, x)
@@ -280,7 +280,7 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
         return keep_global(site, x, "Global" + op)
     x, plan = place(site, x, axes, slides)
     y = pooled(site, x, plan, op, *rest)
-    origins = site.reduces(x, contextable=contextable) if plan.contracts else x.origins
+    origins = site.record_reduction(x, contextable=contextable) if plan.contracts else x.origins
     return replace(result(site, x, plan, axes, y, None), origins=origins)
 
 

@@ -219,7 +219,7 @@ def _frozen(
     """
     try:
         for fact in sized:
-            site.frozen(fact)
+            site.fixed_value(fact)
     except Unsupported:
         return outputs
     return named(site, [Unmapped(name) for name in site.replace_operands(operands)])
