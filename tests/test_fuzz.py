@@ -150,6 +150,10 @@ def second_input_larger_than_any(model: ModelProto) -> None:
     model.graph.input.append(value_info("mask", ["N", 2**40]))
 
 
+def batch_of_too_many(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**40
+
+
 def image_of_no_type(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
 
@@ -184,6 +188,10 @@ HOSTILE: dict[Callable[[ModelProto], None], tuple[type[FcnError], str]] = {
     quantised_along_another_axis: (UnsupportedModel, "'real' cannot be evaluated"),
     hundred_thousand_axes: (UnsupportedModel, "input 'x' has 100004 axes, and an image has 2 to 5"),
     hundred_thousand_numbers: (UnsupportedModel, r"permutes 4 axes by \[1, 1.* … .*1\]"),
+    batch_of_too_many: (
+        ModelError,
+        r"'x' has the shape \(1099511627776, .*, with more values than the 1,073,741,824 that",
+    ),
     larger_than_any_image: (ModelError, "input 'x' has .* values for one image, more than"),
     second_input_larger_than_any: (ModelError, "input 'mask' has 1099511627776 values"),
     image_of_no_type: (ModelError, "input 'x' holds values of type 0, which ONNX does not know"),

@@ -21,7 +21,7 @@ from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import data_inputs, declared_as, names_used, needed_nodes, static_dims
+from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, names_used, needed_nodes, static_dims
 from onnx_fcn.model.operators import DENSE, SLIDING, UNCHANGED
 from onnx_fcn.tables import size_text
 
@@ -49,6 +49,9 @@ Size = int | Sequence[int]
 
 #: The most values that an input may have for one image: 1 GB of floats. More than that means a damaged file.
 LARGEST_INPUT = 1 << 28
+
+#: The most values that an input with a fixed batch may have: 4 GB of floats.
+LARGEST_BATCH = 1 << 30
 
 #: Numbers of channels that pictures have.
 FEW = (1, 3, 4)
@@ -119,6 +122,11 @@ def images(document: Document, request: Request, open_size: int | None = None) -
         if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.TensorProto.DataType.values():
             raise ModelError(f"input '{declared.name}' holds values of type {kind}, which ONNX does not know")
         _check_size(declared.name, [d for d in static_dims(declared)[1:] if d is not None])
+        if math.prod(d for d in static_dims(declared) if d is not None) > LARGEST_BATCH:
+            raise ModelError(
+                f"input '{declared.name}' has the shape {dims_in_words(declared)}, with more values than the "
+                f"{LARGEST_BATCH:,} that are compared: export the model with a smaller batch"
+            )
     if request.input is not None and request.input not in {i.name for i in given}:
         names = ", ".join(f"'{i.name}'" for i in given)
         raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
