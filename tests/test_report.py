@@ -18,7 +18,7 @@ from onnx import ModelProto
 import onnx_fcn
 import onnx_fcn.lifting.layouts
 from onnx_fcn import Report, ValidationError
-from onnx_fcn.reporting.report import Difference, Example, Layer, Map, Tensor
+from onnx_fcn.reporting.values import Difference, Example, Layer, Map, Tensor
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -25,7 +25,8 @@ from onnx_fcn.cli.arguments import count, names
 from onnx_fcn.errors import reason_of
 from onnx_fcn.files import drafted
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
-from onnx_fcn.reporting.report import FORMAT, tables_of, validation_dict
+from onnx_fcn.reporting.checks import tables_of, validation_dict
+from onnx_fcn.reporting.report import FORMAT
 from onnx_fcn.tables import Table, plain
 
 __all__ = ["main"]

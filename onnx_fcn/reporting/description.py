@@ -14,7 +14,8 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, along_axes, costs_of
-from onnx_fcn.reporting.report import Difference, Dim, Example, Layer, Map, Report, Tensor, context_caveat
+from onnx_fcn.reporting.report import Report, context_caveat
+from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
 from onnx_fcn.tables import bytes_of, pixels
 from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding

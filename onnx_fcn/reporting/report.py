@@ -15,26 +15,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnx_fcn._version import __version__
-from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.checking.checks import Validation
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Field, Geometry
 from onnx_fcn.model.metadata import to_json
+from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
+from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
 from onnx_fcn.tables import Table, bytes_of, count_of, pixels, plain, size_text
 
-__all__ = [
-    "FORMAT",
-    "Difference",
-    "Dim",
-    "Example",
-    "Layer",
-    "Map",
-    "Report",
-    "Tensor",
-    "context_caveat",
-    "tables_of",
-    "validation_dict",
-]
+__all__ = ["FORMAT", "Report", "context_caveat"]
 
 
 #: Version of the format of `Report.to_dict` (docs/report.md). It is increased if a key is renamed, removed or changes
@@ -46,105 +36,6 @@ SHOWN = 6
 
 #: The number of layers, and of outputs, that the short text names.
 BRIEF = 4
-
-Dim = int | str | None
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output: its name, and its shape in the original and in the result (None for unknown sizes).
-
-    The `stride` of an output is the number of pixels between its answers, along each axis of the image.
-    """
-
-    name: str
-    before: tuple[Dim, ...] | None
-    after: tuple[Dim, ...] | None
-    stride: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Map:
-    """The cut: the feature map that all answers are computed from.
-
-    Attributes:
-        name: the tensor in the original.
-        channels: the number of its channels.
-        window: the number of its cells that one answer is computed from, along each axis.
-        stride: pixels per cell.
-    """
-
-    name: str
-    channels: int
-    window: tuple[int, ...]
-    stride: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node that handled one window in the original, and answers at every position in the result.
-
-    Attributes:
-        kind: ``dense``, ``window`` (a convolution or pooling over the whole window) or ``unfold`` (window positions
-            became channels).
-        node: its name in the original.
-        was: its operator.
-        becomes: the operator that replaces it, or several, joined by " + ".
-        kernel: cells of the map that it covers; all 1 after the first dense layer.
-        inputs: channels that it reads, in each group.
-        outputs: channels that it produces.
-        groups: groups of channels.
-        reads: the map that it reads.
-        layout: how the exporter flattened that map: ``n (c256 h6 w6)`` is channels first.
-        weight: the name of its weight.
-        same_bytes: whether the kernel has the same bytes as the weight; otherwise its layout changed. None without a
-            weight.
-    """
-
-    kind: str
-    node: str
-    was: str
-    becomes: str
-    kernel: tuple[int, ...]
-    inputs: int
-    outputs: int
-    groups: int
-    reads: str
-    layout: str
-    weight: str
-    same_bytes: bool | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What changed in the main graph: nodes by operator, and initializers by name.
-
-    Attributes:
-        kept: nodes that are unchanged.
-        changed: nodes with the same operator and place, but other inputs or attributes.
-        removed, added: nodes of the original only, and of the result only.
-        reshaped: initializers with other dims and the same bytes.
-        rewritten: initializers with other values, or the same values in another order.
-        removed_initializers, added_initializers: initializers of the original only, and of the result only.
-    """
-
-    kept: dict[str, int]
-    changed: dict[str, int]
-    removed: dict[str, int]
-    added: dict[str, int]
-    reshaped: tuple[str, ...]
-    rewritten: tuple[str, ...]
-    removed_initializers: tuple[str, ...]
-    added_initializers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image size in pixels, its grid of answers, and the number of answers that no padding reaches."""
-
-    size: tuple[int, ...]
-    answers: tuple[int, ...]
-    interior: int
 
 
 @dataclass
@@ -248,12 +139,6 @@ def _field_dict(value: Field) -> dict[str, Any]:
     """A field as a JSON object; size and padding are None if it is the whole image."""
     local = value.is_local
     return {"size": value.size if local else None, "stride": value.stride, "padding": value.padding if local else None}
-
-
-def validation_dict(validation: Validation) -> dict[str, Any]:
-    """A validation as a JSON object: `passed`, the attributes of its `Check`s, and what was not compared."""
-    checks = [asdict(c) | {"error": c.error if math.isfinite(c.error) else None} for c in validation.checks]
-    return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
 
 
 def _brief(report: Report) -> Iterator[Table]:
@@ -552,62 +437,3 @@ def _difference_rows(difference: Difference) -> Iterator[tuple[str, str]]:
     for verb, names in weights.items():
         if names:
             yield f"weights {verb}", ", ".join(map(repr, names))
-
-
-#: What each kind of check compares the answers with; "{}" is the number of windows.
-QUESTIONS = {
-    "native": "the original at its native size",
-    "law": "the original head on {} of the feature map",
-    "crops": "the original on {}",
-    "trunk": "the original trunk on a crop, away from padding",
-    "phases": "the original trunk on the shifted image",
-    "grid": "the predicted number of answers",
-    "form": "the requested form of the answers",
-    "metadata": "the description of the answers in the metadata",
-}
-
-
-def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
-    """The tables of a validation: the worst check of each kind, and all checks if `verbose`."""
-    verdict = "it is the same network" if validation.passed else "it is NOT the same network"
-    rows = []
-    for kind in QUESTIONS:
-        checks = [c for c in validation.checks if c.kind == kind]
-        if checks:
-            rows.append(_worst(checks))
-    rows += [("–", "not compared", words) for words in validation.uncovered]
-    yield Table(f"Validation: {verdict}; largest difference from", (), tuple(rows))
-    if verbose:
-        headings = ("check", "image", "largest error", "", "")
-        yield Table("Every check", headings, tuple(map(_check_row, validation.checks)))
-
-
-def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
-    """The largest error of checks of one kind, its limit, and what the answers were compared with."""
-    worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
-    shown = checks if worst.passed else [worst]
-    windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
-    total = sum(windows.values())
-    noun = "crop" if worst.kind == "crops" else "window"
-    question = QUESTIONS[worst.kind].format(f"{total} {noun}{'' if total == 1 else 's'}")
-    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _crop_summary(worst))))
-
-
-def _check_row(check: Check) -> tuple[str, ...]:
-    subject = f"{check.kind}: '{check.subject}', batch {check.batch}"
-    remarks = "; ".join(filter(None, (_crop_summary(check), check.note)))
-    return subject, size_text(check.size), f"{check.error:.1e}", _limit(check), remarks
-
-
-def _limit(check: Check) -> str:
-    if check.tolerance is None:
-        return "for information"
-    return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
-
-
-def _crop_summary(check: Check) -> str:
-    """For crops that are compared for information: the median error and the number with the same best class."""
-    if check.tolerance is not None or check.median is None:
-        return ""
-    same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
-    return f"median {check.median:.1e}{same}"

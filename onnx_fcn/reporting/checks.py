@@ -1,0 +1,78 @@
+"""A validation as text and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.tables import Table, size_text
+
+__all__ = ["tables_of", "validation_dict"]
+
+
+def validation_dict(validation: Validation) -> dict[str, Any]:
+    """A validation as a JSON object: `passed`, the attributes of its `Check`s, and what was not compared."""
+    checks = [asdict(c) | {"error": c.error if math.isfinite(c.error) else None} for c in validation.checks]
+    return {"passed": validation.passed, "checks": checks, "uncovered": list(validation.uncovered)}
+
+
+#: What each kind of check compares the answers with; "{}" is the number of windows.
+QUESTIONS = {
+    "native": "the original at its native size",
+    "law": "the original head on {} of the feature map",
+    "crops": "the original on {}",
+    "trunk": "the original trunk on a crop, away from padding",
+    "phases": "the original trunk on the shifted image",
+    "grid": "the predicted number of answers",
+    "form": "the requested form of the answers",
+    "metadata": "the description of the answers in the metadata",
+}
+
+
+def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
+    """The tables of a validation: the worst check of each kind, and all checks if `verbose`."""
+    verdict = "it is the same network" if validation.passed else "it is NOT the same network"
+    rows = []
+    for kind in QUESTIONS:
+        checks = [c for c in validation.checks if c.kind == kind]
+        if checks:
+            rows.append(_worst(checks))
+    rows += [("–", "not compared", words) for words in validation.uncovered]
+    yield Table(f"Validation: {verdict}; largest difference from", (), tuple(rows))
+    if verbose:
+        headings = ("check", "image", "largest error", "", "")
+        yield Table("Every check", headings, tuple(map(_check_row, validation.checks)))
+
+
+def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
+    """The largest error of checks of one kind, its limit, and what the answers were compared with."""
+    worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
+    shown = checks if worst.passed else [worst]
+    windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
+    total = sum(windows.values())
+    noun = "crop" if worst.kind == "crops" else "window"
+    question = QUESTIONS[worst.kind].format(f"{total} {noun}{'' if total == 1 else 's'}")
+    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _crop_summary(worst))))
+
+
+def _check_row(check: Check) -> tuple[str, ...]:
+    subject = f"{check.kind}: '{check.subject}', batch {check.batch}"
+    remarks = "; ".join(filter(None, (_crop_summary(check), check.note)))
+    return subject, size_text(check.size), f"{check.error:.1e}", _limit(check), remarks
+
+
+def _limit(check: Check) -> str:
+    if check.tolerance is None:
+        return "for information"
+    return f"{'within' if check.passed else 'EXCEEDS'} {check.tolerance:.0e}"
+
+
+def _crop_summary(check: Check) -> str:
+    """For crops that are compared for information: the median error and the number with the same best class."""
+    if check.tolerance is not None or check.median is None:
+        return ""
+    same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
+    return f"median {check.median:.1e}{same}"
