@@ -44,10 +44,6 @@ def apply(
     name: str | None = None,
     tile: int | None = None,
     preprocess: str | Preprocessing | None = None,
-    scale: float | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    channel_order: str | None = None,
     providers: Sequence[str] | None = None,
     approximate: bool = False,
 ) -> Any:
@@ -56,7 +52,7 @@ def apply(
     Args:
         model: a file that `convert` wrote, at a path that all workers can read.
         array: (*space), (*space, channels) or (channels, *space).
-        name, preprocess, scale, mean, std, channel_order, providers, approximate: as in `onnx_fcn.apply`.
+        name, preprocess, providers, approximate: as in `onnx_fcn.apply`.
         tile: pixels from tile to tile along each axis; by default 2048 for pictures, 160 for volumes, and 2²² for
             signals, since the memory of the workers is unknown.
 
@@ -80,8 +76,7 @@ def apply(
     if array.dtype.kind == "b":  # black and white, as in files
         array = dask.array.where(array, np.uint8(255), np.uint8(0))
     reading = reading_of(array.shape, network.rank, network.channels, "the array")
-    numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
-    formula = tiled.preprocessing(preprocess, array.dtype, white_of(array.dtype), "the array", **numbers)
+    formula = tiled.preprocessing(preprocess, array.dtype, white_of(array.dtype), "the array")
     image = reading.arrange(array)
     tiling = tiled.tiling(image.shape[1:], tile or LEAST[network.rank], approximate=approximate)
     answer = delayed(_answer, pure=True)

@@ -15,8 +15,9 @@ from test_tiles import assert_same, converted, noise, once
 
 import onnx_fcn
 import onnx_fcn.dask
-from onnx_fcn import DenseModel, ModelError, OptionError
+from onnx_fcn import DenseModel, ModelError, OptionError, Preprocessing
 from onnx_fcn.running.network import open_converted
+from onnx_fcn.running.preprocess import changed
 
 HEAD = "m = Conv <strides = [2, 2], pads = [1, 0, 1, 1]> ({0}, k)  f = Flatten (m)  y = MatMul (f, w)"
 WEIGHTS: dict[str, Any] = {"k": (4, 3, 3, 3), "w": (4 * 36, 5)}
@@ -241,12 +242,12 @@ def test_presets_mean_the_same_everywhere(preset: str | None, bits: int, tmp_pat
         ({}, "pixel/255"),
         ({"preprocess": "tf"}, "pixel/127.5 - 1"),
         ({"preprocess": "imagenet"}, "(pixel/255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)"),
-        ({"preprocess": "imagenet", "std": 0.5}, "(pixel/255 - (0.485, 0.456, 0.406)) / 0.5"),
+        ({"preprocess": changed("imagenet", std=0.5)}, "(pixel/255 - (0.485, 0.456, 0.406)) / 0.5"),
         ({"preprocess": "caffe"}, "pixel - (103.939, 116.779, 123.68), in the order BGR"),
-        ({"scale": 2.0}, "pixel·2"),
-        ({"mean": 0.5}, "pixel/255 - 0.5"),
-        ({"scale": 1.0, "std": (1.0, 2.0, 4.0)}, "pixel / (1, 2, 4)"),
-        ({"preprocess": "unit", "scale": 1 / 128, "channel_order": "BGR"}, "pixel/128, in the order BGR"),
+        ({"preprocess": Preprocessing(2.0)}, "pixel·2"),
+        ({"preprocess": Preprocessing(mean=0.5)}, "pixel/255 - 0.5"),
+        ({"preprocess": Preprocessing(1.0, std=(1.0, 2.0, 4.0))}, "pixel / (1, 2, 4)"),
+        ({"preprocess": changed("unit", scale=1 / 128, order="BGR")}, "pixel/128, in the order BGR"),
     ],
 )
 def test_numbers_change_a_preset(how: dict[str, Any], formula: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from test_tiles import COLOURS, GATED, ROOT, assert_same, converted, noise, once
 
 import onnx_fcn.dask
-from onnx_fcn import OptionError
+from onnx_fcn import OptionError, Preprocessing
 
 CLUSTER = """
 import os, sys
@@ -55,9 +55,9 @@ def test_tiles_are_one_pass(name: str, chunks: tuple[int, ...], tmp_path: Path) 
 def test_colours_and_best_classes(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 91, 3)).astype(np.uint8)
     path = converted(tmp_path, COLOURS, argmax=True)
-    how = {"scale": 1 / 255, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
-    answers = onnx_fcn.dask.apply(path, dask.array.from_array(pixels), tile=20, **how)
-    seen = ((pixels / 255 - how["mean"]) / how["std"]).transpose(2, 0, 1).astype(np.float32)
+    formula = Preprocessing(1 / 255, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    answers = onnx_fcn.dask.apply(path, dask.array.from_array(pixels), tile=20, preprocess=formula)
+    seen = ((pixels / 255 - formula.mean) / formula.std).transpose(2, 0, 1).astype(np.float32)
     assert np.array_equal(answers.compute(scheduler="sync"), once(path, seen))
 
 

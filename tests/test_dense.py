@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import onnx_fcn
 from onnx_fcn import DenseModel, DenseResult, ModelError, OptionError, Preprocessing, detect
 from onnx_fcn.images.image import pixels_of, resize
-from onnx_fcn.running.preprocess import PRESETS
+from onnx_fcn.running.preprocess import PRESETS, changed, for_stored
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGE = FIXTURES / "digits_page.npy"
@@ -309,6 +309,21 @@ def test_resizing_is_pillows() -> None:
 def test_what_is_no_picture_is_refused(picture: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         pixels_of(picture)
+
+
+def test_a_formula_is_for_stored_numbers_and_a_preset_for_pixels_up_to_255() -> None:
+    """Without a scale, a picture is divided by its full scale, and a scene keeps its numbers."""
+    picture, scene = (np.dtype(np.uint16), 65535.0, 2, 3, False), (np.dtype(np.float32), 1.0, 2, 12, False)
+    assert for_stored("unit", *picture).scale == pytest.approx(1 / 65535)
+    assert for_stored(Preprocessing(mean=0.5), *picture) == for_stored(changed("unit", mean=(0.5,)), *picture)
+    assert for_stored(Preprocessing(1 / 4095), *picture).scale == 1 / 4095
+    assert for_stored(None, *scene) == Preprocessing(1.0)
+    assert for_stored(Preprocessing(mean=[0.5] * 12), *scene) == Preprocessing(1.0, (0.5,) * 12)
+    with pytest.raises(OptionError, match="preset 'unit' is for pixels from 0 to 255 in unsigned integers"):
+        for_stored("unit", *scene)
+    with pytest.raises(OptionError, match="a preset is for pixels from 0 to 255"):
+        for_stored(changed("unit", mean=(0.5,)), *scene)
+    assert (changed("tf"), changed(None)) == ("tf", None)
 
 
 def test_numbers_that_no_picture_survives_are_refused() -> None:

@@ -22,7 +22,7 @@ from test_tiles import converted
 
 import onnx_fcn
 import onnx_fcn.dask
-from onnx_fcn import DenseModel, OptionError
+from onnx_fcn import DenseModel, OptionError, Preprocessing
 from onnx_fcn.cli import main
 from onnx_fcn.images.channels import LUMA
 from onnx_fcn.images.identity import stamp
@@ -177,7 +177,7 @@ def test_fewer_bits_count_to_full_scale(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "twelve.tif", deep, bitspersample=12, photometric="minisblack")
     np.testing.assert_allclose(pixels_of(tmp_path / "twelve.tif")[..., 0], deep * (255 / 4095), rtol=1e-5)
     path = network(tmp_path, 1)
-    by_scale = tiled(path, tmp_path / "twelve.tif", scale=1 / 4095)
+    by_scale = tiled(path, tmp_path / "twelve.tif", preprocess=Preprocessing(1 / 4095))
     np.testing.assert_allclose(tiled(path, tmp_path / "twelve.tif"), by_scale, atol=1e-5 * np.abs(by_scale).max())
 
 

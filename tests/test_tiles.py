@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 import onnx_fcn
-from onnx_fcn import OptionError
+from onnx_fcn import OptionError, Preprocessing
 from onnx_fcn.cli import main
 from onnx_fcn.geometry import Count, Inner, Taps
 from onnx_fcn.images import memory
@@ -344,7 +344,13 @@ def test_a_page_of_digits(name: str, suffix: str, tmp_path: Path, page: Path) ->
     path = converted(tmp_path, onnx.load(ROOT / f"fixtures/{name}.onnx"))
     seen: list[tuple[int, int]] = []
     applied = onnx_fcn.apply(
-        path, page, tmp_path / f"map{suffix}", tile=50, batch=3, scale=1 / 255, progress=lambda *done: seen.append(done)
+        path,
+        page,
+        tmp_path / f"map{suffix}",
+        tile=50,
+        batch=3,
+        preprocess=Preprocessing(1 / 255),
+        progress=lambda *done: seen.append(done),
     )
     image = np.load(page)[None] / np.float32(255)
     assert_same(read(tmp_path / f"map{suffix}"), once(path, image))
@@ -369,7 +375,7 @@ def test_crops_are_no_larger_than_they_must_be(digits: Path) -> None:
 
 def test_best_classes(tmp_path: Path, page: Path) -> None:
     path = converted(tmp_path, onnx.load(ROOT / "fixtures/digits_padded.onnx"), argmax=True)
-    applied = onnx_fcn.apply(path, page, tmp_path / "map.npy", tile=60, scale=1 / 255)
+    applied = onnx_fcn.apply(path, page, tmp_path / "map.npy", tile=60, preprocess=Preprocessing(1 / 255))
     assert (applied.dtype, applied.shape) == ("uint8", (44, 31))
     assert np.array_equal(np.load(tmp_path / "map.npy"), once(path, np.load(page)[None] / np.float32(255)))
 
@@ -565,7 +571,7 @@ def test_formats(name: str, tmp_path: Path) -> None:
     path = converted(tmp_path, COLOURS)
     write(tmp_path / f"image{suffix}")
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    how: Any = {"tile": 22, "level": level, "scale": 1 / 255, "mean": mean, "std": std}
+    how: Any = {"tile": 22, "level": level, "preprocess": Preprocessing(1 / 255, mean, std)}
     onnx_fcn.apply(path, tmp_path / f"image{suffix}", tmp_path / "map.npy", **how)
     seen = ((PICTURE / 255 - mean) / std).transpose(2, 0, 1).astype(np.float32)
     assert_same(np.load(tmp_path / "map.npy"), once(path, seen))
@@ -585,7 +591,7 @@ def test_sound(width: int, channels: int, tmp_path: Path) -> None:
         file.setsampwidth(width)
         file.setframerate(16000)
         file.writeframes(stored.astype("<i8").view(np.uint8).reshape(1001, channels, 8)[..., :width].tobytes())
-    onnx_fcn.apply(path, tmp_path / "sound.wav", tmp_path / "map.npy", tile=100, scale=1 / top)
+    onnx_fcn.apply(path, tmp_path / "sound.wav", tmp_path / "map.npy", tile=100, preprocess=Preprocessing(1 / top))
     assert_same(np.load(tmp_path / "map.npy"), once(path, (stored.T / top).astype(np.float32)))
 
 
@@ -612,7 +618,7 @@ def test_a_mask_leaves_out_what_it_covers(scale: int, tmp_path: Path, digits: Pa
     mask = np.zeros((203 // scale, 151 // scale), np.uint8)
     mask[: 120 // scale, 30 // scale :] = 255
     PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
-    how: Any = {"mask": tmp_path / "mask.png", "scale": 1 / 255}
+    how: Any = {"mask": tmp_path / "mask.png", "preprocess": Preprocessing(1 / 255)}
     whole = onnx_fcn.apply(digits, page, tmp_path / "whole.npy", **how)
     parts = onnx_fcn.apply(digits, page, tmp_path / "parts.npy", tile=24, **how)
     assert (whole.skipped, parts.skipped > 5) == (0, True)
@@ -634,7 +640,7 @@ import os, signal, sys, onnx_fcn
 def stop(done, total):
     if done == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-onnx_fcn.apply(*sys.argv[1:], tile=50, scale=1 / 255, progress=stop)
+onnx_fcn.apply(*sys.argv[1:], tile=50, preprocess=onnx_fcn.Preprocessing(1 / 255), progress=stop)
 """
 
 
@@ -648,12 +654,12 @@ def test_a_run_that_was_killed_goes_on(suffix: str, tmp_path: Path, digits: Path
     journal = tmp_path / f"map{suffix}.journal"
     with journal.open("a") as file:
         file.write("1")  # of a line that was never finished
-    for how, what in (({"tile": 48}, "tile"), ({"scale": 1.0}, "preprocessing"), ({"approximate": True}, None)):
-        wanted: Any = {"tile": 50, "scale": 1 / 255, **how}
+    for how, what in (({"tile": 48}, "tile"), ({"preprocess": "raw"}, "preprocessing"), ({"approximate": True}, None)):
+        wanted: Any = {"tile": 50, "preprocess": Preprocessing(1 / 255), **how}
         if what is not None:
             with pytest.raises(OptionError, match=f"an unfinished map with another {what}: "):
                 onnx_fcn.apply(digits, page, target, **wanted)
-    applied = onnx_fcn.apply(digits, page, target, tile=50, scale=1 / 255)
+    applied = onnx_fcn.apply(digits, page, target, tile=50, preprocess=Preprocessing(1 / 255))
     assert (applied.resumed, applied.tiles) == (7, 12)
     assert_same(read(target), once(digits, np.load(page)[None] / np.float32(255)))
     assert not journal.exists()
@@ -765,7 +771,7 @@ def test_tiles_are_as_large_as_fits(limit: int, monkeypatch: pytest.MonkeyPatch)
 def test_a_limit_of_memory(tmp_path: Path, digits: Path, page: Path) -> None:
     """Chosen once: a run that goes on keeps its tiles."""
     target = tmp_path / "map.npy"
-    assert onnx_fcn.apply(digits, page, target, memory="16G", scale=1 / 255).tile == 203
+    assert onnx_fcn.apply(digits, page, target, memory="16G", preprocess=Preprocessing(1 / 255)).tile == 203
     assert_same(np.load(target), once(digits, np.load(page)[None] / np.float32(255)))
     target.unlink()
     stopped(digits, page, target, tile=50)
@@ -994,7 +1000,7 @@ def test_a_package_that_is_missing(
 
 BIG = """
 import sys, onnx_fcn
-print(onnx_fcn.apply(*sys.argv[1:4], memory=sys.argv[4], scale=1 / 255).tiles)
+print(onnx_fcn.apply(*sys.argv[1:4], memory=sys.argv[4], preprocess=onnx_fcn.Preprocessing(1 / 255)).tiles)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

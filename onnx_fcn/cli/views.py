@@ -23,7 +23,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.files import drafted, target_of
 from onnx_fcn.images.image import open_image, pixels_of
 from onnx_fcn.running.dense_model import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
-from onnx_fcn.running.preprocess import Preprocessing, choose
+from onnx_fcn.running.preprocess import changed
 from onnx_fcn.tables import Table, pixels, size_text
 
 __all__ = ["run"]
@@ -119,14 +119,11 @@ def run(arguments: Sequence[str]) -> Sequence[Table]:
 
 
 def _view(given: argparse.Namespace) -> View:
-    changed = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
-    preprocess: str | Preprocessing | None = given.preprocess
-    if any(value is not None for value in changed.values()):
-        preprocess = choose(preprocess, "unit", **changed)
+    numbers = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
     model = DenseModel(
         given.model,
         output=given.output,
-        preprocess=preprocess,
+        preprocess=changed(given.preprocess, **numbers),
         labels=given.labels,
         activation=given.activation,
         providers=given.providers,

@@ -31,7 +31,7 @@ from onnx_fcn.images.image import Image, check_picture, open_image, resize
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
 from onnx_fcn.running.network import open_converted
-from onnx_fcn.running.preprocess import Preprocessing, choose, is_picture
+from onnx_fcn.running.preprocess import PRESETS, Preprocessing, is_picture
 
 __all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
@@ -337,7 +337,9 @@ class DenseModel:
             )
         self._session = converted.session(providers, session_options)
         self._has_default = preprocess is None
-        self.preprocess = choose(preprocess, "unit" if converted.image_type.kind == "f" else "raw")
+        if preprocess is None:
+            preprocess = "unit" if converted.image_type.kind == "f" else "raw"
+        self.preprocess = Preprocessing.named(preprocess) if isinstance(preprocess, str) else preprocess
         self.labels = _labels(labels)
 
     @property
@@ -382,8 +384,8 @@ class DenseModel:
         Bands of a scene in 16 bits or more are not brightnesses: by default they stay unchanged.
         """
         if self._has_default and image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels):
-            return choose("raw", "raw")
-        return replace(self.preprocess, scale=self.preprocess.scale * 255 / image.white)
+            return PRESETS["raw"]
+        return replace(self.preprocess, scale=self.preprocess.factor * 255 / image.white)
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.

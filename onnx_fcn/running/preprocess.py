@@ -26,7 +26,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
-__all__ = ["PRESETS", "Preprocessing", "choose", "for_stored", "is_picture"]
+__all__ = ["PRESETS", "Preprocessing", "changed", "for_stored", "is_picture"]
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,34 @@ class Preprocessing:
     """How pixels become the input of a network: x = (pixel · scale - mean) / std.
 
     Attributes:
-        scale: factor of the pixels.
+        scale: factor of the pixels. None: 1/255 of pixels from 0 to 255, and 1 for numbers that are not a picture's.
         mean: one value per channel, or one for all.
         std: one value per channel, or one for all.
         order: ``RGB`` or ``BGR``: the order of channels that the network reads, also in `mean` and `std`.
+        full_scale: what the largest unsigned integer counts as, whatever its number of bits: 255 in the presets. None:
+            the formula is for numbers as they are stored.
     """
 
-    scale: float = 1 / 255
+    scale: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     order: str = "RGB"
+    full_scale: float | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError if the order is unknown, a number is not finite, or scale or std is zero."""
+        for name in ("mean", "std"):
+            values: Any = getattr(self, name)
+            object.__setattr__(self, name, tuple(map(float, values if isinstance(values, Sequence) else (values,))))
         if self.order not in ("RGB", "BGR"):
             raise OptionError(f"the channel order is RGB or BGR, not '{self.order}'")
-        if not np.isfinite([self.scale, *self.mean, *self.std]).all() or 0 in (self.scale, *self.std):
+        if not np.isfinite([self.factor, *self.mean, *self.std]).all() or 0 in (self.factor, *self.std):
             raise OptionError("scale, mean and std are finite numbers, and neither scale nor std is zero")
+
+    @property
+    def factor(self) -> float:
+        """The scale for pixels from 0 to 255."""
+        return 1 / 255 if self.scale is None else self.scale
 
     @classmethod
     def named(cls, name: str) -> Preprocessing:
@@ -76,7 +87,7 @@ class Preprocessing:
         if self.keeps_values:
             return pixels
         column = (-1,) + (1,) * (pixels.ndim - 1)
-        values = _scale(pixels, self.scale)
+        values = _scale(pixels, self.factor)
         values -= np.array(self.mean, np.float32).reshape(column)
         values /= np.array(self.std, np.float32).reshape(column)
         return values
@@ -94,12 +105,13 @@ class Preprocessing:
     @property
     def keeps_values(self) -> bool:
         """Do values stay unchanged?"""
-        return self.scale == 1 and not any(self.mean) and all(s == 1 for s in self.std)
+        return self.factor == 1 and not any(self.mean) and all(s == 1 for s in self.std)
 
     def __str__(self) -> str:
         """The formula, such as ``(pixel/255 - 0.5) / 0.25``."""
-        whole = 0 < self.scale < 1 and abs(1 / self.scale - round(1 / self.scale, 3)) < 1e-9
-        text = "pixel" if self.scale == 1 else f"pixel/{1 / self.scale:.6g}" if whole else f"pixel·{self.scale:.6g}"
+        factor = self.factor
+        whole = 0 < factor < 1 and abs(1 / factor - round(1 / factor, 3)) < 1e-9
+        text = "pixel" if factor == 1 else f"pixel/{1 / factor:.6g}" if whole else f"pixel·{factor:.6g}"
         if any(self.mean):
             text = f"{text} - {_list_text(self.mean)}"
         if any(s != 1 for s in self.std):
@@ -108,38 +120,28 @@ class Preprocessing:
 
 
 PRESETS = {
-    "unit": Preprocessing(),
-    "imagenet": Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "tf": Preprocessing(1 / 127.5, mean=(1.0,)),
-    "caffe": Preprocessing(1.0, mean=(103.939, 116.779, 123.68), order="BGR"),
-    "raw": Preprocessing(1.0),
+    "unit": Preprocessing(1 / 255, full_scale=255),
+    "imagenet": Preprocessing(1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), full_scale=255),
+    "tf": Preprocessing(1 / 127.5, mean=(1.0,), full_scale=255),
+    "caffe": Preprocessing(1.0, mean=(103.939, 116.779, 123.68), order="BGR", full_scale=255),
+    "raw": Preprocessing(1.0, full_scale=255),
 }
 
 
-def choose(
-    preset: str | Preprocessing | None,
-    default: str,
-    *,
-    scale: float | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    order: str | None = None,
-) -> Preprocessing:
-    """A preset with some of its numbers changed; with a scale but no preset, the others start from ``raw``.
+def changed(preset: str | None, **numbers: Any) -> str | Preprocessing | None:
+    """A preset with some of its numbers changed, or a formula of them alone; the preset if there are none.
 
     Args:
-        preset: a preset's name, or the numbers.
-        default: the name of the preset if none is given.
-        scale, mean, std, order: as in `Preprocessing`.
+        preset: its name.
+        numbers: attributes of `Preprocessing`; those that are None do not count.
 
     Raises:
         OptionError: if there is no such preset, or a number is invalid.
     """
-    if not isinstance(preset, Preprocessing):
-        preset = Preprocessing.named(preset or (default if scale is None else "raw"))
-    given = {"scale": scale, "mean": _tuple(mean), "std": _tuple(std), "order": order}
-    changed: Any = {key: value for key, value in given.items() if value is not None}
-    return replace(preset, **changed)
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if not given:
+        return preset
+    return replace(Preprocessing() if preset is None else Preprocessing.named(preset), **given)
 
 
 def is_picture(dtype: np.dtype[Any], rank: int, channels: int) -> bool:
@@ -148,49 +150,42 @@ def is_picture(dtype: np.dtype[Any], rank: int, channels: int) -> bool:
 
 
 def for_stored(
-    preset: str | Preprocessing | None,
+    wanted: str | Preprocessing | None,
     dtype: np.dtype[Any],
     white: float,
     rank: int,
     channels: int,
     reads_integers: bool,
-    **numbers: Any,
 ) -> Preprocessing:
-    """How the numbers stored in a file become the input of a network.
+    """The formula for the numbers of a file as they are stored.
 
-    A preset given by name is for pixels from 0 to 255: unsigned integers are scaled so that full scale is 255. Without
-    a preset, pictures get ``unit``; everything else, such as sound, bands of a scene or floats, stays unchanged. With
-    `scale`, the formula is for the stored numbers.
+    A preset is for pixels from 0 to 255: unsigned integers are scaled so that full scale is 255. Without a scale,
+    pictures are divided by 255 then; everything else, such as sound, bands of a scene or floats, keeps its scale.
 
     Args:
-        preset: a preset's name, or the numbers, which are for the stored values.
+        wanted: a preset's name, or a formula.
         dtype: type of the stored numbers.
         white: the stored number for full scale.
         rank: number of axes of the image.
         channels: number of channels that the network reads.
-        reads_integers: does the network read integers? Then the default is ``raw``.
-        numbers: as in `choose`.
+        reads_integers: does the network read integers? Then they are not scaled by default.
 
     Raises:
-        OptionError: as `choose` does, or if a preset is given for numbers that are not unsigned integers.
+        OptionError: if there is no such preset, or one is given for numbers that are not unsigned integers.
     """
-    by_default = is_picture(dtype, rank, channels) and not reads_integers
-    formula = choose(preset, "unit" if by_default else "raw", **numbers)
-    if isinstance(preset, Preprocessing) or (preset is None and (not by_default or numbers.get("scale") is not None)):
+    formula = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted or Preprocessing()
+    if formula.scale is None:
+        by_default = is_picture(dtype, rank, channels) and not reads_integers
+        formula = replace(formula, scale=1 / 255, full_scale=255) if by_default else replace(formula, scale=1.0)
+    if formula.full_scale is None:
         return formula
     if dtype.kind != "u":
+        preset = f"preset '{wanted}'" if isinstance(wanted, str) else "a preset"
         raise OptionError(
-            f"preset '{preset}' is for pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
+            f"{preset} is for pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
             "scale, mean and std of the stored numbers"
         )
-    return replace(formula, scale=formula.scale * 255 / white)
-
-
-def _tuple(values: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    """One number, or one for each channel."""
-    if values is None:
-        return None
-    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
+    return replace(formula, scale=formula.factor * formula.full_scale / white, full_scale=None)
 
 
 def _scale(pixels: Array, scale: float) -> Array:

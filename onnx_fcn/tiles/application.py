@@ -88,10 +88,6 @@ def apply(
     mask: PathLike | None = None,
     level: int = 0,
     preprocess: str | Preprocessing | None = None,
-    scale: float | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    channel_order: str | None = None,
     providers: Sequence[str] | None = None,
     approximate: bool = False,
     progress: Progress | None = None,
@@ -112,11 +108,8 @@ def apply(
         mask: an image of the same scene at any resolution: answers whose window it covers entirely, with values
             other than 0, are left out. They are NaN; in integer maps -1, or the largest number if unsigned.
         level: level of an image pyramid; 0 is the finest.
-        preprocess: what the network was trained on: a preset's name, or the numbers. By default pixels of a picture
-            are scaled to 0 to 255 and become pixel/255 (``unit``); everything else stays unchanged.
-        scale, mean, std: each changes one number of the formula (pixel·scale - mean)/std; mean and std per channel or
-            for all. With a scale but no preset the formula is for the stored numbers.
-        channel_order: ``RGB`` or ``BGR``, as the network reads them.
+        preprocess: what the network was trained on: the name of a preset, which is for pixels from 0 to 255, or a
+            formula for the stored numbers. By default pictures get ``unit``, and everything else stays unchanged.
         providers: execution providers of onnxruntime; the CPU by default.
         approximate: allow tiles even if an answer depends on the whole image: it will depend on its tile.
         progress: called with the number of tiles done and of all tiles.
@@ -132,8 +125,7 @@ def apply(
     network = tiled.network
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
-        numbers = {"scale": scale, "mean": mean, "std": std, "order": channel_order}
-        formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name, **numbers)
+        formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name)
         tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises if there are none
         if network.batch not in (None, batch):
             raise OptionError(

@@ -68,7 +68,7 @@ class Tiled:
         return tiling
 
     def preprocessing(
-        self, preset: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str, **numbers: Any
+        self, wanted: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str
     ) -> Preprocessing:
         """How pixels of this dtype and full scale become the network's input; `name` is the image's in messages.
 
@@ -79,7 +79,7 @@ class Tiled:
         if dtype.kind not in "uif":
             raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
         reads_integers = network.image_type.kind != "f"
-        preprocess = for_stored(preset, dtype, white, network.rank, network.channels, reads_integers, **numbers)
+        preprocess = for_stored(wanted, dtype, white, network.rank, network.channels, reads_integers)
         preprocess.check(network.channels)
         if reads_integers and not preprocess.keeps_values:
             raise OptionError(f"the model takes pixels of type {network.image_type}, so they cannot be scaled")
