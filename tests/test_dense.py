@@ -327,7 +327,7 @@ def test_a_formula_is_for_stored_numbers_and_a_preset_for_pixels_up_to_255() -> 
 
 
 def test_numbers_that_no_picture_survives_are_refused() -> None:
-    for wrong in ({"std": (0.0,)}, {"scale": 0.0}, {"mean": (float("nan"),)}, {"order": "RBG"}):
+    for wrong in ({"std": (0.0,)}, {"scale": 0.0}, {"mean": (float("nan"),)}, {"order": "RBG"}, {"full_scale": 0}):
         with pytest.raises(OptionError):
             Preprocessing(**wrong)
     with pytest.raises(

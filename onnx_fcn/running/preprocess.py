@@ -57,6 +57,8 @@ class Preprocessing:
             raise OptionError(f"the channel order is RGB or BGR, not '{self.order}'")
         if not np.isfinite([self.factor, *self.mean, *self.std]).all() or 0 in (self.factor, *self.std):
             raise OptionError("scale, mean and std are finite numbers, and neither scale nor std is zero")
+        if self.full_scale is not None and not 0 < self.full_scale < np.inf:
+            raise OptionError(f"full scale is a positive number, not {self.full_scale}")
 
     @property
     def factor(self) -> float:
