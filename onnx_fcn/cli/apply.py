@@ -16,8 +16,8 @@ __all__ = ["run"]
 
 
 EPILOG = f"""\
-The map is what one pass over the whole image gives. If the command is stopped, the same command resumes the run; until
-the map is complete it is MAP.partial, with a journal beside it. Exit codes are those of onnx-fcn.
+The map is the same as from one pass over the whole image. If the command is stopped, the same command resumes the run.
+Until the map is complete it is MAP.partial, with a journal beside it. The exit codes are the same as for onnx-fcn.
 
 {PREPROCESSING}
 Without a preset, pixels of a picture become pixel/255, and everything else stays unchanged.
@@ -87,14 +87,16 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     size.add_argument("--tile", type=int, metavar="N", help="pixels from tile to tile (default: automatic)")
     size.add_argument("--memory", metavar="2G", help="make tiles as large as fit into this much memory")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="number of tiles per run")
-    parser.add_argument("--mask", metavar="FILE", help="an image, at any resolution, that is not 0 in regions to skip")
+    parser.add_argument(
+        "--mask", metavar="FILE", help="an image, at any resolution, that is not 0 in the regions to skip"
+    )
     parser.add_argument("--level", type=int, default=0, metavar="N", help="level of an image pyramid; 0 is the finest")
     add_preprocessing(parser, "scale")
     add_network(parser)
     parser.add_argument(
         "--approximate",
         action="store_true",
-        help="allow tiles even if answers depend on the whole image: they will depend on their tile",
+        help="use tiles even if answers depend on the whole image: they then depend on their tile",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_args(words[1:])

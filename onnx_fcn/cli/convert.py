@@ -228,7 +228,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the answers are")
-    group.add_argument("--dynamic-batch", action="store_true", help="make a static batch dynamic")
+    group.add_argument("--dynamic-batch", action="store_true", help="make a fixed batch dynamic")
     group.add_argument(
         "--head",
         choices=("conv", "folded"),
@@ -239,7 +239,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--output-stride",
         type=count,
         metavar="S",
-        help="answer every S pixels, where S divides the stride of the network: operators dilate instead (à trous)",
+        help="give an answer every S pixels, where S divides the network's stride: operators dilate instead (à trous)",
     )
     group.add_argument(
         "--outputs", type=names, default=(), metavar="NAME,…", help="keep only these outputs, if there are several"
@@ -257,7 +257,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--argmax", action="store_true", help="give the best class instead of the scores")
     group.add_argument(
-        "--keep-size", action="store_true", help="keep all shapes unchanged, with convolutions for dense layers"
+        "--keep-size", action="store_true", help="replace dense layers by convolutions, and keep all shapes"
     )
 
 
@@ -266,7 +266,7 @@ def _add_storing(parser: argparse.ArgumentParser) -> None:
     for option, kind, what in (
         ("--external-data", "external", "store large weights in a file beside the output"),
         ("--inline", "inline", "store all weights in the output itself"),
-        ("--link-data", "link", "refer to unchanged weights in the model's data file, which must stay in place"),
+        ("--link-data", "link", "refer to unchanged weights in the data file of the model, which must stay in place"),
     ):
         group.add_argument(option, dest="weights", action="store_const", const=kind, help=what)
 
@@ -274,7 +274,9 @@ def _add_storing(parser: argparse.ArgumentParser) -> None:
 def _add_checking(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is compared with the original")
     group.add_argument(
-        "--verify", action="store_true", help="compare OUTPUT, made by any tool, with MODEL; write nothing"
+        "--verify",
+        action="store_true",
+        help="compare an existing OUTPUT with MODEL, for example after another tool; write nothing",
     )
     group.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
     group.add_argument("--data", metavar="FILE", help="also compare on these images: .npy, or .npz by input name")
@@ -283,11 +285,13 @@ def _add_checking(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is reported")
-    group.add_argument("--explain", metavar="NAME", help="explain this node or tensor, and why it is refused if it is")
+    group.add_argument("--explain", metavar="NAME", help="explain a node or tensor, and why it is refused")
     group.add_argument(
-        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="image sizes to report the cost of"
+        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="report the cost for these image sizes"
     )
-    group.add_argument("--json", metavar="FILE", help="write the report as JSON; - is stdout, without any other text")
+    group.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - writes it to stdout, and nothing else"
+    )
     group.add_argument("-v", "--verbose", action="store_true", help="report every layer, change, cost and check")
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 

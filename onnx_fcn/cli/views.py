@@ -35,18 +35,22 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 BOXES = 20
 
 ABOUT = {
-    "heatmap": "Where a class is: a heat map over the picture, with the windows in which it was found.",
-    "segment": "What is where: the best class at every pixel, with a legend.",
-    "page": "A page to explore the answers: one HTML file that needs no network.",
+    "heatmap": "Show where a class is: a heat map over the picture, with the windows in which it was found.",
+    "segment": "Show the best class at every pixel, with a legend.",
+    "page": "Write a page to explore the answers: one HTML file that works offline.",
 }
 
-EPILOG = f"""\
-A heat map or class map is written as .png, .jpg, .webp, .pdf or .svg, its numbers as .npy, the findings as .json;
-several files may be given. Without --class a heat map shows the class with the highest score anywhere.
+#: What a command writes, for the end of its help text.
+WRITES = {
+    "heatmap": "The suffix of an output gives its format: .png, .jpg, .webp, .pdf or .svg for the picture,\n"
+    ".npy for the scores at every pixel, .json for the windows that were found. Without --class the heat\n"
+    "map shows the class with the highest score.",
+    "segment": "The suffix of an output gives its format: .png, .jpg, .webp, .pdf or .svg for the picture,\n"
+    ".npy for the class at every pixel, .json for the share of each class.",
+    "page": "The output is an .html file.",
+}
 
-{PREPROCESSING}
-The default is unit, or raw for networks that read integers.
-"""
+DEFAULT = "The default is unit, or raw for networks that read integers."
 
 #: The files that a command writes, and rows of its report.
 Shown = tuple[dict[Path, bytes], Sequence[tuple[str, ...]]]
@@ -293,12 +297,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"onnx-fcn {command}",
         description=ABOUT[command],
-        epilog=EPILOG,
+        epilog=f"{WRITES[command]}\n\n{PREPROCESSING}\n{DEFAULT}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(command=command)
-    parser.add_argument("model", help="a file that onnx-fcn converted")
+    parser.add_argument("model", help="a converted model")
     parser.add_argument("picture", help="a picture, or an array (height, width[, channels]) in .npy")
     parser.add_argument("outputs", nargs="+", metavar="output", help="the files to write")
     if command in ("heatmap", "page"):
@@ -308,10 +312,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "heatmap":
         which.add_argument("--top", type=count, metavar="N", help="the N classes with the highest scores")
         parser.add_argument(
-            "--threshold", type=number, default=0.5, metavar="P", help="least probability of a window (0.5)"
+            "--threshold", type=number, default=0.5, metavar="P", help="lowest probability of a window (default: 0.5)"
         )
         parser.add_argument(
-            "--boxes", type=count, default=BOXES, metavar="N", help=f"most windows to draw of a class ({BOXES})"
+            "--boxes",
+            type=count,
+            default=BOXES,
+            metavar="N",
+            help=f"largest number of windows to draw for a class (default: {BOXES})",
         )
     if command == "segment":
         parser.add_argument("--background", metavar="CLASS", help="a class to leave uncoloured")
