@@ -546,6 +546,7 @@ def test_help_lists_the_commands(command: Command) -> None:
         code, about, _ = command(name, "--help")
         assert code == 0
         assert f"usage: onnx-fcn {name}" in about
+        assert ("--class" in about) == (name != "segment")
 
 
 def test_a_model_of_such_a_name_is_a_model(command: Command) -> None:
