@@ -87,7 +87,7 @@ def test_channels_last_weights_are_laid_out_anew() -> None:
     assert (layer.was, layer.kernel, layer.inputs, layer.outputs) == ("MatMul", (4, 3), 6, 3)
     assert (layer.reads, layer.layout, layer.same_bytes) == ("c", "n (h4 w3 c6)", False)
     assert report.difference.rewritten == ("w",)
-    assert "6×4×3 of 'c' as n (h4 w3 c6)  'w', laid out anew" in report.text(verbose=True)
+    assert "6×4×3 of 'c' as n (h4 w3 c6)  'w', rewritten" in report.text(verbose=True)
 
 
 def test_a_pooling_of_the_window() -> None:

@@ -419,7 +419,7 @@ def _layer_row(layer: Layer) -> tuple[str, ...]:
     size = (layer.inputs * layer.groups,) if layer.inputs else ()
     reads = f"{size_text((*size, *(layer.kernel if whole else ())))} of '{layer.reads}'"
     reads += f" as {layer.layout}" if whole else ""
-    stored = {True: ", same bytes", False: ", laid out anew", None: ""}[layer.same_bytes]
+    stored = {True: ", same bytes", False: ", rewritten", None: ""}[layer.same_bytes]
     return layer.node, layer.was, _replacement(layer), reads, f"'{layer.weight}'{stored}" if layer.weight else "–"
 
 
@@ -430,7 +430,7 @@ def _difference_rows(difference: Difference) -> Iterator[tuple[str, str]]:
             yield f"nodes {verb}", ", ".join(f"{n} {op}" for op, n in counts.items())
     weights = {
         "reshaped": difference.reshaped,
-        "laid out anew": difference.rewritten,
+        "rewritten": difference.rewritten,
         "removed": difference.removed_initializers,
         "added": difference.added_initializers,
     }
