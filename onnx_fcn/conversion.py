@@ -23,7 +23,7 @@ from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.graphs import data_inputs
+from onnx_fcn.model.graphs import data_inputs, static_dims
 from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import Sizes, native_cost
@@ -237,7 +237,7 @@ def validate(
         with _blaming_metadata(judged):
             walk = answering(document, walk, asked)
         document.commit(assemble(document, walk))
-    _check_signature(document, judged)
+    _check_signature(document, judged, walk)
     images = load_data(data, source, walk.image)
     macs = native_cost(source, walk).macs
     try:
@@ -246,7 +246,8 @@ def validate(
         made_of = claims_of(judged.proto).get("source")
         if made_of is None or made_of == fingerprint(given.whole.proto.graph):
             raise
-        raise ValidationError(f"{error}; its metadata say that it was made from another model", error.report) from None
+        reason = f"the metadata of the second model say that it was made from another model, and {error}"
+        raise ValidationError(reason, error.report) from None
 
 
 def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
@@ -262,23 +263,26 @@ def _lifted_as_claimed(document: Document, request: Request, judged: Document) -
     return lift(document, request)
 
 
-def _check_signature(lifted: Document, judged: Document) -> None:
+def _check_signature(lifted: Document, judged: Document, walk: Walk) -> None:
     """Raises ModelError if a converted model has other inputs or outputs than a conversion of the original."""
-    ours, theirs = lifted.proto.graph, judged.proto.graph
+    ours, theirs, image = lifted.proto.graph, judged.proto.graph, walk.image
     for kind, wanted, found in (
         ("input", data_inputs(ours), data_inputs(theirs)),
         ("output", ours.output, theirs.output),
     ):
-        ranks = {value.name: _rank(value) for value in found}
+        named = {value.name: value for value in found}
         for value in wanted:
-            rank = _rank(value)
-            if value.name not in ranks:
+            other, wrong = named.get(value.name), ""
+            if other is None:
                 wrong = f"it has no {kind} '{value.name}'"
-            elif None in (rank, ranks[value.name]) or rank == ranks[value.name]:
-                continue
-            else:
-                wrong = f"its {kind} '{value.name}' has {ranks[value.name]} axes in place of {rank}"
-            raise ModelError(f"the second model is not a conversion of the first: {wrong}")
+            elif None not in (_rank(value), _rank(other)) and _rank(value) != _rank(other):
+                wrong = f"its {kind} '{value.name}' has {_rank(other)} axes in place of {_rank(value)}"
+            elif value.name == image.name and image.channels is not None and _rank(other) is not None:
+                channels, right = static_dims(other)[image.channels], image.shape[image.channels]
+                if channels not in (None, right):
+                    wrong = f"its input '{value.name}' has {channels} channels in place of {right}"
+            if wrong:
+                raise ModelError(f"the second model is not a conversion of the first: {wrong}")
 
 
 def _rank(declared: onnx.ValueInfoProto) -> int | None:

@@ -374,9 +374,9 @@ class Answers:
         shape = tuple(count(n) for count, n in zip(self.count, size))
         if 0 in shape:
             raise OptionError(
-                f"an image of {_size_text(size)} pixels has no room for one window of {_size_text(self.window)}: the "
-                f"smallest image that the network takes is {_size_text(self.least)}; enlarge the image, or pad it to "
-                "that size"
+                f"an image of {_size_text(size)} pixels is too small for an answer, whose window is "
+                f"{_size_text(self.window)}: the smallest image that the network takes is {_size_text(self.least)}; "
+                "enlarge the image, or pad it to that size"
             )
         return Grid(tuple(size), shape, self)
 

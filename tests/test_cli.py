@@ -81,7 +81,7 @@ def test_sizes_to_tell_the_cost_of(command: Command) -> None:
     ]  # fmt: skip
     assert "; 50×63: 4.20 M for 6×9 answers, 26.2 M as crops" in command("model.onnx", "--sizes", "50x63").out
     assert "  50×63  6×9 " in command("model.onnx", "--sizes", "50x63", "-v").out
-    assert "no room for one window of 28×28" in command("model.onnx", "--sizes", "20").err
+    assert "too small for an answer, whose window is 28×28" in command("model.onnx", "--sizes", "20").err
 
 
 def test_explains_a_node(command: Command) -> None:

@@ -206,7 +206,7 @@ def test_sizes() -> None:
     assert [(cost.size, cost.answers) for cost in chosen] == [
         ((28, 28), (1, 1)), ((64, 64), (10, 10)), ((50, 63), (6, 9)),
     ]  # fmt: skip
-    with pytest.raises(OptionError, match="an image of 20×20 pixels has no room for one window of 28×28"):
+    with pytest.raises(OptionError, match="an image of 20×20 pixels is too small for an answer, whose window is 28×28"):
         onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx", sizes=[20])
     with pytest.raises(OptionError, match="64×64×64 is not a size of an image with 2 axes"):
         onnx_fcn.inspect(FIXTURES / "digits_unpadded.onnx", sizes=[(64, 64, 64)])

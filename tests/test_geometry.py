@@ -505,7 +505,7 @@ def test_onnxruntime_answers_with_as_many_cells(name: str) -> None:
     for more in range(-4, 25):
         size = [n + more for n in native]
         if any(n < least for n, least in zip(size, answers.least)):
-            with pytest.raises(OptionError, match="no room for one window"):
+            with pytest.raises(OptionError, match="too small for an answer"):
                 conversion.grid(*size)
             continue
         got = run(np.zeros((1, 1, *size), np.float32)).shape[2:]
@@ -613,7 +613,9 @@ def test_sizes(digits: tuple[onnx_fcn.Conversion, Path]) -> None:
     assert (geometry.window, geometry.stride, geometry.of().least) == ((28, 28), (4, 4), (28, 28))
     assert geometry.of().fitted(50, 63) == (48, 60)
     assert geometry.grid(48, 60).remainder == (0, 0)
-    with pytest.raises(OptionError, match="an image of 27×40 pixels has no room for one window of 28×28: the smallest"):
+    with pytest.raises(
+        OptionError, match="27×40 pixels is too small for an answer, whose window is 28×28: the smallest"
+    ):
         geometry.grid(27, 40)
     with pytest.raises(OptionError, match="40 is not a size of an image with 2 axes"):
         geometry.grid(40)
@@ -643,7 +645,7 @@ def test_an_image_that_is_too_small(digits: tuple[onnx_fcn.Conversion, Path]) ->
     """onnxruntime says what the documentation quotes; a pooling that is the last node just has no answers."""
     quoted = (FIXTURES.parent / "docs/geometry.md").read_text("utf-8")
     assert "Invalid input shape: {2,7}" in quoted
-    assert "an image of 20×40 pixels has no room for one window of 28×28" in quoted
+    assert "an image of 20×40 pixels is too small for an answer, whose window is 28×28" in quoted
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(digits[1], options)

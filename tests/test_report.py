@@ -444,3 +444,16 @@ def test_costs_of_the_largest_image_or_of_those_that_were_asked_for() -> None:
     told = {sizes: [line.partition(": ")[0].split()[-1] for line in found] for sizes, found in lines.items()}
     assert told == {(): ["112×112"], (44,): ["44×44"], ((44, 48), 56): ["44×48", "56×56"]}
     assert lines[()] == ["cost     485 k MACs a window; 112×112: 25.7 M for 22×22 answers, 235 M as crops"]
+
+
+def test_a_small_weight_that_leaves_a_data_file_keeps_its_bytes(tmp_path: Path) -> None:
+    onnx.save(
+        onnx.load(FIXTURES / "digits_unpadded.onnx"),
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="weights",
+        size_threshold=0,
+    )
+    report = onnx_fcn.inspect(tmp_path / "model.onnx")
+    assert [layer.same_bytes for layer in report.layers] == [True, True]
+    assert (report.difference.rewritten, len(report.difference.reshaped)) == ((), 2)

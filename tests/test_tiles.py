@@ -903,7 +903,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "out.onnx folder map.npy": (2, "'{folder}' is a folder, but not a zarr store"),
     "out.onnx bands.npy map.npy": (2, "has the shape (30, 30, 5), and the model takes images with 2 axes"),
     "out.onnx alpha.npy map.npy": (2, "and 1 channel; if one channel is alpha, remove it"),
-    "out.onnx small.npy map.npy": (2, "an image of 9×40 pixels has no room for one window of 28×28"),
+    "out.onnx small.npy map.npy": (2, "an image of 9×40 pixels is too small for an answer, whose window is 28×28"),
     "out.onnx words.npy map.npy": (2, "contains values of type <U1, which are not pixels"),
     "out.onnx page.npy map.jpg": (2, "is not the name of a map: it must end in .npy, .tif, .tiff or .zarr"),
     "out.onnx page.npy page.npy": (2, "'{page.npy}' exists: remove it, or write to another name"),

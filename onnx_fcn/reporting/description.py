@@ -23,6 +23,9 @@ from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
 __all__ = ["describe"]
 
 
+#: Weights of at most this many values are compared by value.
+COPIED = 1 << 16
+
 #: Windows along each axis of the example.
 EXAMPLE = 10
 
@@ -227,8 +230,11 @@ def _stored_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _payload(document: Document, tensor: TensorProto) -> object:
-    """A key that is equal for tensors with the same bytes: for large ones, their location in a file."""
-    if tensor.data_location == TensorProto.EXTERNAL:
+    """A key that is equal for tensors with the same bytes: for large ones, their location in a file.
+
+    Small ones may be in another file than before.
+    """
+    if tensor.data_location == TensorProto.EXTERNAL and math.prod(tensor.dims) > COPIED:
         return frozenset((e.key, e.value) for e in tensor.external_data if e.key in ("location", "offset"))
     return document.array(tensor).tobytes()
 
