@@ -28,6 +28,14 @@ MIXED = {
     "a mean over them": ("[mix] s = ReduceMean <axes = [0]> (g)", {}),
     "a sum up to each": ("[mix] s = CumSum (g, zero)", {"zero": 0}),
     "the first of them": ("[mix] s = Slice (g, begin, end)", {"begin": [0], "end": [1]}),
+    "a sum over no axes, which are all": ("[mix] s = ReduceSum (g, none)", {"none": np.zeros(0, np.int64)}),
+    "differences of all pairs": ("p = Squeeze (g, last)  u = Unsqueeze (p, one)  [mix] d = Sub (p, u)  a = Abs (d)  "
+        "q = ReduceSum <keepdims = 0> (a, one)  s = Unsqueeze (q, last)", {"one": [1], "last": [2, 3]}),
+    "a sum over them behind an axis of a constant": ("d = Add (g, five)  [mix] q = ReduceSum (d, one)  "
+        "s = Squeeze (q, zero)", {"five": (1, 1, 1, 1, 1), "one": [1], "zero": [0]}),
+    "a sum over them behind an axis of a weight": ("p = Squeeze (g, last)  d = MatMul (p, v)  "
+        "[mix] q = ReduceSum (d, one)  s = Reshape (q, t)",
+        {"v": (1, 6, 6), "one": [1], "last": [2, 3], "t": [0, 6, 1, 1]}),
 }  # fmt: skip
 
 

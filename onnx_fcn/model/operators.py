@@ -6,6 +6,7 @@ __all__ = [
     "AFFINE",
     "ATTENTION",
     "BOUNDED",
+    "BROADCASTS",
     "CARRYING",
     "CHANNELS_FIRST",
     "CHOOSING",
@@ -145,26 +146,16 @@ CHANNELS_FIRST = frozenset(
 #: Operators that compute each image of a batch, their first axis, by itself, whatever their attributes.
 PER_IMAGE = frozenset(
     {
-        *(
-            "Abs",
-            "Add",
-            "AveragePool",
-            "Cast",
-            "Ceil",
-            "Celu",
-            "Clip",
-            "Conv",
-            "ConvTranspose",
-            "Div",
-            "Dropout",
-            "Elu",
-        ),
+        *("Abs", "Add", "AveragePool", "Cast", "Ceil", "Celu", "Clip", "Conv", "ConvTranspose", "Div", "Dropout"),
         *("Elu", "Erf", "Exp", "Floor", "Gelu", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "HardSigmoid"),
         *("HardSwish", "Identity", "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LpPool", "Max", "MaxPool"),
         *("Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
         *("Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "Where"),
     }
 )
+
+#: Operators of `PER_IMAGE`, and the product, whose operands may have different numbers of axes.
+BROADCASTS = frozenset({"Add", "Div", "MatMul", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
 
 #: Operators that turn logits into probabilities.
 PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})

@@ -15,13 +15,13 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, ModelError, UnsupportedModel
-from onnx_fcn.lifting.facts import Known
+from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image, Slot, Walk
 from onnx_fcn.model.agreement import difference, tolerance_of
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, static_dims
-from onnx_fcn.model.operators import PER_IMAGE
+from onnx_fcn.model.operators import BROADCASTS, PER_IMAGE
 from onnx_fcn.model.sessions import random_values, session, with_outputs
 
 __all__ = ["batches_taken", "check_freed", "keeps_apart", "mixed"]
@@ -113,12 +113,14 @@ def check_freed(converted: Document, original: Document, walk: Walk) -> None:
 def keeps_apart(walk: Walk, slot: Slot) -> bool:
     """Does a node evidently compute each image of a batch, its first axis, by itself?"""
     node, attrs = slot.node, slot.node.attrs
+    if not _keeps_batch_first(walk, slot):
+        return False
     if node.op in PER_IMAGE or (node.op == "BatchNormalization" and not attrs.get("training_mode", 0)):
         return True
     if node.op == "Transpose":
         return bool(attrs.get("perm", [1])[0] == 0)
     if (axes := attrs.get("axes", attrs.get("axis"))) is not None:
-        return all(k > 0 for k in (axes if isinstance(axes, list) else [axes]))
+        return _are_later(axes if isinstance(axes, list) else [axes])
     if node.op in ("Flatten", "LogSoftmax", "Softmax"):
         return True  # by default along a later axis
     second = slot.operands[1] if len(slot.operands) > 1 else None
@@ -127,8 +129,22 @@ def keeps_apart(walk: Walk, slot: Slot) -> bool:
     if node.op in ("Gemm", "MatMul"):
         return not attrs.get("transA", 0)
     if node.op in ("Squeeze", "Unsqueeze") or node.op.startswith("Reduce"):
-        return bool((walk.values[second.name] > 0).all())
+        return _are_later(walk.values[second.name])
     return bool(node.op == "Reshape" and walk.values[second.name].reshape(-1)[0] in (0, BATCH))
+
+
+def _are_later(axes: Sequence[int] | Array) -> bool:
+    """Are these axes, from 1 on? No axes stand for all of them."""
+    return np.size(axes) > 0 and bool((np.asarray(axes) > 0).all())
+
+
+def _keeps_batch_first(walk: Walk, slot: Slot) -> bool:
+    """Do all operands that depend on the images have as many axes as the result, so that their first axes meet?"""
+    if slot.node.op not in BROADCASTS:
+        return True
+    shapes = [walk.shape_of(t.name) for t in slot.node.outputs]
+    shapes += [walk.shape_of(f.name) for f in slot.operands if isinstance(f, Unmapped)]
+    return None not in shapes and len({len(shape) for shape in shapes if shape is not None}) == 1
 
 
 def _with_batch(document: Document, image: Image) -> set[str]:
