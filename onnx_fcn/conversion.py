@@ -219,8 +219,8 @@ def validate(
     metadata of the converted model. What these state about the answers is checked, too.
 
     Raises:
-        ModelError: if one of them is not a usable model, or the second has other inputs or outputs than a conversion
-            of the first.
+        ModelError: if one of them is not a usable model, or the second has other inputs than a conversion of the first,
+            or lacks one of its outputs.
         UnsupportedModel: if the original cannot become fully convolutional.
         ValidationError: if the numbers disagree.
     """
@@ -264,7 +264,13 @@ def _lifted_as_claimed(document: Document, request: Request, judged: Document) -
 
 
 def _check_signature(lifted: Document, judged: Document, walk: Walk) -> None:
-    """Raises ModelError if a converted model has other inputs or outputs than a conversion of the original."""
+    """Raises ModelError if a model has other inputs than a conversion of the original, or lacks one of its outputs."""
+    if wrong := next(_mismatches(lifted, judged, walk), ""):
+        raise ModelError(f"the second model is not a conversion of the first: {wrong}")
+
+
+def _mismatches(lifted: Document, judged: Document, walk: Walk) -> Iterator[str]:
+    """What a model lacks, has differently or has beyond the inputs of a conversion of the original, as clauses."""
     ours, theirs, image = lifted.proto.graph, judged.proto.graph, walk.image
     for kind, wanted, found in (
         ("input", data_inputs(ours), data_inputs(theirs)),
@@ -272,17 +278,19 @@ def _check_signature(lifted: Document, judged: Document, walk: Walk) -> None:
     ):
         named = {value.name: value for value in found}
         for value in wanted:
-            other, wrong = named.get(value.name), ""
+            other = named.get(value.name)
             if other is None:
-                wrong = f"it has no {kind} '{value.name}'"
-            elif None not in (_rank(value), _rank(other)) and _rank(value) != _rank(other):
-                wrong = f"its {kind} '{value.name}' has {_rank(other)} axes in place of {_rank(value)}"
-            elif value.name == image.name and image.channels is not None and _rank(other) is not None:
+                yield f"it has no {kind} '{value.name}'"
+            elif None in (_rank(value), _rank(other)):
+                continue
+            elif _rank(value) != _rank(other):
+                yield f"its {kind} '{value.name}' has {_rank(other)} axes in place of {_rank(value)}"
+            elif value.name == image.name and image.channels is not None:
                 channels, right = static_dims(other)[image.channels], image.shape[image.channels]
                 if channels not in (None, right):
-                    wrong = f"its input '{value.name}' has {channels} channels in place of {right}"
-            if wrong:
-                raise ModelError(f"the second model is not a conversion of the first: {wrong}")
+                    yield f"its input '{value.name}' has {channels} channels in place of {right}"
+    own = {value.name for value in data_inputs(ours)}
+    yield from (f"it has another input, '{v.name}'" for v in data_inputs(theirs) if v.name not in own)
 
 
 def _rank(declared: onnx.ValueInfoProto) -> int | None:

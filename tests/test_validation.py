@@ -116,6 +116,10 @@ def test_what_is_no_conversion_of_the_model_is_told_by_its_signature() -> None:
     with pytest.raises(ModelError, match=r"not a conversion of the first: its input 'x' has 1 channels in place of 6$"):
         onnx_fcn.validate(model, onnx_fcn.convert(grey, validate=False).to_proto())
     converted = onnx_fcn.convert(model, validate=False).to_proto()
+    converted.graph.input.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [1]))
+    with pytest.raises(ModelError, match=r"not a conversion of the first: it has another input, 'v'$"):
+        onnx_fcn.validate(model, converted)
+    del converted.graph.input[-1]
     converted.graph.output[0].name = converted.graph.node[-1].output[0] = "z"
     with pytest.raises(ModelError, match=r"not a conversion of the first: it has no output 'y'$"):
         onnx_fcn.validate(model, converted)

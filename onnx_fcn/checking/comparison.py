@@ -113,7 +113,7 @@ class Comparison:
     @property
     def keeps_size(self) -> bool:
         """Does the converted model take images of the native size only?"""
-        return any(final.form == "keep-size" for final in self.walk.formed.values())
+        return any(formed.form == "keep-size" for formed in self.walk.formed.values())
 
     def scale_of(self, name: str, case: Case) -> Scale:
         """What differences of a tensor are relative to.
@@ -182,10 +182,10 @@ class Case:
         loud: whether the values are larger than those that `Comparison.scales` was found with.
         expected: the answers of the original.
         got: the answers of the converted model, by the names of the original's tensors.
-        finals: the outputs of the converted model that are computed from these, if requested.
+        formed: the outputs of the converted model that are computed from these, if another form was requested.
         probabilities: the original's answers after a closing Softmax, if the conversion left it out.
         logits: the values that enter this Softmax.
-        within: the original's values of `Wide.trunk`.
+        within: the original's values of `LargerImage.trunk`.
     """
 
     size: tuple[int, ...]

@@ -151,14 +151,14 @@ def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
 def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is what the converted model computes from its maps what numpy computes for this form?"""
     for name, have in case.formed.items():
-        final, fact = c.walk.formed[name], c.walk.results[name]
-        if final.form == "keep-size":
+        formed, fact = c.walk.formed[name], c.walk.results[name]
+        if formed.form == "keep-size":
             if have.shape != case.expected[name].shape:
                 note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
             continue
         scores = case.got[name].astype(np.float64)
-        axes, words = tuple(range(2, scores.ndim)), final.form.split()
+        axes, words = tuple(range(2, scores.ndim)), formed.form.split()
         if "mean" in words or "max" in words:
             scores = scores.mean(axes) if "mean" in words else scores.max(axes)
         if "full-size" in words:
@@ -167,10 +167,10 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
         if "argmax" in words:
             error = _gap_to_best(scores, have)
         else:
-            if final.form in ("mean", "max"):  # in the original's shape
+            if formed.form in ("mean", "max"):  # in the original's shape
                 scores = original_at(fact, scores.reshape(*scores.shape, *[1] * len(axes)), [0] * len(axes))
             error = difference(have, scores) if have.shape == scores.shape else np.inf
-        yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, final.form)
+        yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, formed.form)
 
 
 def _gap_to_best(scores: Array, chosen: Array) -> float:

@@ -149,8 +149,8 @@ class Emitter:
         varies = op is None
         count = len(self.outputs) if outputs is None else outputs
         base = next(o for o in self.outputs if o)
-        used = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
-        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in used]
+        absent = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
+        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in absent]
         attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
         if varies:
             domain, attrs = self.node.domain or "", {**self.node.attrs, **attrs}

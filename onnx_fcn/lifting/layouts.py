@@ -82,6 +82,9 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
     """Make window positions channels, after the existing ones: (N, C, *space) -> (N, C·window, *grid).
 
     A depthwise Conv with one-hot kernels copies the values; types without Conv are sliced and concatenated.
+
+    Raises:
+        Unsupported: if the window is padded, or would become too many channels or too large kernels.
     """
     axes = [k for k, a in enumerate(x.space) if a.atoms and (axes is None or k in axes)]
     if not axes:

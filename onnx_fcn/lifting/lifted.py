@@ -258,11 +258,6 @@ class Lifted:
             [a.rate if a else 1 for a in live],
         )
 
-    @property
-    def has_batch(self) -> bool:
-        """Has the original tensor an axis that is exactly the batch (or is the batch one)?"""
-        return self.batch.size == 1 or (self.batch,) in self.layout
-
     def axis(self, axis: int) -> int:
         """Normalise an axis of the original tensor to a non-negative number.
 

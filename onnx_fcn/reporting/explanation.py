@@ -268,12 +268,12 @@ class _Explainer:
             return Operand(name, "blocked" if isinstance(fact, Blocked) else "unmapped")
         axes = sliding(fact)
         fields = [a.field.plain() for a in axes]
-        image = walk.renamed.get(fact.map, fact.map)
+        name_of_map = walk.renamed.get(fact.map, fact.map)
         return Operand(
             name,
             "map",
             layout=str(fact),
-            map=image if image in self._made and not self._causes else None,
+            map=name_of_map if name_of_map in self._made and not self._causes else None,
             channels=fact.width,
             window=tuple(a.window for a in axes),
             stride=tuple(float(f.stride) for f in fields),
@@ -311,14 +311,10 @@ def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
     yield ("node" if it.node else it.op), f"{it.op} '{it.node}'" if it.node else f"'{it.name}'"
     yield "part", PARTS[it.part]
     for cause in it.causes:
-        yield (
-            ("why", f"{cause.reason}{f' ({cause.hint})' if cause.hint else ''}")
-            if cause.node == it.node
-            else (
-                "because",
-                str(cause),
-            )
-        )
+        if cause.node == it.node:
+            yield "why", f"{cause.reason}{f' ({cause.hint})' if cause.hint else ''}"
+        else:
+            yield "because", str(cause)
     if it.node:
         yield "becomes", it.becomes
     for operand in it.reads:

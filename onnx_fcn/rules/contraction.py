@@ -96,7 +96,8 @@ def contract(
         emit: emits the convolution, `emit(x, kernel, **attributes) -> name`, if it is not a Conv of floats.
 
     Raises:
-        Unsupported: if it contracts the batch, or a part of an axis of the image.
+        Unsupported: if the weight does not fit the axis or differs between positions, if it sums over the batch, a part
+            of a window or a padded one, or if kernels would be too large.
     """
     stack, outputs = _check_weight(site, x, axis, weight, view)
     axis -= x.rank  # counted from the right, since axes of S may be inserted before it

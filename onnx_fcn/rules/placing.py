@@ -188,6 +188,9 @@ def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -
     """Place an operator's axes on the map's axes: it slides, or contracts the window if the output is one cell.
 
     Returns the map, cropped if the kernel does not reach the whole window, and the operator on it.
+
+    Raises:
+        Unsupported: if it contracts a padded window, or its kernel is entirely in its own padding.
     """
     if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes)):
         return _place_over_window(site, x, axes, slides)

@@ -153,7 +153,7 @@ def _changed(document: Document, nodes: Nodes) -> Nodes:
 def _name_outputs(walk: Walk) -> None:
     """Give the delivered maps the names of the outputs: rename tensors if possible, otherwise add an Identity."""
     delivered = {name: result.map for name, result in walk.results.items()}
-    delivered |= {name: final.tensor for name, final in walk.formed.items()}
+    delivered |= {name: formed.tensor for name, formed in walk.formed.items()}
     taken = Counter(delivered.values())
     emissions = [e for slot in _slots(walk) for e in slot.emissions]
     produced = {t.name for e in emissions for t in e.node.outputs}
@@ -307,9 +307,9 @@ def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_ba
     made.CopyFrom(declared)
     shape = made.type.tensor_type.shape
     del shape.dim[:]
-    if (final := walk.formed.get(declared.name)) is not None:
-        made.type.tensor_type.elem_type = final.elem_type
-        for size in final.dims:
+    if (formed := walk.formed.get(declared.name)) is not None:
+        made.type.tensor_type.elem_type = formed.elem_type
+        for size in formed.dims:
             dim = shape.dim.add()
             if size is None:
                 dim.CopyFrom(_batch(document, walk, dynamic_batch))
@@ -344,7 +344,7 @@ def _batch(document: Document, walk: Walk, dynamic_batch: bool) -> TensorShapePr
 
 
 def _keeps_size(walk: Walk) -> bool:
-    return any(final.form == "keep-size" for final in walk.formed.values())
+    return any(formed.form == "keep-size" for formed in walk.formed.values())
 
 
 def _formula(axis: Axis, walk: Walk) -> str:

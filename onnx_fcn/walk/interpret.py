@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -226,8 +227,7 @@ def _frozen(
 
 
 def _static_shape(walk: Walk, slot: Slot, name: str) -> Array | None:
-    import numpy as np
-
+    """The value of a Shape of an unmapped tensor; None if its shape is not known."""
     shape = walk.shape_of(name)
     if shape is None or any(d is None for d in shape):
         return None

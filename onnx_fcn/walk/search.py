@@ -88,9 +88,8 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     walk, causes = _read(document, candidates, request)
     if causes and request.size is None and all(open_axes(document, i) for i in candidates):
         named = replace(request, input=candidates[0].name)
-        if (
-            fitting := _fitting(document, named)
-        ) is not None:  # the declared sizes were not the problem: an open one was
+        fitting = _fitting(document, named)
+        if fitting is not None:  # the declared sizes were not the problem: an open one was
             return _read(document, _sized(document, named, fitting), request)
     return walk, causes
 
