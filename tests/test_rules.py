@@ -1215,7 +1215,7 @@ refusal("softmax over the batch", f"{DENSE}  [soft] y = Softmax <axis = 0> (d)",
     ("batch", "soft", "along the batch"), image="float[2,6,4,3] x", w=(72, 5))
 refusal("instance normalisation over the images", "t = Transpose <perm = [1, 0, 2, 3]> (x)  "
     "[norm] n = InstanceNormalization (t, a, b)  u = Transpose <perm = [1, 0, 2, 3]> (n)  f = Flatten (u)  "
-    "y = MatMul (f, w)", ("not-channels", "norm", "wants the batch on axis 0"), image="float[2,6,4,3] x", w=(72, 5),
+    "y = MatMul (f, w)", ("not-channels", "norm", "expects the batch on axis 0"), image="float[2,6,4,3] x", w=(72, 5),
     a=(2,), b=(2,))
 refusal("one image of the batch", f"{DENSE}  [first] y = Gather <axis = 0> (d, i)",
     ("batch", "first", "images of the batch"), image="float[2,6,4,3] x", w=(72, 5), i=0)

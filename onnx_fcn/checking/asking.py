@@ -129,6 +129,9 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     """Both heads on several windows at once, to show that no head mixes its batch.
 
     Yields nothing if the original's head does not run on a batch.
+
+    Raises:
+        ValidationError: if only the converted head does not.
     """
     cut, size = wide.cut, c.walk.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]

@@ -67,6 +67,8 @@ class Comparison:
         walk: the walk that lifted it.
         lifted: the result of that walk, whose trunk gives the feature map.
         converted: the file that is judged: that result, or what another tool made from it.
+        seed: of the random images.
+        progress: called with a few words before each step that may take seconds.
         scales: for some tensors, what differences are relative to instead of the largest answer.
         rounds: whether the arithmetic is coarser than single floats: then no slope or size shows how it rounds.
         affine: tensors whose answers are sums of products, each with a rounding of its own.

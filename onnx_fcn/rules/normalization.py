@@ -155,7 +155,7 @@ def _instance(site: Site, x: Lifted, scale: Shared, bias: Shared, epsilon: float
     if any(a not in inner for a in live):
         raise Unsupported(f"normalises over a part of the image: {x}", code="norm-partial")
     if x.layout[0] != ((x.batch,) if x.batch.size > 1 else ()) or x.batch in x.layout[1]:
-        raise Unsupported(f"wants the batch on axis 0, but the layout here is {x}", code="not-channels")
+        raise Unsupported(f"expects the batch on axis 0, but the layout here is {x}", code="not-channels")
     all_positions(site, x, "normalises over all positions")
     x = arrange(site, x, x.channels_in_order)
     if x.is_channels(1) and len(x.layout) == 2 + len(x.space):

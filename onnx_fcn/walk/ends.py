@@ -34,6 +34,9 @@ def delivered(site: Site, x: Lifted) -> Lifted:
 
     A network without a dense layer or a pooling over its window is fully convolutional already: its maps stay
     unchanged.
+
+    Raises:
+        Unsupported: if it has no head and answers with a map that was upsampled, or if a window cannot be unfolded.
     """
     if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
         if any(a.window_stride > a.stride for a in x.space):

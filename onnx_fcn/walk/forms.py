@@ -112,7 +112,11 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
 
 
 def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> str:
-    """One answer for each image, (N, C, 1, …) or (N, C), in the shape of the original, with the batch on that axis."""
+    """One answer for each image, (N, C, 1, …) or (N, C), in the shape of the original, with the batch on that axis.
+
+    Raises:
+        Unsupported: if the original has the batch on an axis with something else.
+    """
     sizes = [Atom.product(group) for k, group in enumerate(original.layout) if k != batch]
     if original.batch.size > 1 and batch is None:
         raise Unsupported("has the batch on an axis with something else", code="form")
@@ -125,7 +129,7 @@ def as_original(site: Site, x: Lifted, original: Lifted, batch: int | None) -> s
 
 
 def _check_rank(walk: Walk, name: str) -> None:
-    """Raises: Unsupported, if an answer of the original has another rank for one image than for several."""
+    """Raises Unsupported if an answer of the original has another rank for one image than for several."""
     if walk.batch != BATCH:
         return
     made = {output: slot for slot in walk.slots for output in slot.proto.output}
