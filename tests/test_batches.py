@@ -100,8 +100,9 @@ def test_a_gate_of_each_image() -> None:
         ("float[5] v", "e = Relu (v)", {}),
         ("float[M,5] v", "e = ReduceSum <keepdims = 0> (v, first)", {"first": [0]}),
         ("float[N,5] v", "e = Relu (v)", {}),
+        ("float[1] v", "e = Reshape (v, none)", {"none": np.zeros(0, np.int64)}),
     ],
-    ids=["the same for all", "as many rows as it likes", "a row for each"],
+    ids=["the same for all", "as many rows as it likes", "a row for each", "a scalar"],
 )
 def test_an_input_beside_the_image(beside: str, made: str, given: dict[str, Any]) -> None:
     body = f"{TRUNK}  f = Flatten (m)  d = MatMul (f, w)  {made}  y = Add (d, e)"

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import Diagnostic, ModelError, UnsupportedModel
+from onnx_fcn.errors import Diagnostic, ModelError, Unsupported, UnsupportedModel
 from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image, Slot, Walk
@@ -128,14 +128,18 @@ def keeps_apart(walk: Walk, slot: Slot) -> bool:
         return False
     if node.op in ("Gemm", "MatMul"):
         return not attrs.get("transA", 0)
-    if node.op in ("Squeeze", "Unsqueeze") or node.op.startswith("Reduce"):
-        return _are_later(walk.values[second.name])
-    return bool(node.op == "Reshape" and walk.values[second.name].reshape(-1)[0] in (0, BATCH))
+    if node.op not in ("Reshape", "Squeeze", "Unsqueeze") and not node.op.startswith("Reduce"):
+        return False
+    try:
+        value = walk.values[second.name].reshape(-1).tolist()
+    except Unsupported:
+        return False  # a constant that cannot be evaluated says nothing
+    return value[:1] in ([0], [BATCH]) if node.op == "Reshape" else _are_later(value)
 
 
-def _are_later(axes: Sequence[int] | Array) -> bool:
-    """Are these axes, from 1 on? No axes stand for all of them."""
-    return np.size(axes) > 0 and bool((np.asarray(axes) > 0).all())
+def _are_later(axes: Sequence[int]) -> bool:
+    """Are these axes all behind the first? No axes stand for all of them."""
+    return len(axes) > 0 and min(axes) > 0
 
 
 def _keeps_batch_first(walk: Walk, slot: Slot) -> bool:
