@@ -28,6 +28,8 @@ MIXED = {
     "a mean over them": ("[mix] s = ReduceMean <axes = [0]> (g)", {}),
     "a sum up to each": ("[mix] s = CumSum (g, zero)", {"zero": 0}),
     "the first of them": ("[mix] s = Slice (g, begin, end)", {"begin": [0], "end": [1]}),
+    "a softmax over them as the only axis": ("p = ReduceMean <axes = [1, 2, 3], keepdims = 0> (g)  "
+        "[mix] q = Softmax (p)  s = Unsqueeze (q, last)", {"last": [1, 2, 3]}),
     "a sum over no axes, which are all": ("[mix] s = ReduceSum (g, none)", {"none": np.zeros(0, np.int64)}),
     "differences of all pairs": ("p = Squeeze (g, last)  u = Unsqueeze (p, one)  [mix] d = Sub (p, u)  a = Abs (d)  "
         "q = ReduceSum <keepdims = 0> (a, one)  s = Unsqueeze (q, last)", {"one": [1], "last": [2, 3]}),

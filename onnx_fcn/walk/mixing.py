@@ -121,8 +121,9 @@ def keeps_apart(walk: Walk, slot: Slot) -> bool:
         return bool(attrs.get("perm", [1])[0] == 0)
     if (axes := attrs.get("axes", attrs.get("axis"))) is not None:
         return _are_later(axes if isinstance(axes, list) else [axes])
-    if node.op in ("Flatten", "LogSoftmax", "Softmax"):
-        return True  # by default along a later axis
+    if node.op in ("Flatten", "LogSoftmax", "Softmax"):  # by default along a later axis, if there is one
+        shape = walk.shape_of(node.outputs[0].name)
+        return shape is not None and len(shape) > 1
     second = slot.operands[1] if len(slot.operands) > 1 else None
     if not isinstance(second, Known):
         return False
