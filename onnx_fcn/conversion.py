@@ -251,13 +251,13 @@ def validate(
 
 
 def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
-    """Lift an original at the size that the metadata of the converted model name, unless the user names one.
+    """Lift an original by the image and the size that the metadata of the converted model name, unless the user does.
 
-    A size that does not fit is a false claim, which the comparison finds.
+    What does not fit is a false claim, which the comparison finds.
     """
     image, size = claimed_image(judged.proto)
-    if request.size is None and size is not None:
-        claimed = replace(request, input=request.input or image, size=size)
+    claimed = replace(request, input=request.input or image, size=request.size or size)
+    if claimed != request:
         with suppress(ModelError, OptionError, UnsupportedModel):
             return lift(document, claimed)
     return lift(document, request)

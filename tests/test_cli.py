@@ -188,6 +188,11 @@ def test_data(command: Command) -> None:
     assert "given data" in command("model.onnx", "out.onnx", "--data", "crops.npz", "-v").out
 
 
+def test_options_may_stand_between_the_files(command: Command) -> None:
+    assert command("model.onnx", "-q", "--input-size", "28", "out.onnx") == Result(0, "", "")
+    assert command("model.onnx", "--verify", "out.onnx", "-q") == Result(0, "", "")
+
+
 def test_verify(command: Command, tmp_path: Path) -> None:
     assert command("model.onnx", "out.onnx").code == 0
     before = files(tmp_path)

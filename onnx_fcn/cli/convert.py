@@ -193,7 +193,7 @@ def _run(given: argparse.Namespace) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # options may stand between the two files
     _check_options(given, parser.error)
     return given
 
