@@ -2,7 +2,8 @@
 
 While modules are imported there are no files to remove yet, so an interruption ends the process at once
 (`end_at_once`). Later it raises an exception, so that temporary files are removed (`Signals`); a library may turn it
-into another exception, but `Signals.code` still says that it was an interruption. This module is fast to import.
+into another exception, but `Signals.code` still says that it was an interruption. This module imports next to
+nothing, not even typing: before it is there, a signal ends in a traceback of the interpreter.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["INTERRUPTED", "TERMINATED", "Signals", "end_at_once", "repair_streams", "silence"]
 
