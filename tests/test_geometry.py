@@ -793,14 +793,24 @@ def test_branches_that_meet_at_some_sizes_alone_run_at_every_size(pads: tuple[st
         assert scores.shape[2:] == conversion.grid(*size).shape
 
 
-def test_before_opset_10_branches_that_cannot_be_cut_at_run_time_are_refused() -> None:
+@pytest.mark.parametrize("opset", [8, 9])
+def test_branches_are_cropped_at_run_time_from_opset_9_on(opset: int) -> None:
+    """Slice takes operands from opset 10 on; in opset 9 a Gather crops."""
     body = MEETING.format('auto_pad = "SAME_UPPER"', 'auto_pad = "SAME_UPPER"') + "f = Flatten (c)  y = Gemm (f, w, d)"
-    model = law.model(body, image="float[N,2,16,16] x", opset=9, k=(3, 2, 3, 3), v=(3, 2, 1, 1), w=(192, 5), d=(5,))
-    with pytest.raises(
-        onnx_fcn.UnsupportedModel,
-        match=r"equally many cells at the native size only.*requires opset 10.*raise the opset",
-    ):
-        onnx_fcn.convert(model)
+    model = law.model(body, image="float[N,2,16,16] x", opset=opset, k=(3, 2, 3, 3), v=(3, 2, 1, 1), w=(192, 5), d=(5,))
+    if opset == 8:
+        with pytest.raises(
+            onnx_fcn.UnsupportedModel,
+            match=r"equally many cells at the native size only.*requires opset 9.*raise the opset",
+        ):
+            onnx_fcn.convert(model)
+        return
+    conversion = onnx_fcn.convert(model)
+    run = law.session(conversion.to_proto())
+    assert "Gather" in {n.op_type for n in conversion.to_proto().graph.node}
+    for more in range(6):
+        scores = run({"x": law.random("image", 2, 2, 16 + more, 25 - more).astype(np.float32)})[0]
+        assert scores.shape[2:] == conversion.grid(16 + more, 25 - more).shape
 
 
 @pytest.mark.parametrize("ceil_mode", [0, 1])

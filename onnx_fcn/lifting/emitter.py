@@ -248,11 +248,17 @@ class Emitter:
     def slice_to(self, name: Operand, end: str, axis: int, why: str) -> str:
         """Slice along one axis up to a size that is known only at run time, a tensor (1,).
 
+        In opset 9, whose Slice has attributes, a Gather of the indices 0 … end - 1.
+
         Raises:
-            Unsupported: if the opset is older than 10; `why` begins the reason.
+            Unsupported: if the opset is older than 9; `why` begins the reason.
         """
-        self._check_since(10, why)
-        return self.emit([name, np.array([0]), end, np.array([axis])], "Slice")
+        if self.opset >= 10:
+            return self.emit([name, np.array([0]), end, np.array([axis])], "Slice")
+        self._check_since(9, why)
+        ones = self.emit([end], "ConstantOfShape", value=onnx.numpy_helper.from_array(np.ones(1, np.int64)))
+        indices = self.squeeze(self.emit([ones], "NonZero"), [0])
+        return self.emit([name, indices], "Gather", axis=axis)
 
     def expand(self, name: Operand, shape: Operand) -> str:
         """Expand a tensor to a shape.
