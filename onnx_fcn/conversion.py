@@ -24,6 +24,7 @@ from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import data_inputs, static_dims
+from onnx_fcn.model.inference import dims_in
 from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import Sizes, native_cost
@@ -281,22 +282,18 @@ def _mismatches(lifted: Document, judged: Document, walk: Walk) -> Iterator[str]
             other = named.get(value.name)
             if other is None:
                 yield f"it has no {kind} '{value.name}'"
-            elif None in (_rank(value), _rank(other)):
                 continue
-            elif _rank(value) != _rank(other):
-                yield f"its {kind} '{value.name}' has {_rank(other)} axes in place of {_rank(value)}"
+            wanted_dims, found_dims = dims_in(value.type.tensor_type), dims_in(other.type.tensor_type)
+            if wanted_dims is None or found_dims is None:
+                continue
+            if len(wanted_dims) != len(found_dims):
+                yield f"its {kind} '{value.name}' has {len(found_dims)} axes in place of {len(wanted_dims)}"
             elif value.name == image.name and image.channels is not None:
                 channels, right = static_dims(other)[image.channels], image.shape[image.channels]
                 if channels not in (None, right):
                     yield f"its input '{value.name}' has {channels} channels in place of {right}"
     own = {value.name for value in data_inputs(ours)}
     yield from (f"it has another input, '{v.name}'" for v in data_inputs(theirs) if v.name not in own)
-
-
-def _rank(declared: onnx.ValueInfoProto) -> int | None:
-    """The number of axes, where it is declared."""
-    kind = declared.type.tensor_type
-    return len(kind.shape.dim) if kind.HasField("shape") else None
 
 
 @contextmanager

@@ -7,8 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing
-from onnx_fcn.running.preprocess import changed
+from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing, preprocessing
 from onnx_fcn.tables import Table, size_text
 from onnx_fcn.tiles.application import Applied, Progress, apply
 
@@ -34,7 +33,6 @@ def run(words: Sequence[str]) -> list[Table]:
         FcnError: as `onnx_fcn.apply` does.
     """
     given = _parse(words)
-    numbers = {"scale": given.scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
     with _bar(given.quiet) as progress:
         applied = apply(
             given.model,
@@ -46,7 +44,7 @@ def run(words: Sequence[str]) -> list[Table]:
             memory=given.memory,
             mask=given.mask,
             level=given.level,
-            preprocess=changed(given.preprocess, **numbers),
+            preprocess=preprocessing(given, given.scale),
             providers=given.providers,
             approximate=given.approximate,
             progress=progress,

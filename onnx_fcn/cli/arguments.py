@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
-from onnx_fcn.running.preprocess import PRESETS
+from onnx_fcn.running.preprocess import PRESETS, Preprocessing, changed
 
-__all__ = ["PREPROCESSING", "add_network", "add_preprocessing", "count", "names", "number", "numbers"]
+__all__ = ["PREPROCESSING", "add_network", "add_preprocessing", "count", "names", "number", "numbers", "preprocessing"]
 
 
 #: The presets, for the end of a help text.
@@ -59,6 +59,11 @@ def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:
     parser.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="subtracted after scaling")
     parser.add_argument("--std", type=numbers, metavar="S[,S,S]", help="divides the result")
     parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="the order that the network reads")
+
+
+def preprocessing(given: argparse.Namespace, scale: float | None) -> str | Preprocessing | None:
+    """The preprocessing that the options of `add_preprocessing` ask for; None if there are none."""
+    return changed(given.preprocess, scale=scale, mean=given.mean, std=given.std, order=given.channel_order)
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

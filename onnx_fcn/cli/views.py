@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers
+from onnx_fcn.cli.arguments import PREPROCESSING, add_network, add_preprocessing, count, number, numbers, preprocessing
 from onnx_fcn.errors import OptionError
 from onnx_fcn.files import drafted, target_of
 from onnx_fcn.images.image import open_image, pixels_of
 from onnx_fcn.running.dense_model import ACTIVATIONS, DenseModel, DenseResult, Detection, detect, ranking
-from onnx_fcn.running.preprocess import changed
 from onnx_fcn.tables import Table, pixels, size_text
 
 __all__ = ["run"]
@@ -123,11 +122,10 @@ def run(arguments: Sequence[str]) -> Sequence[Table]:
 
 
 def _view(given: argparse.Namespace) -> View:
-    numbers = {"scale": given.pixel_scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
     model = DenseModel(
         given.model,
         output=given.output,
-        preprocess=changed(given.preprocess, **numbers),
+        preprocess=preprocessing(given, given.pixel_scale),
         labels=given.labels,
         activation=given.activation,
         providers=given.providers,

@@ -51,8 +51,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Raises OptionError if the order is unknown, a number is not finite, or scale or std is zero."""
         for name in ("mean", "std"):
-            values: Any = getattr(self, name)
-            object.__setattr__(self, name, tuple(map(float, values if isinstance(values, Sequence) else (values,))))
+            values = np.atleast_1d(np.asarray(getattr(self, name), np.float64))  # also a list, an array or a number
+            object.__setattr__(self, name, tuple(values.tolist()))
         if self.order not in ("RGB", "BGR"):
             raise OptionError(f"the channel order is RGB or BGR, not '{self.order}'")
         if not np.isfinite([self.factor, *self.mean, *self.std]).all() or 0 in (self.factor, *self.std):
