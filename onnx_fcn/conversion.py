@@ -16,6 +16,8 @@ from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.claims import claimed_image, claims_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
+from onnx_fcn.checking.heads import head_in, prove_head
+from onnx_fcn.checking.signature import check_signature
 from onnx_fcn.checking.validation import run_checks
 from onnx_fcn.errors import FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.geometry import Grid
@@ -23,8 +25,6 @@ from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.graphs import data_inputs, static_dims
-from onnx_fcn.model.inference import dims_in
 from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import Sizes, native_cost
@@ -32,12 +32,14 @@ from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
+from onnx_fcn.walk.forms import form
 from onnx_fcn.walk.given import Given, Source, ordered
+from onnx_fcn.walk.heads import Head, with_head
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 from onnx_fcn.walk.mixing import check_freed
 
-__all__ = ["Conversion", "convert", "inspect", "validate"]
+__all__ = ["Conversion", "Progress", "blaming_model", "compare", "convert", "inspect", "passed", "validate"]
 
 
 #: Called with a few words before each step that may take seconds.
@@ -152,10 +154,10 @@ def convert(
         given = Given.open(source, asked)
         original = given.selected
         document = original.copy()
-    with clock("lift"), _blaming_model(given):
+    with clock("lift"), blaming_model(given):
         walk = answering(document, lift(document, request), asked)
     images = load_data(data, original, walk.image)
-    with clock("assemble"), _blaming_model(given):
+    with clock("assemble"), blaming_model(given):
         document.commit(assemble(document, walk, dynamic_batch=dynamic_batch))
         if dynamic_batch:
             check_freed(document, original, walk)
@@ -168,14 +170,14 @@ def convert(
     if output is None:
         if validate:
             with clock("validate"):
-                report.validation = _compare(given, walk, document, document, seed, images, clock.say, macs)
+                report.validation = compare(given, walk, document, document, seed, images, clock.say, macs)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)
-                    report.validation = _compare(given, walk, document, written, seed, images, clock.say, macs)
+                    report.validation = compare(given, walk, document, written, seed, images, clock.say, macs)
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size
@@ -227,28 +229,64 @@ def validate(
     """
     judged = Document.open(converted)
     ordered(judged)
+    head = head_in(judged)
     with _blaming_metadata(judged):
         asked = Asked.from_json(asked_of(judged.proto))
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
     request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape)
-    with _blaming_model(given):
+    plain = asked if head is None else asked.as_map
+    with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)
         with _blaming_metadata(judged):
-            walk = answering(document, walk, asked)
+            walk = answering(document, walk, plain)
         document.commit(assemble(document, walk))
-    _check_signature(document, judged, walk)
     images = load_data(data, source, walk.image)
     macs = native_cost(source, walk).macs
     try:
-        return _compare(given, walk, document, judged, seed, images, progress or _silent, macs)
+        if head is not None:
+            comparison = Comparison(given, walk, document, document, seed, progress or _silent, macs)
+            return _compare_head(comparison, head, asked, request, judged)
+        check_signature(document, judged, walk)
+        return compare(given, walk, document, judged, seed, images, progress or _silent, macs)
     except ValidationError as error:
         made_of = claims_of(judged.proto).get("source")
         if made_of is None or made_of == fingerprint(given.whole.proto.graph):
             raise
         reason = f"the metadata of the second model say that it was made from another model, and {error}"
         raise ValidationError(reason, error.report) from None
+
+
+def _compare_head(c: Comparison, head: Head, asked: Asked, request: Request, judged: Document) -> Validation:
+    """Compare a file with a trained head with that layer on the features of the original.
+
+    Raises:
+        ModelError: if the original has no such maps.
+        ValidationError: if the numbers disagree.
+    """
+    document = c.given.selected.copy()
+    with _blaming_metadata(judged):
+        walk = answering(document, _lifted_as_claimed(document, request, judged), asked.as_map)
+        walk = with_head(document, walk, head)
+        form(walk, asked)
+    document.commit(assemble(document, walk))
+    check_signature(document, judged, walk)
+    return passed(prove_head(c, walk, head, judged), c.given)
+
+
+def passed(validation: Validation, given: Given) -> Validation:
+    """The validation itself.
+
+    Raises:
+        ValidationError: if a check failed.
+    """
+    if not validation.passed:
+        if validation.is_same_network:
+            raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
+        hint = SATURATION if is_rounded(given.selected) else ""
+        raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
+    return validation
 
 
 def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
@@ -262,38 +300,6 @@ def _lifted_as_claimed(document: Document, request: Request, judged: Document) -
         with suppress(ModelError, OptionError, UnsupportedModel):
             return lift(document, claimed)
     return lift(document, request)
-
-
-def _check_signature(lifted: Document, judged: Document, walk: Walk) -> None:
-    """Raises ModelError if a model has other inputs than a conversion of the original, or lacks one of its outputs."""
-    if wrong := next(_mismatches(lifted, judged, walk), ""):
-        raise ModelError(f"the second model is not a conversion of the first: {wrong}")
-
-
-def _mismatches(lifted: Document, judged: Document, walk: Walk) -> Iterator[str]:
-    """What a model lacks, has differently or has beyond the inputs of a conversion of the original, as clauses."""
-    ours, theirs, image = lifted.proto.graph, judged.proto.graph, walk.image
-    for kind, wanted, found in (
-        ("input", data_inputs(ours), data_inputs(theirs)),
-        ("output", ours.output, theirs.output),
-    ):
-        named = {value.name: value for value in found}
-        for value in wanted:
-            other = named.get(value.name)
-            if other is None:
-                yield f"it has no {kind} '{value.name}'"
-                continue
-            wanted_dims, found_dims = dims_in(value.type.tensor_type), dims_in(other.type.tensor_type)
-            if wanted_dims is None or found_dims is None:
-                continue
-            if len(wanted_dims) != len(found_dims):
-                yield f"its {kind} '{value.name}' has {len(found_dims)} axes in place of {len(wanted_dims)}"
-            elif value.name == image.name and image.channels is not None:
-                channels, right = static_dims(other)[image.channels], image.shape[image.channels]
-                if channels not in (None, right):
-                    yield f"its input '{value.name}' has {channels} channels in place of {right}"
-    own = {value.name for value in data_inputs(ours)}
-    yield from (f"it has another input, '{v.name}'" for v in data_inputs(theirs) if v.name not in own)
 
 
 @contextmanager
@@ -313,7 +319,7 @@ def _blaming_metadata(judged: Document) -> Iterator[None]:
         ) from None
 
 
-def _compare(
+def compare(
     given: Given,
     walk: Walk,
     lifted: Document,
@@ -323,17 +329,11 @@ def _compare(
     progress: Progress,
     macs: int | None,
 ) -> Validation:
-    validation = run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data)
-    if not validation.passed:
-        if validation.is_same_network:
-            raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
-        hint = SATURATION if is_rounded(given.selected) else ""
-        raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
-    return validation
+    return passed(run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data), given)
 
 
 @contextmanager
-def _blaming_model(given: Given) -> Iterator[None]:
+def blaming_model(given: Given) -> Iterator[None]:
     """If something fails unexpectedly, ask onnxruntime whether the model is to blame: the checker misses many faults.
 
     Raises:

@@ -338,6 +338,8 @@ class Answers:
         layout: the axes of the output, such as ``NCHW``; empty if they are not batch, channels and cells.
         mirror: pixels by which padding that repeats or reflects a map may reach further inside than an answer that sees
             it; empty if there is no such padding.
+        period: pixels by which an image may begin later, so that its answers are among those of the whole image; empty
+            if every stride will do. It is longer than a stride if coarser maps were interpolated.
     """
 
     window: tuple[Number, ...]
@@ -352,6 +354,7 @@ class Answers:
     form: str = "map"
     layout: str = ""
     mirror: tuple[Number, ...] = ()
+    period: tuple[Number, ...] = ()
 
     @property
     def padding(self) -> tuple[Number, ...]:

@@ -19,6 +19,7 @@ COMPARED = {
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
     "form": "the answers and what their form makes from the map",
+    "fit": "the answers and the trained layer on the original's features",
     "metadata": "what the metadata say",
 }
 
@@ -28,7 +29,7 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law``, ``crops``, ``trunk``, ``phases``, ``form``, ``grid`` or ``metadata``.
+        kind: ``native``, ``law``, ``crops``, ``trunk``, ``phases``, ``form``, ``grid``, ``fit`` or ``metadata``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels; empty where no image is needed.
         batch: the number of images.

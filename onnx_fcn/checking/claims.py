@@ -34,6 +34,7 @@ VALUES = {
     "cells": "number of cells",
     "formula": "formula of the number of cells",
     "mirror": "reach of padding that repeats or reflects",
+    "period": "number of pixels by which an image may begin later",
     "inner": "range of the cells that see no padding",
     "exactness": "exactness",
     "context": "context",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
@@ -14,7 +15,7 @@ from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import interpolate
+from onnx_fcn.geometry import Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.windows import as_physical, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
@@ -23,7 +24,7 @@ from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 from onnx_fcn.walk.fields import geometry_of, sliding
 
-__all__ = ["all_checks"]
+__all__ = ["all_checks", "form_difference", "metadata_checks"]
 
 
 def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
@@ -41,7 +42,7 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
         yield from _phase_checks(c, wide)
     for case in (*run.larger, *run.others):
         yield from _grid_checks(c, case)
-    yield from _metadata_checks(c)
+    yield from metadata_checks(c.converted.proto, geometry_of(c.walk), c.tolerance)
 
 
 def _phase_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
@@ -106,16 +107,16 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
         yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)
 
 
-def _metadata_checks(c: Comparison) -> Iterator[Check]:
+def metadata_checks(judged: ModelProto, geometry: Geometry, tolerance: float) -> Iterator[Check]:
     """Do the metadata of the judged file describe its answers correctly? No check if there are no metadata."""
-    claims, geometry = claims_of(c.converted.proto), geometry_of(c.walk)
+    claims = claims_of(judged)
     if not claims:
         return
     wrong = list(false_claims(claims, geometry))
     for subject, sentence in wrong:
-        yield Check("metadata", subject, (), 1, 1, np.inf, c.tolerance, sentence)
+        yield Check("metadata", subject, (), 1, 1, np.inf, tolerance, sentence)
     if not wrong:
-        yield Check("metadata", geometry.image, (), 1, len(geometry.outputs), 0.0, c.tolerance)
+        yield Check("metadata", geometry.image, (), 1, len(geometry.outputs), 0.0, tolerance)
 
 
 def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
@@ -158,19 +159,27 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
             continue
         scores = case.got[name].astype(np.float64)
-        axes, words = tuple(range(2, scores.ndim)), formed.form.split()
-        if "mean" in words or "max" in words:
-            scores = scores.mean(axes) if "mean" in words else scores.max(axes)
-        if "full-size" in words:
-            grid = c.answers[name].grid(*case.size)
-            scores = interpolate(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(case.size)])
-        if "argmax" in words:
-            error = _gap_to_best(scores, have)
-        else:
-            if formed.form in ("mean", "max"):  # in the original's shape
-                scores = original_at(fact, scores.reshape(*scores.shape, *[1] * len(axes)), [0] * len(axes))
+        if formed.form in ("mean", "max"):  # in the original's shape
+            axes = tuple(range(2, scores.ndim))
+            scores = scores.mean(axes, keepdims=True) if formed.form == "mean" else scores.max(axes, keepdims=True)
+            scores = original_at(fact, scores, [0] * len(axes))
             error = difference(have, scores) if have.shape == scores.shape else np.inf
+        else:
+            error = form_difference(formed.form, scores, have, c.answers[name], case.size)
         yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, formed.form)
+
+
+def form_difference(form: str, scores: Array, have: Array, answers: Answers, size: Sequence[int]) -> float:
+    """How far the answers of a form are from the same computation on a map (N, K, *cells) in numpy."""
+    axes, words = tuple(range(2, scores.ndim)), form.split()
+    if "mean" in words or "max" in words:
+        scores = scores.mean(axes) if "mean" in words else scores.max(axes)
+    if "full-size" in words:
+        grid = answers.grid(*size)
+        scores = interpolate(scores, [grid.cells_at(k, np.arange(n)) for k, n in enumerate(size)])
+    if "argmax" in words:
+        return _gap_to_best(scores, have)
+    return difference(have, scores) if have.shape == scores.shape else float("inf")
 
 
 def _gap_to_best(scores: Array, chosen: Array) -> float:

@@ -323,6 +323,13 @@ class Emitter:
             return self.emit([name], "Pad", pads=amounts, value=float(value))
         return self.emit([name, np.array(amounts, np.int64), value], "Pad")
 
+    def pad_edges(self, name: str, begins: Sequence[int], ends: Sequence[int]) -> str:
+        """Pad by repeating the cells at the edge: an attribute before opset 11."""
+        amounts = [*begins, *ends]
+        if self.opset < 11:
+            return self.emit([name], "Pad", pads=amounts, mode="edge")
+        return self.emit([name, np.array(amounts, np.int64)], "Pad", mode="edge")
+
     def lowest(self, elem_type: int) -> float:
         """The lowest number of a type."""
         kind = self.dtype(elem_type)

@@ -159,6 +159,7 @@ class Document:
                     _replace_declaration(old, new)
         if edit.removed_outputs:
             _retain(graph.output, lambda declared: declared.name not in edit.removed_outputs)
+        graph.output.extend(edit.added_outputs)
         if edit.value_info is not None:
             del graph.value_info[:]
             graph.value_info.extend(edit.value_info)

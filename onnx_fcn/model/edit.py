@@ -38,6 +38,7 @@ class Edit:
         removed_initializers: names; graph inputs of the same name, which declare them, are removed as well.
         inputs: new declarations of inputs, by name; their documentation is kept.
         outputs: new declarations of outputs, by name; their documentation is kept.
+        added_outputs: declarations of further outputs.
         removed_outputs: names of graph outputs to remove.
         value_info: all declarations of intermediate tensors, replacing the present ones; None keeps these.
         metadata: entries of `metadata_props`, added or replaced.
@@ -50,6 +51,7 @@ class Edit:
     removed_initializers: set[str] = field(default_factory=set)
     inputs: dict[str, ValueInfoProto] = field(default_factory=dict)
     outputs: dict[str, ValueInfoProto] = field(default_factory=dict)
+    added_outputs: list[ValueInfoProto] = field(default_factory=list)
     removed_outputs: set[str] = field(default_factory=set)
     value_info: list[ValueInfoProto] | None = None
     metadata: dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -24,7 +25,18 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
 from onnx_fcn.model import storage
 
-__all__ = ["FORMAT", "PREFIX", "asked_of", "fingerprint", "geometry_in", "metadata_of", "read_geometry", "to_json"]
+__all__ = [
+    "FORMAT",
+    "PREFIX",
+    "Trained",
+    "asked_of",
+    "fingerprint",
+    "geometry_in",
+    "metadata_of",
+    "read_geometry",
+    "to_json",
+    "trained_in",
+]
 
 
 #: Version of the keys and their meaning.
@@ -78,11 +90,15 @@ def to_json(answers: Answers) -> dict[str, Any]:
         "form": answers.form,
         "layout": answers.layout or None,
     }
-    return entry | ({"mirror": answers.mirror} if answers.mirror else {})
+    optional = {"mirror": answers.mirror, "period": answers.period}
+    return entry | {key: value for key, value in optional.items() if value}
 
 
 #: The most letters of an entry, steps of a count, and nodes of context: more than any network has.
 MOST_LETTERS, MOST_STEPS, MOST_NODES = 1 << 24, 256, 1 << 16
+
+#: The most maps that a head reads.
+MOST_MAPS = 64
 
 Check = Callable[[Any], Any]
 
@@ -208,7 +224,16 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
         values["form"],
         "" if values["layout"] is None else _layout(values["layout"], rank),
         tuple(_list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
+        _periods(entry["period"], axes["stride"]) if "period" in entry else (),
     )
+
+
+def _periods(value: Any, strides: Sequence[Number]) -> tuple[Number, ...]:
+    """Pixels by which an image may begin later along each axis: whole strides."""
+    periods = _list_of(_positive, count=len(strides))(value)
+    if any(period % stride for period, stride in zip(periods, strides)):
+        raise ValueError(f"{_shorten(value)} are not whole strides")
+    return tuple(periods)
 
 
 def _check_count(count: Count, native: int) -> None:
@@ -322,6 +347,40 @@ def asked_of(model: ModelProto) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
     return asked
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained head of a file: what a comparison with the original needs.
+
+    Attributes:
+        output: the name of its output.
+        tensors: the maps that it reads, by their names in the original.
+        nodes: the Conv that reads each of them.
+    """
+
+    output: str
+    tensors: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+def trained_in(model: ModelProto) -> Trained | None:
+    """The trained head of a file; None if its head was not trained.
+
+    Raises:
+        ModelError: if the metadata cannot be read.
+    """
+    text = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}fit"), None)
+    if text is None:
+        return None
+    try:
+        entry, names = _parse(text), _list_of(_text, most=MOST_MAPS)
+        tensors, nodes = tuple(names(entry["tensors"])), tuple(names(entry["nodes"]))
+        if not tensors or len(set(tensors)) != len(tensors) or len(tensors) != len(nodes):
+            raise ValueError("it does not name one node for each map")
+        return Trained(_text(entry["output"]), tensors, nodes)
+    except (KeyError, TypeError, RecursionError, ValueError) as error:
+        raise ModelError(f"what the metadata say of training cannot be read ({error}): fit the model again") from None
 
 
 def fingerprint(graph: GraphProto) -> str:

@@ -28,6 +28,7 @@ QUESTIONS = {
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",
     "form": "the requested form of the answers",
+    "fit": "the trained layer on the original's features, at {} places",
     "metadata": "the description of the answers in the metadata",
 }
 

@@ -1,11 +1,12 @@
 """Exact tiles: which pixels of a large image give which cells of its map, as if the whole image were run at once.
 
-Each axis of the image is tiled separately. A crop begins at a multiple of the answers' stride, which is a multiple of
-every stride in the network (`Axis.grid`), so that each of its maps loses whole cells at the front: cell i of the image
-is cell i - begin/stride of the crop. The ends of the crop are artificial: there the network pads although the image
-continues, or drops cells although more follow. So a tile keeps only the **inner** cells of its crop (`geometry.Inner`),
-which do not depend on pixels outside the crop; they are derived operator by operator. Where the image itself ends the
-crop ends with it, and the network does there what it does in one pass.
+Each axis of the image is tiled separately. A crop begins at a multiple of every stride in the network, so that each of
+its maps loses whole cells at the front: cell i of the image is cell i - begin/stride of the crop. The stride of the
+answers is such a multiple, unless coarser maps were interpolated (`Answers.period`). The ends of the crop are
+artificial: there the network pads although the image continues, or drops cells although more follow. So a tile keeps
+only the **inner** cells of its crop (`geometry.Inner`), which do not depend on pixels outside the crop; these are
+derived operator by operator. Where the image itself ends the crop ends with it, and the network does there what it does
+in one pass.
 
 A tile costs what its crop costs: for tiles of t pixels about (1 + (size - stride)/t) times as much along each axis,
 where size is that of an answer's receptive field.
@@ -132,13 +133,14 @@ def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> t
     stride = int(answers.stride[axis])
     if stride != answers.stride[axis]:
         raise OptionError(f"tiles cannot be exact: answers are {float(answers.stride[axis]):g} pixels apart")
+    step = int(answers.period[axis]) // stride if answers.period else 1
     cells = count(pixels)
     chunk = max(tile // stride, 1)
     margin = math.ceil(answers.mirror[axis] / stride) if answers.mirror else 0
     cuts = []
     for first in range(0, cells, chunk):
         behind = min(first + chunk, cells)
-        shift = max(min(first - inner.front - margin, (pixels - native) // stride), 0)
+        shift = max(min(first - inner.front - margin, (pixels - native) // stride), 0) // step * step
         kept = slice(first - shift, behind - shift)
         least = max(inner.behind.least(kept.stop + margin), native)
         begin = shift * stride

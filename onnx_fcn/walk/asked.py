@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onnx_fcn.errors import ModelError, OptionError
@@ -61,6 +61,11 @@ class Asked:
         words = [self.reduce] if self.reduce else []
         words += [name for name, value in self._forms() if value and name != "reduce"]
         return " ".join(words) or "map"
+
+    @property
+    def as_map(self) -> Asked:
+        """The same without a form: the map itself."""
+        return replace(self, reduce="", full_size=False, argmax=False, keep_size=False)
 
     @property
     def is_whole(self) -> bool:

@@ -13,7 +13,7 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Image, Rewind
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["as_image_map", "check_meeting", "delivered", "named"]
+__all__ = ["as_image_map", "check_meeting", "delivered", "named", "on_grid"]
 
 
 def as_image_map(site: Site, image: Image) -> Lifted:
@@ -46,7 +46,11 @@ def delivered(site: Site, x: Lifted) -> Lifted:
                 hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
             )
         return x.on(materialise(site, x))
-    x = settle(site, unfold(site, restore_batch(site, x)))
+    return on_grid(site, settle(site, unfold(site, restore_batch(site, x))))
+
+
+def on_grid(site: Site, x: Lifted) -> Lifted:
+    """A map (N, C, *space) as (N, C, *grid): without axes that only make up the rank, and in the image's order."""
     extra = [k for k, a in enumerate(x.space) if a.image is None]
     name = site.squeeze(x.map, [2 + k for k in extra]) if extra else x.map
     kept = [a for a in x.space if a.image is not None]

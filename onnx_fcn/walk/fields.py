@@ -65,7 +65,10 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
     layout = _output_layout(fact, form)
     mirror = tuple(math.ceil(a.mirror) for a in axes) if any(a.mirror for a in axes) else ()
-    return Answers(window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror)
+    period = tuple(int(a.window_stride) for a in axes) if any(a.window_stride != a.stride for a in axes) else ()
+    return Answers(
+        window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror, period
+    )
 
 
 def _output_layout(fact: Lifted, form: str) -> str:
@@ -74,9 +77,8 @@ def _output_layout(fact: Lifted, form: str) -> str:
         return ""
     names = AXES[len(sliding(fact))]
     letters = ["N", "C", *(names[a.image or 0] for a in fact.space)]
-    if form == "argmax":
-        letters.remove("C")
-    return "".join(letters[k] for k in fact.order) if fact.is_live else "".join(letters)
+    text = "".join(letters[k] for k in fact.order) if fact.is_live else "".join(letters)
+    return text.replace("C", "") if form == "argmax" else text
 
 
 def _verb(nodes: Sequence[str], verb: str) -> str:

@@ -10,17 +10,19 @@ Each takes a few nodes after the map, which stays in the graph under a name of i
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import onnx
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted
+from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted
 from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
 
-__all__ = ["finish"]
+__all__ = ["FLOATS", "finish", "form"]
 
 
 FLOATS = frozenset(
@@ -46,12 +48,21 @@ def finish(walk: Walk, asked: Asked) -> None:
         UnsupportedModel: if an output cannot have that form.
         OptionError: if the network has no head, and so no answers.
     """
-    if asked.form == "map":
-        return
-    if not walk.has_head:
+    if asked.form != "map" and not walk.has_head:
         raise OptionError(
             f"the network has no dense layer, so its maps are not answers that could become '{asked.form}'"
         )
+    form(walk, asked)
+
+
+def form(walk: Walk, asked: Asked) -> None:
+    """`finish`, for maps that are answers although the network has no dense layer.
+
+    Raises:
+        UnsupportedModel: if an output cannot have that form.
+    """
+    if asked.form == "map":
+        return
     causes = []
     for slot in walk.epilogue:
         name = slot.node.outputs[0].name
@@ -178,7 +189,7 @@ def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
         raise Unsupported(
             "has answers a fraction of a pixel apart, so they are not in the middle of pixels", code="form"
         )
-    windows = [walk.image.size[a.image or 0] for a in x.space]
+    windows = [_window(a, walk.image.size[a.image or 0]) for a in x.space]
     strides = [int(a.stride) for a in x.space]
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
     plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
@@ -195,8 +206,9 @@ def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
-    backs = [step * (w + s) for (_, _, step), w, s in zip(plans, windows, strides)]  # more than can be left over
-    name = site.emit([name, np.array([0, 0, *fronts, 0, 0, *backs], np.int64)], "Pad", mode="edge")
+    extents = [max(w, int(a.field.size)) if a.atoms else w for w, a in zip(windows, x.space)]
+    backs = [step * (w + s) for (_, _, step), w, s in zip(plans, extents, strides)]  # more than can be left over
+    name = site.pad_edges(name, [0, 0, *fronts], [0, 0, *backs])
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
     ends = site.emit([walk.image.name], "Shape")
     ends = site.emit([ends, np.array(walk.image.space, np.int64)], "Gather", axis=0)
@@ -207,6 +219,16 @@ def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
     axes = np.arange(2, 2 + rank)
     name = site.emit([name, np.array(starts, np.int64), ends, axes, np.array(steps, np.int64)], "Slice")
     return site.emit([name], "Cast", to=x.elem_type) if casts else name
+
+
+def _window(axis: Axis, native: int) -> int:
+    """The size of a window that begins at pixel 0 and has the middle of cell 0 in its middle."""
+    if not axis.atoms:
+        return native
+    window = 2 * Fraction(axis.field.centre) + 1
+    if window.denominator != 1:
+        raise Unsupported("has answers whose middles are not in the middle of pixels or between them", code="form")
+    return int(window)
 
 
 def _centred(window: int, stride: int) -> tuple[int, int, int]:

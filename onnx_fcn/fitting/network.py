@@ -1,0 +1,181 @@
+"""A classifier that gets another head: its maps, its plain conversion, and the trained file.
+
+The plain conversion is validated first, as `convert` does; its maps are what the head is trained on. The trained file
+is the original's walk with the head in place of its outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.comparison import Comparison
+from onnx_fcn.checking.heads import prove_head
+from onnx_fcn.conversion import Progress, blaming_model, compare, passed
+from onnx_fcn.geometry import Geometry
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.metadata import PREFIX, fingerprint, metadata_of
+from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.assemble import assemble
+from onnx_fcn.walk.fields import geometry_of
+from onnx_fcn.walk.forms import form
+from onnx_fcn.walk.given import Given, Source
+from onnx_fcn.walk.heads import Head, map_at, with_head
+from onnx_fcn.walk.images import Request, Size, size_of
+from onnx_fcn.walk.lift import answering, lift
+
+__all__ = ["Network", "Written", "open_network"]
+
+
+#: The map itself, at the network's own stride.
+PLAIN = Asked()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, and its plain conversion.
+
+    Attributes:
+        given: the classifier.
+        walk: the walk of its plain conversion.
+        document: the plain conversion.
+        request: how it was lifted.
+        asked: what the trained file is asked for.
+        seed: of the random images that it is compared on.
+        progress: called with a few words before each step that may take seconds.
+    """
+
+    given: Given
+    walk: Walk
+    document: Document
+    request: Request
+    asked: Asked
+    seed: int
+    progress: Progress
+
+    def map_at(self, name: str) -> Lifted:
+        """The map of a tensor of the original.
+
+        Raises:
+            OptionError: if there is no such map.
+        """
+        return map_at(self.walk, name)
+
+    def tensor(self, name: str) -> str:
+        """The name of that map in the plain conversion."""
+        found = self.map_at(name).map
+        return self.walk.renamed.get(found, found)
+
+    @property
+    def comparison(self) -> Comparison:
+        """The original beside its plain conversion."""
+        return Comparison(self.given, self.walk, self.document, self.document, self.seed, self.progress)
+
+    def validate(self) -> Validation:
+        """Compare the plain conversion with the original.
+
+        Raises:
+            ValidationError: if the numbers disagree.
+        """
+        return compare(self.given, self.walk, self.document, self.document, self.seed, None, self.progress, None)
+
+    def write(
+        self,
+        head: Head,
+        output: str | os.PathLike[str] | None,
+        trained: Mapping[str, Any],
+        *,
+        external_data: bool | None = None,
+    ) -> Written:
+        """Write the trained file, whole or not at all, after it has been compared with the original.
+
+        Args:
+            head: the trained layer.
+            output: the file; None to keep the model in memory.
+            trained: what the metadata tell about the training, beside what they need.
+            external_data: as of `convert`.
+
+        Raises:
+            ValidationError: if the numbers disagree.
+            OptionError: if the file cannot be written.
+        """
+        original = self.given.selected
+        document = original.copy()
+        with blaming_model(self.given):
+            walk = with_head(document, answering(document, lift(document, self.request), self.asked.as_map), head)
+            form(walk, self.asked)
+            document.commit(assemble(document, walk))
+        geometry, source = geometry_of(walk), fingerprint(self.given.whole.proto.graph)
+        nodes = [e.node.name for e in walk.slots[-1].emissions if e.node.op == "Conv"]
+        fit = {"output": head.output, "tensors": head.tensors, "nodes": nodes, **trained}
+        metadata = metadata_of(geometry, source, document.proto.graph, self.asked.to_json())
+        document.commit(Edit(metadata={**metadata, f"{PREFIX}fit": json.dumps(fit, ensure_ascii=False)}))
+        if output is None:
+            proof = passed(prove_head(self.comparison, walk, head, document), self.given)
+            return Written(document, geometry, proof, document.size)
+        with document.staged(output, external_data=external_data) as staged:
+            proof = passed(prove_head(self.comparison, walk, head, Document.open(staged.path)), self.given)
+            original.check_unchanged()
+            staged.commit()
+        return Written(document, geometry, proof, staged.size)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A trained file.
+
+    Attributes:
+        document: the model.
+        geometry: where its answers are.
+        validation: its comparison with the original.
+        size: bytes of the file.
+    """
+
+    document: Document
+    geometry: Geometry
+    validation: Validation
+    size: int
+
+
+def open_network(
+    source: Source,
+    *,
+    input: str | None = None,
+    input_size: Size | None = None,
+    asked: Asked = PLAIN,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> Network:
+    """Open a classifier, and convert it in memory.
+
+    Raises:
+        ModelError: if it is not a usable model.
+        UnsupportedModel: if it cannot become fully convolutional.
+        OptionError: if an option does not fit it.
+    """
+    request = Request(input, size_of(input_size), False, False)
+    given = Given.open(source, asked)
+    document = given.selected.copy()
+    with blaming_model(given):
+        walk = answering(document, lift(document, request), asked.as_map)
+        document.commit(assemble(document, walk))
+    geometry = geometry_of(walk)
+    entries = metadata_of(geometry, fingerprint(given.whole.proto.graph), document.proto.graph, {})
+    document.commit(Edit(metadata=entries))
+    return Network(given, walk, document, request, asked, seed, progress)
+
+
+def free_name(network: Network, wanted: str) -> str:
+    """A name that no tensor of the model has."""
+    graph: onnx.GraphProto = network.given.selected.proto.graph
+    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {i.name for i in graph.input}
+    return next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(2, len(taken) + 3))) if n not in taken)

@@ -1,0 +1,264 @@
+"""Another head on a network: a linear layer on one or several of its maps, as a fully convolutional network.
+
+    y(p) = bias + Σ_k kernel_k · x_k(p)
+
+x_k(p) is map k at pixel p. A kernel has one tap, or it covers the whole window, as that of the dense layer after a
+flatten does. The finest map gives the grid of the answers; the others are interpolated: linearly between the middles of
+their cells, and constantly beyond the outermost ones. These are the skips of Long, Shelhamer, Darrell, "Fully
+Convolutional Networks for Semantic Segmentation", 2015, with their fixed bilinear upsampling. As a layer is linear, it
+does not matter whether maps or answers are interpolated: the answers are, which have fewer channels.
+
+Interpolation by a factor r that is shifted by d cells is a transposed convolution with a triangle as its kernel,
+
+    y[i] = Σ_j x[j] · max(0, 1 - |i + d - r·j| / r)
+
+which is exact for any shift, where Resize knows a few, and computes no coordinates.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError, Unsupported
+from onnx_fcn.geometry import Field, Taps
+from onnx_fcn.lifting.emitter import Operand
+from onnx_fcn.lifting.layouts import crop_to_common
+from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of
+from onnx_fcn.lifting.program import Slot, Walk
+from onnx_fcn.lifting.site import Site
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
+from onnx_fcn.walk.cut import cuts_of
+from onnx_fcn.walk.ends import on_grid
+from onnx_fcn.walk.forms import FLOATS
+
+__all__ = ["Head", "map_at", "middle_of", "physical_of", "with_head"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer on maps of a network.
+
+    Attributes:
+        output: the name of its output.
+        tensors: the maps, by their names in the original.
+        kernels: (K, C, *taps) for each map, with C the channels of the lifted map and K the classes.
+        bias: (K,).
+    """
+
+    output: str
+    tensors: tuple[str, ...]
+    kernels: tuple[Array, ...]
+    bias: Array
+
+
+def with_head(document: Document, walk: Walk, head: Head) -> Walk:
+    """The walk of a model with this head as its only output, which is declared in the document.
+
+    Args:
+        document: the model that was walked; it is changed in place.
+        walk: a finished walk that was not assembled.
+        head: the layer.
+
+    Raises:
+        OptionError: if there is no such map, or they cannot be combined.
+    """
+    maps = [map_at(walk, name) for name in head.tensors]
+    for name, x, kernel in zip(head.tensors, maps, head.kernels):
+        if kernel.shape[1:] not in {(x.width, *[1] * len(x.space)), (x.width, *x.window)}:
+            raise OptionError(f"a kernel of {kernel.shape} does not fit the map '{name}' with {x.width} channels")
+    names = [o.name for o in document.proto.graph.output]
+    declared = onnx.helper.make_tensor_value_info(head.output, maps[0].elem_type, None)
+    document.commit(Edit(removed_outputs=set(names), added_outputs=[declared]))
+    proto = onnx.NodeProto(op_type="Head", name=head.output, input=head.tensors, output=[head.output])
+    node = gs.Node(
+        "Head", head.output, inputs=[gs.Variable(n) for n in head.tensors], outputs=[gs.Variable(head.output)]
+    )
+    slot = Slot(node, proto, walk.slots[-1].index, operands=tuple(maps), replaced=True)
+    made = replace(walk, slots=[*walk.slots, slot], outputs=(head.output,), epilogue=[], results={}, formed={})
+    made.names.add(head.output)
+    site = Site(made, len(walk.slots), slot)
+    try:
+        fact = on_grid(site, _joined(site, maps, head, walk.image.size))
+    except Unsupported as refusal:
+        raise OptionError(f"the maps {', '.join(map(repr, head.tensors))} cannot be combined: {refusal}") from None
+    made.facts[head.output] = fact
+    end = gs.Node("Output", head.output, outputs=[gs.Variable(head.output)])
+    made.epilogue.append(Slot(end, onnx.NodeProto(), len(made.slots), replaced=True, operands=(fact,)))
+    made.results[head.output] = fact
+    return made
+
+
+def map_at(walk: Walk, name: str) -> Lifted:
+    """The map of a tensor.
+
+    Raises:
+        OptionError: if there is no such tensor, or it is not a map.
+    """
+    fact = walk.facts.get(name)
+    if fact is None:
+        known = [n for n, f in walk.facts.items() if isinstance(f, Lifted)]
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f": its last maps are {_last(walk)}"
+        raise OptionError(f"the model has no tensor '{name}'{hint}")
+    if not isinstance(fact, Lifted):
+        raise OptionError(f"'{name}' does not depend on the position, so no layer can read it at every pixel")
+    return fact
+
+
+def _last(walk: Walk) -> str:
+    return ", ".join(repr(cut.name) for cut in itertools.islice(cuts_of(walk), 5)) or "not usable"
+
+
+def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int]) -> Lifted:
+    """The sum of the layers on all maps, on the cells of the finest."""
+    finest = min(range(len(maps)), key=lambda k: tuple(a.stride for a in maps[k].space))
+    parts = [
+        _layer(site, x, kernel, head.bias if k == finest else None)
+        for k, (x, kernel) in enumerate(zip(maps, head.kernels))
+    ]
+    main = parts.pop(finest)
+    others = [_onto(site, x, main, native) for x in parts]
+    if not others:
+        return main
+    same = crop_to_common(site, [main, *others])
+    space = tuple(functools.reduce(Axis.joined, axes) for axes in zip(*(x.space for x in same)))
+    space = tuple(_around(replace(a, atoms=own.atoms), own) for a, own in zip(space, main.space))
+    return replace(main, map=site.emit(same, "Sum"), space=space)
+
+
+def _around(joined: Axis, own: Axis) -> Axis:
+    """The axis with a field that has the middle of the finest map's field, where its answers are, in its own middle."""
+    if not own.atoms:
+        return joined
+    field, middle = joined.field, Fraction(own.field.centre)
+    reach = max(middle - Fraction(field.start), Fraction(field.end) - 1 - middle)
+    return replace(joined, field=Field(2 * reach + 1, field.stride, middle - reach))
+
+
+def _layer(site: Site, x: Lifted, kernel: Array, bias: Array | None) -> Lifted:
+    """A layer on one map: (N, C, *space) → (N, K, *space), or (N, K, *grid) if the kernel covers the window."""
+    if x.elem_type not in FLOATS:
+        raise Unsupported("its numbers are rounded to integers: take the model before its quantisation", code="type")
+    covers = kernel.shape[2:] == x.window and x.is_live
+    taps, strides, dilations = x.kernel(range(len(x.space)) if covers else ())
+    kind = site.dtype(x.elem_type)
+    operands: list[Operand] = [x, kernel.astype(kind)]
+    if bias is not None:
+        operands.append(bias.astype(kind))
+    name = site.emit(operands, "Conv", kernel_shape=taps, strides=strides, dilations=dilations)
+    space = tuple(a.contracted() if covers and a.atoms else a for a in x.space)
+    return _as_map(x, name, len(kernel), space)
+
+
+def _as_map(x: Lifted, name: str, width: int, space: tuple[Axis, ...]) -> Lifted:
+    """The fact of a map (N, width, *space)."""
+    channels = atoms_of(width, "k")
+    layout = ((x.batch,) if x.batch.size > 1 else (), channels, *(a.atoms for a in space))
+    return replace(x, map=name, channels=channels, space=space, layout=layout)
+
+
+def middle_of(axis: Axis, native: Sequence[int]) -> Fraction:
+    """The pixel in the middle of cell 0: of its field, or if its window was contracted, of the window."""
+    if axis.image is None:
+        return Fraction(0)
+    return Fraction(axis.field.centre) if axis.atoms else Fraction(native[axis.image] - 1, 2)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """The interpolation of a map along one axis onto the cells of a finer one.
+
+    Attributes:
+        factor: cells of the result per cell of the map, r.
+        shift: how many cells of the result its cell 0 is after cell 0 of the map, d.
+        front: cells of padding before the map.
+        back: cells of padding after the map.
+    """
+
+    factor: int
+    shift: Fraction
+    front: int
+    back: int
+
+    @classmethod
+    def between(cls, coarse: Axis, fine: Axis, native: Sequence[int]) -> Interpolation:
+        """The interpolation of one axis onto another.
+
+        Raises:
+            Unsupported: if the cells are not whole cells apart.
+        """
+        factor = coarse.stride / fine.stride
+        if factor.denominator != 1:
+            raise Unsupported(f"cells {coarse.stride} and {fine.stride} pixels apart do not share a grid", code="grid")
+        shift = (middle_of(fine, native) - middle_of(coarse, native)) / fine.stride
+        _, most = fine.count.beyond(coarse.count.then(int(factor), 0, 1))
+        front = max(0, math.ceil(-shift / factor))
+        return cls(int(factor), shift, front, max(0, math.ceil((most - 1 + shift) / factor) + 1))
+
+    @property
+    def is_identity(self) -> bool:
+        """Are the cells the same?"""
+        return self.factor == 1 and self.shift == 0
+
+    @property
+    def begin(self) -> int:
+        """Cells of the transposed convolution before the first cell of the result."""
+        return math.ceil(self.front * self.factor + self.shift) + self.factor - 1
+
+    @property
+    def triangle(self) -> Array:
+        """The kernel: tap m is max(0, 1 - |m - begin + front·r + d| / r)."""
+        offset = float(self.front * self.factor + self.shift - self.begin)
+        span = 2 * self.factor - (self.shift.denominator == 1)
+        weights: Array = np.maximum(0, 1 - np.abs(np.arange(span) + offset) / self.factor)
+        return weights
+
+    def applied(self, axis: Axis) -> Axis:
+        """The axis of the result."""
+        span, begin = len(self.triangle), self.begin
+        padded = axis.slid(1, "w", 1, pads=(self.front, self.back)).mirrored(max(self.front, self.back))
+        taps = Taps(Fraction(self.factor), 2 * (begin - span + self.factor), 2 * begin)
+        return padded.resampled(1, "w", taps, span - self.factor - begin)
+
+
+def _onto(site: Site, x: Lifted, fine: Lifted, native: Sequence[int]) -> Lifted:
+    """A map (N, K, *space) on the cells of a finer one, or on more at its end."""
+    if [a.image for a in x.space] != [a.image for a in fine.space]:
+        raise Unsupported("their axes run along different axes of the image", code="grid")
+    plans = [Interpolation.between(a, b, native) for a, b in zip(x.space, fine.space)]
+    if all(p.is_identity for p in plans):
+        return replace(x, space=tuple(replace(a, atoms=b.atoms) for a, b in zip(x.space, fine.space)))
+    name = x.map
+    if any(p.front or p.back for p in plans):
+        name = site.pad_edges(name, [0, 0, *(p.front for p in plans)], [0, 0, *(p.back for p in plans)])
+    taps = functools.reduce(np.multiply.outer, [p.triangle for p in plans])
+    kernel = np.broadcast_to(taps, (x.width, 1, *taps.shape)).astype(site.dtype(x.elem_type))
+    pads = [*(p.begin for p in plans), *[0] * len(plans)]
+    strides = [p.factor for p in plans]
+    name = site.emit([name, kernel], "ConvTranspose", strides=strides, pads=pads, group=x.width)
+    site.note_sliding(pads=True, strides=False)
+    space = tuple(replace(p.applied(a), atoms=b.atoms) for p, a, b in zip(plans, x.space, fine.space))
+    return _as_map(x, name, x.width, space)
+
+
+def physical_of(fact: Lifted, original: Array) -> Array:
+    """An original tensor as the window of its map, (N, C, *window): the inverse of `lifting.windows.original_at`."""
+    atoms = [a for group in fact.layout for a in group]
+    batch = original.size // math.prod(a.size for a in atoms if a is not fact.batch)
+    sizes = [batch if a is fact.batch else a.size for a in atoms]
+    values = original.reshape(sizes if fact.batch in atoms else [batch, *sizes])
+    atoms = atoms if fact.batch in atoms else [fact.batch, *atoms]
+    order = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
+    return values.transpose([atoms.index(a) for a in order]).reshape(batch, fact.width, *fact.window)
