@@ -6,7 +6,8 @@
     crops    on larger images, on features that the original gives for crops of the native size
 
 Everything but the features is computed by numpy, in double precision. Crops are compared where no padding is seen, as
-the larger image has pixels there.
+the larger image has pixels there. If operators dilate, the original has one phase of a map only: that is compared with
+the map of the plain conversion, which is validated on its own, and the layer is computed on the latter.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ class _Proof:
     def __init__(self, c: Comparison, fitted: Walk, head: Head, judged: Document) -> None:
         self.c, self.walk, self.head, self.judged = c, fitted, head, judged
         self.facts = [f for f in (c.walk.facts[n] for n in head.tensors) if isinstance(f, Lifted)]
+        self.is_dilated = any(a.rate > 1 for f in self.facts for a in f.space)
         self.formed = fitted.formed.get(head.output)
         self.fact = fitted.results[head.output]
         self.answers = geometry_of(fitted).of(head.output)
@@ -164,7 +166,22 @@ class _Proof:
                     raise
                 continue  # another batch is built into the graph
             maps = [physical_of(f, found[n]) for f, n in zip(self.facts, head.tensors)]
+            if self.is_dilated:
+                plain, maps = maps, self._converted(case)
+                yield from self._first_phases(case, maps, plain)
             yield from self._judge(case, self._want(maps))[0]
+
+    def _converted(self, case: Case) -> list[Array]:
+        """The maps of the plain conversion."""
+        names = [self.c.walk.renamed.get(f.map, f.map) for f in self.facts]
+        return session(self.c.lifted, extract(self.c.lifted.proto, list(self.c.inputs), names))(case.feeds)
+
+    def _first_phases(self, case: Case, maps: Sequence[Array], plain: Sequence[Array]) -> Iterator[Check]:
+        """Is the first phase of each dilated map the original's map?"""
+        for name, fact, have, want in zip(self.head.tensors, self.facts, maps, plain):
+            index: list[Any] = [slice(None, a.extent, a.rate) for a in fact.space]
+            apart = difference(have[(..., *index)], want)
+            yield Check("phases", name, case.size, case.batch, want.size, apart, self.c.tolerance)
 
     def larger(self) -> Iterator[Check]:
         """Larger images: the layer on features of the original's trunk, and on those of its crops."""
@@ -175,12 +192,9 @@ class _Proof:
         cases: list[Case] = [wide_case(c, cut, spread[0], None), wide_case(c, cut, spread[1], None)]
         cases.append(uneven_case(c, spread[2]))
         for case in cases:
-            maps = [self._map_at(name, fact, case) for name, fact in zip(self.head.tensors, self.facts)]
-            known = [m for m in maps if m is not None]
-            want = self._want(known) if len(known) == len(maps) else None
-            checks, got = self._judge(case, want)
+            checks, got = self._judge(case, self._want_at(case))
             yield from checks
-            if isinstance(case, LargerImage):
+            if isinstance(case, LargerImage) and not self.is_dilated:
                 yield from self._crops(case, got)
                 if not any(f.is_live for f in self.facts):
                     yield from self._heads(case, cut, got)
@@ -194,9 +208,17 @@ class _Proof:
         order = sorted(range(len(kept)), key=lambda k: finest.space[kept[k]].image or 0)
         return want.transpose([0, 1, *(2 + k for k in order)])
 
-    def _map_at(self, name: str, fact: Lifted, case: Case) -> Array | None:
-        """A map of the original's trunk on a larger image; None if it does not run there, or is behind the cut."""
-        return reference_map(self.c, Cut(name, fact), case.feeds) if fact.is_live and fact.is_plain else None
+    def _want_at(self, case: Case) -> Array | None:
+        """The layer on a larger image; None if the original's trunk does not run there, or a map is behind the cut."""
+        if self.is_dilated:
+            return self._want(self._converted(case))
+        maps = []
+        for name, fact in zip(self.head.tensors, self.facts):
+            found = reference_map(self.c, Cut(name, fact), case.feeds) if fact.is_live and fact.is_plain else None
+            if found is None:
+                return None
+            maps.append(found)
+        return self._want(maps)
 
     def _run(self, case: Case) -> tuple[Array, Array | None]:
         """The map that the file computes for an image, and what it answers if that is more than the map."""
