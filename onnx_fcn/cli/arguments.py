@@ -7,7 +7,18 @@ import re
 
 from onnx_fcn.running.preprocess import PRESETS, Preprocessing, changed
 
-__all__ = ["PREPROCESSING", "add_network", "add_preprocessing", "count", "names", "number", "numbers", "preprocessing"]
+__all__ = [
+    "PREPROCESSING",
+    "add_network",
+    "add_preprocessing",
+    "add_providers",
+    "count",
+    "names",
+    "number",
+    "numbers",
+    "preprocessing",
+    "size",
+]
 
 
 #: The presets, for the end of a help text.
@@ -52,6 +63,13 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def size(text: str) -> tuple[int, ...]:
+    """Parse a size in pixels: 224x224 → (224, 224)."""
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size in pixels, such as 224x224")
+    return tuple(int(n) for n in re.split("[x×]", text.lower()))
+
+
 def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:
     """Options of the preprocessing; `scale` is the name of the option for the factor."""
     parser.add_argument("--preprocess", choices=tuple(PRESETS), help="what the network was trained on, see below")
@@ -69,6 +87,11 @@ def preprocessing(given: argparse.Namespace, scale: float | None) -> str | Prepr
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Options for the output and the execution providers."""
     parser.add_argument("--output", metavar="NAME", help="the output to use (default: the first)")
+    add_providers(parser)
+
+
+def add_providers(parser: argparse.ArgumentParser) -> None:
+    """The option for the execution providers."""
     parser.add_argument(
         "--providers",
         type=names,

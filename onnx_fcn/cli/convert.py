@@ -12,7 +12,6 @@ import gc
 import io
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
-from onnx_fcn.cli.arguments import count, names
+from onnx_fcn.cli.arguments import count, names, size
 from onnx_fcn.errors import reason_of
 from onnx_fcn.files import drafted
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
@@ -37,7 +36,7 @@ DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 #: Separate commands, by the first argument: the module whose `run` takes all arguments and returns the tables to show.
 #: A model with the name of a command is passed as ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.cli.views")
-COMMANDS["apply"] = "onnx_fcn.cli.apply"
+COMMANDS |= {"apply": "onnx_fcn.cli.apply", "fit": "onnx_fcn.cli.fit"}
 
 EPILOG = """\
 commands on a converted model (onnx-fcn COMMAND --help):
@@ -45,6 +44,9 @@ commands on a converted model (onnx-fcn COMMAND --help):
   segment out.onnx photo.jpg classes.png  write the best class at every pixel
   page out.onnx photo.jpg page.html       write a page to explore the answers
   apply out.onnx huge.tif map.zarr        compute the answers on an image of any size, tile by tile
+
+another last layer (onnx-fcn fit --help):
+  fit model.onnx images/ labels/ out.onnx train it on labelled pixels: a classifier becomes a segmenter
 
 exit codes:
   0    done
@@ -219,7 +221,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the model is read")
     group.add_argument(
         "--input-size",
-        type=_size,
+        type=size,
         metavar="N|HxW",
         help="the image size that the network was made for, if the file does not give it (N: along every axis)",
     )
@@ -287,7 +289,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is reported")
     group.add_argument("--explain", metavar="NAME", help="explain a node or tensor, and why it is refused")
     group.add_argument(
-        "--sizes", nargs="+", type=_size, default=[], metavar="N|HxW", help="report the cost for these image sizes"
+        "--sizes", nargs="+", type=size, default=[], metavar="N|HxW", help="report the cost for these image sizes"
     )
     group.add_argument(
         "--json", metavar="FILE", help="write the report as JSON; - writes it to stdout, and nothing else"
@@ -315,13 +317,6 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
         error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")
-
-
-def _size(text: str) -> tuple[int, ...]:
-    """Parse a size in pixels: 224x224 → (224, 224)."""
-    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size in pixels, such as 224x224")
-    return tuple(int(n) for n in re.split("[x×]", text.lower()))
 
 
 def _seed(text: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from onnx_fcn.walk.heads import Head, map_at, with_head
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 
-__all__ = ["Network", "Written", "open_network"]
+__all__ = ["Network", "Written", "free_name", "open_network"]
 
 
 #: The map itself, at the network's own stride.
@@ -94,6 +94,8 @@ class Network:
         output: str | os.PathLike[str] | None,
         trained: Mapping[str, Any],
         *,
+        labels: Sequence[str] = (),
+        preprocessing: Mapping[str, Any] | None = None,
         external_data: bool | None = None,
     ) -> Written:
         """Write the trained file, whole or not at all, after it has been compared with the original.
@@ -102,6 +104,8 @@ class Network:
             head: the trained layer.
             output: the file; None to keep the model in memory.
             trained: what the metadata tell about the training, beside what they need.
+            labels: the names of the classes.
+            preprocessing: how pixels become the input, as `Preprocessing.to_json` gives it.
             external_data: as of `convert`.
 
         Raises:
@@ -117,7 +121,14 @@ class Network:
         geometry, source = geometry_of(walk), fingerprint(self.given.whole.proto.graph)
         nodes = [e.node.name for e in walk.slots[-1].emissions if e.node.op == "Conv"]
         fit = {"output": head.output, "tensors": head.tensors, "nodes": nodes, **trained}
-        metadata = metadata_of(geometry, source, document.proto.graph, self.asked.to_json())
+        metadata = metadata_of(
+            geometry,
+            source,
+            document.proto.graph,
+            self.asked.to_json(),
+            labels=labels,
+            preprocessing=preprocessing,
+        )
         document.commit(Edit(metadata={**metadata, f"{PREFIX}fit": json.dumps(fit, ensure_ascii=False)}))
         if output is None:
             proof = passed(prove_head(self.comparison, walk, head, document), self.given)

@@ -31,7 +31,7 @@ from fractions import Fraction
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of", "lcm"]
 
 
 #: The batch that shapes are first evaluated with: a prime of which no literal in a real network is a multiple, so every

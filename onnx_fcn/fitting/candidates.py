@@ -1,0 +1,236 @@
+"""Which maps of a network a new last layer may read.
+
+    last      what the original's last layer reads: features of a whole window, often behind a pooling
+    cut       the last feature map that all answers are computed from
+    stride 8  the last map with 8 pixels between its cells, and so for every stride of the network from 4 on
+
+Classes of whole images need the first; the later a map, the less it says where something is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from onnx import NodeProto
+
+from onnx_fcn.errors import OptionError
+from onnx_fcn.fitting.network import Network
+from onnx_fcn.lifting.facts import Known
+from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.model.operators import PROBABILITIES, THROUGH
+from onnx_fcn.walk.cut import cuts_of
+from onnx_fcn.walk.fields import sliding
+from onnx_fcn.walk.forms import FLOATS
+
+__all__ = ["Candidate", "Feature", "among", "joined", "usable"]
+
+
+#: The finest stride that is tried unasked: finer maps have few features, and many cells.
+FINEST = 4
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One map that a layer reads.
+
+    Attributes:
+        tensor: its name in the original.
+        fact: the lifted map.
+        covers: does the layer read all cells of a window, or one cell?
+    """
+
+    tensor: str
+    fact: Lifted
+    covers: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """Features for each place."""
+        return self.fact.width * (math.prod(self.fact.window) if self.covers else 1)
+
+    @property
+    def stride(self) -> tuple[Fraction, ...]:
+        """Pixels between neighbouring cells, along each axis of the image."""
+        return tuple(a.window_stride if self.covers else a.stride for a in sliding(self.fact))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice of maps.
+
+    Attributes:
+        name: such as ``cut`` or ``stride 8+16``.
+        features: the maps, the finest first.
+    """
+
+    name: str
+    features: tuple[Feature, ...]
+
+    @property
+    def numbers(self) -> int:
+        """Features for each place."""
+        return sum(f.numbers for f in self.features)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the maps in the original."""
+        return tuple(f.tensor for f in self.features)
+
+
+def among(network: Network, at: str | Sequence[str]) -> tuple[list[Candidate], list[str]]:
+    """The candidates that are asked for, and sentences about those that cannot be used.
+
+    Args:
+        network: the classifier.
+        at: ``auto``, ``last``, ``cut``, ``stride:8,16``, or the names of tensors.
+
+    Raises:
+        OptionError: if none can be used, or there is no such map.
+    """
+    if at == "auto":
+        return _all(network)
+    if at == "last":
+        return [Candidate("last", (_last(network),))], []
+    if at == "cut":
+        return [Candidate("cut", (_cut(network),))], []
+    if isinstance(at, str) and at.startswith("stride:"):
+        return [_at_strides(network, at.removeprefix("stride:"))], []
+    names = [n.strip() for n in at.split(",")] if isinstance(at, str) else list(at)
+    features = tuple(usable(network, name) for name in names)
+    if len(set(names)) < len(names) or not names:
+        raise OptionError("--at names each map once")
+    return [joined(features)], []
+
+
+def joined(features: Sequence[Feature]) -> Candidate:
+    """One candidate of several maps."""
+    ordered = tuple(sorted(features, key=lambda f: f.stride))
+    name = "stride " + "+".join(f"{float(max(f.stride)):g}" for f in ordered)
+    return Candidate(name, ordered)
+
+
+def usable(network: Network, name: str, *, covers: bool = False) -> Feature:
+    """A map by its name.
+
+    Raises:
+        OptionError: if it cannot be used, with the reason.
+    """
+    fact = network.map_at(name)
+    if fact.elem_type not in FLOATS:
+        raise OptionError(f"'{name}' is rounded to integers, so no layer can be trained on it: fit the float model")
+    if not all(a.field.is_local for a in sliding(fact)):
+        raise OptionError(
+            f"'{name}' depends on the whole image, through a squeeze-and-excite gate or the like, so its features "
+            "differ from crop to crop: choose an earlier map with --at"
+        )
+    if fact.padding is not None or fact.unfolded is not None:
+        raise OptionError(f"'{name}' is not a map that a layer can read at every position: choose another with --at")
+    if not covers and not fact.is_plain:
+        raise OptionError(f"'{name}' ({fact}) is not a map: its positions and channels are on one axis")
+    return Feature(name, fact, covers and fact.is_live)
+
+
+def _all(network: Network) -> tuple[list[Candidate], list[str]]:
+    found: dict[str, Candidate] = {}
+    refused: list[str] = []
+    for name, find in (("last", _last), ("cut", _cut)):
+        try:
+            feature = find(network)
+        except OptionError as error:
+            refused.append(f"{name}: {error}")
+            continue
+        found.setdefault(feature.tensor, Candidate(name, (feature,)))
+    for feature in _of_each_stride(network):
+        if max(feature.stride) >= FINEST:
+            found.setdefault(feature.tensor, joined([feature]))
+    if not found:
+        raise OptionError(f"the network has no map that a layer can be trained on: {'; '.join(refused)}")
+    return list(found.values()), refused
+
+
+def _of_each_stride(network: Network) -> Iterator[Feature]:
+    """The last usable map of each stride, the coarsest first."""
+    seen = set()
+    for cut in cuts_of(network.walk):
+        stride = tuple(a.stride for a in sliding(cut.fact))
+        if stride in seen or not _is_usable(network, cut.name) or cut.name == network.walk.image.name:
+            continue
+        seen.add(stride)
+        yield Feature(cut.name, cut.fact)
+
+
+def _is_usable(network: Network, name: str) -> bool:
+    try:
+        usable(network, name)
+    except OptionError:
+        return False
+    return True
+
+
+def _at_strides(network: Network, text: str) -> Candidate:
+    wanted = [w.strip() for w in text.split(",")]
+    by_stride = {f"{float(max(f.stride)):g}": f for f in _of_each_stride(network)}
+    if unknown := [w for w in wanted if w not in by_stride]:
+        known = ", ".join(sorted(by_stride, key=float)) or "none"
+        raise OptionError(
+            f"no map that all answers are computed from has a stride of {unknown[0]} pixels: the strides are {known}"
+        )
+    return joined([by_stride[w] for w in dict.fromkeys(wanted)])
+
+
+def _cut(network: Network) -> Feature:
+    """The last map that all answers are computed from.
+
+    Raises:
+        OptionError: if it cannot be used.
+    """
+    cut = next(iter(cuts_of(network.walk)), None)
+    if cut is None or cut.name == network.walk.image.name:
+        raise OptionError("no feature map is common to all answers: name a tensor with --at")
+    return usable(network, cut.name)
+
+
+def _last(network: Network) -> Feature:
+    """What the last layer reads.
+
+    Raises:
+        OptionError: if the network does not end with a linear layer.
+    """
+    graph, facts = network.given.selected.proto.graph, network.walk.facts
+    makers = {o: node for node in graph.node for o in node.output if o}
+    name, node = graph.output[0].name, None
+    while name in makers:
+        node = makers[name]
+        lifted = [n for n in node.input if isinstance(facts.get(n), Lifted)]
+        if len(lifted) != 1:
+            break
+        (read,) = lifted
+        if node.op_type in ("Gemm", "MatMul", "Conv"):
+            return usable(network, read, covers=_covers(network, node, read))
+        if node.op_type not in PROBABILITIES | THROUGH | {"Add"} or (node.op_type == "Add" and not _adds(node, facts)):
+            break
+        name = read
+    what = f"{node.op_type} '{node.name or node.output[0]}'" if node is not None else f"'{name}'"
+    raise OptionError(
+        f"the network ends with {what}, which is no dense layer or convolution, so there is no last layer to replace: "
+        "--at cut, or the name of a tensor, says what to train on"
+    )
+
+
+def _adds(node: NodeProto, facts: object) -> bool:
+    assert isinstance(facts, dict)
+    return any(isinstance(facts.get(n), Known) for n in node.input)
+
+
+def _covers(network: Network, node: NodeProto, read: str) -> bool:
+    """Does a layer read all cells of a window at once?"""
+    fact = network.map_at(read)
+    if not fact.is_live:
+        return False
+    if node.op_type == "Conv":
+        taps = network.walk.values[node.input[1]].shape[2:]
+        return fact.is_plain and math.prod(taps) == math.prod(fact.window)
+    return fact.shape[-1] == fact.width * math.prod(fact.window)

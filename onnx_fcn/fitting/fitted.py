@@ -1,0 +1,228 @@
+"""What a training gave: the layer, how good it is on images that it was not trained on, and the trained file."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx_fcn.running.confusion import Confusion
+
+from onnx_fcn.checking.checks import Validation
+from onnx_fcn.fitting.candidates import Candidate
+from onnx_fcn.geometry import Geometry
+from onnx_fcn.model.document import Document
+from onnx_fcn.reporting.checks import tables_of, validation_dict
+from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.tables import Table, bytes_of, plain
+
+__all__ = ["Fitted", "Tested"]
+
+
+#: Version of the report as JSON.
+FORMAT = 1
+
+#: Classes in the table of the terminal.
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How well the layer on some maps does on images that it was not trained on.
+
+    Attributes:
+        at: the maps, such as ``cut`` or ``stride 8+16``.
+        tensors: their names in the original.
+        numbers: features for each place.
+        strength: the chosen C.
+        mean_iou: intersection over union, averaged over classes, then over folds.
+        error: its standard error over folds; NaN for a single fold.
+        confusion: labelled pixels of all folds.
+    """
+
+    at: str
+    tensors: tuple[str, ...]
+    numbers: int
+    strength: float
+    mean_iou: float
+    error: float
+    confusion: Confusion
+
+    @classmethod
+    def of(cls, candidate: Candidate, strength: float, mean_iou: float, error: float, confusion: Confusion) -> Tested:
+        """The result of a candidate."""
+        return cls(candidate.name, candidate.tensors, candidate.numbers, strength, mean_iou, error, confusion)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {
+            "at": self.at,
+            "tensors": self.tensors,
+            "features": self.numbers,
+            "c": self.strength,
+            "mean_iou": _json(self.mean_iou),
+            "standard_error": _json(self.error),
+            **_measures(self.confusion),
+        }
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of `fit`.
+
+    Attributes:
+        path: the trained file; None if none was written.
+        size: bytes of that file.
+        output: the name of its output.
+        at: the maps that the layer reads, such as ``stride 8+16``.
+        tensors: their names in the original.
+        strength: C, the inverse of the penalty on weights.
+        names: the names of the classes.
+        pixels: labelled pixels of each class.
+        samples: pixels that the layer was trained on.
+        images: number of images with labels.
+        folds: what the folds are, in words; empty if nothing could be held out.
+        scores: of every candidate on the folds, the chosen one first.
+        held_out: of the trained layer on the held-out images; None if there are none.
+        preprocess: how pixels become the network's input.
+        balance: ``balanced`` or ``none``.
+        notes: sentences that a user should read.
+        geometry: where the answers are.
+        validation: the comparison of the trained file with the original.
+        seconds: duration.
+    """
+
+    path: str | None
+    size: int
+    output: str
+    at: str
+    tensors: tuple[str, ...]
+    strength: float
+    names: tuple[str, ...]
+    pixels: tuple[int, ...]
+    samples: int
+    images: int
+    folds: str
+    scores: tuple[Tested, ...]
+    held_out: Confusion | None
+    preprocess: Preprocessing | None
+    balance: str
+    notes: tuple[str, ...]
+    geometry: Geometry
+    validation: Validation
+    seconds: float
+    _document: Document
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trained model, whole or not at all.
+
+        Raises:
+            OptionError: if the path cannot be written.
+        """
+        self._document.save(path)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The trained model in memory, with its weights."""
+        return self._document.to_proto()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as a JSON object: see docs/training.md."""
+        return {
+            "version": FORMAT,
+            "output": self.path,
+            "name": self.output,
+            "at": self.at,
+            "tensors": self.tensors,
+            "c": self.strength,
+            "balance": self.balance,
+            "classes": [{"name": name, "pixels": count} for name, count in zip(self.names, self.pixels)],
+            "images": self.images,
+            "samples": self.samples,
+            "folds": self.folds or None,
+            "scores": [s.to_dict() for s in self.scores],
+            "held_out": None if self.held_out is None else _measures(self.held_out),
+            "preprocessing": None if self.preprocess is None else self.preprocess.to_json(),
+            "notes": self.notes,
+            "validation": validation_dict(self.validation),
+            "seconds": self.seconds,
+        }
+
+    def tables(self, *, verbose: bool = False) -> list[Table]:
+        """The report as tables: every candidate and every check if `verbose`."""
+        answers = self.geometry.of(self.output)
+        stride = "×".join(f"{float(s):g}" for s in dict.fromkeys(answers.stride))
+        labelled = ", ".join(f"{name} {count:,}" for name, count in zip(self.names[:SHOWN], self.pixels))
+        more = f" and {len(self.names) - SHOWN} more classes" if len(self.names) > SHOWN else ""
+        rows = [
+            ("labels", f"{self.images} {'image' if self.images == 1 else 'images'}, pixels: {labelled}{more}"),
+            ("network", f"gets {self.preprocess}"),
+            ("layer", f"reads {self.at}: {', '.join(map(repr, self.tensors))}; an answer every {stride} pixels"),
+            ("trained", f"on {self.samples:,} pixels, C = {self.strength:g}, classes {self._balance()}"),
+        ]
+        tables = [Table("", (), tuple(rows))]
+        if self.scores:
+            tables.append(self._candidates(verbose))
+            tables.append(_by_class(f"{self.at}, on {self.folds}", self.names, self.scores[0].confusion))
+        if self.held_out is not None:
+            tables.append(_by_class("held-out images", self.names, self.held_out))
+        if self.notes:
+            tables.append(Table("Notes", (), tuple(("–", note) for note in self.notes)))
+        tables += tables_of(self.validation, verbose=verbose)
+        if self.path is not None:
+            tables.append(Table("", (), (("written", f"{self.path}, {bytes_of(self.size)}"),)))
+        return tables
+
+    def text(self, *, verbose: bool = False) -> str:
+        """The report as plain text."""
+        return plain(self.tables(verbose=verbose))
+
+    def _balance(self) -> str:
+        return "balanced, so scores are no calibrated probabilities" if self.balance == "balanced" else "not balanced"
+
+    def _candidates(self, verbose: bool) -> Table:
+        rows = []
+        for k, score in enumerate(self.scores):
+            error = "" if math.isnan(score.error) else f" ± {score.error:.3f}"
+            note = self._why() if k == 0 else ""
+            rows.append((score.at, f"{score.mean_iou:.3f}{error}", f"{score.confusion.accuracy:.3f}", note))
+        headings = ("maps", "mean IoU", "pixels right", "")
+        return Table(f"On {self.folds}", headings, tuple(rows if verbose else rows[:SHOWN]))
+
+    def _why(self) -> str:
+        """Why the first candidate was taken."""
+        if len(self.scores) == 1:
+            return "as asked for"
+        best = max(self.scores, key=lambda s: s.mean_iou)
+        if best is self.scores[0]:
+            return "taken: the best"
+        return f"taken: within a standard error of {best.at}, with fewer maps"
+
+
+def _by_class(title: str, names: tuple[str, ...], confusion: Confusion) -> Table:
+    """IoU and recall of each class."""
+    rows = []
+    truth = confusion.matrix.sum(1)
+    for k in np.argsort(-truth, kind="stable")[:SHOWN]:
+        others = confusion.matrix[k].astype(float).copy()
+        others[k] = 0
+        taken = names[int(others.argmax())] if others.sum() > 0 else "–"
+        share = f" ({others.max() / truth[k]:.1%})" if others.sum() > 0 else ""
+        rows.append((names[k], f"{confusion.iou[k]:.3f}", f"{confusion.recall[k]:.3f}", f"{taken}{share}"))
+    return Table(f"By class: {title}", ("class", "IoU", "recall", "most often taken for"), tuple(rows))
+
+
+def _measures(confusion: Confusion) -> dict[str, Any]:
+    return {
+        "pixel_accuracy": _json(confusion.accuracy),
+        "pooled_mean_iou": _json(confusion.mean_iou),
+        "iou": [_json(v) for v in confusion.iou.tolist()],
+        "recall": [_json(v) for v in confusion.recall.tolist()],
+        "confusion": [[round(float(v)) for v in row] for row in confusion.matrix],
+    }
+
+
+def _json(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,211 @@
+"""Which maps to read, and how strongly to penalise weights: by folds over images.
+
+Scores are those of whole maps, although only some pixels of each class are sampled: every sample stands for as many
+labelled pixels of its class and image as there are per sample, so that confusion matrices are estimates of those of all
+labelled pixels (Horvitz, Thompson, 1952).
+
+One hold-out chooses wrongly, and so does the best of many by a hair. So the mean over folds decides, and of what is
+within one standard error of the best the simplest is taken: the strongest penalty, and the fewest maps (Breiman,
+Friedman, Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx_fcn.running.confusion import Confusion
+
+from onnx_fcn._types import Array
+from onnx_fcn.fitting.candidates import Candidate, Feature, joined
+from onnx_fcn.fitting.solver import STRENGTHS, path
+
+__all__ = ["Fold", "Samples", "Score", "confusion_of", "folds_of", "scored", "searched"]
+
+
+#: The most samples that layers are trained on while maps and penalties are searched; the last one takes all.
+SEARCHED = 6000
+
+#: The most maps that are combined.
+MOST = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled pixels of all images, with their features.
+
+    Attributes:
+        features: (n, numbers) for each map, by its tensor's name.
+        classes: (n,) from 0 on.
+        images: (n,) the image of each.
+        positions: (n, rank) in pixels.
+        weights: (n,) how many labelled pixels each stands for.
+        count: number of classes.
+    """
+
+    features: Mapping[str, Array]
+    classes: Array
+    images: Array
+    positions: Array
+    weights: Array
+    count: int
+
+    def of(self, candidate: Candidate, rows: Array) -> Array:
+        """The features of some samples for a candidate: (rows, numbers)."""
+        return np.concatenate([self.features[name][rows] for name in candidate.tensors], axis=1)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows to train on, and rows to test on."""
+
+    train: Array
+    test: Array
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a candidate does on images that its layer was not trained on.
+
+    Attributes:
+        candidate: the maps.
+        strength: the chosen C.
+        mean_iou: intersection over union, averaged over classes, then over folds.
+        error: its standard error over folds; NaN for a single fold.
+        confusion: (classes, classes) labelled pixels of all folds: rows are the truth, columns the prediction.
+        by_strength: `mean_iou` for every C.
+    """
+
+    candidate: Candidate
+    strength: float
+    mean_iou: float
+    error: float
+    confusion: Array
+    by_strength: Mapping[float, float]
+
+
+def folds_of(samples: Samples, wanted: int, field: Sequence[float], seed: int) -> tuple[list[Fold], str]:
+    """Folds by image, or by stretches of a single image; and a sentence about what they are.
+
+    Args:
+        samples: the labelled pixels.
+        wanted: the number of folds; with fewer images each is left out in turn.
+        field: pixels that a feature sees along each axis: of a single image, samples nearer than this to those that
+            are tested are left out of the training.
+        seed: of the assignment of images to folds.
+    """
+    images = np.unique(samples.images)
+    if len(images) > 1:
+        count = min(wanted, len(images))
+        order = np.random.default_rng(seed).permutation(len(images))
+        of_image = dict(zip(images[order].tolist(), (np.arange(len(images)) % count).tolist()))
+        group = np.array([of_image[k] for k in samples.images.tolist()])
+        folds = [_fold(samples, group != k, group == k) for k in range(count)]
+        what = f"{count} folds of {len(images)} images" if count < len(images) else f"each of {count} images in turn"
+        return [f for f in folds if f is not None], what
+    axis = int(np.argmax(np.ptp(samples.positions, axis=0)))
+    at, count = samples.positions[:, axis], max(min(wanted, len(samples.classes) // 2), 2)
+    edges = np.quantile(at, np.linspace(0, 1, count + 1))
+    folds = []
+    for first, last in zip(edges[:-1], edges[1:]):
+        test = (at >= first) & ((at < last) | (last == edges[-1]))
+        distant = (at < first - field[axis]) | (at > last + field[axis])
+        fold = _fold(samples, distant, test) or _fold(samples, ~test, test)
+        folds += [] if fold is None else [fold]
+    return folds, f"{len(folds)} stretches of a single image, which is optimistic"
+
+
+def _fold(samples: Samples, train: Array, test: Array) -> Fold | None:
+    """A fold; None if it has fewer than two classes to train on, or nothing to test."""
+    if len(np.unique(samples.classes[train])) < 2 or not test.any():
+        return None
+    return Fold(np.flatnonzero(train), np.flatnonzero(test))
+
+
+def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanced: bool, seed: int) -> Score:
+    """The score of one candidate."""
+    confusions: dict[float, list[Array]] = {c: [] for c in STRENGTHS}
+    for number, fold in enumerate(folds):
+        train = _thinned(fold.train, np.random.default_rng((seed, number)))
+        features, test = samples.of(candidate, train), samples.of(candidate, fold.test)
+        for strength, layer in path(features, samples.classes[train], samples.count, balanced):
+            best = layer(test).argmax(1)
+            confusions[strength].append(
+                confusion_of(samples.classes[fold.test], best, samples.weights[fold.test], samples.count)
+            )
+    ious = {c: np.array([Confusion(m).mean_iou for m in found]) for c, found in confusions.items()}
+    means = {c: float(v.mean()) for c, v in ious.items()}
+    best = max(means, key=lambda c: means[c])
+    chosen = min(c for c in means if means[c] >= means[best] - _error(ious[best]))
+    total = np.sum(confusions[chosen], axis=0)
+    return Score(candidate, chosen, means[chosen], _error(ious[chosen], math.nan), total, means)
+
+
+def _thinned(rows: Array, random: np.random.Generator) -> Array:
+    """At most `SEARCHED` of the rows."""
+    if len(rows) <= SEARCHED:
+        return rows
+    kept: Array = np.sort(random.choice(rows, SEARCHED, replace=False))
+    return kept
+
+
+def _error(values: Array, unknown: float = 0.0) -> float:
+    """The standard error of a mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else unknown
+
+
+def confusion_of(truth: Array, predicted: Array, weights: Array, count: int) -> Array:
+    """The confusion matrix (count, count) of weighted samples: rows are the truth."""
+    return np.bincount(truth * count + predicted, weights, count * count).reshape(count, count)
+
+
+def searched(
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    folds: Sequence[Fold],
+    balanced: bool,
+    seed: int,
+    said: Callable[[str], None],
+) -> list[Score]:
+    """The scores of all candidates, and of those maps together that promise most; the chosen one first.
+
+    The best map is joined with the next finer and the next coarser one, as long as that gains.
+    """
+    scores: dict[tuple[str, ...], Score] = {}
+
+    def score(candidate: Candidate) -> Score:
+        if candidate.tensors not in scores:
+            said(f"scoring {candidate.name}")
+            scores[candidate.tensors] = scored(samples, candidate, folds, balanced, seed)
+        return scores[candidate.tensors]
+
+    for candidate in candidates:
+        score(candidate)
+    maps = sorted(
+        (c.features[0] for c in candidates if c.name != "last" and len(c.features) == 1), key=lambda f: f.stride
+    )
+    singles = [scores[(f.tensor,)] for f in maps]
+    if len(maps) > 1:
+        best = max(singles, key=lambda s: s.mean_iou)
+        while len(best.candidate.features) < MOST:
+            wider = [score(joined(f)) for f in _wider(maps, best.candidate.features)]
+            better = max(wider, key=lambda s: s.mean_iou, default=best)
+            if better.mean_iou <= best.mean_iou:
+                break
+            best = better
+    best = max(scores.values(), key=lambda s: s.mean_iou)
+    least = best.mean_iou - (0.0 if math.isnan(best.error) else best.error)
+    chosen = min(
+        (s for s in scores.values() if s.mean_iou >= least),
+        key=lambda s: (len(s.candidate.features), -s.mean_iou),
+    )
+    return [chosen, *sorted((s for s in scores.values() if s is not chosen), key=lambda s: -s.mean_iou)]
+
+
+def _wider(maps: Sequence[Feature], have: Sequence[Feature]) -> list[tuple[Feature, ...]]:
+    """The maps that are had with the next finer one, and with the next coarser one."""
+    places = [k for k, f in enumerate(maps) if f in have]
+    more = [k for k in (places[0] - 1, places[-1] + 1) if 0 <= k < len(maps)]
+    return [(*have, maps[k]) for k in more]

@@ -1,0 +1,121 @@
+"""The last layer, trained: multinomial logistic regression by scikit-learn, the only module that imports it.
+
+Features are standardised, since the penalty treats all alike. Their mean and deviation are folded into the layer, in
+double precision:
+
+    W · (x - mean) / std + b  =  (W / std) · x + (b - W · mean / std)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError
+
+__all__ = ["STRENGTHS", "Layer", "check_installed", "path", "trained", "version"]
+
+
+#: What C is chosen from: C times the loss, summed over samples, is added to half the squared weights.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+#: Iterations of L-BFGS at most, and where it stops, while C is searched and for the final layer.
+SEARCH = {"max_iter": 200, "tol": 1e-3}
+FINAL = {"max_iter": 2000, "tol": 1e-5}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer on features as the network gives them: (features) → scores of the classes.
+
+    Attributes:
+        weights: (classes, features), in double precision.
+        bias: (classes,).
+        converged: did the optimiser find the minimum?
+    """
+
+    weights: Array
+    bias: Array
+    converged: bool
+
+    def __call__(self, features: Array) -> Array:
+        """(n, features) → (n, classes)."""
+        scores: Array = features @ self.weights.T + self.bias
+        return scores
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The mean and the deviation of features."""
+
+    mean: Array
+    deviation: Array
+
+    @classmethod
+    def of(cls, features: Array) -> Standard:
+        """Those of (n, features); a feature that never varies keeps its size."""
+        mean = features.mean(0, dtype=np.float64)
+        deviation = np.sqrt(np.maximum(np.square(features - mean.astype(np.float32)).mean(0, dtype=np.float64), 0))
+        return cls(mean, np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-30), deviation, 1.0))
+
+    def __call__(self, features: Array) -> Array:
+        values: Array = (features - self.mean.astype(np.float32)) / self.deviation.astype(np.float32)
+        return values
+
+    def folded(self, weights: Array, bias: Array, converged: bool) -> Layer:
+        """A layer on standardised features, as one on the features themselves."""
+        scaled = weights / self.deviation
+        return Layer(scaled, bias - scaled @ self.mean, converged)
+
+
+def path(features: Array, classes: Array, count: int, balanced: bool) -> Iterator[tuple[float, Layer]]:
+    """Layers for every C of `STRENGTHS`, each started from the one before."""
+    yield from _trained(features, classes, count, balanced, STRENGTHS, SEARCH)
+
+
+def trained(features: Array, classes: Array, count: int, balanced: bool, strength: float) -> Layer:
+    """The layer for one C: features (n, numbers), classes (n,) from 0 to count - 1."""
+    strengths = [s for s in STRENGTHS if s < strength] + [strength]
+    return list(_trained(features, classes, count, balanced, strengths, FINAL))[-1][1]
+
+
+def _trained(
+    features: Array, classes: Array, count: int, balanced: bool, strengths: Sequence[float], limits: dict[str, Any]
+) -> Iterator[tuple[float, Layer]]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    standard = Standard.of(features)
+    values = standard(features)
+    model = LogisticRegression(warm_start=True, class_weight="balanced" if balanced else None, **limits)
+    for strength in strengths:
+        model.set_params(C=strength)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged`
+            model.fit(values, classes)
+        weights, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+        if len(weights) == 1:  # two classes: the sigmoid of s is the softmax of (-s/2, s/2)
+            weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+        every, shift = np.zeros((count, weights.shape[1])), np.full(count, bias.min() - 1e3)
+        every[model.classes_], shift[model.classes_] = weights, bias
+        yield strength, standard.folded(every, shift, int(np.max(model.n_iter_)) < limits["max_iter"])
+
+
+def check_installed() -> None:
+    """Raises OptionError if scikit-learn is missing."""
+    try:
+        import sklearn.linear_model  # noqa: F401
+    except ImportError as error:
+        raise OptionError(f"training needs scikit-learn: pip install 'onnx-fcn[fit]' ({error})") from None
+
+
+def version() -> str:
+    """The version of scikit-learn."""
+    import sklearn
+
+    return str(sklearn.__version__)
