@@ -1,4 +1,7 @@
-"""Arrays, stores, sound and pictures as stored images."""
+"""Arrays, stores, sound and pictures as stored images.
+
+All are read as the numbers that are shown, or, for masks, as those that are stored (`shown=False`).
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,30 @@ from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing_packa
 __all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
 
 
+#: Formats of pictures that return the numbers they were given. Others lose some, or scale them when they are read.
+NUMBERED = ("BMP", "GIF", "PNG")
+
+#: Pillow's modes with one number a pixel, which is grey or an index of the palette.
+SINGLE = ("1", "L", "P", "I", "I;16", "I;16B", "LA")
+
+
 def from_numbers(
-    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fetch: Callable[[Box], Array], **more: Any
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fetch: Callable[[Box], Array],
+    *,
+    shown: bool = True,
+    **more: Any,
 ) -> Stored:
-    """Numbers whose meaning follows from their dtype alone; True is white and False black."""
-    if dtype.kind != "b":
+    """Numbers whose meaning follows from their dtype alone; True is shown as white and False as black."""
+    if dtype.kind != "b" or not shown:
         return Stored(name, shape, dtype, fetch, white_of(dtype), **more)
     kind = np.dtype(np.uint8)
     return Stored(name, shape, kind, lambda box: fetch(box) * np.uint8(255), white_of(kind), **more)
 
 
-def from_npy(name: str) -> Stored:
+def from_npy(name: str, *, shown: bool = True) -> Stored:
     """Mapped anew for each region: with one mapping, every page ever read would count as resident memory."""
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with open(name, "rb") as file:
@@ -45,10 +61,10 @@ def from_npy(name: str) -> Stored:
 
     if 0 in shape:
         raise OptionError(f"'{name}' has no pixels: its shape is {shape}")
-    return from_numbers(f"'{name}'", shape, dtype, fetch, files=(name,))
+    return from_numbers(f"'{name}'", shape, dtype, fetch, shown=shown, files=(name,))
 
 
-def from_zarr(name: str, level: int) -> Stored:
+def from_zarr(name: str, level: int, *, shown: bool = True) -> Stored:
     """An array of a zarr store, or a level of a group of arrays."""
     import zarr
 
@@ -64,7 +80,8 @@ def from_zarr(name: str, level: int) -> Stored:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
     check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "one chunk")
-    return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), files=(name,))
+    more: Any = {"shown": shown, "files": (name,)}
+    return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), **more)
 
 
 def from_wav(name: str) -> Stored:
@@ -89,7 +106,7 @@ def from_wav(name: str) -> Stored:
     return Stored(f"'{name}'", shape, dtype, fetch, white, 1, NUMBERS, rank=1, files=(name,), close=file.close)
 
 
-def from_picture(name: str) -> Stored:
+def from_picture(name: str, *, shown: bool = True) -> Stored:
     """PNG, JPEG and every other format that Pillow reads. They are not stored by region, so all of it is decoded."""
     import PIL.Image
 
@@ -97,7 +114,7 @@ def from_picture(name: str) -> Stored:
     try:
         with PIL.Image.open(name) as file:
             check_room(f"'{name}'", 2 * math.prod(file.size) * max(len(file.getbands()), 3), "decoding it")
-            return _decode(f"'{name}'", file, (name,))
+            return _decode(f"'{name}'", file, (name,)) if shown else _decode_numbers(name, file)
     except PIL.UnidentifiedImageError:
         raise OptionError(f"'{name}' is not an image: TIFF, PNG, JPEG, .npy, .wav and zarr stores are read") from None
     finally:
@@ -135,3 +152,29 @@ def _decode(name: str, picture: Any, files: tuple[str, ...]) -> Stored:
     return from_numbers(
         name, shape, dtype, lambda box: pixels[box], samples=samples, tone=tone, alpha=alpha, files=files
     )
+
+
+def _decode_numbers(name: str, picture: Any) -> Stored:
+    """The numbers that a picture stores, grey or indices of its palette, turned by the EXIF orientation."""
+    import PIL.ImageOps
+
+    if picture.format not in NUMBERED:
+        raise OptionError(
+            f"'{name}' is {picture.format}, which may return other numbers than it was given: save it as PNG or TIFF"
+        )
+    mode, step = picture.mode, _step_of(name, picture)
+    pixels = np.asarray(PIL.ImageOps.exif_transpose(picture))
+    if step > 1:
+        pixels = pixels // np.uint8(step)
+    more: Any = {"tone": GREY if mode in SINGLE else RGB, "alpha": int(mode in ("LA", "RGBA")), "files": (name,)}
+    more["samples"] = 2 if pixels.ndim == 3 else None
+    return from_numbers(f"'{name}'", pixels.shape, pixels.dtype, lambda box: pixels[box], shown=False, **more)
+
+
+def _step_of(name: str, picture: Any) -> int:
+    """Pillow scales the 2 and 4 bits of a grey PNG to a byte: the difference between neighbouring numbers then."""
+    if picture.format != "PNG" or picture.mode != "L":
+        return 1
+    with open(name, "rb") as file:
+        bits = file.read(25)[24]  # in IHDR, which is first
+    return 255 // ((1 << bits) - 1) if bits in (2, 4) else 1

@@ -2,7 +2,7 @@
 
 Uncompressed pixels are memory-mapped; otherwise the tiles or strips of a region are decoded. Numbers become those of
 the picture that is shown: turned by the orientation, inverted if white is zero, looked up in the palette, and scaled to
-full range if they have fewer than 8 bits.
+full range if they have fewer than 8 bits. For masks they are only turned.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, PALETTE, MASK, CMYK, YCBCR, LINEAR = 0, 1
 #: Compressions whose decoders always return RGB: all kinds of JPEG, WebP, JPEG XL.
 TO_RGB = (6, 7, 33007, 34892, 50001, 50002)
 
+#: Compressions that return other numbers than they were given: JPEG.
+LOSSY = (6, 7, 33007, 34892)
+
 #: Extra samples that are alpha, associated or not.
 ALPHA = (1, 2)
 
@@ -45,8 +48,8 @@ ORIENTATIONS = {
 }
 
 
-def open_tiff(name: str, level: int) -> Stored:
-    """The first image in a file, at a level of its pyramid.
+def open_tiff(name: str, level: int, *, shown: bool = True) -> Stored:
+    """The first image in a file, at a level of its pyramid: what it shows, or the numbers that it stores.
 
     Raises:
         OptionError: if there is no such level, the kind of colours is not supported, or the file is cut short.
@@ -85,8 +88,8 @@ def open_tiff(name: str, level: int) -> Stored:
         found = Stored(f"'{name}'", shape, dtype, decoded, white_of(dtype), files=files, close=store.close)
     try:
         samples = axes.index("S") if "S" in axes else None
-        shown = _as_shown(replace(found, samples=samples), page)
-        return _turn_upright(shown, page, axes)
+        read = _as_shown if shown else _as_stored
+        return _turn_upright(read(replace(found, samples=samples), page), page, axes)
     except BaseException:
         found.close()
         raise
@@ -151,6 +154,15 @@ def _as_shown(found: Stored, page: Any) -> Stored:
         return replace(found, tone=NUMBERS)  # more than four inks
     kind = getattr(page.photometric, "name", str(photometric))
     raise OptionError(f"{found.name} has colours of the kind {kind}, which is not supported: save it in RGB or grey")
+
+
+def _as_stored(found: Stored, page: Any) -> Stored:
+    """The numbers that are stored: grey, or indices of a palette; colours are only named as such."""
+    if int(page.compression) in LOSSY:
+        raise OptionError(f"{found.name} is compressed as JPEG, which changes numbers: choose another compression")
+    single = int(page.photometric) in (WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE, MASK)
+    alpha = sum(int(extra) in ALPHA for extra in page.extrasamples or ())
+    return replace(found, tone=GREY if single else RGB, alpha=alpha)
 
 
 def _map_pixels(found: Stored, change: Callable[[Array], Array], dtype: Any, white: float) -> Stored:
