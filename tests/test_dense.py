@@ -321,7 +321,7 @@ def test_a_formula_is_for_stored_numbers_and_a_preset_for_pixels_up_to_255() -> 
     assert for_stored(Preprocessing(mean=[0.5] * 12), *scene) == Preprocessing(1.0, (0.5,) * 12)
     with pytest.raises(OptionError, match="preset 'unit' is for pixels from 0 to 255 in unsigned integers"):
         for_stored("unit", *scene)
-    with pytest.raises(OptionError, match="a preset is for pixels from 0 to 255"):
+    with pytest.raises(OptionError, match="the preprocessing is for pixels from 0 to 255"):
         for_stored(changed("unit", mean=(0.5,)), *scene)
     assert for_stored(Preprocessing(mean=np.full(12, 0.5)), *scene) == Preprocessing(1.0, (0.5,) * 12)
     assert (changed("tf"), changed(None)) == ("tf", None)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
 from onnx_fcn.model import storage
+from onnx_fcn.model.entries import Check, formula_of, list_of, name_of, object_of, optional, parse, shorten, text_of
 
 __all__ = [
     "FORMAT",
@@ -32,7 +33,9 @@ __all__ = [
     "asked_of",
     "fingerprint",
     "geometry_in",
+    "labels_in",
     "metadata_of",
+    "preprocessing_in",
     "read_geometry",
     "to_json",
     "trained_in",
@@ -50,13 +53,28 @@ MOST_PIXELS, MOST_WINDOW = 1 << 40, 1 << 28
 #: An image that is `FAR` pixels larger has one more cell per stride, give or take `MARGIN`.
 FAR, MARGIN = 1 << 24, 1 << 12
 
+#: The most steps of a count: more than any network has.
+MOST_STEPS = 256
+
 
 def metadata_of(
-    geometry: Geometry, source: str, converted: GraphProto, asked: Mapping[str, Any] | None = None
+    geometry: Geometry,
+    source: str,
+    converted: GraphProto,
+    asked: Mapping[str, Any] | None = None,
+    *,
+    labels: Sequence[str] = (),
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The entries of `metadata_props` that say where the answers of a converted model are.
+    """The entries of `metadata_props` that say where the answers of a converted model are, and what they mean.
 
-    `source` is the fingerprint of the original, and `asked` are the options of the conversion.
+    Args:
+        geometry: where they are.
+        source: fingerprint of the original.
+        converted: the converted graph.
+        asked: the options of the conversion.
+        labels: the names of the map's channels, if they are known.
+        preprocessing: how pixels become the input, as `Preprocessing.to_json` gives it, if that is known.
     """
     entries = {
         "version": __version__,
@@ -69,6 +87,10 @@ def metadata_of(
     }
     if wanted := {key: value for key, value in (asked or {}).items() if value}:
         entries["asked"] = json.dumps(wanted, ensure_ascii=False)
+    if labels:
+        entries["labels"] = json.dumps(list(labels), ensure_ascii=False)
+    if preprocessing is not None:
+        entries["preprocessing"] = json.dumps(dict(preprocessing))
     outputs = {f"output.{name}": json.dumps(to_json(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
     return {PREFIX + key: value for key, value in {**entries, **outputs}.items()}
 
@@ -94,25 +116,20 @@ def to_json(answers: Answers) -> dict[str, Any]:
     return entry | {key: value for key, value in optional.items() if value}
 
 
-#: The most letters of an entry, steps of a count, and nodes of context: more than any network has.
-MOST_LETTERS, MOST_STEPS, MOST_NODES = 1 << 24, 256, 1 << 16
-
 #: The most maps that a head reads.
 MOST_MAPS = 64
-
-Check = Callable[[Any], Any]
 
 
 def _number(value: Any, above: float = -math.inf, most: float = MOST_PIXELS) -> Number:
     """A number of pixels."""
     if type(value) not in (int, float) or not above < value or not abs(value) <= most:
-        raise ValueError(f"{_shorten(value)} is not a number of pixels")
+        raise ValueError(f"{shorten(value)} is not a number of pixels")
     return int(value) if isinstance(value, int) else float(value)
 
 
 def _whole(value: Any, above: float = -math.inf) -> int:
     if type(value) is not int:
-        raise ValueError(f"{_shorten(value)} is not a whole number")
+        raise ValueError(f"{shorten(value)} is not a whole number")
     return int(_number(value, above))
 
 
@@ -124,16 +141,10 @@ def _window(value: Any) -> Number:
     return _number(value, above=0, most=MOST_WINDOW)
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError(f"{_shorten(value)} is not text")
-    return value
-
-
 def _steps(value: Any) -> Count:
     """The steps of a count: (multiply, add, divide) each."""
-    steps = _list_of(lambda step: step, most=MOST_STEPS)(value)
-    shaped = [_list_of(_whole, count=3)(step) for step in steps]
+    steps = list_of(lambda step: step, most=MOST_STEPS)(value)
+    shaped = [list_of(_whole, count=3)(step) for step in steps]
     if any(multiply < 1 or divide < 1 for multiply, _, divide in shaped):
         raise ValueError("a step of a count multiplies or divides by less than 1")
     return Count(tuple((multiply, add, divide) for multiply, add, divide in shaped))
@@ -141,34 +152,18 @@ def _steps(value: Any) -> Count:
 
 def _exactness(value: Any) -> str:
     if value not in ("exact", "padded", "context"):
-        raise ValueError(f"{_shorten(value)} is not an exactness")
-    return _text(value)
+        raise ValueError(f"{shorten(value)} is not an exactness")
+    return text_of(value)
 
 
 def _distance(value: Any) -> Number:
     return 0 if value == 0 else _positive(value)
 
 
-def _optional(check: Check) -> Check:
-    """A check of None, or of a value."""
-    return lambda value: None if value is None else check(value)
-
-
-def _list_of(check: Check, *, count: int | None = None, most: int = MOST_NODES) -> Check:
-    """A check of a list of `count` values, or of at most `most`."""
-
-    def check_list(value: Any) -> list[Any]:
-        if type(value) is not list or len(value) > most or count not in (None, len(value)):
-            raise ValueError(f"{_shorten(value)} is not a list of {count or f'at most {most}'}")
-        return [check(one) for one in value]
-
-    return check_list
-
-
 def _inner(value: Any) -> Inner:
     """The cells that do not depend on how the image continues."""
     if type(value) is not dict or type(front := value["front"]) is not int or not 0 <= front <= MOST_WINDOW:
-        raise ValueError(f"{_shorten(value)} does not say which cells see no padding")
+        raise ValueError(f"{shorten(value)} does not say which cells see no padding")
     return Inner(front, _steps(value["behind"]))
 
 
@@ -177,17 +172,17 @@ PER_AXIS: dict[str, Check] = {
     "window": _window,
     "stride": _positive,
     "offset": _number,
-    "field": _optional(_positive),
-    "padding": _optional(_number),
+    "field": optional(_positive),
+    "padding": optional(_number),
     "cells": _steps,
     "inner": _inner,
 }
 FOR_ALL: dict[str, Check] = {
     "exactness": _exactness,
-    "reason": _text,
-    "context": _list_of(_text),
-    "form": _text,
-    "layout": _optional(_text),
+    "reason": text_of,
+    "context": list_of(text_of),
+    "form": text_of,
+    "layout": optional(text_of),
 }
 
 
@@ -197,10 +192,8 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
     Raises:
         KeyError, RecursionError, ValueError: if the text is not a valid entry.
     """
-    entry, rank = _parse(text), len(native)
-    if type(entry) is not dict:
-        raise ValueError("an output's entry is not an object")
-    axes: dict[str, Any] = {key: _list_of(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
+    entry, rank = object_of(parse(text)), len(native)
+    axes: dict[str, Any] = {key: list_of(check, count=rank)(entry[key]) for key, check in PER_AXIS.items()}
     values: dict[str, Any] = {key: check(entry[key]) for key, check in FOR_ALL.items()}
     fields = []
     for size, padding, stride in zip(axes["field"], axes["padding"], axes["stride"]):
@@ -223,16 +216,16 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
         tuple(values["context"]),
         values["form"],
         "" if values["layout"] is None else _layout(values["layout"], rank),
-        tuple(_list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
+        tuple(list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
         _periods(entry["period"], axes["stride"]) if "period" in entry else (),
     )
 
 
 def _periods(value: Any, strides: Sequence[Number]) -> tuple[Number, ...]:
     """Pixels by which an image may begin later along each axis: whole strides."""
-    periods = _list_of(_positive, count=len(strides))(value)
+    periods = list_of(_positive, count=len(strides))(value)
     if any(period % stride for period, stride in zip(periods, strides)):
-        raise ValueError(f"{_shorten(value)} are not whole strides")
+        raise ValueError(f"{shorten(value)} are not whole strides")
     return tuple(periods)
 
 
@@ -240,7 +233,7 @@ def _check_count(count: Count, native: int) -> None:
     """Raises ValueError if an image of the native size does not give at least one cell, and not many more."""
     cells = count(native)
     if not 1 <= cells <= 2 * native + MARGIN:
-        raise ValueError(f"an image of {native} pixels would have {_shorten(cells)} cells")
+        raise ValueError(f"an image of {native} pixels would have {shorten(cells)} cells")
 
 
 def _check_rate(count: Count, native: int, stride: Number) -> None:
@@ -260,27 +253,8 @@ def _layout(text: Any, rank: int) -> str:
         or len(set(text)) < len(text)
         or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
     ):
-        raise ValueError(f"{_shorten(text)} is not a layout of {rank} axes")
+        raise ValueError(f"{shorten(text)} is not a layout of {rank} axes")
     return text
-
-
-def _parse(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        RecursionError, ValueError: if it is not JSON, is nested too deeply, or is too long.
-    """
-    if len(text) > MOST_LETTERS:
-        raise ValueError(f"an entry has {len(text)} letters")
-    return json.loads(text)
-
-
-def _shorten(value: Any) -> str:
-    """A value as a short text for a message."""
-    if isinstance(value, int) and abs(value) > 1 << 64:
-        return "a huge number"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def read_geometry(source: str | os.PathLike[str] | onnx.ModelProto) -> Geometry:
@@ -298,11 +272,7 @@ def geometry_in(model: ModelProto) -> Geometry:
     Raises:
         ModelError: if onnx_fcn did not convert the model, or its graph was changed since.
     """
-    props = [(e.key, e.value) for e in model.metadata_props]
-    # Protobuf gives a string that is not UTF-8 as bytes.
-    text = [(key, value) for key, value in props if isinstance(key, str) and isinstance(value, str)]
-    entries = {key.removeprefix(PREFIX): value for key, value in text if key.startswith(PREFIX)}
-    graph, again = model.graph, "convert the original again"
+    entries, graph, again = _entries(model), model.graph, "convert the original again"
     if "format" not in entries:
         raise ModelError("the model does not say where its answers are: onnx_fcn did not convert it")
     if entries["format"] != FORMAT:
@@ -312,11 +282,11 @@ def geometry_in(model: ModelProto) -> Geometry:
         if entries.get("graph") != fingerprint(graph):
             raise ModelError(f"the geometry in the metadata belongs to another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
-        window = tuple(_list_of(_whole)(_parse(entries["window"])))
+        window = tuple(list_of(_whole)(parse(entries["window"])))
         if len(window) not in AXES:
             raise ValueError(f"an image cannot have {len(window)} axes")
         if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
-            raise ValueError(f"no network has a window of {'×'.join(map(_shorten, window))} pixels")
+            raise ValueError(f"no network has a window of {'×'.join(map(shorten, window))} pixels")
         outputs = {name: _from_json(entries[f"output.{name}"], window) for name in names}
         geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
     except KeyError as error:
@@ -333,20 +303,56 @@ def geometry_in(model: ModelProto) -> Geometry:
     return geometry
 
 
+def _entries(model: ModelProto) -> dict[str, str]:
+    """The entries of onnx_fcn, without their prefix."""
+    props = [(e.key, e.value) for e in model.metadata_props]
+    # Protobuf gives a string that is not UTF-8 as bytes.
+    text = [(key, value) for key, value in props if isinstance(key, str) and isinstance(value, str)]
+    return {key.removeprefix(PREFIX): value for key, value in text if key.startswith(PREFIX)}
+
+
+def _value_of(model: ModelProto, name: str, check: Check) -> Any:
+    """The value of an entry that a model may have; None if it has none.
+
+    Raises:
+        ModelError: if the check refuses it.
+    """
+    entry = _entries(model).get(name)
+    try:
+        return None if entry is None else check(parse(entry))
+    except KeyError as error:
+        reason = f"it lacks {error}"
+    except (RecursionError, ValueError) as error:
+        reason = str(error)
+    raise ModelError(f"the entry '{PREFIX}{name}' in the metadata of the model cannot be read: {reason}")
+
+
 def asked_of(model: ModelProto) -> dict[str, Any]:
     """The options of the conversion, as far as they change the answers.
 
     Raises:
         ModelError: if the metadata cannot be read.
     """
-    entry = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}asked"), "{}")
-    try:
-        asked = _parse(entry)
-        if not isinstance(asked, dict):
-            raise ValueError(f"{_shorten(asked)} is not an object")
-    except (RecursionError, ValueError) as error:
-        raise ModelError(f"the metadata of the converted model cannot be read: {error}") from None
-    return asked
+    return _value_of(model, "asked", object_of) or {}
+
+
+def labels_in(model: ModelProto) -> tuple[str, ...]:
+    """The names of the map's channels, in order; empty if the model does not say.
+
+    Raises:
+        ModelError: if the entry is not a list of names.
+    """
+    return tuple(_value_of(model, "labels", list_of(name_of)) or ())
+
+
+def preprocessing_in(model: ModelProto) -> Mapping[str, Any] | None:
+    """How pixels become the input of the network, as `Preprocessing.from_json` takes it; None if it does not say.
+
+    Raises:
+        ModelError: if the entry is not such an object, or a number in it is out of range.
+    """
+    found: Mapping[str, Any] | None = _value_of(model, "preprocessing", formula_of)
+    return found
 
 
 @dataclass(frozen=True)
@@ -374,11 +380,11 @@ def trained_in(model: ModelProto) -> Trained | None:
     if text is None:
         return None
     try:
-        entry, names = _parse(text), _list_of(_text, most=MOST_MAPS)
+        entry, names = parse(text), list_of(text_of, most=MOST_MAPS)
         tensors, nodes = tuple(names(entry["tensors"])), tuple(names(entry["nodes"]))
         if not tensors or len(set(tensors)) != len(tensors) or len(tensors) != len(nodes):
             raise ValueError("it does not name one node for each map")
-        return Trained(_text(entry["output"]), tensors, nodes)
+        return Trained(text_of(entry["output"]), tensors, nodes)
     except (KeyError, TypeError, RecursionError, ValueError) as error:
         raise ModelError(f"what the metadata say of training cannot be read ({error}): fit the model again") from None
 

@@ -16,7 +16,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ import numpy as np
 import onnx
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.errors import ModelError, OptionError, reason_of
 from onnx_fcn.geometry import Grid, interpolate
 from onnx_fcn.images.image import Image, check_picture, open_image, resize
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
 from onnx_fcn.running.network import open_converted
-from onnx_fcn.running.preprocess import PRESETS, Preprocessing, is_picture
+from onnx_fcn.running.preprocess import PRESETS, Preprocessing, is_picture, settled
 
-__all__ = ["ACTIVATIONS", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
+__all__ = ["ACTIVATIONS", "HALF", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
 
 #: Functions from scores to probabilities; ``auto`` chooses by the values.
@@ -291,7 +291,7 @@ class DenseModel:
         output: the name of that output.
         preprocess: how pixels become the network's input.
         channels: number of channels that the network reads.
-        labels: the names of the classes, if they were given; otherwise empty.
+        labels: the names of the classes, as they were given, or as the file has them; otherwise empty.
     """
 
     def __init__(
@@ -310,15 +310,17 @@ class DenseModel:
         Args:
             source: the file, or the model with its weights in it.
             output: the output to use; by default the first.
-            preprocess: a preset's name, or the numbers; by default ``unit``, or ``raw`` if the network reads integers.
-            labels: the names of the classes, or a text file with one per line.
+            preprocess: a preset's name, or the numbers. By default it is what the file says; if it says nothing,
+                ``unit``, or ``raw`` if the network reads integers.
+            labels: the names of the classes, or a text file with one per line; by default those in the model.
             activation: ``softmax``, ``sigmoid`` or ``none``; ``auto`` leaves scores unchanged if all are from 0 to 1,
                 and otherwise treats them as logits: softmax, or sigmoid for a single class.
             providers: execution providers, as onnxruntime takes them; the CPU by default.
             session_options: an `onnxruntime.SessionOptions`.
 
         Raises:
-            ModelError: if onnx_fcn did not convert the model, or onnxruntime does not load it.
+            ModelError: if onnx_fcn did not convert the model, its labels do not fit its map, or onnxruntime does not
+                load it.
             OptionError: if an option does not fit the model.
         """
         if activation not in ACTIVATIONS:
@@ -336,11 +338,14 @@ class DenseModel:
                 "scores: choose another output, or convert the original with --outputs to take its scores"
             )
         self._session = converted.session(providers, session_options)
-        self._has_default = preprocess is None
-        if preprocess is None:
-            preprocess = "unit" if converted.image_type.kind == "f" else "raw"
-        self.preprocess = Preprocessing.named(preprocess) if isinstance(preprocess, str) else preprocess
-        self.labels = _labels(labels)
+        wanted = converted.preprocessing if preprocess is None else preprocess
+        self._has_default = wanted is None
+        if wanted is None:
+            wanted = "unit" if converted.image_type.kind == "f" else "raw"
+        self.preprocess = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted
+        self.labels, self._names_itself = converted.labels if labels is None else _labels(labels), labels is None
+        if labels is None and converted.width is not None:
+            self._check_labels(converted.width)
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -381,11 +386,13 @@ class DenseModel:
     def formula(self, image: Image) -> Preprocessing:
         """How the numbers of an image, brightnesses from 0 to `Image.white`, become the network's input.
 
-        Bands of a scene in 16 bits or more are not brightnesses: by default they stay unchanged.
+        Bands of a scene in 16 bits or more are not brightnesses: without a scale they stay unchanged.
         """
-        if self._has_default and image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels):
+        is_scene = image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels)
+        if self._has_default and is_scene:
             return PRESETS["raw"]
-        return replace(self.preprocess, scale=self.preprocess.factor * 255 / image.white)
+        kind = image.dtype if is_scene else np.dtype(np.uint8)  # floats from 0 to 1 are a picture, too
+        return settled(self.preprocess, kind, 2, self.channels, False).of_stored(image.white)
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.
@@ -412,10 +419,20 @@ class DenseModel:
         else:
             scores = scores.astype(np.float32)
         classes = max(int(scores.max()) + 1, len(self.labels)) if self._converted.tells_classes else len(scores)
-        if self.labels and len(self.labels) != classes:
-            raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
+        self._check_labels(classes)
         labels = self.labels or tuple(map(str, range(classes)))
         return DenseResult(scores, grid, size, self._activation_of(scores), labels)
+
+    def _check_labels(self, classes: int) -> None:
+        """Raises OptionError, or ModelError if the labels are the file's, if their number is another."""
+        if len(self.labels) in (0, classes):
+            return
+        if self._names_itself:
+            raise ModelError(
+                f"the metadata of the model has the names of {len(self.labels)} classes, and output '{self.output}' "
+                f"has {classes}: give other names with --labels"
+            )
+        raise OptionError(f"there are {len(self.labels)} labels for {classes} classes")
 
     def _activation_of(self, scores: Array) -> str:
         if self._converted.tells_classes:
@@ -441,14 +458,12 @@ def _class_numbers(values: Array, rank: int, output: str) -> Array:
     return np.rint(numbers).astype(np.int64) if numbers.dtype.kind == "f" else numbers
 
 
-def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...]:
+def _labels(given: Sequence[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of classes, from a list or from the lines of a file.
 
     Raises:
         OptionError: if the file cannot be read.
     """
-    if given is None:
-        return ()
     if not isinstance(given, (str, os.PathLike)):
         return tuple(given)
     try:

@@ -26,10 +26,11 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import graphs, storage
-from onnx_fcn.model.metadata import geometry_in
+from onnx_fcn.model.metadata import geometry_in, labels_in, preprocessing_in
 from onnx_fcn.model.operators import CARRYING, CHOOSING
+from onnx_fcn.running.preprocess import Preprocessing
 
-__all__ = ["CPU", "Converted", "Session", "converted_in", "open_converted"]
+__all__ = ["CPU", "Converted", "Session", "converted_in", "formula_in", "open_converted"]
 
 
 Source = str | os.PathLike[str] | ModelProto
@@ -62,6 +63,8 @@ class Converted:
         width: number of channels of the map; None if it contains the best class.
         output_type: dtype of the output.
         tells_classes: does the output contain class indices, not scores?
+        labels: the names of the classes, if the file has them; otherwise empty.
+        preprocessing: how pixels become the input, if the file says so.
     """
 
     source: str | ModelProto
@@ -78,6 +81,8 @@ class Converted:
     width: int | None
     output_type: np.dtype[Any]
     tells_classes: bool
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing | None
 
     @property
     def rank(self) -> int:
@@ -240,7 +245,23 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         answers.form == "argmax"
         or (output_type.kind in "iu" and output_type.itemsize > 1)
         or _has_classes(graph, name),
+        labels_in(model),
+        _formula(model),
     )
+
+
+def formula_in(source: Source) -> Preprocessing | None:
+    """How pixels become the input of a converted model, if its file says so. Weights are not read.
+
+    Raises:
+        ModelError: if it is not a model, or its entry cannot be read.
+    """
+    return _formula(storage.read(source)[0])
+
+
+def _formula(model: ModelProto) -> Preprocessing | None:
+    values = preprocessing_in(model)
+    return None if values is None else Preprocessing.from_json(values)
 
 
 def _has_classes(graph: GraphProto, name: str) -> bool:

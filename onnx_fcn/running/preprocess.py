@@ -13,12 +13,15 @@ per channel, and an ONNX file does not record it. The usual choices have names, 
     raw        the pixels unchanged: 0 to 255
 
 Data that is not a picture, such as sound or a scientific image, is used unchanged by default.
+
+A formula is about pixels from 0 to 255, whatever the number of bits (`full_scale` is 255), or about the numbers as they
+are stored (None). `for_stored` makes the second of the first, and a converted file may contain either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
-__all__ = ["PRESETS", "Preprocessing", "changed", "for_stored", "is_picture"]
+__all__ = ["PRESETS", "Preprocessing", "changed", "for_stored", "is_picture", "settled"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,25 @@ class Preprocessing:
             raise OptionError(f"there is no preprocessing '{name}': it is one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The formula of `to_json`.
+
+        Raises:
+            OptionError: if a number is invalid.
+        """
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The formula as a JSON object: scale, mean, std, order and full_scale."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    def of_stored(self, white: float) -> Preprocessing:
+        """The same formula about the numbers of a file as they are stored; `white` is the number for full scale."""
+        if self.full_scale is None:
+            return self
+        return replace(self, scale=self.factor * self.full_scale / white, full_scale=None)
+
     def __call__(self, pixels: Array) -> Array:
         """(C, *space) → the input of the network in float32; in the same dtype if values do not change.
 
@@ -89,9 +111,10 @@ class Preprocessing:
         if self.keeps_values:
             return pixels
         column = (-1,) + (1,) * (pixels.ndim - 1)
-        values = _scale(pixels, self.factor)
-        values -= np.array(self.mean, np.float32).reshape(column)
-        values /= np.array(self.std, np.float32).reshape(column)
+        with np.errstate(all="ignore"):  # the answers show it
+            values = _scale(pixels, self.factor)
+            values -= np.array(self.mean, np.float32).reshape(column)
+            values /= np.array(self.std, np.float32).reshape(column)
         return values
 
     def check(self, channels: int) -> None:
@@ -130,11 +153,11 @@ PRESETS = {
 }
 
 
-def changed(preset: str | None, **numbers: Any) -> str | Preprocessing | None:
-    """A preset with some of its numbers changed, or a formula of them alone; the preset if there are none.
+def changed(base: str | Preprocessing | None, **numbers: Any) -> str | Preprocessing | None:
+    """A preset or formula with some of its numbers changed, or a formula of them alone; the base if there are none.
 
     Args:
-        preset: its name.
+        base: the preset's name, or the formula.
         numbers: attributes of `Preprocessing`; those that are None do not count.
 
     Raises:
@@ -142,13 +165,39 @@ def changed(preset: str | None, **numbers: Any) -> str | Preprocessing | None:
     """
     given = {name: value for name, value in numbers.items() if value is not None}
     if not given:
-        return preset
-    return replace(Preprocessing() if preset is None else Preprocessing.named(preset), **given)
+        return base
+    return replace(Preprocessing.named(base) if isinstance(base, str) else base or Preprocessing(), **given)
 
 
 def is_picture(dtype: np.dtype[Any], rank: int, channels: int) -> bool:
     """Are these brightnesses, from 0 to full scale? Unsigned integers in two axes, as bytes or as grey or RGB."""
     return dtype.kind == "u" and rank == 2 and (dtype.itemsize == 1 or channels in (1, 3))
+
+
+def settled(
+    wanted: str | Preprocessing | None, dtype: np.dtype[Any], rank: int, channels: int, reads_integers: bool
+) -> Preprocessing:
+    """The formula that is asked for, with its scale: without one, that of pictures or of other numbers.
+
+    Pictures are divided by 255, with pixels from 0 to 255; everything else, such as sound, bands of a scene or floats,
+    keeps its scale.
+
+    Args:
+        wanted: a preset's name, or a formula.
+        dtype: type of the stored numbers.
+        rank: number of axes of the image.
+        channels: number of channels that the network reads.
+        reads_integers: does the network read integers? Then they are not scaled by default.
+
+    Raises:
+        OptionError: if there is no such preset.
+    """
+    formula = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted or Preprocessing()
+    if formula.scale is not None:
+        return formula
+    if is_picture(dtype, rank, channels) and not reads_integers:
+        return replace(formula, scale=1 / 255, full_scale=255)
+    return replace(formula, scale=1.0)
 
 
 def for_stored(
@@ -159,35 +208,22 @@ def for_stored(
     channels: int,
     reads_integers: bool,
 ) -> Preprocessing:
-    """The formula for the numbers of a file as they are stored.
+    """The formula for the numbers of a file as they are stored; `white` is the number for full scale.
 
-    A preset is for pixels from 0 to 255: unsigned integers are scaled so that full scale is 255. Without a scale,
-    pictures are divided by 255 then; everything else, such as sound, bands of a scene or floats, keeps its scale.
-
-    Args:
-        wanted: a preset's name, or a formula.
-        dtype: type of the stored numbers.
-        white: the stored number for full scale.
-        rank: number of axes of the image.
-        channels: number of channels that the network reads.
-        reads_integers: does the network read integers? Then they are not scaled by default.
+    One for pixels from 0 to 255, as presets are, gets unsigned integers scaled so that full scale is 255. The other
+    arguments are those of `settled`.
 
     Raises:
         OptionError: if there is no such preset, or one is given for numbers that are not unsigned integers.
     """
-    formula = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted or Preprocessing()
-    if formula.scale is None:
-        by_default = is_picture(dtype, rank, channels) and not reads_integers
-        formula = replace(formula, scale=1 / 255, full_scale=255) if by_default else replace(formula, scale=1.0)
-    if formula.full_scale is None:
-        return formula
-    if dtype.kind != "u":
-        preset = f"preset '{wanted}'" if isinstance(wanted, str) else "a preset"
+    formula = settled(wanted, dtype, rank, channels, reads_integers)
+    if formula.full_scale is not None and dtype.kind != "u":
+        subject = f"preset '{wanted}'" if isinstance(wanted, str) else "the preprocessing"
         raise OptionError(
-            f"{preset} is for pixels from 0 to 255 in unsigned integers, and these are {dtype}: give the "
-            "scale, mean and std of the stored numbers"
+            f"{subject} is for pixels from 0 to {formula.full_scale:g} in unsigned integers, and these are {dtype}: "
+            "give the scale, mean and std of the stored numbers"
         )
-    return replace(formula, scale=formula.factor * formula.full_scale / white, full_scale=None)
+    return formula.of_stored(white)
 
 
 def _scale(pixels: Array, scale: float) -> Array:

@@ -72,6 +72,8 @@ class Tiled:
     ) -> Preprocessing:
         """How pixels of this dtype and full scale become the network's input; `name` is the image's in messages.
 
+        What is not asked for is as the file says.
+
         Raises:
             OptionError: if the network cannot read them.
         """
@@ -79,6 +81,7 @@ class Tiled:
         if dtype.kind not in "uif":
             raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
         reads_integers = network.image_type.kind != "f"
+        wanted = network.preprocessing if wanted is None else wanted
         preprocess = for_stored(wanted, dtype, white, network.rank, network.channels, reads_integers)
         preprocess.check(network.channels)
         if reads_integers and not preprocess.keeps_values:
