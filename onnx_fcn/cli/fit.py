@@ -15,6 +15,7 @@ from onnx_fcn.cli.arguments import (
     count,
     names,
     preprocessing,
+    size,
 )
 from onnx_fcn.files import drafted
 from onnx_fcn.fitting.fit import Progress, fit
@@ -24,8 +25,8 @@ __all__ = ["run"]
 
 
 EPILOG = f"""\
-images and labels are files, or folders of files with equal names. Labels are masks of class numbers (PNG in grey or with
-a palette, .npy, TIFF, zarr), GeoJSON as QuPath exports it, COCO, or CSV with the columns image,x,y,label.
+Images and labels are files, or folders of files with equal names. Labels are masks of class numbers (PNG in grey or
+with a palette, .npy, TIFF, zarr), GeoJSON as QuPath exports it, COCO, or CSV with the columns image,x,y,label.
 
 maps that the layer can read (--at):
   auto         the best of the following, and of several strides together, by folds over images
@@ -35,8 +36,8 @@ maps that the layer can read (--at):
   NAME,…       tensors of the original
 
 {PREPROCESSING}
-Without a preset, pixels of a picture become pixel/255, and everything else stays unchanged. The trained file stores what
-was used, and the names of the classes. The exit codes are the same as for onnx-fcn.
+Without a preset, pixels of a picture become pixel/255, and everything else stays unchanged. The trained file stores
+what was used, and the names of the classes. The exit codes are the same as for onnx-fcn.
 
 example:
   onnx-fcn fit model.onnx images/ labels/ trained.onnx --preprocess imagenet

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx_fcn.running.confusion import Confusion
 
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.fitting.candidates import Candidate
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.model.document import Document
 from onnx_fcn.reporting.checks import tables_of, validation_dict
+from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tables import Table, bytes_of, plain
 

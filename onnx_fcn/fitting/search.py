@@ -4,7 +4,7 @@ Scores are those of whole maps, although only some pixels of each class are samp
 labelled pixels of its class and image as there are per sample, so that confusion matrices are estimates of those of all
 labelled pixels (Horvitz, Thompson, 1952).
 
-One hold-out chooses wrongly, and so does the best of many by a hair. So the mean over folds decides, and of what is
+One hold-out chooses wrongly, and so does the best of many by a hair. So all folds together decide, and of what is
 within one standard error of the best the simplest is taken: the strongest penalty, and the fewest maps (Breiman,
 Friedman, Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3).
 """
@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx_fcn.running.confusion import Confusion
 
 from onnx_fcn._types import Array
 from onnx_fcn.fitting.candidates import Candidate, Feature, joined
-from onnx_fcn.fitting.solver import STRENGTHS, path
+from onnx_fcn.fitting.solver import STRENGTHS, distances, path, stratified
+from onnx_fcn.running.confusion import Confusion
 
 __all__ = ["Fold", "Samples", "Score", "confusion_of", "folds_of", "scored", "searched"]
 
@@ -72,8 +72,8 @@ class Score:
     Attributes:
         candidate: the maps.
         strength: the chosen C.
-        mean_iou: intersection over union, averaged over classes, then over folds.
-        error: its standard error over folds; NaN for a single fold.
+        mean_iou: intersection over union of all folds together, averaged over classes.
+        error: its standard error; NaN for a single fold.
         confusion: (classes, classes) labelled pixels of all folds: rows are the truth, columns the prediction.
         by_strength: `mean_iou` for every C.
     """
@@ -87,41 +87,44 @@ class Score:
 
 
 def folds_of(samples: Samples, wanted: int, field: Sequence[float], seed: int) -> tuple[list[Fold], str]:
-    """Folds by image, or by stretches of a single image; and a sentence about what they are.
+    """Folds by image, or by blocks of a single image; and a description of them.
+
+    Every fold gets all classes, as far as that is possible.
 
     Args:
         samples: the labelled pixels.
         wanted: the number of folds; with fewer images each is left out in turn.
-        field: pixels that a feature sees along each axis: of a single image, samples nearer than this to those that
-            are tested are left out of the training.
-        seed: of the assignment of images to folds.
+        field: pixels that a feature sees along each axis, the size of blocks.
+        seed: of the assignment of images or blocks to folds.
     """
     images = np.unique(samples.images)
     if len(images) > 1:
-        count = min(wanted, len(images))
-        order = np.random.default_rng(seed).permutation(len(images))
-        of_image = dict(zip(images[order].tolist(), (np.arange(len(images)) % count).tolist()))
-        group = np.array([of_image[k] for k in samples.images.tolist()])
-        folds = [_fold(samples, group != k, group == k) for k in range(count)]
-        what = f"{count} folds of {len(images)} images" if count < len(images) else f"each of {count} images in turn"
-        return [f for f in folds if f is not None], what
-    axis = int(np.argmax(np.ptp(samples.positions, axis=0)))
-    at, count = samples.positions[:, axis], max(min(wanted, len(samples.classes) // 2), 2)
-    edges = np.quantile(at, np.linspace(0, 1, count + 1))
-    folds = []
-    for first, last in zip(edges[:-1], edges[1:]):
-        test = (at >= first) & ((at < last) | (last == edges[-1]))
-        distant = (at < first - field[axis]) | (at > last + field[axis])
-        fold = _fold(samples, distant, test) or _fold(samples, ~test, test)
-        folds += [] if fold is None else [fold]
-    return folds, f"{len(folds)} stretches of a single image, which is optimistic"
+        folds = _grouped(samples, samples.images, wanted, seed)
+        what = f"{len(folds)} folds of {len(images)} images" if len(folds) < len(images) else "each image in turn"
+        return folds, what
+    extent = np.ptp(samples.positions, axis=0) + 1
+    sides = np.minimum(np.ceil(field), np.maximum(extent // 2, 1)).astype(np.int64)
+    blocks = (samples.positions - samples.positions.min(0)) // sides
+    _, groups = np.unique(blocks, axis=0, return_inverse=True)
+    folds = [_apart(samples, fold, field) for fold in _grouped(samples, groups.reshape(-1), wanted, seed)]
+    return folds, f"{len(folds)} folds of blocks of a single image, which is optimistic"
 
 
-def _fold(samples: Samples, train: Array, test: Array) -> Fold | None:
-    """A fold; None if it has fewer than two classes to train on, or nothing to test."""
-    if len(np.unique(samples.classes[train])) < 2 or not test.any():
-        return None
-    return Fold(np.flatnonzero(train), np.flatnonzero(test))
+def _grouped(samples: Samples, groups: Array, wanted: int, seed: int) -> list[Fold]:
+    """Folds of whole groups; those with fewer than two classes to train on are left out."""
+    count = min(wanted, len(np.unique(groups)), int(np.bincount(samples.classes).max()))
+    if count < 2:
+        return []
+    folds = [Fold(train, test) for train, test in stratified(samples.classes, groups, count, seed)]
+    return [f for f in folds if len(np.unique(samples.classes[f.train])) > 1 and len(f.test)]
+
+
+def _apart(samples: Samples, fold: Fold, field: Sequence[float]) -> Fold:
+    """The fold without samples to train on that see what is tested, if every class keeps half of its samples."""
+    scaled = samples.positions / np.asarray(field)
+    kept = fold.train[distances(scaled[fold.train], scaled[fold.test]) >= 1]
+    before, after = (np.bincount(samples.classes[r], minlength=samples.count) for r in (fold.train, kept))
+    return Fold(kept, fold.test) if (2 * after >= before).all() else fold
 
 
 def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanced: bool, seed: int) -> Score:
@@ -135,12 +138,11 @@ def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanc
             confusions[strength].append(
                 confusion_of(samples.classes[fold.test], best, samples.weights[fold.test], samples.count)
             )
-    ious = {c: np.array([Confusion(m).mean_iou for m in found]) for c, found in confusions.items()}
-    means = {c: float(v.mean()) for c, v in ious.items()}
+    means = {c: Confusion(np.sum(found, axis=0)).mean_iou for c, found in confusions.items()}
     best = max(means, key=lambda c: means[c])
-    chosen = min(c for c in means if means[c] >= means[best] - _error(ious[best]))
+    chosen = min(c for c in means if means[c] >= means[best] - np.nan_to_num(_error(confusions[best])))
     total = np.sum(confusions[chosen], axis=0)
-    return Score(candidate, chosen, means[chosen], _error(ious[chosen], math.nan), total, means)
+    return Score(candidate, chosen, means[chosen], _error(confusions[chosen]), total, means)
 
 
 def _thinned(rows: Array, random: np.random.Generator) -> Array:
@@ -151,9 +153,17 @@ def _thinned(rows: Array, random: np.random.Generator) -> Array:
     return kept
 
 
-def _error(values: Array, unknown: float = 0.0) -> float:
-    """The standard error of a mean."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else unknown
+def _error(confusions: Sequence[Array]) -> float:
+    """The standard error of the mean IoU of all folds together: the jackknife over folds; NaN for a single fold.
+
+    Efron, Stein, "The Jackknife Estimate of Variance", 1981, equation 1.1.
+    """
+    count = len(confusions)
+    if count < 2:
+        return math.nan
+    total = np.sum(confusions, axis=0)
+    without = np.array([Confusion(total - one).mean_iou for one in confusions])
+    return float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
 
 
 def confusion_of(truth: Array, predicted: Array, weights: Array, count: int) -> Array:

@@ -1,4 +1,4 @@
-"""The last layer, trained: multinomial logistic regression by scikit-learn, the only module that imports it.
+"""The last layer, trained by multinomial logistic regression; all of scikit-learn is here.
 
 Features are standardised, since the penalty treats all alike. Their mean and deviation are folded into the layer, in
 double precision:
@@ -18,7 +18,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
-__all__ = ["STRENGTHS", "Layer", "check_installed", "path", "trained", "version"]
+__all__ = ["STRENGTHS", "Layer", "check_installed", "distances", "path", "stratified", "trained", "version"]
 
 
 #: What C is chosen from: C times the loss, summed over samples, is added to half the squared weights.
@@ -104,6 +104,24 @@ def _trained(
         every, shift = np.zeros((count, weights.shape[1])), np.full(count, bias.min() - 1e3)
         every[model.classes_], shift[model.classes_] = weights, bias
         yield strength, standard.folded(every, shift, int(np.max(model.n_iter_)) < limits["max_iter"])
+
+
+def stratified(classes: Array, groups: Array, count: int, seed: int) -> list[tuple[Array, Array]]:
+    """(train, test) rows of folds of whole groups, with the classes spread evenly over them."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class has fewer samples than there are folds
+        folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(groups, classes, groups)
+        return [(train, test) for train, test in folds]
+
+
+def distances(points: Array, others: Array) -> Array:
+    """How far each point (n, axes) is from the nearest of the others, along the axis where it is farthest."""
+    from sklearn.neighbors import NearestNeighbors
+
+    found: Array = NearestNeighbors(n_neighbors=1, metric="chebyshev").fit(others).kneighbors(points)[0][:, 0]
+    return found
 
 
 def check_installed() -> None:

@@ -1,0 +1,136 @@
+"""Which labels belong to which image: files with equal names, or names in one file of labels."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.fitting.codes import Note, listed
+
+__all__ = ["files_of", "is_folder", "pair_files", "pair_names"]
+
+
+#: Suffixes of files beside images that are none.
+TEXTS = (".csv", ".db", ".geojson", ".html", ".ini", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+
+#: Files that a zarr store has in its folder.
+STORE = ("zarr.json", ".zarray", ".zgroup")
+
+
+def is_folder(path: str) -> bool:
+    """Is it a folder of files, and not a zarr store, which is one image?"""
+    return os.path.isdir(path) and not any(os.path.exists(os.path.join(path, name)) for name in STORE)
+
+
+def files_of(path: str, *, images: bool) -> list[str]:
+    """A file itself, or the files in a folder, by name, without those in folders below and hidden ones.
+
+    Args:
+        path: a file, the folder of a zarr store, or a folder of files.
+        images: without files that cannot be images, by their suffix.
+
+    Raises:
+        OptionError: if it does not exist, or the folder has no file.
+    """
+    if not is_folder(path):
+        if not os.path.exists(path):
+            raise OptionError(f"'{path}' does not exist")
+        return [path]
+    try:
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))
+    except OSError as error:
+        raise OptionError(f"'{path}' cannot be read: {reason_of(error)}") from None
+    if images:
+        names = [name for name in names if os.path.splitext(name)[1].lower() not in TEXTS]
+    found = [file for name in names if not is_folder(file := os.path.join(path, name))]
+    if not found:
+        raise OptionError(f"the folder '{path}' contains no {'image' if images else 'labels'}")
+    return found
+
+
+def pair_files(images: Sequence[str], labels: Sequence[str], note: Note) -> list[tuple[str, str]]:
+    """(image, labels) of the files with equal names up to the suffix, or, of the others, up to the first dot.
+
+    Raises:
+        OptionError: if two images, or two files of labels, have equal names; if no names are equal.
+    """
+    found: dict[str, str] = {}
+    for key in (_stem, _first_word):
+        for several, files in _equal(key, images, labels, found):
+            if len(several) == len(files) == 1:
+                found[several[0]] = files[0]
+            elif key is _stem:
+                raise OptionError(_ambiguous(several, files))
+    if not found:
+        image, file = (os.path.basename(names[0]) for names in (images, labels))
+        raise OptionError(
+            f"no labels have the name of an image: images are called such as '{image}', and labels such as '{file}'"
+        )
+    if left := _left(labels, found):
+        note(
+            f"{len(left)} {'files of labels have' if len(left) > 1 else 'file of labels has'} no image: {listed(left)}"
+        )
+    return [(image, found[image]) for image in images if image in found]
+
+
+def pair_names(path: str, images: Sequence[str], names: Sequence[str], note: Note) -> list[tuple[str, str]]:
+    """(image, name) of the images that are named in a file of labels, with or without folders and suffix.
+
+    Raises:
+        OptionError: if two images, or two names, are equal without their folders; if no image is named.
+    """
+    found: dict[str, str] = {}
+    for key in (_base, _stem):
+        for several, called in _equal(key, images, names, found):
+            if len(several) != 1 or len(called) != 1:
+                raise OptionError(_ambiguous(several, called))
+            found[several[0]] = called[0]
+    if not found:
+        example = f"such as '{names[0]}'" if names else "none at all"
+        raise OptionError(f"'{path}' names images {example}, and there are others, such as '{_base(images[0])}'")
+    if left := _left(names, found):
+        note(f"{len(left)} {'images' if len(left) > 1 else 'image'} in '{path}' are not there: {listed(left)}")
+    return [(image, found[image]) for image in images if image in found]
+
+
+def _equal(
+    key: Callable[[str], str], images: Sequence[str], labels: Sequence[str], found: Mapping[str, str]
+) -> list[tuple[list[str], list[str]]]:
+    """(images, labels) of which a part of the name is equal, without those that were found already."""
+    by_name: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for image in images:
+        if image not in found:
+            by_name[key(image)][0].append(image)
+    for file in _left(labels, found):
+        by_name[key(file)][1].append(file)
+    return [(several, files) for several, files in by_name.values() if several and files]
+
+
+def _left(labels: Sequence[str], found: Mapping[str, str]) -> list[str]:
+    """The labels without an image."""
+    taken = set(found.values())
+    return [file for file in labels if file not in taken]
+
+
+def _ambiguous(images: Sequence[str], labels: Sequence[str]) -> str:
+    """The message for several images, or several labels, of one name."""
+    several, of = (images, labels) if len(images) > 1 else (labels, images)
+    return f"{listed(several)} have equal names, so it is not clear which of them belongs to {listed(of)}"
+
+
+def _base(name: str) -> str:
+    """a/b.ome.tif → b.ome.tif, also as Windows writes it."""
+    return PurePosixPath(name.replace("\\", "/")).name
+
+
+def _stem(name: str) -> str:
+    """a/b.ome.tif → b.ome."""
+    return PurePosixPath(_base(name)).stem
+
+
+def _first_word(name: str) -> str:
+    """a/b.ome.tif → b."""
+    return _base(name).partition(".")[0]
