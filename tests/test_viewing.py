@@ -17,6 +17,7 @@ import law
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -143,7 +144,7 @@ def test_the_picture_in_the_readme_is_made_by_its_command(command: Command) -> N
 def test_several_classes_side_by_side(command: Command) -> None:
     code, out, _ = command("heatmap", "out.onnx", "page.npy", "top.png", "top.npy", "--top", "3")
     assert code == 0
-    assert [line.split("  ")[0] for line in out.splitlines()[2:5]] == ["class 7", "class 0", "class 5"]
+    assert [line.split("  ")[0] for line in out.splitlines()[3:6]] == ["class 7", "class 0", "class 5"]
     assert np.load("top.npy").shape == (3, 312, 454)
     assert command("heatmap", "out.onnx", "page.npy", "two.npy", "--class", "3", "--class", "5", "-q")[0] == 0
     assert np.load("two.npy").shape == (2, 312, 454)
@@ -230,15 +231,80 @@ def test_names_are_shown_as_they_are(command: Command) -> None:
     assert json.loads(data[1])["labels"] == names
 
 
+def key_of(figure: Figure) -> dict[str, str]:
+    """The names and shares in the key of a class map, in their order."""
+    words = [text.get_text() for text in figure.texts[1:]]
+    return dict(zip(words[::2], words[1::2]))
+
+
+def drawn_in(figure: Figure) -> list[np.ndarray]:
+    """The arrays that a class map shows."""
+    return [np.asarray(image.get_array()) for image in figure.axes[0].get_images()]
+
+
 def test_many_classes_share_a_colour() -> None:
     picture, classes = np.zeros((40, 50, 3), np.float32), np.arange(2000).reshape(40, 50) // 100
     figure = class_map(picture, classes, [str(k) for k in range(20)], "many", None)
-    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    words = key_of(figure)
     assert len(words) == 13
-    assert words[-1] == "8 others  40.0%"
+    assert list(words.items())[-1] == ("8 others", "40.0%")
     assert encode(figure, "png").startswith(b"\x89PNG")
     bare = class_map(picture, np.zeros((40, 50), int), ["none"], "nothing", 0)
-    assert not bare.legends
+    assert not key_of(bare)
+
+
+def test_the_key_fits_beside_a_flat_picture_and_its_lines_are_sorted_by_share() -> None:
+    classes = np.repeat([2, 0, 3, 3, 0, 0, 9, 10, 11], 40).reshape(1, -1).repeat(6, 0)
+    names = ["cat", "dog", "W" * 40, "$x^2$", *map(str, range(4, 12))]
+    figure = class_map(np.zeros((6, 360, 3), np.float32), classes, names, "flat", None)
+    assert list(key_of(figure)) == ["cat", "$x^2$", "W" * 23 + "…", "9", "10", "11"]
+    assert list(key_of(figure).values()) == ["33.3%", "22.2%", *["11.1%"] * 4]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.texts]
+    for box in boxes:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+    assert all(name.x1 < share.x0 for name, share in zip(boxes[1::2], boxes[2::2]))
+
+
+def test_a_class_has_the_same_colour_in_every_picture() -> None:
+    """Whatever its share, and whatever else there is; after the last colour they begin anew."""
+    white = np.full((4, 8, 3), 255, np.float32)
+    names = [str(k) for k in range(40)]
+
+    def colour_of(index: int, *others: int) -> tuple[float, ...]:
+        classes = np.resize([index, *others], (4, 8))
+        classes[0, 0] = index
+        return tuple(drawn_in(class_map(white, classes, names, "t", None))[0][0, 0])
+
+    for index in (0, 3, 7, 13, 14, 39):
+        assert colour_of(index) == colour_of(index, 1, 1, 2) == colour_of(index, 4) == colour_of(index % 14)
+    assert len({colour_of(index) for index in range(14)}) == 14
+
+
+def test_contours_leave_the_inside_of_a_class_as_it_is() -> None:
+    """Lines of one or two pixels of the drawing, on the inner side of each border; none around the background."""
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.float32)
+    classes = np.zeros((30, 40), int)
+    classes[8:22, 10:30] = 1
+    figure = class_map(picture, classes, ["none", "square"], "t", 0, contours=True)
+    shown, lines = drawn_in(figure)
+    np.testing.assert_allclose(shown, picture / 255)
+    factor = lines.shape[0] // 30
+    assert lines.shape == (30 * factor, 40 * factor, 4)
+    opaque = lines[..., 3] == 255
+    inside = classes.repeat(factor, 0).repeat(factor, 1) == 1
+    assert opaque[inside].any()
+    assert not opaque[~inside].any()
+    width = factor * 1024 / (40 * factor)  # of a fine pixel, in pixels of the drawing: 6.4 inches at 160 dpi
+    row = opaque[lines.shape[0] // 2]
+    thickness = row[: row.size // 2].sum() * width / factor
+    assert 1 <= thickness <= 2
+    assert set(map(tuple, lines[opaque][:, :3])) == {(0x56, 0xB4, 0xE9)}
+    assert not lines[0, :, 3].any()  # the end of the picture is no border
+    assert encode(figure, "png").startswith(b"\x89PNG")
+    both = drawn_in(class_map(picture, classes, ["none", "square"], "t", None, contours=True))[1]
+    assert {(0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)} == set(map(tuple, both[both[..., 3] == 255][:, :3]))
 
 
 def test_a_large_picture_is_drawn_in_its_own_coordinates() -> None:
@@ -496,7 +562,7 @@ def test_single_scores_and_numbers_of_classes(command: Command) -> None:
         "segment", "single.onnx", "photo.jpg", "s.npy", "s.json", "s.png", "--background", "below 0.5"
     )
     assert code == 0
-    assert {line.split("  ")[0] for line in out.splitlines()[2:4]} == {"below 0.5", "from 0.5 on"}
+    assert {line.split("  ")[0] for line in out.splitlines()[3:5]} == {"below 0.5", "from 0.5 on"}
     shares = {entry["class"]: entry["share"] for entry in json.loads(Path("s.json").read_text("utf-8"))["classes"]}
     assert shares == {k: pytest.approx((np.load("s.npy") == k).mean()) for k in (0, 1)}
     assert 0.02 < shares[1] < 0.98

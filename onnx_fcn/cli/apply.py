@@ -19,7 +19,8 @@ The map is the same as from one pass over the whole image. If the command is sto
 Until the map is complete it is MAP.partial, with a journal beside it. The exit codes are the same as for onnx-fcn.
 
 {PREPROCESSING}
-Without a preset, pixels of a picture become pixel/255, and everything else stays unchanged.
+The default is what the file says; if it says nothing, pixels of a picture become pixel/255, and everything else stays
+unchanged.
 
 example:
   onnx-fcn apply out.onnx slide.tif map.zarr --preprocess imagenet

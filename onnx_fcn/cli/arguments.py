@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
+from onnx_fcn.running.network import formula_in
 from onnx_fcn.running.preprocess import PRESETS, Preprocessing, changed
 
 __all__ = [
@@ -79,9 +80,24 @@ def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:
     parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="the order that the network reads")
 
 
-def preprocessing(given: argparse.Namespace, scale: float | None) -> str | Preprocessing | None:
-    """The preprocessing that the options of `add_preprocessing` ask for; None if there are none."""
-    return changed(given.preprocess, scale=scale, mean=given.mean, std=given.std, order=given.channel_order)
+def preprocessing(
+    given: argparse.Namespace, scale: float | None, full_scale: float | None = None
+) -> str | Preprocessing | None:
+    """The preprocessing that the options of `add_preprocessing` ask for; None if there are none.
+
+    Without a preset, numbers change the formula in the model, if there is one. If there is none, `full_scale` says what
+    a scale is about.
+
+    Raises:
+        ModelError: if the model cannot be read.
+    """
+    numbers = {"scale": scale, "mean": given.mean, "std": given.std, "order": given.channel_order}
+    base = given.preprocess
+    if base is None and any(value is not None for value in numbers.values()):
+        base = formula_in(given.model)
+        if base is None and scale is not None:
+            numbers["full_scale"] = full_scale
+    return changed(base, **numbers)
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

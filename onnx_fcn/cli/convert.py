@@ -35,8 +35,8 @@ DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 
 #: Separate commands, by the first argument: the module whose `run` takes all arguments and returns the tables to show.
 #: A model with the name of a command is passed as ./heatmap.
-COMMANDS = dict.fromkeys(("heatmap", "segment", "page"), "onnx_fcn.cli.views")
-COMMANDS |= {"apply": "onnx_fcn.cli.apply", "fit": "onnx_fcn.cli.fit"}
+COMMANDS = dict.fromkeys(("heatmap", "page"), "onnx_fcn.cli.views")
+COMMANDS |= {name: f"onnx_fcn.cli.{name}" for name in ("segment", "apply", "fit")}
 
 EPILOG = """\
 commands on a converted model (onnx-fcn COMMAND --help):

@@ -1,7 +1,7 @@
 """How well a class map agrees with the truth: which class was taken for which, and the usual measures of that.
 
-With n[i, j] pixels of class i that were predicted as class j, and t[i] = Σ_j n[i, j] pixels of class i, Long, Shelhamer,
-Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, section 5) define
+With n[i, j] pixels of class i that were predicted as class j, and t[i] = Σ_j n[i, j] pixels of class i, Long,
+Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, section 5) define
 
     pixel accuracy   Σ_i n[i, i] / Σ_i t[i]
     mean accuracy    mean over i of n[i, i] / t[i], which is the recall of class i

@@ -109,7 +109,8 @@ def apply(
             other than 0, are left out. They are NaN; in integer maps -1, or the largest number if unsigned.
         level: level of an image pyramid; 0 is the finest.
         preprocess: what the network was trained on: the name of a preset, which is for pixels from 0 to 255, or a
-            formula for the stored numbers. By default pictures get ``unit``, and everything else stays unchanged.
+            formula. By default it is what the model says; if it says nothing, pictures get ``unit``, and everything
+            else stays unchanged.
         providers: execution providers of onnxruntime; the CPU by default.
         approximate: allow tiles even if an answer depends on the whole image: it will depend on its tile.
         progress: called with the number of tiles done and of all tiles.

@@ -6,12 +6,13 @@ Classes use the colours of Okabe and Ito, which colour-blind people can distingu
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,9 +33,18 @@ COLOURS = "magma"
 #: Okabe, Ito, "Color Universal Design", 2008, without black and in an order in which neighbours differ.
 CLASSES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 
-#: Number of classes with their own colour in a class map; the smaller ones share one.
+#: Number of classes with their own line in the key of a class map; the smaller ones share one, and a colour.
 LEGEND = 12
 OTHERS = "#9a9a9a"
+
+#: Letters of a name in the key, their size in points, and inches from line to line.
+LETTERS, KEY, LINE = 24, 8.5, 0.19
+
+#: How dark the darkest pixel is under a colour: a colour on black would be another one.
+DARKEST = 0.35
+
+#: Width of an outline, in pixels of the drawing.
+LINES = 1.6
 
 INK, PALE = "#1b1b1b", "#666666"
 BOX = "#4de8ff"
@@ -97,45 +107,109 @@ def heat_map(picture: Array, panels: Sequence[Panel], title: str, scores: str) -
     return figure
 
 
-def class_map(picture: Array, classes: Array, names: Sequence[str], title: str, background: int | None) -> Figure:
-    """The picture under the best class at each pixel, (H, W), and a legend; `background` is left uncoloured."""
-    _require_matplotlib()
-    import matplotlib.colors
-    from matplotlib.patches import Patch
+def class_map(
+    picture: Array,
+    classes: Array,
+    names: Sequence[str],
+    title: str,
+    background: int | None = None,
+    *,
+    contours: bool = False,
+) -> Figure:
+    """The picture under the best class at each pixel, (H, W), and a key of the classes by their share.
 
+    A class has the same colour in every picture. `background` is left uncoloured; with `contours` the picture keeps
+    its own colours, and classes are outlined.
+    """
+    _require_matplotlib()
     found, counts = np.unique(classes, return_counts=True)
     order = [int(k) for k in found[np.argsort(-counts, kind="stable")] if k != background]
-    palette = _palette(min(len(order), LEGEND))
-    step = _step(picture)
-    grey, thinned = _grey(picture, step), classes[::step, ::step]
-    drawn = grey.copy()
-    others = np.array(matplotlib.colors.to_rgb(OTHERS))
-    for k, index in enumerate(order):
-        where = thinned == index
-        drawn[where] = 0.42 * grey[where] + 0.58 * (palette[k] if k < LEGEND else others)
-    figure, width, height = _figure(picture, 1, 1, title, side=1.9)
-    axes = _axes(figure, 0, 1, width, height)
-    axes.imshow(drawn, interpolation="nearest", extent=_extent(picture))
     shares = dict(zip(found.tolist(), counts / classes.size))
-    entries = [(tuple(palette[k]), f"{_shorten(names[i], 18)}  {shares[i]:.1%}") for k, i in enumerate(order[:LEGEND])]
+    table = _class_colours(int(found[-1]) + 1, order)
+    entries = [(table[i], _shorten(names[i], LETTERS), shares[i]) for i in order[:LEGEND]]
     if rest := order[LEGEND:]:
-        entries.append((tuple(others), f"{len(rest)} others  {sum(shares[i] for i in rest):.1%}"))
-    if entries:
-        figure_width, figure_height = figure.get_size_inches()
-        legend = figure.legend(
-            handles=[Patch(color=colour, label=str(k)) for k, (colour, _) in enumerate(entries)],
-            loc="upper left",
-            bbox_to_anchor=((MARGIN + width) / figure_width, (MARGIN + height + 0.08) / figure_height),
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=INK,
-            handlelength=1.0,
-            handleheight=1.0,
-        )
-        for text, (_, words) in zip(legend.get_texts(), entries):  # not as labels: a name may begin with _
-            text.set_parse_math(False)
-            text.set_text(words)
+        entries.append((table[rest[0]], f"{len(rest)} others", sum(shares[i] for i in rest)))
+    side = 1.05 + max(_width_of(name) for _, name, _ in entries) if entries else 0.0
+    figure, width, height = _figure(picture, 1, 1, title, side, caption=0.05, least=LINE * len(entries))
+    axes = _axes(figure, 0, 1, width, height, caption=0.05)
+    step = _step(picture)
+    thinned = classes[::step, ::step]
+    if contours:
+        axes.imshow(picture[::step, ::step] / 255, interpolation="antialiased", extent=_extent(picture))
+        pixels = DPI * min(width / thinned.shape[1], height / thinned.shape[0])
+        axes.imshow(_outlines(thinned, table, background, pixels), interpolation="antialiased", extent=_extent(picture))
+    else:
+        grey = _grey(picture, step)
+        coloured = 0.4 * (DARKEST + (1 - DARKEST) * grey) + 0.6 * table[thinned]
+        drawn = np.where((thinned == background)[..., None], grey, coloured)
+        axes.imshow(drawn, interpolation="nearest", extent=_extent(picture))
+    _key(figure, entries, MARGIN + width + 0.12)
     return figure
+
+
+def _class_colours(count: int, order: Sequence[int]) -> Array:
+    """The colours of classes, (count, 3): each its own by its index, in grey those that have no line in the key."""
+    import matplotlib.colors
+
+    first = np.array([matplotlib.colors.to_rgb(c) for c in CLASSES])
+    palette = np.concatenate([first, 0.5 + 0.5 * first])  # the second round is lighter
+    table: Array = palette[np.arange(count) % len(palette)]
+    table[list(order[LEGEND:])] = matplotlib.colors.to_rgb(OTHERS)
+    return table
+
+
+def _outlines(classes: Array, table: Array, background: int | None, pixels: float) -> Array:
+    """Lines along the insides of the classes' borders, with a dark edge: RGBA in uint8, finer than the drawing.
+
+    `pixels` is the size of one in the drawing, (H, W) the best class at each.
+    """
+    factor = max(math.ceil(2 * pixels), 1)
+    fine = classes.repeat(factor, 0).repeat(factor, 1)
+    unit = factor / pixels  # one pixel of the drawing
+    line, edge = _near_border(fine, LINES * unit), _near_border(fine, (LINES + 1) * unit)
+    if background is not None:
+        bare = fine == background
+        line, edge = line & ~bare, np.where(bare, _near_border(fine, unit), edge)
+    drawn = np.zeros((*fine.shape, 4), np.uint8)
+    drawn[edge] = (0, 0, 0, 110)
+    drawn[line, :3] = np.rint(table * 255).astype(np.uint8)[fine[line]]
+    drawn[line, 3] = 255
+    return drawn
+
+
+def _near_border(classes: Array, radius: float) -> Array:
+    """Is a pixel within a radius of one of another class? For areas wider than that: only the circle is looked at."""
+    reach, (height, width) = max(round(radius), 1), classes.shape
+    padded = np.pad(classes, reach, mode="edge")
+    near = np.zeros(classes.shape, bool)
+    angles = np.arange(16) * (math.pi / 8)
+    for down, right in {(round(reach * math.sin(a)), round(reach * math.cos(a))) for a in angles}:
+        top, left = reach + down, reach + right
+        near |= padded[top : top + height, left : left + width] != classes
+    return near
+
+
+def _key(figure: Figure, entries: Sequence[tuple[Array, str, float]], left: float) -> None:
+    """A line for each class, from the right of the picture to the margin: its colour, its name and its share."""
+    from matplotlib.patches import Rectangle
+
+    wide, high = figure.get_size_inches()
+    for k, (colour, name, share) in enumerate(entries):
+        middle = high - TITLE - 0.05 - LINE * (k + 0.5)
+        place = (left / wide, (middle - 0.065) / high)
+        figure.add_artist(Rectangle(place, 0.13 / wide, 0.13 / high, color=tuple(colour)))
+        how: dict[str, Any] = {"va": "center_baseline", "fontsize": KEY, "parse_math": False}
+        figure.text((left + 0.22) / wide, middle / high, name, color=INK, **how)
+        figure.text((wide - MARGIN) / wide, middle / high, f"{share:.1%}", color=PALE, ha="right", **how)
+
+
+def _width_of(text: str) -> float:
+    """The width of a text in the key, in inches."""
+    from matplotlib.figure import Figure
+
+    with _any_glyphs():
+        box = Figure(dpi=DPI).text(0, 0, text, fontsize=KEY, parse_math=False).get_window_extent()
+    return float(box.width) / DPI
 
 
 def _require_matplotlib() -> None:
@@ -163,12 +237,19 @@ def colours() -> Array:
 def encode(figure: Figure, kind: str) -> bytes:
     """A figure as the bytes of a png, jpg, webp, pdf or svg file."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a label in a script that the font lacks
+    with _any_glyphs():
         figure.savefig(
             file, format=kind, dpi=DPI, facecolor="white", metadata={"Date": None} if kind == "svg" else None
         )
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _any_glyphs() -> Iterator[None]:
+    """No warnings about a label in a script that the font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
 
 
 def _apply_colours(share: Array) -> Array:
@@ -179,35 +260,31 @@ def _apply_colours(share: Array) -> Array:
     return rgb
 
 
-def _palette(count: int) -> Array:
-    """Colours of classes, (count, 3); the second round is lighter."""
-    import matplotlib.colors
+def _figure(
+    picture: Array, columns: int, rows: int, title: str, side: float, caption: float = CAPTION, least: float = 0
+) -> tuple[Figure, float, float]:
+    """A figure with room for a grid of pictures and a key beside it; width and height of each picture, in inches.
 
-    first = np.array([matplotlib.colors.to_rgb(c) for c in CLASSES])
-    palette: Array = np.concatenate([first, 0.5 + 0.5 * first])[:count]
-    return palette
-
-
-def _figure(picture: Array, columns: int, rows: int, title: str, side: float) -> tuple[Figure, float, float]:
-    """A figure with room for a grid of pictures and a key beside it; width and height of each picture, in inches."""
+    `side` is the width of the key, `least` its height, and `caption` the height of the text above each picture.
+    """
     from matplotlib.figure import Figure
 
     high, wide = picture.shape[:2]
     extent = EXTENT if columns == 1 else 2 * EXTENT / 3 if columns == 2 else EXTENT / 2
     width = max(extent * min(1, wide / high), 1.2 * extent / EXTENT)
     height = max(width * high / wide, 0.6) if wide >= high else extent
-    size = (columns * (MARGIN + width) + side, TITLE + rows * (height + CAPTION) + MARGIN)
+    size = (columns * (MARGIN + width) + side, TITLE + max(rows * (height + caption), least + caption) + MARGIN)
     figure = Figure(figsize=size)
     title = _shorten(title, int(size[0] * 12))
     figure.text(MARGIN / size[0], 1 - 0.1 / size[1], title, fontsize=9, color=PALE, va="top", parse_math=False)
     return figure, width, height
 
 
-def _axes(figure: Figure, k: int, columns: int, width: float, height: float) -> Axes:
+def _axes(figure: Figure, k: int, columns: int, width: float, height: float, caption: float = CAPTION) -> Axes:
     """The axes of the k-th picture in the grid, rows from the top."""
     figure_width, figure_height = figure.get_size_inches()
     row, column = divmod(k, columns)
-    left, bottom = MARGIN + column * (width + MARGIN), figure_height - TITLE - (row + 1) * (height + CAPTION)
+    left, bottom = MARGIN + column * (width + MARGIN), figure_height - TITLE - (row + 1) * (height + caption)
     axes = figure.add_axes((left / figure_width, bottom / figure_height, width / figure_width, height / figure_height))
     axes.set_axis_off()
     return axes
