@@ -189,6 +189,7 @@ def test_truths_that_do_not_fit(command: Command) -> None:
         ("--truth floats.npy", "'floats.npy' contains float32, and class numbers are integers"),
         ("--truth colours.png", "'colours.png' is no mask: its pixels are colours"),
         ("--truth text.png", "'text.png' is not an image"),
+        ("--ignore 0", "--ignore is a number in the truth: give --truth as well"),
         ("--truth none.png", "'none.png' does not exist"),
     ):
         code, out, err = command(*SEGMENT, "o.png", "o.json", *words.split())
