@@ -306,6 +306,47 @@ def test_data_file_that_is_replaced_goes_but_no_other(source: Path) -> None:
     assert sorted(os.listdir(folder)) == ["model.onnx", "out.onnx", "out.onnx.0123456789abcdef.data", "out.onnx.data"]
 
 
+def test_model_in_place_has_one_data_file(source: Path) -> None:
+    """The old one goes with the old model, unless the new one has the same contents, or links to it."""
+    out = source.with_name("out.onnx")
+    Document.open(source).save(out, external_data=True)
+
+    def changed(edit: Edit, **options: bool) -> set[str]:
+        before = set(os.listdir(source.parent))
+        document = Document.open(out)
+        document.commit(edit)
+        document.save(out, **options)
+        return set(os.listdir(source.parent)) - before
+
+    assert not changed(Edit(metadata={"a": "b"}))
+    doubled = Edit(initializers={"dense": Weight(2 * DENSE, (120, 98), FLOAT)})
+    assert len(changed(doubled)) == 1
+    assert len(os.listdir(source.parent)) == 3
+    other = Edit(initializers={"second": Weight(-SECOND, (120, 50), FLOAT)})
+    assert len(changed(other, link_data=True)) == 1
+    assert len(os.listdir(source.parent)) == 4
+    assert np.array_equal(weights(out)["dense"], 2 * DENSE)
+    assert np.array_equal(weights(out)["second"], -SECOND)
+    changed(Edit(metadata={"a": "c"}), external_data=False)
+    assert sorted(os.listdir(source.parent)) == ["model.onnx", "out.onnx"]
+
+
+def test_data_file_that_is_not_what_its_name_says_is_not_taken_for_it(source: Path) -> None:
+    """Somebody changed it; writing the first contents again would find it in the way."""
+    out = source.with_name("out.onnx")
+    Document.open(source).save(out, external_data=True)
+    (data,) = source.parent.glob("*.data")
+    content = bytearray(data.read_bytes())
+    content[:4] = b"\0\0\0\0"
+    data.write_bytes(content)
+    document = Document.open(out)
+    document.commit(Edit(initializers={"dense": Weight(DENSE, (120, 98), FLOAT)}))
+    with pytest.raises(OptionError, match=r"\.data' was changed after it was written: write the model to another file"):
+        document.save(out)
+    assert data.read_bytes() == content
+    assert len(os.listdir(source.parent)) == 3
+
+
 def test_data_file_in_place_is_kept_when_a_stage_is_dropped(source: Path) -> None:
     out = source.with_name("out.onnx")
     document = Document.open(source)

@@ -170,6 +170,13 @@ class Staged:
         beside = temporary_path(self.target)
         digest = self._write_file(beside, pieces, digest=True)
         self.data = self.target.with_name(f"{self.target.name}.{digest[:16]}.data")
+        if self.data in self._store.paths:  # in place, and these payloads stay: so does the file, which is mapped
+            self._held.callback(os.close, fd := _hold(self.data))
+            beside.unlink()
+            del self._made[beside]
+            if _sha256(fd) != digest:
+                raise OptionError(f"'{self.data}' was changed after it was written: write the model to another file")
+            return self.data.name
         present = self.data.exists()
         self._held.callback(os.close, _hold(beside))
         os.replace(beside, self.data)
@@ -207,10 +214,11 @@ class Staged:
         """The data file of the model that will be replaced, if this package wrote it and no model here needs it."""
         own = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{16}\.data")
         try:
-            _, replaced = read(self.target)
+            (_, replaced), (_, written) = read(self.target), read(self.path)
         except ModelError:
             return []
-        unneeded = replaced.paths - self._store.paths - {self.data}
+        sources = set() if self._store.path == self.target else self._store.paths  # in place the source goes
+        unneeded = replaced.paths - sources - written.paths
         return [path for path in unneeded if own.fullmatch(path.name) and path.parent == self.target.parent]
 
     def _discard(self) -> None:
