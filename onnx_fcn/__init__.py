@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx_fcn.checking.checks import Check, Validation
     from onnx_fcn.conversion import Conversion, convert, inspect, validate
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+    from onnx_fcn.fitting.weights import replace_weights
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
     from onnx_fcn.model.metadata import read_geometry
     from onnx_fcn.reporting.explanation import Explanation, explain
@@ -65,6 +66,7 @@ __all__ = [
     "explain",
     "inspect",
     "read_geometry",
+    "replace_weights",
     "validate",
 ]
 
@@ -87,6 +89,7 @@ _HOMES = {
         "UnsupportedModel",
         "ValidationError",
     ),
+    "fitting.weights": ("replace_weights",),
     "geometry": (
         "Answers",
         "Field",

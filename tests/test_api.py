@@ -62,7 +62,9 @@ def test_the_reference_has_everything_public() -> None:
     assert set(pages) == homes | {"dask.apply"}
 
 
-@pytest.mark.parametrize("function", [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.validate])
+@pytest.mark.parametrize(
+    "function", [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.inspect, onnx_fcn.replace_weights, onnx_fcn.validate]
+)
 def test_is_typed(function: Callable[..., object]) -> None:
     hints = typing.get_type_hints(function)
     assert set(hints) == {*inspect.signature(function).parameters, "return"}
