@@ -216,7 +216,7 @@ def _placing(graph: GraphProto) -> dict[str, str]:
     wanted = [(name, _called(node)) for node in nodes for name in _places_of(node)]
     while wanted:
         name, reader = wanted.pop()
-        if name and name not in of_image and name not in found:
+        if name not in of_image and name not in found:
             found[name] = reader
             node = producer.get(name)
             if node is not None and node.op_type not in READS_SHAPE:
