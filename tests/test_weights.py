@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from perceptron import weights
 
 import onnx_fcn
-from onnx_fcn import ModelError, OptionError
+from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.metadata import fingerprint
 
@@ -99,6 +99,8 @@ def test_the_last_layer_is_exchanged(converted: Path, tmp_path: Path) -> None:
     assert np.array_equal(scores(tmp_path / "new.onnx"), 2 * scores(converted))
     assert onnx_fcn.read_geometry(tmp_path / "new.onnx") == onnx_fcn.read_geometry(converted)
     assert onnx.load(tmp_path / "new.onnx").metadata_props == onnx.load(converted).metadata_props
+    with pytest.raises(ValidationError, match="not the same network"):
+        onnx_fcn.validate(DIGITS, tmp_path / "new.onnx")
 
 
 @pytest.mark.parametrize("names", [("7.weight",), LAST, (*LAST, "7.weight")], ids=["large", "small", "both"])
