@@ -17,7 +17,8 @@ import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.fitting.candidates import among, joined, usable
 from onnx_fcn.fitting.network import Network, open_network
-from onnx_fcn.tiles.application import apply
+from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.tiles.tiled import open_tiled
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.heads import Head
 
@@ -168,17 +169,16 @@ def test_skips_are_torch_interpolations(size: tuple[int, int], tmp_path: Path) -
 def test_tiles_are_one_pass(name: str, tensors: tuple[str, ...], tmp_path: Path) -> None:
     found = network(name)
     found.write(head_on(found, *tensors), tmp_path / "out.onnx", {})
+    tiled = open_tiled(tmp_path / "out.onnx")
     size = tuple(2 * n + 5 + k for k, n in enumerate(found.walk.image.size))
-    pixels = np.random.default_rng(3).integers(0, 256, size).astype(np.uint8)
-    channels = {"padded": 3, "unpadded": 3, "same": 3, "channels last": 3, "sound": 2, "solid": 1}[name]
-    pixels = np.stack([np.roll(pixels, 3 * k) for k in range(channels)], axis=-1)
-    np.save(tmp_path / "image.npy", pixels)
+    image = np.random.default_rng(3).standard_normal((tiled.network.channels, *size)).astype(np.float32)
+    run = tiled.runner(Preprocessing(scale=1.0))
+    whole = run([image])[0]
     for tile in (1, 9, 24):
-        apply(tmp_path / "out.onnx", tmp_path / "image.npy", tmp_path / f"{tile}.npy", tile=tile, preprocess="raw")
-    apply(tmp_path / "out.onnx", tmp_path / "image.npy", tmp_path / "whole.npy", tile=10_000, preprocess="raw")
-    whole = np.load(tmp_path / "whole.npy")
-    for tile in (1, 9, 24):
-        np.testing.assert_allclose(np.load(tmp_path / f"{tile}.npy"), whole, rtol=1e-4, atol=1e-4 * np.abs(whole).max())
+        tiles = list(tiled.tiling(size, tile))
+        for each in tiles if len(tiles) < 60 else np.random.default_rng(tile).permutation(tiles)[:60].tolist():
+            part = run([image[(..., *each.pixels)]])[0][(..., *each.kept)]
+            np.testing.assert_allclose(part, whole[(..., *each.cells)], rtol=1e-4, atol=1e-5 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("asked", [{"full_size": True}, {"argmax": True}, {"full_size": True, "argmax": True}], ids=str)
@@ -241,7 +241,7 @@ def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
 
     original = model(**NETWORKS["padded"])
     for values, match in (
-        ({"nodes": ["no such node"]}, "as a trained layer, and there is no such Conv: fit it again"),
+        ({"nodes": ["no such node"]}, "as a trained layer, but the file has no such Conv: fit it again"),
         ({"nodes": []}, "does not name one node for each map"),
         ({"tensors": 5}, "is not a list"),
         ({"tensors": ["zzz"]}, "do not fit the original"),
