@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from onnx_fcn.checking.checks import Check, Validation
     from onnx_fcn.conversion import Conversion, convert, inspect, validate
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+    from onnx_fcn.fitting.fit import fit
+    from onnx_fcn.fitting.fitted import Fitted, Tested
     from onnx_fcn.fitting.weights import replace_weights
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
     from onnx_fcn.model.metadata import read_geometry
     from onnx_fcn.reporting.explanation import Explanation, explain
     from onnx_fcn.reporting.report import Report
+    from onnx_fcn.running.confusion import Confusion
     from onnx_fcn.running.dense_model import DenseModel, DenseResult, Detection, detect
     from onnx_fcn.running.preprocess import Preprocessing
     from onnx_fcn.tiles.application import Applied, apply
@@ -42,6 +45,7 @@ __all__ = [
     "Answers",
     "Applied",
     "Check",
+    "Confusion",
     "Conversion",
     "DenseModel",
     "DenseResult",
@@ -50,12 +54,14 @@ __all__ = [
     "Explanation",
     "FcnError",
     "Field",
+    "Fitted",
     "Geometry",
     "Grid",
     "ModelError",
     "OptionError",
     "Preprocessing",
     "Report",
+    "Tested",
     "UnsupportedModel",
     "Validation",
     "ValidationError",
@@ -64,6 +70,7 @@ __all__ = [
     "convert",
     "detect",
     "explain",
+    "fit",
     "inspect",
     "read_geometry",
     "replace_weights",
@@ -89,6 +96,11 @@ _HOMES = {
         "UnsupportedModel",
         "ValidationError",
     ),
+    "fitting.fit": ("fit",),
+    "fitting.fitted": (
+        "Fitted",
+        "Tested",
+    ),
     "fitting.weights": ("replace_weights",),
     "geometry": (
         "Answers",
@@ -102,6 +114,7 @@ _HOMES = {
         "explain",
     ),
     "reporting.report": ("Report",),
+    "running.confusion": ("Confusion",),
     "running.dense_model": (
         "DenseModel",
         "DenseResult",

@@ -282,6 +282,8 @@ def passed(validation: Validation, given: Given) -> Validation:
         ValidationError: if a check failed.
     """
     if not validation.passed:
+        if any(c.kind == "fit" for c in validation.checks):
+            raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
         if validation.is_same_network:
             raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
         hint = SATURATION if is_rounded(given.selected) else ""

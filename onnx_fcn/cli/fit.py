@@ -18,7 +18,8 @@ from onnx_fcn.cli.arguments import (
     size,
 )
 from onnx_fcn.files import drafted
-from onnx_fcn.fitting.fit import Progress, fit
+from onnx_fcn.fitting.fit import fit
+from onnx_fcn.fitting.sampling import Progress
 from onnx_fcn.tables import Table
 
 __all__ = ["run"]

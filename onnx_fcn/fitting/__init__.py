@@ -16,6 +16,7 @@ network    a classifier, its plain conversion, and the trained file
 candidates which maps a layer may read
 features   their values at pixels
 solver     the layer, trained by scikit-learn
+sampling   samples of labelled images: pixels with features
 search     which maps are taken, by folds
 fitted     the result and its report
 fit        from files to the trained file

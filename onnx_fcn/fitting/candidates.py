@@ -140,14 +140,14 @@ def _all(network: Network) -> tuple[list[Candidate], list[str]]:
         try:
             feature = find(network)
         except OptionError as error:
-            refused.append(f"{name}: {error}")
+            refused.append(f"{name} is not tried: {error}")
             continue
         found.setdefault(feature.tensor, Candidate(name, (feature,)))
     for feature in _of_each_stride(network):
         if max(feature.stride) >= FINEST:
             found.setdefault(feature.tensor, joined([feature]))
     if not found:
-        raise OptionError(f"the network has no map that a layer can be trained on: {'; '.join(refused)}")
+        raise OptionError(f"the network has no map that a layer can be trained on; {'; '.join(refused)}")
     return list(found.values()), refused
 
 

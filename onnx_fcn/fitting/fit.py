@@ -3,51 +3,41 @@
     open the network, convert and validate it  →  the labelled pixels that are taken, and their features
     →  folds choose maps and penalty  →  the layer on all samples  →  the trained file, compared with the original
 
-The trunk is computed once for each image, over all its windows at once, and stays as it is.
+The trunk is computed once for each image, for all windows at once, and stays as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 
-from onnx_fcn._types import Array
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import OptionError
+from onnx_fcn.files import target_of
 from onnx_fcn.fitting import solver
-from onnx_fcn.fitting.candidates import Candidate, Feature, among
-from onnx_fcn.fitting.choice import Chosen, census, draw
-from onnx_fcn.fitting.classes import Classes, classes_of
-from onnx_fcn.fitting.features import Extractor
+from onnx_fcn.fitting.candidates import Candidate, among
 from onnx_fcn.fitting.fitted import Fitted, Tested
-from onnx_fcn.fitting.labels import Labelled, open_labels
 from onnx_fcn.fitting.network import Network, free_name, open_network
-from onnx_fcn.fitting.search import Samples, Score, confusion_of, folds_of, scored, searched
-from onnx_fcn.images.image import Image, open_image
+from onnx_fcn.fitting.sampling import Data, Progress, Sampler
+from onnx_fcn.fitting.search import Fold, Samples, Score, confusion_of, folds_of, scored, searched
 from onnx_fcn.running.confusion import Confusion
-from onnx_fcn.running.preprocess import Preprocessing, settled
-from onnx_fcn.tiles.tiled import Tiled
+from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.fields import sliding
 from onnx_fcn.walk.given import Source
 from onnx_fcn.walk.heads import Head
 from onnx_fcn.walk.images import Size
 
-__all__ = ["Progress", "fit"]
+__all__ = ["fit"]
 
 
 PathLike = str | os.PathLike[str]
-
-#: Called with what is being done, and how much of it is done: (words, done, of how many).
-Progress = Callable[[str, int, int], None]
-
-#: The most bytes of features that are kept.
-MOST_BYTES = 2 << 30
 
 #: Fewer labelled pixels of a class say little about it.
 FEW = 3
@@ -84,7 +74,7 @@ def fit(
     """Train another last layer on labelled pixels, and write the network with it: a segmenter.
 
     Args:
-        model: the classifier, a file or a model; not a converted one, which does not tell where its maps are.
+        model: the classifier, a file or a model; not a converted one, whose maps are not known.
         images: an image, or a folder of images, as `apply` reads them.
         labels: masks of class numbers (PNG, .npy, TIFF, zarr), GeoJSON, COCO or CSV; or a folder of them, with the
             names of the images.
@@ -93,7 +83,7 @@ def fit(
             (the last feature map), ``stride:8,16`` (the last maps of these strides), or names of tensors.
         names: the names of the classes: the class with number k in a mask has name k. By default those in the labels.
         ignore: the number in masks of pixels without a label.
-        boxes: what a box in COCO labels: the pixel in its middle, since it is an object's window, or all its pixels.
+        boxes: what a box in COCO labels: its centre, since it is an object's window, or all its pixels (``fill``).
         samples: the most pixels of each class and image that are taken, at random.
         balance: ``balanced`` gives all classes the same weight, which is right for maps; ``none`` weighs pixels alike,
             as calibrated probabilities need.
@@ -111,7 +101,7 @@ def fit(
         providers: execution providers of onnxruntime; the CPU by default.
         external_data: as of `convert`.
         seed: of everything random: the same seed gives the same bytes.
-        progress: called with what is being done.
+        progress: called with what is being done, how much of it is done, and of how much.
 
     Raises:
         ModelError: if the model cannot be used.
@@ -119,67 +109,38 @@ def fit(
         OptionError: if labels, images and options do not fit each other.
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
-    begun, say = time.perf_counter(), progress or (lambda words, done, total: None)
-    _check(samples, folds, balance)
-    solver.check_installed()
-    asked = Asked(
-        output_stride=output_stride,
-        outputs=() if output_name is None else (output_name,),
-        full_size=full_size,
-        argmax=argmax,
-    )
+    begun, say = time.perf_counter(), progress or _silent
+    _check(model, output, samples, folds, balance)
+    wanted = () if output_name is None else (output_name,)
+    asked = Asked(output_stride=output_stride, outputs=wanted, full_size=full_size, argmax=argmax)
     network = open_network(
         model, input=input, input_size=input_size, asked=asked, seed=seed, progress=lambda words: say(words, 0, 0)
     )
-    if len(network.walk.outputs) > 1:
-        outputs = ", ".join(map(repr, network.walk.outputs))
-        raise OptionError(f"the model has several outputs, {outputs}: name the one to replace with --output")
-    rank, notes = len(network.walk.image.size), list[str]()
-    how: dict[str, Any] = {"ignore": ignore, "boxes": boxes, "rank": rank, "level": level, "note": notes.append}
-    data = Data.open(images, labels, how, names, level, say)
-    tests = None if held_out is None else Data.open(*held_out, how, data.classes.names if names else (), level, say)
-    if tests is not None and tests.classes != data.classes:
-        tests = replace(tests, classes=_same_classes(data.classes, tests.classes))
+    _check_outputs(network)
+    how: dict[str, Any] = {"ignore": ignore, "boxes": boxes, "rank": len(network.walk.image.size), "level": level}
+    data = Data.open(images, labels, names, say, **how)
+    tests = None if held_out is None else Data.open(*held_out, (), say, trained=data.classes, **how)
     candidates, refused = among(network, at)
     network.validate()
-    features = {f.tensor: f for c in candidates for f in c.features}
-    extract = Extractor(network, list(features.values()), tile, providers or ())
-    formula = _Formula(preprocess, extract)
-    most = _affordable(samples, data, features, notes)
-    taken = data.taken(most, seed, formula, extract, features, say)
+    sampler = Sampler(network, candidates, preprocess, samples, seed, tile, providers or ())
+    limited = sampler.limit(data)
+    taken = sampler.take(data, say)
+    balanced = balance == "balanced"
     folded, what = folds_of(taken, folds, _field(candidates), seed)
-    notes += _doubts(data, taken, folded)
-    scores = _scores(taken, candidates, folded, balance == "balanced", seed, say)
-    chosen = scores[0].candidate if scores else candidates[0]
-    strength = scores[0].strength if scores else 1.0
+    scores = _scores(taken, candidates, folded, balanced, seed, say)
+    chosen, strength = (scores[0].candidate, scores[0].strength) if scores else (candidates[0], 1.0)
     say(f"training on {chosen.name}", 0, 0)
-    layer = solver.trained(
-        taken.of(chosen, np.arange(len(taken.classes))), taken.classes, taken.count, balance == "balanced", strength
-    )
-    if not layer.converged:
-        notes.append("the training stopped before its end: fewer features or samples would need fewer steps")
-    tested = None
-    if tests is not None:
-        seen = tests.taken(most, seed, formula, extract, features, say)
-        tested = _tested(seen, chosen, layer)
-    head = _head(network, chosen, layer)
-    trained = {
-        "at": chosen.name,
-        "classes": list(data.classes.names),
-        "c": strength,
-        "balance": balance,
-        "samples": len(taken.classes),
-        "seed": seed,
-        "onnx_fcn": __version__,
-        "scikit-learn": solver.version(),
-    } | ({"mean_iou": round(scores[0].mean_iou, 6)} if scores else {})
+    features = taken.of(chosen, np.arange(len(taken.classes)))
+    layer = solver.trained(features, taken.classes, taken.count, balanced, strength)
+    tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
+    head, formula = _head(network, chosen, layer), sampler.formula
     say("comparing with the original", 0, 0)
     written = network.write(
         head,
         output,
-        trained,
+        _described(chosen, strength, balance, seed, taken, scores),
         labels=data.classes.names,
-        preprocessing=formula.settled.to_json() if formula.settled is not None else None,
+        preprocessing=None if formula is None else formula.to_json(),
         external_data=external_data,
     )
     return Fitted(
@@ -190,15 +151,15 @@ def fit(
         tensors=chosen.tensors,
         strength=strength,
         names=data.classes.names,
-        pixels=tuple(int(n) for n in data.counts),
+        pixels=tuple(data.counts.tolist()),
         samples=len(taken.classes),
         images=len(data.labelled),
         folds=what if scores else "",
         scores=tuple(Tested.of(s.candidate, s.strength, s.mean_iou, s.error, Confusion(s.confusion)) for s in scores),
         held_out=tested,
-        preprocess=formula.settled,
+        preprocess=formula,
         balance=balance,
-        notes=(*notes, *(f"not tried: {r}" for r in refused)),
+        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer), *refused))),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
@@ -206,166 +167,39 @@ def fit(
     )
 
 
-def _check(samples: int, folds: int, balance: str) -> None:
-    """Raises OptionError if a number or a word is out of range."""
+def _silent(what: str, done: int, total: int) -> None:
+    return None
+
+
+def _check(model: Source, output: PathLike | None, samples: int, folds: int, balance: str) -> None:
+    """Raises OptionError if an option is out of range, the file cannot be written, or scikit-learn is missing."""
     for option, value, least in (("samples", samples, 1), ("folds", folds, 2)):
         if value < least:
             raise OptionError(f"--{option} is an integer of at least {least}, not {value}")
     if balance not in ("balanced", "none"):
         raise OptionError(f"classes are 'balanced', or not ('none'), and not '{balance}'")
+    solver.check_installed()
+    if output is not None:
+        target_of(Path(output))
+        if not isinstance(model, onnx.ModelProto) and os.path.realpath(model) == os.path.realpath(output):
+            raise OptionError(f"'{os.fspath(output)}' is the model itself: write the trained file to another one")
 
 
-@dataclass(frozen=True)
-class Data:
-    """Labelled images.
-
-    Attributes:
-        labelled: the images with labels.
-        classes: the classes in them.
-        sizes: pixels of each image.
-        censuses: labelled pixels of each code, of each image.
-        level: level of image pyramids.
-    """
-
-    labelled: list[Labelled]
-    classes: Classes
-    sizes: list[tuple[int, ...]]
-    censuses: list[dict[int, int]]
-    level: int
-
-    @classmethod
-    def open(
-        cls, images: PathLike, labels: PathLike, how: dict[str, Any], names: Sequence[str], level: int, say: Progress
-    ) -> Data:
-        """The labelled images in these files.
-
-        Raises:
-            OptionError: if they do not fit each other, or have fewer than two classes.
-        """
-        labelled = open_labels(images, labels, **how)
-        sizes, censuses = [], []
-        for done, one in enumerate(labelled):
-            say("reading labels", done, len(labelled))
-            with contextlib.closing(open_image(one.image, how["rank"], None, level)) as image:
-                sizes.append(image.size)
-            how["note"].__self__.extend(one.labels.check(image.size))
-            censuses.append(census(one, image.size))
-        classes = classes_of(censuses, labelled, names)
-        return cls(labelled, classes, sizes, censuses, level)
-
-    @property
-    def counts(self) -> Array:
-        """Labelled pixels of each class in all images."""
-        return np.array([sum(c.get(code, 0) for c in self.censuses) for code in self.classes.codes], np.int64)
-
-    def taken(
-        self,
-        samples: int,
-        seed: int,
-        formula: _Formula,
-        extract: Extractor,
-        features: dict[str, Feature],
-        say: Progress,
-    ) -> Samples:
-        """The labelled pixels that are taken, with their features."""
-        drawn: list[Chosen] = []
-        found: list[list[Array]] = []
-        for done, (one, size) in enumerate(zip(self.labelled, self.sizes)):
-            say("computing features", done, len(self.labelled))
-            drawn.append(draw(one, size, self.classes, samples, seed))
-            with contextlib.closing(formula.open(one, self.level)) as image:
-                found.append(extract(image, formula.of(image), drawn[-1].positions))
-        say("computing features", len(self.labelled), len(self.labelled))
-        weights = [d.counts[d.classes] / np.bincount(d.classes, minlength=len(self.classes))[d.classes] for d in drawn]
-        return Samples(
-            {name: np.concatenate([f[k] for f in found]) for k, name in enumerate(features)},
-            np.concatenate([d.classes for d in drawn]),
-            np.repeat(np.arange(len(drawn)), [len(d.classes) for d in drawn]),
-            np.concatenate([d.positions for d in drawn]),
-            np.concatenate(weights),
-            len(self.classes),
-        )
-
-
-class _Formula:
-    """How the pixels of all images become the network's input."""
-
-    def __init__(self, wanted: str | Preprocessing | None, extract: Extractor) -> None:
-        self._wanted, self._network = wanted, extract.converted
-        self._tiled = Tiled("", extract.converted, "")
-        self.settled: Preprocessing | None = None
-
-    def open(self, one: Labelled, level: int) -> Image:
-        return open_image(one.image, self._network.rank, self._network.channels, level)
-
-    def of(self, image: Image) -> Preprocessing:
-        """The formula for the numbers of an image as they are stored.
-
-        Raises:
-            OptionError: if it is another formula than that of the first image.
-        """
-        network = self._network
-        reads_integers = network.image_type.kind != "f"
-        found = settled(self._wanted, image.dtype, network.rank, network.channels, reads_integers)
-        if self.settled not in (None, found):
-            raise OptionError(
-                f"{image.name} has other numbers than the images before it: some are pictures and some are not, so "
-                "give the formula with --preprocess"
-            )
-        self.settled = found
-        return self._tiled.preprocessing(self._wanted, image.dtype, image.white, image.name)
-
-
-def _same_classes(trained: Classes, found: Classes) -> Classes:
-    """The classes of held-out images, numbered as those that are trained.
-
-    Raises:
-        OptionError: if they have a class that is not trained.
-    """
-    unknown = [name for name in found.names if name not in trained.names]
-    if unknown:
-        raise OptionError(f"the held-out labels have a class '{unknown[0]}', which is not trained")
-    codes = dict(zip(found.names, found.codes))
-    return Classes(tuple(codes.get(name, -2 - k) for k, name in enumerate(trained.names)), trained.names)
-
-
-def _affordable(samples: int, data: Data, features: dict[str, Feature], notes: list[str]) -> int:
-    """The pixels of each class and image whose features fit into memory."""
-    each = 4 * sum(f.numbers for f in features.values())
-
-    def total(most: int) -> int:
-        return each * sum(min(most, n) for c in data.censuses for n in c.values())
-
-    most = samples
-    while total(most) > MOST_BYTES and most > 1:
-        most = max(most * MOST_BYTES // total(most), 1) if total(most) > 2 * MOST_BYTES else most - max(most // 20, 1)
-    if most < samples:
-        notes.append(f"{most} pixels of each class and image were taken, as more features would exceed 2 GB")
-    return most
+def _check_outputs(network: Network) -> None:
+    """Raises OptionError if the network has several outputs."""
+    if len(network.walk.outputs) > 1:
+        outputs = ", ".join(map(repr, network.walk.outputs))
+        raise OptionError(f"the model has several outputs, {outputs}: name the one to replace with --output")
 
 
 def _field(candidates: Sequence[Candidate]) -> list[float]:
-    """Pixels that the features see, along each axis."""
-    from onnx_fcn.walk.fields import sliding
-
+    """Pixels that features see, along each axis."""
     axes = zip(*(sliding(f.fact) for c in candidates for f in c.features))
     return [float(max(a.field.size for a in along)) for along in axes]
 
 
-def _doubts(data: Data, taken: Samples, folds: Sequence[Any]) -> Iterator[str]:
-    """Sentences about classes with few labels."""
-    for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
-        images = len(np.unique(taken.images[taken.classes == index]))
-        if pixels < FEW:
-            yield f"class '{name}' has {pixels} labelled {'pixel' if pixels == 1 else 'pixels'}: too few to tell"
-        elif images == 1 and len(data.labelled) > 1:
-            yield f"class '{name}' is in one image only, so what folds say about it is no test"
-    if not folds:
-        yield "there are too few labels to hold any out, so nothing is known about how good the layer is"
-
-
 def _scores(
-    taken: Samples, candidates: Sequence[Candidate], folds: Any, balanced: bool, seed: int, say: Progress
+    taken: Samples, candidates: Sequence[Candidate], folds: Sequence[Fold], balanced: bool, seed: int, say: Progress
 ) -> list[Score]:
     """The scores of all candidates, the chosen one first; empty if nothing can be held out."""
     if not folds:
@@ -383,13 +217,46 @@ def _tested(seen: Samples, chosen: Candidate, layer: solver.Layer) -> Confusion:
 
 
 def _head(network: Network, chosen: Candidate, layer: solver.Layer) -> Head:
-    """The trained layer as a head: its weights split among the maps."""
+    """The trained layer as a head: its weights divided among the maps."""
     kernels, start = [], 0
     for feature in chosen.features:
         fact = feature.fact
         taps = fact.window if feature.covers else (1,) * len(fact.space)
         part = layer.weights[:, start : start + feature.numbers]
-        start += feature.numbers
         kernels.append(part.reshape(len(part), fact.width, *taps))
-    assert start == layer.weights.shape[1]
+        start += feature.numbers
     return Head(free_name(network, "scores"), chosen.tensors, tuple(kernels), layer.bias)
+
+
+def _described(
+    chosen: Candidate, strength: float, balance: str, seed: int, taken: Samples, scores: Sequence[Score]
+) -> dict[str, Any]:
+    """What the metadata of the trained file say about its training."""
+    return {
+        "at": chosen.name,
+        "c": strength,
+        "balance": balance,
+        "samples": len(taken.classes),
+        "seed": seed,
+        "mean_iou": round(scores[0].mean_iou, 6) if scores else None,
+        "versions": {"onnx_fcn": __version__, "scikit-learn": solver.version()},
+    }
+
+
+def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer) -> Iterator[str]:
+    """Sentences about what is not certain."""
+    for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
+        if pixels < FEW:
+            yield f"class '{name}' has {pixels} labelled {'pixel' if pixels == 1 else 'pixels'}: too few to tell"
+        elif len(data.labelled) > 1 and data.images_with(index) == 1:
+            yield f"class '{name}' is labelled in one image only, so nothing shows how it does on others"
+    if not scores:
+        yield "there are too few labels to hold any out, so nothing shows how good the layer is"
+    elif len(scores) > 1:
+        best = scores[0]
+        close = [s for s in scores[1:] if abs(s.mean_iou - best.mean_iou) <= np.nan_to_num(best.error, nan=1.0)]
+        rivals = [s.candidate.name for s in close if len(s.candidate.features) == len(best.candidate.features)]
+        if rivals:
+            yield f"the labels are too few to tell {best.candidate.name} from {', '.join(rivals)}: --at names one"
+    if not layer.converged:
+        yield "the training was stopped before its end, which changes little: fewer features need fewer steps"

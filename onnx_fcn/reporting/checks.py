@@ -28,14 +28,16 @@ QUESTIONS = {
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",
     "form": "the requested form of the answers",
-    "fit": "the trained layer on the original's features, at {} places",
+    "fit": "the trained layer on the original's features",
     "metadata": "the description of the answers in the metadata",
 }
 
 
 def tables_of(validation: Validation, *, verbose: bool = False) -> Iterator[Table]:
     """The tables of a validation: the worst check of each kind, and all checks if `verbose`."""
-    verdict = "it is the same network" if validation.passed else "it is NOT the same network"
+    is_fitted = any(c.kind == "fit" for c in validation.checks)
+    right, wrong = ("it answers", "it does NOT answer") if is_fitted else ("it is", "it is NOT")
+    verdict = f"{right if validation.passed else wrong} {'as trained' if is_fitted else 'the same network'}"
     rows = []
     for kind in QUESTIONS:
         checks = [c for c in validation.checks if c.kind == kind]

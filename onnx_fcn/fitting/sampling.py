@@ -1,0 +1,205 @@
+"""From labelled images to samples: labelled pixels with the features that a network has for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError
+from onnx_fcn.fitting.candidates import Candidate
+from onnx_fcn.fitting.choice import census, draw
+from onnx_fcn.fitting.classes import Classes, classes_of
+from onnx_fcn.fitting.features import Extractor
+from onnx_fcn.fitting.labels import Labelled, open_labels
+from onnx_fcn.fitting.network import Network
+from onnx_fcn.fitting.search import Samples
+from onnx_fcn.images.image import Image, open_image
+from onnx_fcn.running.preprocess import Preprocessing, settled
+from onnx_fcn.tiles.tiled import Tiled
+
+__all__ = ["Data", "Progress", "Sampler"]
+
+
+#: Called with what is being done, and how much of it is done: (words, done, of how many).
+Progress = Callable[[str, int, int], None]
+
+#: The most bytes of features that are kept.
+MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images.
+
+    Attributes:
+        labelled: the images that have labels.
+        classes: the classes in them.
+        sizes: pixels of each image.
+        censuses: labelled pixels of each code, for each image.
+        level: level at which pyramids are read.
+        notes: sentences about what is left out.
+    """
+
+    labelled: tuple[Labelled, ...]
+    classes: Classes
+    sizes: tuple[tuple[int, ...], ...]
+    censuses: tuple[dict[int, int], ...]
+    level: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        images: str | os.PathLike[str],
+        labels: str | os.PathLike[str],
+        names: Sequence[str],
+        say: Progress,
+        *,
+        trained: Classes | None = None,
+        **how: Any,
+    ) -> Data:
+        """The labelled images in these files.
+
+        Args:
+            images: an image, or a folder.
+            labels: its labels, or a folder.
+            names: of the classes; by default those of the labels.
+            say: is told of the progress.
+            trained: the classes that a layer was trained on, if these images are to test it.
+            how: `ignore`, `boxes`, `rank` and `level` of `open_labels`.
+
+        Raises:
+            OptionError: if they do not fit each other; if there are fewer than two classes, or one that is not trained.
+        """
+        notes: list[str] = []
+        labelled = open_labels(images, labels, note=notes.append, **how)
+        sizes, censuses = [], []
+        for done, one in enumerate(labelled):
+            say("reading labels", done, len(labelled))
+            with contextlib.closing(open_image(one.image, how["rank"], None, how["level"])) as image:
+                sizes.append(image.size)
+            notes += one.labels.check(image.size)
+            censuses.append(census(one, image.size))
+        classes = classes_of(censuses, labelled, names) if trained is None else _tested(trained, censuses, labelled)
+        return cls(tuple(labelled), classes, tuple(sizes), tuple(censuses), how["level"], tuple(notes))
+
+    @property
+    def counts(self) -> Array:
+        """Labelled pixels of each class in all images."""
+        return np.array([sum(c.get(code, 0) for c in self.censuses) for code in self.classes.codes], np.int64)
+
+    def images_with(self, index: int) -> int:
+        """The number of images with labels of a class."""
+        return sum(bool(c.get(self.classes.codes[index])) for c in self.censuses)
+
+
+def _tested(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
+    """The trained classes, with the codes that they have in other labels.
+
+    Raises:
+        OptionError: if there is a class that is not trained, or no label.
+    """
+    own = labelled[0].labels.codes if labelled else {}
+    occurring = sorted({code for c in censuses for code, count in c.items() if count})
+    codes = {name: code for code, name in own.items()} if own else dict(zip(trained.names, trained.codes))
+    known = {codes.get(name) for name in trained.names}
+    if unknown := [code for code in occurring if code not in known]:
+        name = own.get(unknown[0], str(unknown[0]))
+        raise OptionError(f"the held-out labels have a class '{name}', which is not trained")
+    if not occurring:
+        raise OptionError("no pixel of the held-out images has a label")
+    return Classes(tuple(codes.get(name, -2 - k) for k, name in enumerate(trained.names)), trained.names)
+
+
+class Sampler:
+    """Takes labelled pixels of images, and computes their features.
+
+    Attributes:
+        formula: how pixels become the network's input, once an image was read: of pixels from 0 to 255 for pictures.
+        samples: the most pixels of each class and image.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        candidates: Sequence[Candidate],
+        preprocess: str | Preprocessing | None,
+        samples: int,
+        seed: int,
+        tile: int | None,
+        providers: Sequence[str],
+    ) -> None:
+        """Open a session.
+
+        Raises:
+            ModelError: if onnxruntime does not load the model.
+            OptionError: if it has no such provider, or the network reads more than an image.
+        """
+        features = {f.tensor: f for c in candidates for f in c.features}
+        self.samples = samples
+        self._names, self._numbers = list(features), sum(f.numbers for f in features.values())
+        self._extract = Extractor(network, list(features.values()), tile, providers)
+        self._preprocess, self._seed = preprocess, seed
+        self._tiled = Tiled("", self._extract.converted, "")
+        self.formula: Preprocessing | None = None
+
+    def limit(self, data: Data) -> str:
+        """Take fewer pixels if their features would not fit into memory; a sentence if so."""
+
+        def total(most: int) -> int:
+            return 4 * self._numbers * sum(min(most, n) for c in data.censuses for n in c.values())
+
+        wanted = self.samples
+        while total(self.samples) > MOST_BYTES and self.samples > 1:
+            self.samples = max(self.samples * 9 // 10, 1)
+        if self.samples == wanted:
+            return ""
+        return f"only {self.samples} pixels of each class and image are taken, since more features would exceed 2 GB"
+
+    def take(self, data: Data, say: Progress) -> Samples:
+        """The samples of labelled images.
+
+        Raises:
+            OptionError: if an image cannot be read, or does not fit the network.
+        """
+        drawn, found = [], []
+        for done, (one, size) in enumerate(zip(data.labelled, data.sizes)):
+            say("computing features", done, len(data.labelled))
+            chosen = draw(one, size, data.classes, self.samples, self._seed)
+            network = self._extract.converted
+            with contextlib.closing(open_image(one.image, network.rank, network.channels, data.level)) as image:
+                found.append(self._extract(image, self._formula_of(image), chosen.positions))
+            drawn.append(chosen)
+        count = len(data.classes)
+        weights = [c.counts[c.classes] / np.bincount(c.classes, minlength=count)[c.classes] for c in drawn]
+        return Samples(
+            {name: np.concatenate([f[k] for f in found]) for k, name in enumerate(self._names)},
+            np.concatenate([c.classes for c in drawn]),
+            np.repeat(np.arange(len(drawn)), [len(c.classes) for c in drawn]),
+            np.concatenate([c.positions for c in drawn]),
+            np.concatenate(weights),
+            count,
+        )
+
+    def _formula_of(self, image: Image) -> Preprocessing:
+        """The formula for the numbers of an image as they are stored.
+
+        Raises:
+            OptionError: if it is another one than that of the images before.
+        """
+        network = self._extract.converted
+        reads_integers = network.image_type.kind != "f"
+        found = settled(self._preprocess, image.dtype, network.rank, network.channels, reads_integers)
+        if self.formula not in (None, found):
+            raise OptionError(
+                f"{image.name} has other numbers than the images before it: some are pictures and some are not, so "
+                "give the formula with --preprocess"
+            )
+        self.formula = found
+        return self._tiled.preprocessing(self._preprocess, image.dtype, image.white, image.name)

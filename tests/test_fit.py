@@ -1,0 +1,503 @@
+"""Training on labels: what the digits page teaches, every kind of input, the report, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from law import model
+from test_heads import NETWORKS
+
+import onnx_fcn
+from onnx_fcn import FcnError, Fitted, OptionError, UnsupportedModel
+from onnx_fcn.cli import main
+from onnx_fcn.fitting import search
+from onnx_fcn.fitting.candidates import usable
+from onnx_fcn.fitting.features import Extractor
+from onnx_fcn.fitting.network import open_network
+from onnx_fcn.fitting.search import Samples, confusion_of, folds_of, scored
+from onnx_fcn.fitting.solver import trained
+from onnx_fcn.images.image import open_image
+from onnx_fcn.running.preprocess import Preprocessing
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "fixtures/digits_unpadded.onnx"
+PAGE = ROOT / "fixtures/digits_page.npy"
+BOXES = json.loads((ROOT / "fixtures/digits_page.json").read_text())
+
+#: The pixel between the fourth and the fifth line of digits: those above are to train on, the others to test.
+MIDDLE = 156
+
+#: The class of a digit, and the names of the classes; the last is paper.
+TASKS: dict[str, Any] = {
+    "digit": (lambda label: 0, ["digit", "none"]),
+    "ten": (lambda label: label, [*map(str, range(10)), "none"]),
+    "parity": (lambda label: label % 2, ["even", "odd", "none"]),
+}
+
+
+def truth(task: str, lines: slice) -> np.ndarray:
+    """Labels of some lines of the page: the middles of digits, and paper away from them; 255 elsewhere."""
+    class_of, names = TASKS[task]
+    page = np.load(PAGE)
+    labels = np.full(page.shape, 255, np.uint8)
+    labels[14:-14, 14:-14] = len(names) - 1
+    for box in BOXES:
+        y, x = box["top"] + 14, box["left"] + 14
+        labels[max(y - 9, 0) : y + 9, max(x - 9, 0) : x + 9] = 255
+    for box in BOXES:
+        y, x = box["top"] + 14, box["left"] + 14
+        labels[y - 2 : y + 2, x - 2 : x + 2] = class_of(box["label"])
+    kept = np.full_like(labels, 255)
+    kept[lines] = labels[lines]
+    return kept
+
+
+UPPER, LOWER = slice(0, MIDDLE), slice(MIDDLE, None)
+
+
+def judged(path: Path, task: str) -> tuple[onnx_fcn.Confusion, int]:
+    """How a trained file does on the lower lines, and the number of their 48 digits that are right."""
+    class_of, names = TASKS[task]
+    result = onnx_fcn.DenseModel(path).run(np.load(PAGE))
+    assert result.labels == tuple(names)
+    found, want = result.classes_at_pixels(), truth(task, LOWER)
+    below = [(b["top"] + 14, b["left"] + 14, class_of(b["label"])) for b in BOXES if b["top"] + 14 >= MIDDLE]
+    return onnx_fcn.Confusion.of(want, found, len(names), 255), sum(int(found[y, x]) == k for y, x, k in below)
+
+
+@pytest.mark.parametrize(("task", "least"), [("digit", 0.97), ("ten", 0.98), ("parity", 0.85)])
+def test_the_digits_page(task: str, least: float, tmp_path: Path) -> None:
+    """Trained on the upper lines, tested on the lower ones, whose digits were never seen: learnt anew, or regrouped."""
+    np.save(tmp_path / "labels.npy", truth(task, UPPER))
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", tmp_path / "out.onnx", names=TASKS[task][1])
+    confusion, right = judged(tmp_path / "out.onnx", task)
+    assert fitted.at == "last"
+    assert confusion.mean_iou >= least
+    assert right >= (44 if task == "parity" else 48)
+
+
+def clicks(task: str, count: int, seed: int) -> str:
+    """So many points of each class in the upper lines, as CSV: one in each of some digits, and some on paper."""
+    class_of, names = TASKS[task]
+    random, labels, rows = np.random.default_rng(seed), truth(task, UPPER), ["x,y,label"]
+    above = [b for b in BOXES if b["top"] + 14 < MIDDLE]
+    for name in names[:-1]:
+        own = [b for b in above if names[class_of(b["label"])] == name]
+        rows += [
+            f"{b['left'] + 14},{b['top'] + 14},{name}" for b in (own[k] for k in random.permutation(len(own))[:count])
+        ]
+    places = np.argwhere(labels == len(names) - 1)
+    rows += [f"{x},{y},{names[-1]}" for y, x in random.permutation(places)[:count]]
+    return "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_clicks_a_class(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text(clicks("parity", 20, seed))
+    onnx_fcn.fit(DIGITS, PAGE, tmp_path / "clicks.csv", tmp_path / "out.onnx", names=TASKS["parity"][1])
+    confusion, _ = judged(tmp_path / "out.onnx", "parity")
+    assert confusion.accuracy >= 0.99
+
+
+def test_everything_works_on_a_trained_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metadata have names and preprocessing, so the commands need neither."""
+    np.save(tmp_path / "labels.npy", truth("parity", UPPER))
+    monkeypatch.chdir(tmp_path)
+    fitted = onnx_fcn.fit(DIGITS, PAGE, "labels.npy", "out.onnx", at="stride:4", names=TASKS["parity"][1])
+    assert main(["segment", "out.onnx", str(PAGE), "classes.png", "classes.npy", "-q"]) == 0
+    assert main(["heatmap", "out.onnx", str(PAGE), "heat.png", "--class", "odd", "-q"]) == 0
+    assert main(["page", "out.onnx", str(PAGE), "page.html", "-q"]) == 0
+    assert main(["apply", "out.onnx", str(PAGE), "map.npy", "-q"]) == 0
+    assert main(["apply", "out.onnx", str(PAGE), "tiles.npy", "--tile", "96", "-q"]) == 0
+    assert main(["--verify", str(DIGITS), "out.onnx"]) == 0
+    np.testing.assert_allclose(np.load("tiles.npy"), np.load("map.npy"), rtol=1e-4, atol=1e-4)
+    assert np.load("classes.npy").shape == np.load(PAGE).shape
+    grid = onnx_fcn.read_geometry("out.onnx").grid(*np.load(PAGE).shape)
+    assert np.load("map.npy").shape == (3, *grid.shape)
+    assert fitted.geometry.grid(*np.load(PAGE).shape).shape == grid.shape
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("parity", UPPER))
+    for name in ("a", "b"):
+        onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", tmp_path / f"{name}.onnx", samples=100, seed=7)
+    onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", tmp_path / "c.onnx", samples=100, seed=8)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "c.onnx").read_bytes()
+
+
+# Every kind of network -------------------------------------------------------------------------------------------------
+
+
+def labelled_noise(folder: Path, size: tuple[int, ...], channels: int, count: int, kind: Any = np.uint8) -> None:
+    """Images whose right half is brighter, in random places, and masks of it."""
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        image = random.integers(60, 130, (*size, channels)).astype(kind)
+        edge = int(random.integers(size[-1] // 3, size[-1] * 2 // 3))
+        image[..., edge:, :] += 80
+        labels = np.zeros(size, np.uint8)
+        labels[..., edge:] = 1
+        labels[..., edge - 2 : edge + 2] = 255
+        np.save(folder / f"images/{number}.npy", image if channels > 1 else image[..., 0])
+        np.save(folder / f"labels/{number}.npy", labels)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network(name: str, tmp_path: Path) -> None:
+    """Bright and dark, by a layer on a map of a network with random weights; in 1-D a sound, in 3-D a volume."""
+    given = model(**NETWORKS[name])
+    native = open_network(given).walk.image.size
+    channels = {"sound": 2, "solid": 1}.get(name, 3)
+    size = tuple(2 * n + 3 for n in native)
+    if name == "sound":
+        size = (400,)
+    labelled_noise(tmp_path, size, channels, 3)
+    fitted = onnx_fcn.fit(
+        given, tmp_path / "images", tmp_path / "labels", tmp_path / "out.onnx", at="a", samples=200,
+        preprocess=Preprocessing(scale=1 / 255),
+    )  # fmt: skip
+    assert fitted.validation.passed
+    assert max(c.error for c in fitted.validation.checks if c.kind == "fit") <= (2e-2 if name == "half" else 2e-4)
+    assert fitted.scores[0].confusion.accuracy > 0.9
+    assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize("tensors", [("c",), ("a", "c"), ("f",)], ids="+".join)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_of_tiles_are_those_of_one_pass(name: str, tensors: tuple[str, ...], tmp_path: Path) -> None:
+    found = open_network(model(**NETWORKS[name]))
+    size = tuple(2 * n + 7 + k for k, n in enumerate(found.walk.image.size))
+    channels = {"sound": 2, "solid": 1}.get(name, 3)
+    random = np.random.default_rng(1)
+    pixels = random.standard_normal((*size, channels)).astype(np.float32)
+    positions = np.stack([random.integers(0, n, 40) for n in size], axis=1)
+    features = [usable(found, t, covers=t == "f") for t in tensors]
+    formula = Preprocessing(scale=1.0)
+    image = open_image(pixels if channels > 1 else pixels[..., 0], len(size), channels)
+    whole = Extractor(found, features, tile=10_000)(image, formula, positions)
+    for tile in (1, 6, 20):
+        parts = Extractor(found, features, tile=tile)(image, formula, positions)
+        for have, want in zip(parts, whole):
+            scale = np.abs(want).max()
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=(1e-2 if name == "half" else 1e-5) * scale)
+
+
+def test_features_are_interpolated_between_cells() -> None:
+    """As `segment` shows answers at pixels: linear between the middles of cells."""
+    found = open_network(model(**NETWORKS["unpadded"]))
+    pixels = np.random.default_rng(2).standard_normal((60, 70, 3)).astype(np.float32)
+    places = np.argwhere(np.ones((60, 70), bool))[::13]
+    (have,) = Extractor(found, [usable(found, "c")])(open_image(pixels, 2, 3), Preprocessing(scale=1.0), places)
+    graph = model(**NETWORKS["unpadded"])
+    for declared in graph.graph.input:
+        for axis in (2, 3):
+            declared.type.tensor_type.shape.dim[axis].dim_param = f"n{axis}"
+    del graph.graph.output[:]
+    graph.graph.output.append(onnx.ValueInfoProto(name="c"))
+    del graph.graph.node[4:]
+    (values,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(
+        ["c"], {"x": pixels.transpose(2, 0, 1)[None]}
+    )
+    field = found.map_at("c").space[0].field
+    first, stride = float(field.centre), float(field.stride)
+    rows, columns = ((places[:, k] - first) / stride for k in (0, 1))
+    rows, columns = rows.clip(0, values.shape[2] - 1), columns.clip(0, values.shape[3] - 1)
+    for n, (row, column) in enumerate(zip(rows, columns)):
+        i, j = min(int(row), values.shape[2] - 2), min(int(column), values.shape[3] - 2)
+        r, c = row - i, column - j
+        corner = values[0, :, i : i + 2, j : j + 2]
+        want = np.einsum("kij,i,j->k", corner, [1 - r, r], [1 - c, c])
+        np.testing.assert_allclose(have[n], want, rtol=1e-4, atol=1e-5)
+
+
+# Folds and scores ------------------------------------------------------------------------------------------------------
+
+
+def samples(images: int, each: int, count: int = 3, seed: int = 0) -> Samples:
+    random = np.random.default_rng(seed)
+    total = images * each
+    classes = np.resize(np.arange(count), total)
+    features = random.standard_normal((total, 4)).astype(np.float32) + classes[:, None]
+    places = random.integers(0, 400, (total, 2))
+    return Samples({"m": features}, classes, np.repeat(np.arange(images), each), places, np.ones(total), count)
+
+
+def test_folds_are_whole_images() -> None:
+    taken = samples(7, 12)
+    folds, what = folds_of(taken, 5, [30, 30], 0)
+    assert what == "5 folds of 7 images"
+    assert len(folds) == 5
+    for fold in folds:
+        assert not set(taken.images[fold.train]) & set(taken.images[fold.test])
+    assert sorted(np.concatenate([f.test for f in folds])) == list(range(84))
+    assert folds_of(samples(3, 12), 5, [30, 30], 0)[1] == "each image in turn"
+
+
+def test_folds_of_one_image_do_not_see_each_other() -> None:
+    taken = samples(1, 400)
+    folds, what = folds_of(taken, 4, [20, 20], 0)
+    assert what == "4 folds of blocks of a single image, which is optimistic"
+    for fold in folds:
+        apart = np.abs(taken.positions[fold.train][:, None] - taken.positions[fold.test][None]).max(-1)
+        assert len(np.unique(taken.classes[fold.train])) == 3
+        assert apart.min() >= 20 or len(fold.train) + len(fold.test) == 400
+
+
+def test_scores_are_those_of_whole_maps() -> None:
+    """A sample counts as many pixels as it stands for: a frequent class that is sampled thinly weighs as in the map."""
+    truth_, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    matrix = confusion_of(truth_, predicted, np.array([100.0, 100.0, 1.0, 1.0]), 2)
+    np.testing.assert_array_equal(matrix, [[100, 100], [0, 2]])
+
+
+def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mistakes in each of five folds, by penalty: the second is as good as the best within its error, the first not."""
+    taken = samples(5, 100, count=2)
+    folds, _ = folds_of(taken, 5, [30, 30], 0)
+    wrong = {
+        1e-4: [30] * 5,
+        1e-3: [3, 1, 4, 2, 3],
+        1e-2: [0, 4, 1, 3, 2],
+        1e-1: [12] * 5,
+        1.0: [20] * 5,
+        10.0: [20] * 5,
+    }
+    numbers = iter(range(5))
+
+    def answers(features: np.ndarray, classes: np.ndarray, count: int, balanced: bool) -> Any:
+        number = next(numbers)
+        want = taken.classes[folds[number].test]
+        for strength, mistakes in wrong.items():
+            given = np.where(np.arange(len(want)) < mistakes[number], 1 - want, want)
+            yield strength, lambda _, given=given: np.eye(2)[given]
+
+    monkeypatch.setattr(search, "path", answers)
+    score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=()), folds, True, 0)
+    assert max(score.by_strength, key=score.by_strength.get) == 1e-2
+    assert score.strength == 1e-3
+    assert score.confusion.sum() == 500
+
+
+def test_mean_and_deviation_are_folded_in_double_precision() -> None:
+    random = np.random.default_rng(0)
+    classes = np.resize(np.arange(3), 300)
+    features = (random.standard_normal((300, 5)) + classes[:, None]) * [1, 1e-3, 1e3, 1, 1] + [1e3, 0, -1e4, 0, 5]
+    layer = trained(features.astype(np.float32), classes, 3, True, 1.0)
+    assert layer.weights.dtype == layer.bias.dtype == np.float64
+    assert (layer(features).argmax(1) == classes).mean() > 0.8
+
+
+# The command and its report --------------------------------------------------------------------------------------------
+
+
+def test_the_command_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    np.save(tmp_path / "labels.npy", truth("parity", UPPER))
+    np.save(tmp_path / "tests.npy", truth("parity", LOWER))
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", str(DIGITS), str(PAGE), "labels.npy", "out.onnx", "--names", "even,odd,none", "--json", "fit.json"]
+    assert main([*words, "--held-out", str(PAGE), "tests.npy", "--samples", "300"]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "last",
+        "cut",
+        "± ",
+        "taken: the best",
+        "By class: held-out images",
+        "it answers as trained",
+        "out.onnx",
+    ):
+        assert part in said
+    assert len(said.splitlines()) <= 42
+    report = json.loads(Path("fit.json").read_text())
+    assert report["version"] == 1
+    assert report["at"] == report["scores"][0]["at"] == "last"
+    assert [c["name"] for c in report["classes"]] == ["even", "odd", "none"]
+    for score in (*report["scores"], report["held_out"]):
+        assert len(score["iou"]) == len(score["confusion"]) == 3
+        assert 0 < score["pixel_accuracy"] <= 1
+    assert report["preprocessing"]["full_scale"] == 255
+    assert report["validation"]["passed"]
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*"))
+
+
+def test_without_an_output_it_only_reports(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", samples=50)
+    assert isinstance(fitted, Fitted)
+    assert fitted.path is None
+    assert "written" not in fitted.text()
+    assert {p.name for p in tmp_path.iterdir()} == {"labels.npy"}
+    fitted.save(tmp_path / "later.onnx")
+    assert onnx_fcn.validate(DIGITS, tmp_path / "later.onnx").passed
+    assert fitted.to_proto().graph.output[0].name == fitted.output
+
+
+def test_few_labels_are_said_to_be_few(tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("x,y,label\n27,29,a\n230,29,a\n90,60,b\n91,61,b\n")
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "few.csv", at="last")
+    assert any("class 'a' has 2 labelled pixels: too few to tell" in note for note in fitted.notes)
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    said: list[tuple[str, int, int]] = []
+    onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", samples=50, progress=lambda *words: said.append(words))
+    assert {"reading labels", "computing features", "scoring last", "training on last"} <= {
+        words for words, _, _ in said
+    }
+
+
+# Refusals --------------------------------------------------------------------------------------------------------------
+
+
+QUANTISED = """
+    q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)
+    a = QLinearConv <strides = [2, 2]> (q, s, z, w1, s, z, s, z)  f = Flatten (a)
+    y = QLinearMatMul (f, s, z, w2, s, z, s, z)
+"""
+
+
+def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], str]]:
+    """Arguments that do not fit, by name: what is changed, the error, and its words."""
+    page = np.load(PAGE)
+    files = {
+        "nothing.npy": np.full(page.shape, 255, np.uint8),
+        "one.npy": np.zeros(page.shape, np.uint8),
+        "half.npy": np.zeros((156, 227), np.uint8),
+        "other.npy": np.zeros((300, 454), np.uint8),
+        "beyond.npy": np.where(page > 100, 3, 0).astype(np.uint8),
+        "rgb.npy": np.zeros((*page.shape, 3), np.uint8),
+        "good.npy": np.where(page > 100, 1, 0).astype(np.uint8),
+        "tiny.npy": page[:20, :20],
+        "tiny_labels.npy": np.resize([0, 1], (20, 20)).astype(np.uint8),
+    }
+    for name, values in files.items():
+        np.save(folder / name, values)
+    two = model(
+        "a = Conv <strides = [2, 2]> (x, w1)  f = Flatten (a)  y = Gemm (f, w2)  z = Gemm (f, w3)",
+        image="float[N,1,12,12] x", outputs="y, z", w1=(4, 1, 3, 3), w2=(100, 3), w3=(100, 2),
+    )  # fmt: skip
+    pool = model(
+        "a = Conv <strides = [2, 2]> (x, w1)  p = GlobalMaxPool (a)  y = Flatten (p)",
+        image="float[N,1,12,12] x", w1=(4, 1, 3, 3),
+    )  # fmt: skip
+    attention = model(
+        "a = Conv (x, w1)  r = Reshape (a, s)  t = Transpose <perm = [0, 2, 1]> (r)  m = MatMul (t, r)  y = Flatten (m)",
+        image="float[N,1,12,12] x", w1=(4, 1, 3, 3), s=[0, 4, 100],
+    )  # fmt: skip
+    return {
+        "no label": ({"labels": "nothing.npy"}, OptionError, "no pixel has a label"),
+        "one class": ({"labels": "one.npy"}, OptionError, "all labelled pixels are '0': two classes are needed"),
+        "another level": ({"labels": "half.npy"}, OptionError, r"312×454 pixels, and its labels .* 156×227: is it of another level\? give --level 1"),
+        "another size": ({"labels": "other.npy"}, OptionError, r"312×454 pixels, and its labels .* 300×454: give labels of the same size"),
+        "beyond names": (
+            {"labels": "beyond.npy", "names": ["a", "b"]}, OptionError, "value 3 in .* has no name: --names gives 2 names",
+        ),
+        "colours": ({"labels": "rgb.npy"}, OptionError, "colours|axes|channels"),
+        "too small": ({"images": "tiny.npy", "labels": "tiny_labels.npy"}, OptionError, "20×20 pixels.*28×28"),
+        "no tensor": ({"at": "nothing"}, OptionError, "the model has no tensor 'nothing'"),
+        "no position": ({"at": "0.weight"}, OptionError, "does not depend on the position"),
+        "several outputs": ({"model": two}, OptionError, "several outputs, 'y', 'z': name the one to replace with --output"),
+        "no last layer": ({"model": pool, "at": "last"}, OptionError, "ends with GlobalMaxPool.*--at cut"),
+        "attention": ({"model": attention}, UnsupportedModel, "multiplies positions with positions"),
+        "samples": ({"samples": 0}, OptionError, "--samples is an integer of at least 1, not 0"),
+        "folds": ({"folds": 1}, OptionError, "--folds is an integer of at least 2, not 1"),
+        "balance": ({"balance": "some"}, OptionError, "classes are 'balanced', or not"),
+        "provider": ({"providers": ["Nothing"]}, OptionError, "no provider 'Nothing'"),
+        "no folder": ({"output": "missing/out.onnx"}, OptionError, "missing"),
+        "the model itself": ({"output": DIGITS}, OptionError, "is the model itself: write the trained file to another one"),
+        "no image": ({"images": "missing.npy"}, OptionError, "missing.npy"),
+        "preset": ({"preprocess": "nothing"}, OptionError, "there is no preprocessing 'nothing'"),
+    }  # fmt: skip
+
+
+REFUSALS = [
+    "no label", "one class", "another level", "another size", "beyond names", "colours", "too small", "no tensor",
+    "no position", "several outputs", "no last layer", "attention", "samples", "folds", "balance", "provider",
+    "no folder", "the model itself", "no image", "preset",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changed, error, words = refusals(tmp_path)[name]
+    given = {"model": DIGITS, "images": PAGE, "labels": "good.npy", "output": "out.onnx", **changed}
+    before = {p.name for p in tmp_path.iterdir()}
+    with pytest.raises(error, match=words) as caught:
+        onnx_fcn.fit(**given)
+    assert "\n" not in str(caught.value) or error is UnsupportedModel
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_a_quantised_last_layer_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.resize(np.arange(200), (20, 20)).astype(np.uint8))
+    np.save(tmp_path / "labels.npy", np.resize([0, 1], (20, 20)).astype(np.uint8))
+    scale, zero = np.float32(0.1), np.uint8(128)
+    given = model(
+        QUANTISED, image="float[N,1,12,12] x", s=scale, z=zero, w1=np.resize([100, 140, 130], (4, 1, 3, 3)).astype(np.uint8),
+        w2=np.resize([100, 140, 130], (100, 3)).astype(np.uint8),
+    )  # fmt: skip
+    with pytest.raises(OptionError, match="fit the float model"):
+        onnx_fcn.fit(given, tmp_path / "image.npy", tmp_path / "labels.npy", at="a")
+
+
+def test_a_converted_model_is_refused(tmp_path: Path) -> None:
+    onnx_fcn.convert(DIGITS, tmp_path / "out.onnx")
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    with pytest.raises(UnsupportedModel, match="already: onnx_fcn converted it.*pass the original"):
+        onnx_fcn.fit(tmp_path / "out.onnx", PAGE, tmp_path / "labels.npy")
+
+
+def test_scikit_learn_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(OptionError, match=r"training needs scikit-learn: pip install 'onnx-fcn\[fit\]'"):
+        onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--at", "nothing"], 2, "no tensor 'nothing'"),
+        (["--ignore", "x"], 2, "neither a number nor 'none'"),
+        (["--folds", "0"], 2, "not an integer of at least 1"),
+        (["--input-size", "x"], 2, "is not a size in pixels"),
+        (["--output", "other"], 2, "no output 'other'"),
+        (["--held-out", "missing", "missing"], 2, "missing"),
+    ],
+)
+def test_exit_codes(words: list[str], code: int, said: str, tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    assert main(["fit", str(DIGITS), str(PAGE), str(tmp_path / "labels.npy"), *words]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_fit_leaves_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("ten", UPPER))
+    words = ["-m", "onnx_fcn", "fit", str(DIGITS), str(PAGE), "labels.npy", "out.onnx", "--samples", "100000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    for wait in (1.0, 2.0, 3.0):
+        process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+        left = {p.name for p in tmp_path.iterdir()} - {"labels.npy"}
+        assert left == (set() if code else {"out.onnx"})
+        assert code in (0, 130, -signal.SIGINT)
+        (tmp_path / "out.onnx").unlink(missing_ok=True)
