@@ -22,7 +22,7 @@ from onnx_fcn.tiles.tiled import open_tiled
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.heads import Head
 
-#: Networks with maps of several strides: body, image, weights. `a`, `c` and `e` are maps, `f` is what the last layer reads.
+#: Networks with maps of several strides: `a`, `c` and `e` are maps, and `f` is what the last layer reads.
 PADDED = """
     a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w1)  b = Relu (a)
     c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (b, w2)  d = Relu (c)
@@ -221,7 +221,7 @@ def test_a_wrong_file_is_found(what: str, tmp_path: Path) -> None:
         last.output[0] = "scores/map"
         changed.graph.initializer.append(onnx.numpy_helper.from_array(np.full(1, 0.01, np.float32), "one"))
     onnx.save(changed, tmp_path / "changed.onnx")
-    with pytest.raises(ValidationError, match="the trained layer on the original's features|the number of answers"):
+    with pytest.raises(ValidationError, match=r"the trained layer on the original's features|the number of answers"):
         onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "changed.onnx")
 
 
@@ -278,11 +278,11 @@ def test_what_cannot_be_read() -> None:
         p = GlobalAveragePool (c)  f = Flatten (p)  l = Gemm (f, w3)  y = Softmax (l)
     """
     gated = open_network(model(gate, image="float[N,3,32,40] x", w1=(6, 3, 3, 3), w3=(6, 5)))
-    with pytest.raises(OptionError, match="'c' depends on the whole image.*choose an earlier map with --at"):
+    with pytest.raises(OptionError, match=r"'c' depends on the whole image.*choose an earlier map with --at"):
         among(gated, "c")
     pool = "a = Conv <strides = [2, 2]> (x, w1)  b = Relu (a)  p = GlobalMaxPool (b)  y = Flatten (p)"
     flat = open_network(model(pool, image="float[N,3,32,40] x", w1=(6, 3, 3, 3)))
-    with pytest.raises(OptionError, match="ends with GlobalMaxPool.*--at cut"):
+    with pytest.raises(OptionError, match=r"ends with GlobalMaxPool.*--at cut"):
         among(flat, "last")
 
 
