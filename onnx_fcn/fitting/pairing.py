@@ -82,6 +82,8 @@ def pair_names(path: str, images: Sequence[str], names: Sequence[str], note: Not
     Raises:
         OptionError: if two images, or two names, are equal without their folders; if no image is named.
     """
+    if not names:
+        return []
     found: dict[str, str] = {}
     for key in (_base, _stem):
         for several, called in _equal(key, images, names, found):
@@ -89,10 +91,14 @@ def pair_names(path: str, images: Sequence[str], names: Sequence[str], note: Not
                 raise OptionError(_ambiguous(several, called))
             found[several[0]] = called[0]
     if not found:
-        example = f"such as '{names[0]}'" if names else "none at all"
-        raise OptionError(f"'{path}' names images {example}, and there are others, such as '{_base(images[0])}'")
-    if left := _left(names, found):
-        note(f"{len(left)} {'images' if len(left) > 1 else 'image'} in '{path}' are not there: {listed(left)}")
+        raise OptionError(f"'{path}' names images such as '{names[0]}', and there are others, such as '{images[0]}'")
+    left = _left(names, found)
+    by_stem = {_stem(image): image for image in found}
+    for name in left:
+        if again := by_stem.get(_base(name)):  # another spelling of the same image
+            raise OptionError(_ambiguous([again], [found[again], name]))
+    if left:
+        note(f"{len(left)} {'images are' if len(left) > 1 else 'image is'} only in '{path}': {listed(left)}")
     return [(image, found[image]) for image in images if image in found]
 
 

@@ -20,8 +20,8 @@ from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing_packa
 __all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
 
 
-#: Formats of pictures that return the numbers they were given. Others lose some, or scale them when they are read.
-NUMBERED = ("BMP", "GIF", "PNG")
+#: Formats of pictures that return the numbers they were given. Others lose some, scale them, or sort the palette anew.
+NUMBERED = ("BMP", "PNG")
 
 #: Pillow's modes with one number a pixel, which is grey or an index of the palette.
 SINGLE = ("1", "L", "P", "I", "I;16", "I;16B", "LA")
