@@ -63,7 +63,8 @@ def test_the_reference_has_everything_public() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.fit, onnx_fcn.inspect, onnx_fcn.replace_weights, onnx_fcn.validate]
+    "function",
+    [onnx_fcn.apply, onnx_fcn.convert, onnx_fcn.fit, onnx_fcn.inspect, onnx_fcn.replace_weights, onnx_fcn.validate],
 )
 def test_is_typed(function: Callable[..., object]) -> None:
     hints = typing.get_type_hints(function)

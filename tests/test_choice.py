@@ -14,7 +14,7 @@ import pytest
 
 from onnx_fcn import OptionError
 from onnx_fcn._types import Array
-from onnx_fcn.fitting.choice import census, draw
+from onnx_fcn.fitting.choice import _keys, census, draw
 from onnx_fcn.fitting.classes import Classes, classes_of
 from onnx_fcn.fitting.codes import Labels, blocks
 from onnx_fcn.fitting.labels import Labelled, open_labels
@@ -142,6 +142,14 @@ def test_every_pixel_is_drawn_equally_often() -> None:
     assert abs(pairs / draws - both) < 5 * math.sqrt(both / draws)
 
 
+def test_keys_are_those_of_splitmix64() -> None:
+    """The published numbers of the state 1234567."""
+    keys = _keys(np.arange(5), np.array([1234567], np.uint64)).tolist()
+    assert keys == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
+    ]  # fmt: skip
+
+
 def test_memory_does_not_grow_with_the_image() -> None:
     peaks = []
     for edge in (256, 1024):
@@ -165,6 +173,13 @@ def test_blocks_have_as_many_pixels_whatever_the_axes() -> None:
 
         census(Labelled("", "", Watched()), shape)
         assert 2**21 < max(seen) <= 2**22
+
+
+def test_blocks_are_a_grid_over_the_image() -> None:
+    assert list(blocks((5, 4), 3)) == [
+        (slice(i, j), slice(k, n)) for i, j in ((0, 3), (3, 5)) for k, n in ((0, 3), (3, 4))
+    ]
+    assert list(blocks((2,), 3)) == [(slice(0, 2),)]
 
 
 def test_labels_that_change_are_noticed() -> None:

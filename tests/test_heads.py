@@ -16,7 +16,7 @@ from law import model
 import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.fitting.candidates import among, joined, usable
-from onnx_fcn.fitting.network import Network, open_network
+from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.tiled import open_tiled
 from onnx_fcn.walk.asked import Asked
@@ -76,7 +76,12 @@ def head_on(found: Network, *tensors: str, covers: bool = False, classes: int = 
     random, features = np.random.default_rng(seed), [usable(found, t, covers=covers) for t in tensors]
     taps = [f.fact.window if f.covers else (1,) * len(f.fact.space) for f in features]
     kernels = [random.standard_normal((classes, f.fact.width, *t)) for f, t in zip(features, taps)]
-    return Head("scores", tensors, tuple(k / np.sqrt(k[0].size) for k in kernels), random.standard_normal(classes))
+    return Head(
+        output_of(found, tensors),
+        tensors,
+        tuple(k / np.sqrt(k[0].size) for k in kernels),
+        random.standard_normal(classes),
+    )
 
 
 def run(path: Path, image: np.ndarray) -> np.ndarray:

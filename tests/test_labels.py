@@ -359,6 +359,12 @@ def test_a_collection_of_geometries(tmp_path: Path) -> None:
     assert [tuple(map(int, place)) for place in zip(*np.nonzero(codes == 0))] == [(2, 1), (2, 5)]
 
 
+def test_the_last_feature_is_on_top(tmp_path: Path) -> None:
+    rows = [feature("Point", [3, 3], "a"), feature("Polygon", [square(2, 2, 4)], "b"), feature("Point", [4, 4], "a")]
+    codes = read(only(tmp_path, written(tmp_path / "a.json", rows)))
+    assert (codes[3, 3], codes[4, 4], (codes == 1).sum()) == (1, 0, 15)
+
+
 def test_codes_mean_the_same_in_all_files(tmp_path: Path) -> None:
     for k, names in enumerate((["b", "c"], ["a"], ["c", "a"], [])):
         image(tmp_path / "images" / f"{k}.png")
@@ -487,7 +493,8 @@ def test_json_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_json_without_the_suffix(tmp_path: Path) -> None:
-    assert only(tmp_path, written(tmp_path / "labels.txt", ALL)).labels.codes
+    for before in ("", "\ufeff", " \n"):
+        assert only(tmp_path, written(tmp_path / "labels.txt", before + json.dumps(ALL))).labels.codes
 
 
 def test_drawings_are_in_two_axes(tmp_path: Path) -> None:
@@ -575,6 +582,22 @@ def test_everything_in_coco(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(only(tmp_path, path, boxes="fill")), expected)
     with pytest.raises(OptionError, match=r"a box labels its 'centre', or all its pixels \('fill'\), and not 'edge'$"):
         only(tmp_path, path, boxes="edge")
+
+
+def test_crowds_alone_are_no_labels(tmp_path: Path) -> None:
+    one = only(tmp_path, written(tmp_path / "coco.json", coco({"segmentation": [[2, 1, 4, 1, 4, 3]], "iscrowd": 1})))
+    assert (one.labels.codes, census(one, SIZE)) == ({}, {})
+
+
+def test_runs_give_the_size_of_their_image_too(tmp_path: Path) -> None:
+    runs = {"segmentation": {"size": [*SIZE], "counts": counts_of(BLOB)}}
+    images = [{"id": 4, "file_name": "image.png"}]
+    one = only(tmp_path, written(tmp_path / "coco.json", coco(runs, images=images)))
+    with pytest.raises(OptionError, match=r"has 21×30 pixels, and its labels in '.*coco.json' are for 20×30"):
+        one.labels.check((21, 30))
+    other = {"segmentation": {"size": [10, 60], "counts": [600]}}
+    with pytest.raises(OptionError, match=r"annotation 2 .* has runs for 10×60 pixels, and its image has 20×30$"):
+        only(tmp_path, written(tmp_path / "coco.json", coco(runs, other, images=images)))
 
 
 def test_coco_names_images(tmp_path: Path) -> None:
@@ -689,7 +712,7 @@ def test_points_in_csv(tmp_path: Path) -> None:
     """Rows are in order; fractions belong to their pixel; other columns, and the order of columns, do not matter."""
     path = written(
         tmp_path / "a.csv",
-        '\ufeffLabel, id ,Y,X,note\nink,1,3.99,7,"a, b"\n"paper, old",2,0,0,\nink,3,1,1\n\npaper,4,1,1,\n,5,9,9,\n',
+        '\ufeffLabel, id ,Y,X,note,label\nink,1,3.99,7,"a,b",b\n"paper, old",2,0,0\nink,3,1,1\n\npaper,,1,1\n,5,9,9,\n',
     )
     notes: list[str] = []
     one = only(tmp_path, path, note=notes.append)

@@ -19,8 +19,10 @@ import zarr
 from test_images import LIES, oriented
 
 from onnx_fcn import OptionError
+from onnx_fcn.images import masks
 from onnx_fcn.images.image import open_image
 from onnx_fcn.images.masks import open_mask
+from onnx_fcn.images.stored import Stored
 
 SIZE = (37, 53)
 RNG = np.random.default_rng(0)
@@ -256,6 +258,16 @@ def test_a_mask_that_is_damaged_inside(tmp_path: Path) -> None:
         mask.read((slice(0, 16), slice(0, 16)))
         with pytest.raises(OptionError, match=r"m.tif' cannot be read as an image: it is damaged"):
             mask.read((slice(32, 37), slice(48, 53)))
+
+
+def test_a_refused_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    floats = np.zeros(SIZE)
+    found = Stored("'m'", SIZE, floats.dtype, lambda box: floats[box], 1.0, close=lambda: closed.append(True))
+    monkeypatch.setattr(masks, "open_stored", lambda *_, **__: found)
+    with pytest.raises(OptionError, match="'m' contains float64"):
+        open_mask(tmp_path, 2)
+    assert closed == [True]
 
 
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,14 @@ def test_an_area_of_any_coordinates(ring: np.ndarray) -> None:
         assert near[0] != near[1]
 
 
+def test_a_centre_on_an_edge_whose_quotient_is_rounded() -> None:
+    """The edge crosses row 49 at column 275.5 exactly, the centre of pixel 275; a float has it right of that."""
+    ring = np.array([[-41.5, 633], [116, 14.25], [116, 633]])
+    codes, box = np.full((1, 10), -7, np.int32), (slice(49, 50), slice(270, 280))
+    Area.of([ring], 0).paint(codes, box, CODES)
+    assert (codes[0] == 5).tolist() == [inside([ring], 49, j) for j in range(270, 280)] == [False] * 5 + [True] * 5
+
+
 def test_a_hole_and_an_island_in_it() -> None:
     square = np.array([[0, 0], [0, 1], [1, 1], [1, 0], [0, 0]])
     codes = painted(Area.of([square * 10 + 1, square * 6 + 3, square * 2 + 5], 0)) == 5

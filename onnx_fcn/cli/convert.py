@@ -52,7 +52,7 @@ exit codes:
   0    done
   1    the model cannot be used, or cannot become fully convolutional: every root cause is listed
   2    the arguments do not fit each other or the model, or the output cannot be written
-  3    converted, but the numbers disagree with the original
+  3    converted or trained, but the numbers disagree with the original
   130  interrupted
   143  terminated
 After 1, 2 and 3 nothing has been written, and an existing output is unchanged. After an interruption or termination

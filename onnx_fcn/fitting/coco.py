@@ -82,7 +82,7 @@ def _draw(drawing: Drawing, row: dict[str, Any], label: int, boxes: str, where: 
     """Draw an annotation: its segmentation, or else its box."""
     segmentation = row.get("segmentation")
     if isinstance(segmentation, dict):
-        drawing.add(_runs_of(segmentation, drawing.size, label, where))
+        drawing.add(_runs_of(segmentation, drawing, label, where))
     elif isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) % 2:
@@ -101,13 +101,14 @@ def _draw(drawing: Drawing, row: dict[str, Any], label: int, boxes: str, where: 
             drawing.add_points((corner + extent / 2)[None], label)
 
 
-def _runs_of(encoded: dict[str, Any], size: tuple[int, ...] | None, label: int, where: str) -> Runs:
-    """A run-length encoding: {"size": [height, width], "counts": list, or COCO's text}."""
+def _runs_of(encoded: dict[str, Any], drawing: Drawing, label: int, where: str) -> Runs:
+    """A run-length encoding: {"size": [height, width], "counts": list, or COCO's text}. All have the image's size."""
     shape, counts = encoded.get("size"), encoded.get("counts")
     if not isinstance(shape, list) or [isinstance(n, int) and 0 < n < LIMIT for n in shape] != [True, True]:
         raise OptionError(f"{where} has a run-length encoding without a size [height, width]")
     height, width = shape
-    if size is not None and size != (height, width):
+    drawing.size = size = drawing.size or (height, width)
+    if size != (height, width):
         raise OptionError(f"{where} has runs for {height}×{width} pixels, and its image has {size[0]}×{size[1]}")
     runs = _decoded(counts, where) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(n, int) and n >= 0 for n in runs):

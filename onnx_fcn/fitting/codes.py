@@ -7,7 +7,6 @@ of a class: `classes` numbers those codes that occur.
 from __future__ import annotations
 
 import abc
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -15,7 +14,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.stored import Box, size_text
 
-__all__ = ["LARGEST", "NONE", "Labels", "Note", "axis_blocks", "blocks", "check_sizes", "listed"]
+__all__ = ["LARGEST", "NONE", "Labels", "Note", "blocks", "check_sizes", "listed"]
 
 
 #: The code where a pixel has no label.
@@ -85,13 +84,12 @@ class Labels(abc.ABC):
 
 def blocks(size: Sequence[int], block: int) -> Iterator[Box]:
     """All boxes of a grid over an image, row by row, of at most `block` pixels along an axis."""
-    return itertools.product(*(axis_blocks(0, n, n, block) for n in size))
-
-
-def axis_blocks(first: int, behind: int, size: int, block: int) -> Iterator[slice]:
-    """The parts of an axis on a grid of `block` pixels that touch the pixels from `first` until before `behind`."""
-    for start in range(first // block * block, behind, block):
-        yield slice(start, min(start + block, size))
+    if not size:
+        yield ()
+    else:
+        for start in range(0, size[0], block):
+            part = slice(start, min(start + block, size[0]))
+            yield from ((part, *rest) for rest in blocks(size[1:], block))
 
 
 def check_sizes(labels: Labels, own: Sequence[int], size: Sequence[int], level: int) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
-from onnx_fcn.fitting.codes import NONE, Labels, axis_blocks, check_sizes
+from onnx_fcn.fitting.codes import NONE, Labels, check_sizes
 from onnx_fcn.fitting.shapes import Points, Shape
 from onnx_fcn.images.stored import Box, size_text
 
@@ -159,6 +158,6 @@ def _touched(limits: Array, before: Box, size: Sequence[int], block: int) -> Ite
     at = 0
     while len(limits := limits[limits[:, axis, 1] > at]):
         at = max(at, int(limits[:, axis, 0].min()) // block * block)
-        (part,) = itertools.islice(axis_blocks(at, at + 1, size[axis], block), 1)
+        part = slice(at, min(at + block, size[axis]))
         yield from _touched(limits[limits[:, axis, 0] < part.stop], (*before, part), size, block)
         at = part.stop

@@ -23,7 +23,7 @@ from onnx_fcn.files import target_of
 from onnx_fcn.fitting import solver
 from onnx_fcn.fitting.candidates import Candidate, among
 from onnx_fcn.fitting.fitted import Fitted, Tested
-from onnx_fcn.fitting.network import Network, free_name, open_network
+from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.fitting.sampling import Data, Progress, Sampler
 from onnx_fcn.fitting.search import Fold, Samples, Score, confusion_of, folds_of, scored, searched
 from onnx_fcn.running.confusion import Confusion
@@ -225,7 +225,7 @@ def _head(network: Network, chosen: Candidate, layer: solver.Layer) -> Head:
         part = layer.weights[:, start : start + feature.numbers]
         kernels.append(part.reshape(len(part), fact.width, *taps))
         start += feature.numbers
-    return Head(free_name(network, "scores"), chosen.tensors, tuple(kernels), layer.bias)
+    return Head(output_of(network, chosen.tensors), chosen.tensors, tuple(kernels), layer.bias)
 
 
 def _described(

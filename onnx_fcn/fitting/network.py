@@ -26,6 +26,7 @@ from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import PREFIX, fingerprint, metadata_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
+from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.fields import geometry_of
 from onnx_fcn.walk.forms import form
 from onnx_fcn.walk.given import Given, Source
@@ -33,7 +34,7 @@ from onnx_fcn.walk.heads import Head, map_at, with_head
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 
-__all__ = ["Network", "Written", "free_name", "open_network"]
+__all__ = ["Network", "Written", "open_network", "output_of"]
 
 
 #: The map itself, at the network's own stride.
@@ -185,8 +186,13 @@ def open_network(
     return Network(given, walk, document, request, asked, seed, progress)
 
 
-def free_name(network: Network, wanted: str) -> str:
-    """A name that no tensor of the model has."""
+def output_of(network: Network, tensors: Sequence[str]) -> str:
+    """The name of the trained output: that of the original, or another one if the layer reads what follows from it."""
+    walk = network.walk
+    (name,) = walk.outputs
     graph: onnx.GraphProto = network.given.selected.proto.graph
+    made = makers_of(walk).get(name)
+    if made is not None and walk.slots[made].replaced and not any(made in upstream(walk, t) for t in tensors):
+        return name
     taken = {n for node in graph.node for n in (*node.input, *node.output)} | {i.name for i in graph.input}
-    return next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(2, len(taken) + 3))) if n not in taken)
+    return next(n for n in (f"{name}_{k}" for k in range(2, len(taken) + 3)) if n not in taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,15 +79,18 @@ class Data:
         """
         notes: list[str] = []
         labelled = open_labels(images, labels, note=notes.append, **how)
-        sizes, censuses = [], []
+        sizes, censuses, rank, level = [], [], how["rank"], how["level"]
         for done, one in enumerate(labelled):
             say("reading labels", done, len(labelled))
-            with contextlib.closing(open_image(one.image, how["rank"], None, how["level"])) as image:
-                sizes.append(image.size)
-            notes += one.labels.check(image.size)
-            censuses.append(census(one, image.size))
+            size = _size(one.image, rank, level)
+            if level:  # drawings are in pixels of level 0
+                at_level = one.labels.at_level(_size(one.image, rank, 0), size)
+                labelled[done] = one = replace(one, labels=at_level)
+            notes += one.labels.check(size)
+            sizes.append(size)
+            censuses.append(census(one, size))
         classes = classes_of(censuses, labelled, names) if trained is None else _tested(trained, censuses, labelled)
-        return cls(tuple(labelled), classes, tuple(sizes), tuple(censuses), how["level"], tuple(notes))
+        return cls(tuple(labelled), classes, tuple(sizes), tuple(censuses), level, tuple(notes))
 
     @property
     def counts(self) -> Array:
@@ -97,6 +100,12 @@ class Data:
     def images_with(self, index: int) -> int:
         """The number of images with labels of a class."""
         return sum(bool(c.get(self.classes.codes[index])) for c in self.censuses)
+
+
+def _size(image: str, rank: int, level: int) -> tuple[int, ...]:
+    """The size of an image file at a level."""
+    with contextlib.closing(open_image(image, rank, None, level)) as opened:
+        return opened.size
 
 
 def _tested(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:

@@ -188,7 +188,7 @@ class Runs(Shape):
             for s, factor in zip(limits, self.factors)
         )
         run = np.searchsorted(self.stops, column * self.height + row[:, None], side="right")
-        inside = (run % 2 == 1) & (run < len(self.stops)) & (row < self.height)[:, None]
+        inside = run % 2 == 1
         part = target[tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(limits, box))]
         part[inside] = codes[self.label]
 

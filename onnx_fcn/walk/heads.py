@@ -88,6 +88,7 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     slot = Slot(node, proto, walk.slots[-1].index, operands=tuple(maps), replaced=True)
     made = replace(walk, slots=[*walk.slots, slot], outputs=(head.output,), epilogue=[], results={}, formed={})
     made.names.add(head.output)
+    _give_way(walk, head.output)
     site = Site(made, len(walk.slots), slot)
     try:
         fact = on_grid(site, _joined(site, maps, head, walk.image.size))
@@ -98,6 +99,16 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     made.epilogue.append(Slot(end, onnx.NodeProto(), len(made.slots), replaced=True, operands=(fact,)))
     made.results[head.output] = fact
     return made
+
+
+def _give_way(walk: Walk, name: str) -> None:
+    """Rename a tensor of the original whose name the head takes; it is not needed any more."""
+    emissions = [e for slot in walk.slots for e in slot.emissions]
+    if name in (o.name for slot in walk.slots for o in slot.node.outputs):
+        other = walk.fresh(f"{name}/before")
+        for emission in emissions:
+            for tensor in [*emission.node.inputs, *emission.node.outputs]:
+                tensor.name = other if tensor.name == name else tensor.name
 
 
 def map_at(walk: Walk, name: str) -> Lifted:
