@@ -86,7 +86,7 @@ def head_on(found: Network, *tensors: str, covers: bool = False, classes: int = 
 
 def run(path: Path, image: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(["scores"], {"x": image})[0]
+    return session.run(["y"], {"x": image})[0]
 
 
 def image_of(path: Path, *size: int, seed: int = 0) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_a_wrong_file_is_found(what: str, tmp_path: Path) -> None:
     found = network("padded")
     found.write(head_on(found, "a", "c"), tmp_path / "out.onnx", {})
     changed = onnx.load(tmp_path / "out.onnx")
-    conv, up = (next(n for n in changed.graph.node if n.op_type == op and "scores" in n.name) for op in OPERATORS)
+    conv, up = (next(n for n in changed.graph.node if n.op_type == op and n.name.startswith("y/")) for op in OPERATORS)
     names = {"weight": conv.input[1], "bias": conv.input[2], "triangle": up.input[1]}
     tensor = next(t for t in changed.graph.initializer if t.name == names[what])
     values = onnx.numpy_helper.to_array(tensor).copy()
@@ -221,9 +221,9 @@ def test_a_wrong_file_is_found(what: str, tmp_path: Path) -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     else:  # the layer that the file states is another one then, so the metadata must not be believed
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        changed.graph.node.append(onnx.helper.make_node("Add", ["scores/map", "one"], ["scores"]))
-        last = next(n for n in changed.graph.node if "scores" in n.output)
-        last.output[0] = "scores/map"
+        changed.graph.node.append(onnx.helper.make_node("Add", ["y/map", "one"], ["y"]))
+        last = next(n for n in changed.graph.node if "y" in n.output)
+        last.output[0] = "y/map"
         changed.graph.initializer.append(onnx.numpy_helper.from_array(np.full(1, 0.01, np.float32), "one"))
     onnx.save(changed, tmp_path / "changed.onnx")
     with pytest.raises(ValidationError, match=r"the trained layer on the original's features|the number of answers"):
@@ -251,7 +251,7 @@ def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
         ({"tensors": 5}, "is not a list"),
         ({"tensors": ["zzz"]}, "do not fit the original"),
         ({"tensors": ["a"]}, "do not fit the original"),
-        ({"output": "y"}, "do not fit|is not a conversion"),
+        ({"output": "z"}, "do not fit|is not a conversion"),
     ):
         with pytest.raises(ModelError, match=match):
             onnx_fcn.validate(original, changed(**values))
