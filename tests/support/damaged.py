@@ -475,13 +475,16 @@ def _nested(model: ModelProto, chance: random.Random) -> str:
     if graph.ByteSize() > 20_000:
         return "too large to nest"
     depth = chance.choice((2, 10, 20))
+    outputs, condition = [o.name for o in graph.output], [i.name for i in graph.input][:1]
+    try:
+        helper.make_node("If", condition, outputs)
+    except UnicodeError:
+        return "a name that is not UTF-8"
     for _ in range(depth):
         inner = onnx.GraphProto()
         inner.CopyFrom(graph)
         del graph.node[:]
         del graph.initializer[:]
-        outputs = [o.name for o in graph.output]
-        condition = [i.name for i in graph.input][:1]
         node = helper.make_node(chance.choice(("If", "Loop", "Scan")), condition, outputs)
         node.attribute.add(name=chance.choice(("then_branch", "body")), type=onnx.AttributeProto.GRAPH).g.CopyFrom(
             inner
