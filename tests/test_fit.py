@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.array
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +21,7 @@ from law import model
 from test_heads import NETWORKS
 
 import onnx_fcn
+import onnx_fcn.dask
 from onnx_fcn import FcnError, Fitted, OptionError, UnsupportedModel
 from onnx_fcn.cli import main
 from onnx_fcn.fitting import search
@@ -122,6 +124,10 @@ def test_everything_works_on_a_trained_file(tmp_path: Path, monkeypatch: pytest.
     assert main(["apply", "out.onnx", str(PAGE), "map.npy", "-q"]) == 0
     assert main(["apply", "out.onnx", str(PAGE), "tiles.npy", "--tile", "96", "-q"]) == 0
     assert main(["--verify", str(DIGITS), "out.onnx"]) == 0
+    image = dask.array.from_array(np.load(PAGE), chunks=100)
+    np.testing.assert_allclose(
+        onnx_fcn.dask.apply("out.onnx", image).compute(), np.load("map.npy"), rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_allclose(np.load("tiles.npy"), np.load("map.npy"), rtol=1e-4, atol=1e-4)
     assert np.load("classes.npy").shape == np.load(PAGE).shape
     grid = onnx_fcn.read_geometry("out.onnx").grid(*np.load(PAGE).shape)
@@ -270,17 +276,17 @@ def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.Monke
     taken = samples(5, 100, count=2)
     folds, _ = folds_of(taken, 5, [30, 30], 0)
     wrong = {1e-4: [30] * 5, 1e-3: [3, 1, 4, 2, 3], 1e-2: [0, 4, 1, 3, 2]}
-    wrong |= dict.fromkeys((1e-1, 1.0, 10.0), [20] * 5)
+    wrong |= dict.fromkeys((1e-1, 1.0), [20] * 5)  # and then the search ends
+    wrong[10.0] = [0] * 5
     numbers = iter(range(5))
 
-    def answers(features: np.ndarray, classes: np.ndarray, count: int, balanced: bool) -> Any:
-        number = next(numbers)
+    def of_fold(number: int) -> Any:
         want = taken.classes[folds[number].test]
         for strength, mistakes in wrong.items():
             given = np.where(np.arange(len(want)) < mistakes[number], 1 - want, want)
             yield strength, lambda _, given=given: np.eye(2)[given]
 
-    monkeypatch.setattr(search, "path", answers)
+    monkeypatch.setattr(search, "path", lambda *_: of_fold(next(numbers)))
     score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=()), folds, True, 0)
     assert max(score.by_strength, key=score.by_strength.get) == 1e-2
     assert score.strength == 1e-3
@@ -345,6 +351,14 @@ def test_few_labels_are_said_to_be_few(tmp_path: Path) -> None:
     (tmp_path / "few.csv").write_text("x,y,label\n27,29,a\n230,29,a\n90,60,b\n91,61,b\n")
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "few.csv", at="last")
     assert any("class 'a' has 2 labelled pixels: too few to tell" in note for note in fitted.notes)
+
+
+def test_labels_beyond_the_outermost_answers_are_counted(tmp_path: Path) -> None:
+    """The window of the last layer is 28 pixels wide, so there is no answer within 13 pixels of the border, less 2."""
+    rows = ["x,y,label", *(f"{x},{20 + 9 * k},{'ab'[k % 2]}" for k, x in enumerate((2, 11, 12, 200, 300, 444, 453)))]
+    (tmp_path / "border.csv").write_text("\n".join(rows) + "\n")
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "border.csv", at="last")
+    assert any("4 of the samples are beyond the outermost answers" in note for note in fitted.notes)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -64,10 +64,18 @@ class Source:
 
     def places(self, axis: int, pixels: Array, size: int) -> Array:
         """Positions of pixels between the middles of cells, in cells."""
+        places: Array = np.clip(self._places(axis, pixels), 0, self.axes[axis].count(size) - 1)
+        return places
+
+    def beyond(self, axis: int, pixels: Array, size: int) -> Array:
+        """Whether pixels are more than half a stride beyond the middles of the outermost cells."""
+        places = self._places(axis, pixels)
+        outside: Array = (places < -0.5) | (places > self.axes[axis].count(size) - 0.5)
+        return outside
+
+    def _places(self, axis: int, pixels: Array) -> Array:
         a = self.axes[axis]
-        cells = a.count(size)
-        first = float(middle_of(a, self.native))
-        places: Array = np.clip((pixels - first) / float(a.stride), 0, cells - 1)
+        places: Array = (pixels - float(middle_of(a, self.native))) / float(a.stride)
         return places
 
     def values(self, found: Array) -> Array:
@@ -148,6 +156,12 @@ class Extractor:
             if progress is not None:
                 progress(done + 1, len(groups))
         return found
+
+    def beyond(self, feature: Feature, size: Sequence[int], positions: Array) -> int:
+        """The number of pixels (n, rank) of an image beyond the outermost cells of a map, whose features they get."""
+        source = Source.of(feature, self._native)
+        outside = [source.beyond(k, positions[:, k], n) for k, n in enumerate(size)]
+        return int(np.logical_or.reduce(outside).sum())
 
     def _groups(self, positions: Array) -> Iterator[Array]:
         """The rows of positions on the same tile."""

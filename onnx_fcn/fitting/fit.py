@@ -132,6 +132,7 @@ def fit(
     say(f"training on {chosen.name}", 0, 0)
     features = taken.of(chosen, np.arange(len(taken.classes)))
     layer = solver.trained(features, taken.classes, taken.count, balanced, strength)
+    beyond = sampler.beyond(chosen, data, taken)
     tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
     head, formula = _head(network, chosen, layer), sampler.formula
     say("comparing with the original", 0, 0)
@@ -159,7 +160,7 @@ def fit(
         held_out=tested,
         preprocess=formula,
         balance=balance,
-        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer), *refused))),
+        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer, beyond), *refused))),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
@@ -243,7 +244,7 @@ def _described(
     }
 
 
-def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer) -> Iterator[str]:
+def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: int) -> Iterator[str]:
     """Sentences about what is not certain."""
     for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
         if pixels < FEW:
@@ -258,5 +259,7 @@ def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer) -> Iterato
         rivals = [s.candidate.name for s in close if len(s.candidate.features) == len(best.candidate.features)]
         if rivals:
             yield f"the labels are too few to tell {best.candidate.name} from {', '.join(rivals)}: --at names one"
+    if beyond:
+        yield f"{beyond:,} of the samples are beyond the outermost answers, near the border, and got their features"
     if not layer.converged:
         yield "the training was stopped before its end, which changes little: fewer features need fewer steps"

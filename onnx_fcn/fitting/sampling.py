@@ -196,6 +196,11 @@ class Sampler:
             count,
         )
 
+    def beyond(self, chosen: Candidate, data: Data, taken: Samples) -> int:
+        """The number of samples that are beyond the outermost cells of the finest map."""
+        finest, places = chosen.features[0], [taken.positions[taken.images == k] for k in range(len(data.sizes))]
+        return sum(self._extract.beyond(finest, size, at) for size, at in zip(data.sizes, places))
+
     def _formula_of(self, image: Image) -> Preprocessing:
         """The formula for the numbers of an image as they are stored.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.fitting.candidates import Candidate, Feature, joined
-from onnx_fcn.fitting.solver import STRENGTHS, distances, path, stratified
+from onnx_fcn.fitting.solver import distances, path, stratified
 from onnx_fcn.running.confusion import Confusion
 
 __all__ = ["Fold", "Samples", "Score", "confusion_of", "folds_of", "scored", "searched"]
@@ -27,6 +27,9 @@ __all__ = ["Fold", "Samples", "Score", "confusion_of", "folds_of", "scored", "se
 
 #: The most samples that layers are trained on while maps and penalties are searched; the last one takes all.
 SEARCHED = 6000
+
+#: Weaker penalties that may do no better than the best so far, before the search for one ends.
+PATIENCE = 2
 
 #: The most maps that are combined.
 MOST = 4
@@ -75,7 +78,7 @@ class Score:
         mean_iou: intersection over union of all folds together, averaged over classes.
         error: its standard error; NaN for a single fold.
         confusion: (classes, classes) labelled pixels of all folds: rows are the truth, columns the prediction.
-        by_strength: `mean_iou` for every C.
+        by_strength: `mean_iou` for every C that was tried.
     """
 
     candidate: Candidate
@@ -128,21 +131,26 @@ def _apart(samples: Samples, fold: Fold, field: Sequence[float]) -> Fold:
 
 
 def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanced: bool, seed: int) -> Score:
-    """The score of one candidate."""
-    confusions: dict[float, list[Array]] = {c: [] for c in STRENGTHS}
+    """The score of one candidate: all folds with one penalty after the other, the strongest first."""
+    paths, tests = [], []
     for number, fold in enumerate(folds):
         train = _thinned(fold.train, np.random.default_rng((seed, number)))
-        features, test = samples.of(candidate, train), samples.of(candidate, fold.test)
-        for strength, layer in path(features, samples.classes[train], samples.count, balanced):
-            best = layer(test).argmax(1)
-            confusions[strength].append(
-                confusion_of(samples.classes[fold.test], best, samples.weights[fold.test], samples.count)
-            )
-    means = {c: Confusion(np.sum(found, axis=0)).mean_iou for c, found in confusions.items()}
-    best = max(means, key=lambda c: means[c])
-    chosen = min(c for c in means if means[c] >= means[best] - np.nan_to_num(_error(confusions[best])))
-    total = np.sum(confusions[chosen], axis=0)
-    return Score(candidate, chosen, means[chosen], _error(confusions[chosen]), total, means)
+        paths.append(path(samples.of(candidate, train), samples.classes[train], samples.count, balanced))
+        tests.append(samples.of(candidate, fold.test))
+    found: dict[float, list[Array]] = {}
+    means: dict[float, float] = {}
+    for layers in zip(*paths):
+        strength = layers[0][0]
+        found[strength] = [
+            confusion_of(samples.classes[fold.test], layer(test).argmax(1), samples.weights[fold.test], samples.count)
+            for fold, test, (_, layer) in zip(folds, tests, layers)
+        ]
+        means[strength] = Confusion(np.sum(found[strength], axis=0)).mean_iou
+        best = max(means, key=lambda c: means[c])
+        if list(means).index(best) <= len(means) - 1 - PATIENCE:
+            break
+    chosen = min(c for c in means if means[c] >= means[best] - np.nan_to_num(_error(found[best])))
+    return Score(candidate, chosen, means[chosen], _error(found[chosen]), np.sum(found[chosen], axis=0), means)
 
 
 def _thinned(rows: Array, random: np.random.Generator) -> Array:
