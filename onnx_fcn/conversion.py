@@ -39,7 +39,7 @@ from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 from onnx_fcn.walk.mixing import check_freed
 
-__all__ = ["Conversion", "Progress", "blaming_model", "compare", "convert", "inspect", "passed", "validate"]
+__all__ = ["Conversion", "Progress", "accepted", "blaming_model", "compare", "convert", "inspect", "validate"]
 
 
 #: Called with a few words before each step that may take seconds.
@@ -247,7 +247,7 @@ def validate(
     try:
         if head is not None:
             comparison = Comparison(given, walk, document, document, seed, progress or _silent, macs)
-            return _compare_head(comparison, head, asked, request, judged)
+            return _compare_head(comparison, head, asked, request, judged, images)
         check_signature(document, judged, walk)
         return compare(given, walk, document, judged, seed, images, progress or _silent, macs)
     except ValidationError as error:
@@ -258,8 +258,12 @@ def validate(
         raise ValidationError(reason, error.report) from None
 
 
-def _compare_head(c: Comparison, head: Head, asked: Asked, request: Request, judged: Document) -> Validation:
+def _compare_head(
+    c: Comparison, head: Head, asked: Asked, request: Request, judged: Document, data: dict[str, Array] | None
+) -> Validation:
     """Compare a file with a trained head with that layer on the features of the original.
+
+    If operators dilate, its maps are those of the plain conversion, which is compared with the original first.
 
     Raises:
         ModelError: if the original has no such maps.
@@ -272,23 +276,25 @@ def _compare_head(c: Comparison, head: Head, asked: Asked, request: Request, jud
         form(walk, asked)
     document.commit(assemble(document, walk))
     check_signature(document, judged, walk)
-    return passed(prove_head(c, walk, head, judged), c.given)
+    if asked.output_stride is not None:
+        accepted(run_checks(c, data), c.given)
+    return accepted(prove_head(c, walk, head, judged, data), c.given)
 
 
-def passed(validation: Validation, given: Given) -> Validation:
-    """The validation itself.
+def accepted(validation: Validation, given: Given) -> Validation:
+    """The validation, if all checks passed.
 
     Raises:
-        ValidationError: if a check failed.
+        ValidationError: if one did not.
     """
-    if not validation.passed:
-        if any(c.kind == "fit" for c in validation.checks):
-            raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
-        if validation.is_same_network:
-            raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
-        hint = SATURATION if is_rounded(given.selected) else ""
-        raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
-    return validation
+    if validation.passed:
+        return validation
+    if validation.is_same_network:
+        raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
+    if any(c.kind == "fit" for c in validation.checks):
+        raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
+    hint = SATURATION if is_rounded(given.selected) else ""
+    raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
 
 
 def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
@@ -331,7 +337,7 @@ def compare(
     progress: Progress,
     macs: int | None,
 ) -> Validation:
-    return passed(run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data), given)
+    return accepted(run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data), given)
 
 
 @contextmanager

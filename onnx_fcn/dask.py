@@ -76,7 +76,7 @@ def apply(
     if array.dtype.kind == "b":  # black and white, as in files
         array = dask.array.where(array, np.uint8(255), np.uint8(0))
     reading = reading_of(array.shape, network.rank, network.channels, "the array")
-    formula = tiled.preprocessing(preprocess, array.dtype, white_of(array.dtype), "the array")
+    formula = tiled.network.preprocessing_for(preprocess, array.dtype, white_of(array.dtype), "the array")
     image = reading.arrange(array)
     tiling = tiled.tiling(image.shape[1:], tile or LEAST[network.rank], approximate=approximate)
     answer = delayed(_answer, pure=True)

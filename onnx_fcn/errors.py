@@ -14,7 +14,8 @@ a `Diagnostic`, and the boundary raises all diagnostics together as one `Unsuppo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Unsupported",
     "UnsupportedModel",
     "ValidationError",
+    "did_you_mean",
     "in_one_line",
     "printable",
     "reason_of",
@@ -121,3 +123,9 @@ def printable(text: str) -> str:
     """A text as one line for a terminal: a model's names may contain line ends and escape sequences, or be huge."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known ones that are similar; empty if there are none."""
+    near = difflib.get_close_matches(name, dict.fromkeys(known), 3)
+    return f": did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,12 +25,12 @@ import onnx_fcn
 import onnx_fcn.dask
 from onnx_fcn import FcnError, Fitted, OptionError, UnsupportedModel
 from onnx_fcn.cli import main
-from onnx_fcn.fitting import search
+from onnx_fcn.fitting import sampling, search
 from onnx_fcn.fitting.candidates import usable
 from onnx_fcn.fitting.features import Extractor
 from onnx_fcn.fitting.network import open_network
-from onnx_fcn.fitting.search import Samples, confusion_of, folds_of, scored
-from onnx_fcn.fitting.solver import trained
+from onnx_fcn.fitting.search import Samples, folds_of, scored
+from onnx_fcn.fitting.solver import Standard
 from onnx_fcn.images.image import open_image
 from onnx_fcn.running.preprocess import Preprocessing
 
@@ -255,20 +256,38 @@ def test_folds_are_whole_images() -> None:
 
 
 def test_folds_of_one_image_do_not_see_each_other() -> None:
-    taken = samples(1, 400)
+    """Samples that see a tested pixel are left out, if every class keeps half of its samples."""
+    taken = samples(1, 2000)
     folds, what = folds_of(taken, 4, [20, 20], 0)
     assert what == "4 folds of blocks of a single image, which is optimistic"
     for fold in folds:
-        apart = np.abs(taken.positions[fold.train][:, None] - taken.positions[fold.test][None]).max(-1)
         assert len(np.unique(taken.classes[fold.train])) == 3
-        assert apart.min() >= 20 or len(fold.train) + len(fold.test) == 400
+    crowded = [len(f.train) + len(f.test) == 2000 for f in folds]
+    assert all(crowded), "blocks of the field's size are all neighbours, so nothing can be left out"
+    wide = replace(taken, positions=taken.positions // 40 * 400)  # clusters far from each other
+    for fold in folds_of(wide, 4, [20, 20], 0)[0]:
+        apart = np.abs(wide.positions[fold.train][:, None] - wide.positions[fold.test][None]).max(-1)
+        assert apart.min() >= 20
+        assert len(fold.train) >= 1000
+
+
+def test_blocks_shrink_until_every_class_is_in_every_fold() -> None:
+    """Two classes in two clusters: blocks of the field would hold out a class as a whole."""
+    places = np.concatenate([np.arange(10)[:, None] * [7, 3], 300 + np.arange(10)[:, None] * [7, 3]])
+    classes = np.repeat([0, 1], 10)
+    taken = Samples({"m": np.zeros((20, 1), np.float32)}, classes, np.zeros(20, int), places, np.ones(20), 2)
+    folds, _ = folds_of(taken, 5, [1000, 1000], 0)
+    assert len(folds) == 5
+    for fold in folds:
+        assert set(classes[fold.train]) == {0, 1}
 
 
 def test_scores_are_those_of_whole_maps() -> None:
     """A sample counts as many pixels as it stands for: a frequent class that is sampled thinly weighs as in the map."""
-    truth_, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
-    matrix = confusion_of(truth_, predicted, np.array([100.0, 100.0, 1.0, 1.0]), 2)
-    np.testing.assert_array_equal(matrix, [[100, 100], [0, 2]])
+    found = onnx_fcn.Confusion.of(
+        np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 2, weights=np.array([100.0, 100.0, 1.0, 1.0])
+    )
+    np.testing.assert_array_equal(found.matrix, [[100, 100], [0, 2]])
 
 
 def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,16 +309,20 @@ def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.Monke
     score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=()), folds, True, 0)
     assert max(score.by_strength, key=score.by_strength.get) == 1e-2
     assert score.strength == 1e-3
-    assert score.confusion.sum() == 500
+    assert score.confusion.pixels == 500
+    assert 10.0 not in score.by_strength
 
 
 def test_mean_and_deviation_are_folded_in_double_precision() -> None:
     random = np.random.default_rng(0)
-    classes = np.resize(np.arange(3), 300)
-    features = (random.standard_normal((300, 5)) + classes[:, None]) * [1, 1e-3, 1e3, 1, 1] + [1e3, 0, -1e4, 0, 5]
-    layer = trained(features.astype(np.float32), classes, 3, True, 1.0)
+    features = (random.standard_normal((300, 5)) * [1, 1e-3, 1e3, 1, 1] + [1e3, 100, -1e4, 0, 5]).astype(np.float32)
+    weights, bias = random.standard_normal((3, 5)), random.standard_normal(3)
+    standard = Standard.of(features)
+    layer = standard.folded(weights, bias, True)
     assert layer.weights.dtype == layer.bias.dtype == np.float64
-    assert (layer(features).argmax(1) == classes).mean() > 0.8
+    exact = features.astype(np.float64)
+    want = (exact - standard.mean.astype(np.float64)) / standard.deviation.astype(np.float64) @ weights.T + bias
+    np.testing.assert_allclose(layer(exact), want, rtol=1e-9, atol=1e-9)
 
 
 # The command and its report -------------------------------------------------------------------------------------------
@@ -365,9 +388,8 @@ def test_progress_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", truth("digit", UPPER))
     said: list[tuple[str, int, int]] = []
     onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", samples=50, progress=lambda *words: said.append(words))
-    assert {"reading labels", "computing features", "scoring last", "training on last"} <= {
-        words for words, _, _ in said
-    }
+    words = {words for words, _, _ in said}
+    assert {"reading labels", "computing features of image 1 of 1", "scoring last", "training on last"} <= words
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -423,6 +445,7 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
         "several outputs": ({"model": two}, OptionError, "several outputs, 'y', 'z': name the one"),
         "no last layer": ({"model": pool, "at": "last"}, OptionError, "ends with GlobalMaxPool.*--at cut"),
         "attention": ({"model": attention}, UnsupportedModel, "multiplies positions with positions"),
+        "seed": ({"seed": -1}, OptionError, "--seed is an integer of at least 0, not -1"),
         "samples": ({"samples": 0}, OptionError, "--samples is an integer of at least 1, not 0"),
         "folds": ({"folds": 1}, OptionError, "--folds is an integer of at least 2, not 1"),
         "balance": ({"balance": "some"}, OptionError, "classes are 'balanced', or not"),
@@ -436,7 +459,7 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
 
 REFUSALS = [
     "no label", "one class", "another level", "another size", "beyond names", "colours", "too small", "no tensor",
-    "no position", "several outputs", "no last layer", "attention", "samples", "folds", "balance", "provider",
+    "no position", "several outputs", "no last layer", "attention", "samples", "seed", "folds", "balance", "provider",
     "no folder", "the model itself", "no image", "preset",
 ]  # fmt: skip
 
@@ -444,7 +467,9 @@ REFUSALS = [
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    changed, error, words = refusals(tmp_path)[name]
+    found = refusals(tmp_path)
+    assert set(found) == set(REFUSALS)
+    changed, error, words = found[name]
     given = {"model": DIGITS, "images": PAGE, "labels": "good.npy", "output": "out.onnx", **changed}
     before = {p.name for p in tmp_path.iterdir()}
     with pytest.raises(error, match=words) as caught:
@@ -476,7 +501,9 @@ def test_a_converted_model_is_refused(tmp_path: Path) -> None:
 def test_scikit_learn_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(OptionError, match=r"training needs scikit-learn: pip install 'onnx-fcn\[fit\]'"):
+    with pytest.raises(
+        OptionError, match=r"training needs scikit-learn, .* pip install 'onnx-fcn\[fit\]'"
+    ):
         onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy")
 
 
@@ -484,17 +511,91 @@ def test_scikit_learn_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("words", "code", "said"),
     [
         (["--at", "nothing"], 2, "no tensor 'nothing'"),
-        (["--ignore", "x"], 2, "neither a number nor 'none'"),
+        (["--ignore", "x"], 2, "neither a whole number nor 'none'"),
         (["--folds", "0"], 2, "not an integer of at least 1"),
         (["--input-size", "x"], 2, "is not a size in pixels"),
         (["--output", "other"], 2, "no output 'other'"),
         (["--held-out", "missing", "missing"], 2, "missing"),
+        (["--json", "missing/report.json"], 2, "missing"),
+        (["--seed", "-1"], 2, "is not a whole number of at least 0"),
     ],
 )
 def test_exit_codes(words: list[str], code: int, said: str, tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "labels.npy", truth("digit", UPPER))
     assert main(["fit", str(DIGITS), str(PAGE), str(tmp_path / "labels.npy"), *words]) == code
     assert said in capsys.readouterr().err
+
+
+def test_the_report_is_not_written_over_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", truth("digit", UPPER))
+    words = ["fit", str(DIGITS), str(PAGE), "labels.npy", "out.onnx", "--samples", "50"]
+    assert main([*words, "--json", "out.onnx"]) == 2
+    assert "'out.onnx' is a model: write the report to another file" in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"labels.npy"}
+    assert main([*words, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["at"]
+
+
+def test_held_out_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    np.save(tmp_path / "other.npy", np.where(np.load(PAGE) > 100, 2, 0).astype(np.uint8))
+    np.save(tmp_path / "none.npy", np.full_like(np.load(PAGE), 255))
+    np.save(tmp_path / "part.npy", np.where(truth("digit", LOWER) == 0, 0, 255).astype(np.uint8))
+    for labels, words in (
+        ("other.npy", "the held-out labels have a class '2', which is not trained"),
+        ("none.npy", "no pixel of the held-out images has a label"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / labels), samples=20)
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / "part.npy"), samples=50)
+    assert fitted.held_out.matrix.sum(1) == pytest.approx([48 * 16, 0])
+    assert "nan" not in fitted.text()
+
+
+def test_images_of_different_numbers_are_refused(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    page = np.load(PAGE)
+    for name, image in {"a": page, "b": page.astype(np.float32)}.items():
+        np.save(tmp_path / f"images/{name}.npy", image)
+        np.save(tmp_path / f"labels/{name}.npy", truth("digit", UPPER))
+    with pytest.raises(OptionError, match=r"has other numbers than the images before it.*--preprocess"):
+        onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", samples=20)
+
+
+def test_features_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_BYTES", 60_000)
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", at="last")
+    assert fitted.samples * 64 * 4 <= 60_000
+    assert any("pixels of each class and image are taken, since more features would" in note for note in fitted.notes)
+
+
+def test_a_class_in_one_image_only(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        labels = truth("parity", UPPER)
+        labels[labels == 1] = 1 if number == 0 else 255
+        np.save(tmp_path / f"images/{number}.npy", np.load(PAGE))
+        np.save(tmp_path / f"labels/{number}.npy", labels)
+    fitted = onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", samples=40, at="last")
+    assert any("class '1' is labelled in one image only" in note for note in fitted.notes)
+
+
+def test_nothing_can_be_held_out(tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("x,y,label\n27,29,a\n230,60,b\n")
+    fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "two.csv", tmp_path / "out.onnx")
+    assert not fitted.scores
+    assert any("there are too few labels to hold any out" in note for note in fitted.notes)
+
+
+def test_scores_between_cells_decide_at_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("parity", UPPER))
+    onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", tmp_path / "out.onnx", samples=100)
+    result = onnx_fcn.DenseModel(tmp_path / "out.onnx").run(np.load(PAGE))
+    np.testing.assert_array_equal(result.classes_at_pixels(), result.at_pixels(result.map).argmax(0))
 
 
 def test_an_interrupted_fit_leaves_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_the_last_layer_is_replaced(name: str, tmp_path: Path) -> None:
     assert feature.tensor == "f"
     head = head_on(found, "f", covers=True)
     written = found.write(head, tmp_path / "out.onnx", {})
-    assert {c.note for c in written.validation.checks if c.kind == "fit"} >= {""}
+    notes = [c.note for c in written.validation.checks if c.kind == "fit" and c.size != found.walk.image.size]
+    assert any("windows" in note for note in notes)
+    assert any("crops" in note for note in notes) == (name == "unpadded")
     answers = onnx_fcn.read_geometry(tmp_path / "out.onnx").of()
     assert answers.window == found.walk.image.size
     assert answers.offset == (0,) * len(answers.window)
@@ -203,34 +205,54 @@ def test_forms(asked: dict[str, Any], tensors: tuple[str, ...], tmp_path: Path) 
 def test_output_strides(stride: int, tensors: tuple[str, ...], tmp_path: Path) -> None:
     found = network("padded", output_stride=stride)
     written = found.write(head_on(found, *tensors, covers=tensors == ("f",)), tmp_path / "out.onnx", {})
-    assert max(written.geometry.of().stride) <= max(stride, 2 if "a" in tensors else stride)
+    own = {"a": 2, "c": 4, "f": 8}
+    assert set(written.geometry.of().stride) == {min(stride, *(own[t] for t in tensors))}
+    dilated = "f" in tensors or (stride < 4 and "c" in tensors)
+    assert ("phases" in {c.kind for c in written.validation.checks}) == dilated
     assert onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "out.onnx").passed
 
 
-@pytest.mark.parametrize("what", ["weight", "bias", "triangle"])
+@pytest.mark.parametrize("what", ["an addition", "the trunk", "the triangle"])
 def test_a_wrong_file_is_found(what: str, tmp_path: Path) -> None:
     found = network("padded")
     found.write(head_on(found, "a", "c"), tmp_path / "out.onnx", {})
     changed = onnx.load(tmp_path / "out.onnx")
-    conv, up = (next(n for n in changed.graph.node if n.op_type == op and n.name.startswith("y/")) for op in OPERATORS)
-    names = {"weight": conv.input[1], "bias": conv.input[2], "triangle": up.input[1]}
-    tensor = next(t for t in changed.graph.initializer if t.name == names[what])
-    values = onnx.numpy_helper.to_array(tensor).copy()
-    if what == "triangle":
-        values[..., :-1] = values[..., 1:].copy()
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    else:  # the layer that the file states is another one then, so the metadata must not be believed
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        changed.graph.node.append(onnx.helper.make_node("Add", ["y/map", "one"], ["y"]))
+    weights = {t.name: t for t in changed.graph.initializer}
+    if what == "an addition":
         last = next(n for n in changed.graph.node if "y" in n.output)
         last.output[0] = "y/map"
+        changed.graph.node.append(onnx.helper.make_node("Add", ["y/map", "one"], ["y"]))
         changed.graph.initializer.append(onnx.numpy_helper.from_array(np.full(1, 0.01, np.float32), "one"))
+    else:
+        up = next(n for n in changed.graph.node if n.op_type == "ConvTranspose")
+        tensor = weights[{"the trunk": "w2", "the triangle": up.input[1]}[what]]
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[..., :-1] = values[..., 1:].copy()
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(changed, tmp_path / "changed.onnx")
-    with pytest.raises(ValidationError, match=r"the trained layer on the original's features|the number of answers"):
+    with pytest.raises(ValidationError, match=r"does not answer as trained: .*the trained layer on the original's"):
         onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "changed.onnx")
 
 
-OPERATORS = ("Conv", "ConvTranspose")
+def test_metadata_that_are_wrong(tmp_path: Path) -> None:
+    """The answers are right, so it is the description that is blamed."""
+    found = network("padded")
+    found.write(head_on(found, "c"), tmp_path / "out.onnx", {})
+    changed = onnx.load(tmp_path / "out.onnx")
+    entry = next(e for e in changed.metadata_props if e.key == "onnx_fcn.output.y")
+    entry.value = json.dumps({**json.loads(entry.value), "offset": [1, 1]})
+    onnx.save(changed, tmp_path / "changed.onnx")
+    with pytest.raises(ValidationError, match=r"the converted model is not what it says: .*the offset is given as"):
+        onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "changed.onnx")
+
+
+def test_own_images_are_compared_too(tmp_path: Path) -> None:
+    found = network("padded")
+    found.write(head_on(found, "c"), tmp_path / "out.onnx", {})
+    image = image_of(tmp_path / "out.onnx", 32, 40, seed=5)
+    validation = onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "out.onnx", data=image)
+    plain = onnx_fcn.validate(model(**NETWORKS["padded"]), tmp_path / "out.onnx")
+    assert len(validation.checks) == len(plain.checks) + 2
 
 
 def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
@@ -252,6 +274,7 @@ def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
         ({"tensors": ["zzz"]}, "do not fit the original"),
         ({"tensors": ["a"]}, "do not fit the original"),
         ({"output": "z"}, "do not fit|is not a conversion"),
+        ({"output": ""}, "what the metadata|cannot be read"),
     ):
         with pytest.raises(ModelError, match=match):
             onnx_fcn.validate(original, changed(**values))
@@ -270,7 +293,7 @@ def test_a_trained_file_does_not_fit_another_model(tmp_path: Path) -> None:
 def test_what_cannot_be_read() -> None:
     found = network("padded")
     for at, match in (
-        ("cc", "the model has no tensor 'cc'; did you mean 'c'"),
+        ("cc", "the model has no tensor 'cc': did you mean 'c'"),
         ("zzz", "the model has no tensor 'zzz': its last maps are"),
         ("w1", "'w1' does not depend on the position"),
         ("stride:3", "has a stride of 3 pixels: the strides are"),
@@ -296,6 +319,13 @@ def test_candidates_of_every_stride() -> None:
     candidates, refused = among(found, "auto")
     assert [(c.name, c.tensors) for c in candidates] == [("last", ("f",)), ("cut", ("e",)), ("stride 4", ("d",))]
     assert not refused
+    expanded = """
+        a = Conv <strides = [4, 4]> (x, w1)  b = Conv (a, w2)  c = Relu (b)
+        d = Conv <strides = [2, 2]> (c, w3)  e = Relu (d)  f = Flatten (e)  y = Gemm (f, w4)
+    """
+    weights = {"w1": (4, 3, 4, 4), "w2": (24, 4, 1, 1), "w3": (6, 24, 2, 2), "w4": (6 * 4 * 5, 5)}
+    narrow = open_network(model(expanded, image="float[N,3,32,40] x", **weights))
+    assert among(narrow, "stride:4")[0][0].tensors == ("a",), "what follows is computed from it cell by cell"
     both, _ = among(found, "stride:4,2")
     assert both[0].tensors == ("b", "d")
     assert both[0].name == "stride 2+4"

@@ -12,7 +12,7 @@ the map of the plain conversion, which is validated on its own, and the layer is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.geometry import interpolate
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
-from onnx_fcn.lifting.windows import original_at
+from onnx_fcn.lifting.windows import original_at, physical_of, windows_of
 from onnx_fcn.model.agreement import Scale, difference
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.metadata import trained_in
@@ -46,16 +46,18 @@ from onnx_fcn.model.sessions import extract, session, with_outputs
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 from onnx_fcn.walk.fields import geometry_of, sliding
-from onnx_fcn.walk.heads import Head, middle_of, physical_of
+from onnx_fcn.walk.heads import Head, finest_of, map_at, middle_of
 
-__all__ = ["head_in", "layer_of", "prove_head"]
+__all__ = ["head_in", "prove_head"]
 
 
 #: Images, beside the native ones: their remainders are spread over a period.
 IMAGES = 3
 
 
-def prove_head(c: Comparison, fitted: Walk, head: Head, judged: Document) -> Validation:
+def prove_head(
+    c: Comparison, fitted: Walk, head: Head, judged: Document, data: Mapping[str, Array] | None = None
+) -> Validation:
     """Compare a file with another head with that layer on the features of the original.
 
     Args:
@@ -63,13 +65,14 @@ def prove_head(c: Comparison, fitted: Walk, head: Head, judged: Document) -> Val
         fitted: the walk of the original with the head.
         head: the layer.
         judged: the file.
+        data: further images of the native size.
 
     Raises:
         ModelError: if onnxruntime cannot run the original.
         ValidationError: if it cannot run the file.
     """
     proof = _Proof(c, fitted, head, judged)
-    checks = [*proof.native()]
+    checks = [*proof.native(data)]
     if not c.keeps_size:
         checks += proof.larger()
     return Validation((*checks, *metadata_checks(judged.proto, geometry_of(fitted), c.tolerance)))
@@ -103,9 +106,9 @@ def head_in(document: Document) -> Head | None:
     return Head(trained.output, trained.tensors, tuple(kernels), bias)
 
 
-def layer_of(head: Head, facts: Sequence[Lifted], native: Sequence[int], maps: Sequence[Array]) -> Array:
+def _layer_of(head: Head, facts: Sequence[Lifted], native: Sequence[int], maps: Sequence[Array]) -> Array:
     """The layer on the lifted maps (N, C, *space) of one image: (N, K, *cells of the finest)."""
-    finest = min(range(len(facts)), key=lambda k: tuple(a.stride for a in facts[k].space))
+    finest = finest_of(facts)
     parts = [_on_cells(x, kernel, m) for x, kernel, m in zip(facts, head.kernels, maps)]
     axes, cells = facts[finest].space, parts[finest].shape[2:]
     answers: Array = np.zeros(parts[finest].shape) + head.bias.reshape(-1, *[1] * len(cells))
@@ -124,13 +127,8 @@ def _on_cells(x: Lifted, kernel: Array, values: Array) -> Array:
     rank = len(x.space)
     if kernel.shape[2:] != x.window or not x.is_live:
         return np.moveaxis(np.tensordot(kernel.reshape(len(kernel), -1), values, (1, 1)), 0, 1)
-    shown = np.lib.stride_tricks.sliding_window_view(
-        values, tuple(a.extent for a in x.space), tuple(range(2, 2 + rank))
-    )
-    steps = tuple(slice(None, None, a.step) for a in x.space)
-    shown = shown[(slice(None), slice(None), *steps, *(slice(None, None, a.rate) for a in x.space))]
     axes = [1, *range(2 + rank, 2 + 2 * rank)]
-    return np.moveaxis(np.tensordot(kernel, shown, (range(1, 2 + rank), axes)), 0, 1)
+    return np.moveaxis(np.tensordot(kernel, windows_of(x, values), (range(1, 2 + rank), axes)), 0, 1)
 
 
 class _Proof:
@@ -138,7 +136,7 @@ class _Proof:
 
     def __init__(self, c: Comparison, fitted: Walk, head: Head, judged: Document) -> None:
         self.c, self.walk, self.head, self.judged = c, fitted, head, judged
-        self.facts = [f for f in (c.walk.facts[n] for n in head.tensors) if isinstance(f, Lifted)]
+        self.facts = [map_at(c.walk, n) for n in head.tensors]
         self.is_dilated = any(a.rate > 1 for f in self.facts for a in f.space)
         self.formed = fitted.formed.get(head.output)
         self.fact = fitted.results[head.output]
@@ -146,8 +144,8 @@ class _Proof:
         map_name = fitted.renamed.get(self.fact.map, self.fact.map)
         self.asked = [head.output] if self.formed is None else [head.output, map_name]
 
-    def native(self) -> Iterator[Check]:
-        """The native image, in every batch that the original takes."""
+    def native(self, data: Mapping[str, Array] | None) -> Iterator[Check]:
+        """Images of the native size, in every batch that the original takes."""
         c, head = self.c, self.head
         made = {o for node in c.given.file.proto.graph.node for o in node.output}
         if made.issuperset(head.tensors):
@@ -156,7 +154,7 @@ class _Proof:
             order = [*names, *(n for n in head.tensors if n not in names)]
         else:  # within a local function
             run, order = session(c.original, extract(c.original.proto, list(c.inputs), list(head.tensors))), []
-        cases = native_cases(c, None, None, batches_of(c), negated=True)
+        cases = native_cases(c, data, None, batches_of(c), negated=True)
         for case in cases:
             c.progress(f"original at the native size, batch {case.batch}")
             try:
@@ -196,13 +194,13 @@ class _Proof:
             yield from checks
             if isinstance(case, LargerImage) and not self.is_dilated:
                 yield from self._crops(case, got)
-                if not any(f.is_live for f in self.facts):
+                if not self.fact.is_live:
                     yield from self._heads(case, cut, got)
 
     def _want(self, maps: Sequence[Array]) -> Array:
         """The layer on features, as the output lies: without axes that only make up the rank."""
-        want = layer_of(self.head, self.facts, self.c.walk.image.size, maps)
-        finest = min(self.facts, key=lambda f: tuple(a.stride for a in f.space))
+        want = _layer_of(self.head, self.facts, self.c.walk.image.size, maps)
+        finest = self.facts[finest_of(self.facts)]
         kept = [k for k, a in enumerate(finest.space) if a.image is not None]
         want = want[(slice(None), slice(None), *(slice(None) if k in kept else 0 for k in range(len(finest.space))))]
         order = sorted(range(len(kept)), key=lambda k: finest.space[kept[k]].image or 0)

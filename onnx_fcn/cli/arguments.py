@@ -18,6 +18,7 @@ __all__ = [
     "number",
     "numbers",
     "preprocessing",
+    "seed",
     "size",
 ]
 
@@ -62,6 +63,13 @@ def names(text: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError("it contains no name")
     return found
+
+
+def seed(text: str) -> int:
+    """Parses the seed of random numbers."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
 
 
 def size(text: str) -> tuple[int, ...]:

@@ -10,19 +10,15 @@ import argparse
 import contextlib
 import gc
 import io
-import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
-from onnx_fcn.cli.arguments import count, names, size
-from onnx_fcn.errors import reason_of
-from onnx_fcn.files import drafted
+from onnx_fcn.cli.arguments import count, names, seed, size
+from onnx_fcn.cli.output import StdoutError, json_file, write_out
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
 from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.reporting.report import FORMAT
@@ -66,10 +62,6 @@ examples:
 """
 
 
-class _StdoutError(Exception):
-    """Stdout cannot be written."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     if arguments is not None:
@@ -108,14 +100,14 @@ def _run_guarded(words: Sequence[str]) -> int:
                 _run(given)
         except SystemExit as leaving:  # raised by argparse after help or an error
             wrote = False
-            _write_out(lambda: None)
+            write_out(lambda: None)
             return int(leaving.code or 0)
     except FcnError as error:
         _complain(f"error: {error}")
         if given.verbose and isinstance(error, ValidationError) and isinstance(error.report, Validation):
             _complain(plain(tables_of(error.report, verbose=True)))
         return USAGE if isinstance(error, OptionError) else VALIDATION if isinstance(error, ValidationError) else MODEL
-    except _StdoutError as error:  # the files are written by then
+    except StdoutError as error:  # the files are written by then
         _complain(f"{'warning' if wrote else 'error'}: the report cannot be written: {error}")
         return DONE if wrote else USAGE
     except MemoryError:
@@ -127,24 +119,6 @@ def _run_guarded(words: Sequence[str]) -> int:
     return DONE
 
 
-def _write_out(write: Callable[[], object]) -> None:
-    """Call a function that writes to stdout, and flush.
-
-    A reader that closes the pipe early, as `head` does, is not an error.
-
-    Raises:
-        _StdoutError: if stdout cannot be written.
-    """
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence(sys.stdout)
-    except OSError as error:
-        silence(sys.stdout)
-        raise _StdoutError(reason_of(error)) from None
-
-
 def _complain(text: str) -> None:
     """Write a line to stderr, if it can be written."""
     try:
@@ -154,7 +128,7 @@ def _complain(text: str) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    with _json_file(given) as write_json, _progress(given) as progress:
+    with json_file(given.json, (given.model, given.output)) as write_json, _progress(given) as progress:
         tables: list[Table]
         how = {"input_size": given.input_size, "input": given.input}
         if given.verify:
@@ -282,7 +256,7 @@ def _add_checking(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
     group.add_argument("--data", metavar="FILE", help="also compare on these images: .npy, or .npz by input name")
-    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="the seed of the random images to compare on")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="the seed of the random images to compare on")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -319,15 +293,9 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
         error("--data and --no-validate contradict each other")
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
-    return int(text)
-
-
 def _show(tables: Sequence[Table]) -> None:
     if tables:
-        _write_out(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
+        write_out(lambda: _draw(tables) if sys.stdout.isatty() else print(plain(tables)))
 
 
 def _draw(tables: Sequence[Table]) -> None:
@@ -363,31 +331,3 @@ def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | Non
 
     with rich.console.Console(stderr=True).status("") as status:
         yield lambda words: status.update(f"{words} …")
-
-
-@contextlib.contextmanager
-def _json_file(given: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes the JSON file, completely or not at all. The path is checked before the work begins.
-
-    Raises:
-        OptionError: if the file cannot be written, or is one of the models.
-    """
-    if given.json is None:
-        yield lambda _: None
-        return
-    if given.json == "-":
-        yield lambda values: _write_out(lambda: print(_to_json(values), end=""))
-        return
-    if os.path.realpath(given.json) in {os.path.realpath(p) for p in (given.model, given.output) if p is not None}:
-        raise OptionError(f"'{given.json}' is a model: write the report to another file")
-    with drafted(given.json) as draft:
-
-        def finish(values: dict[str, Any]) -> None:
-            draft.write(_to_json(values).encode())
-            draft.commit()
-
-        yield finish
-
-
-def _to_json(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

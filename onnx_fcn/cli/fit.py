@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +14,12 @@ from onnx_fcn.cli.arguments import (
     count,
     names,
     preprocessing,
+    seed,
     size,
 )
-from onnx_fcn.files import drafted
+from onnx_fcn.cli.output import json_file
 from onnx_fcn.fitting.fit import fit
+from onnx_fcn.fitting.labels import BOXES
 from onnx_fcn.fitting.sampling import Progress
 from onnx_fcn.tables import Table
 
@@ -53,7 +54,7 @@ def run(words: Sequence[str]) -> list[Table]:
         FcnError: as `onnx_fcn.fit` does.
     """
     given = _parse(words)
-    with _bar(given.quiet) as progress:
+    with json_file(given.json, (given.model, given.trained)) as write_json, _bar(given.quiet) as progress:
         fitted = fit(
             given.model,
             given.images,
@@ -61,7 +62,7 @@ def run(words: Sequence[str]) -> list[Table]:
             given.trained,
             at=given.at,
             names=given.names or (),
-            ignore=None if given.ignore == "none" else int(given.ignore),
+            ignore=given.ignore,
             boxes=given.boxes,
             samples=given.samples,
             balance=given.balance,
@@ -81,18 +82,16 @@ def run(words: Sequence[str]) -> list[Table]:
             seed=given.seed,
             progress=progress,
         )
-    if given.json is not None:
-        with drafted(given.json) as draft:
-            draft.write((json.dumps(fitted.to_dict(), indent=2, ensure_ascii=False) + "\n").encode())
-            draft.commit()
-    return [] if given.quiet else fitted.tables(verbose=given.verbose)
+        write_json(fitted.to_dict())
+    return [] if given.quiet or given.json == "-" else fitted.tables(verbose=given.verbose)
 
 
-def _ignored(text: str) -> str:
-    """A number in masks, or ``none``."""
-    if text != "none" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor 'none'")
-    return text
+def _ignored(text: str) -> int | None:
+    """A number in masks; None for ``none``."""
+    try:
+        return None if text == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor 'none'") from None
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -110,11 +109,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     labels = parser.add_argument_group("labels")
     labels.add_argument("--names", type=names, metavar="NAME,…", help="names of the classes 0, 1, … of masks")
     labels.add_argument(
-        "--ignore", type=_ignored, default="255", metavar="N", help="the number without a label (default: 255), or none"
+        "--ignore", type=_ignored, default=255, metavar="N", help="the number without a label (default: 255), or none"
     )
-    labels.add_argument(
-        "--boxes", choices=("centre", "fill"), default="centre", help="what a box labels (default: its centre)"
-    )
+    labels.add_argument("--boxes", choices=BOXES, default="centre", help="what a box labels (default: its centre)")
     labels.add_argument("--level", type=int, default=0, metavar="N", help="level of an image pyramid; 0 is the finest")
     training = parser.add_argument_group("training")
     training.add_argument("--at", default="auto", metavar="MAPS", help="the maps that the layer reads (default: auto)")
@@ -131,7 +128,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     training.add_argument(
         "--held-out", nargs=2, metavar=("IMAGES", "LABELS"), help="images and labels to test on, not to train on"
     )
-    training.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    training.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random (default: 0)")
     network = parser.add_argument_group("network")
     network.add_argument("--output", metavar="NAME", help="the output to replace, if there are several")
     network.add_argument("--input", metavar="NAME", help="the input that is the image, if there are several")
@@ -143,7 +140,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add_preprocessing(parser, "scale")
     add_providers(parser)
     parser.add_argument("--tile", type=count, metavar="N", help="pixels of the crops that are run at once")
-    parser.add_argument("--json", metavar="FILE", help="write the report for scripts")
+    parser.add_argument("--json", metavar="FILE", help="write the report for scripts; - for stdout")
     parser.add_argument("-v", "--verbose", action="store_true", help="report every candidate and every check")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_args(words[1:])

@@ -81,7 +81,8 @@ def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
             values |= {} if truth is None else {"truth": truth.to_json(first.names)}
             files[output] = json_of(view, **values)
         else:
-            title = f"{Path(view.name).name} · the best class of each {size_text(view.model.window)} window"
+            of = "at every pixel" if first.is_trained else f"of each {size_text(view.model.window)} window"
+            title = f"{Path(view.name).name} · the best class {of}"
             title += ", along the edges of the picture" * given.refine
             picture = to_rgb(view.pixels)
             figure = class_map(picture, classes, first.names, title, background, contours=given.contours)

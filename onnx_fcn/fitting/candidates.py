@@ -2,7 +2,8 @@
 
     last      what the original's last layer reads: features of a whole window, often behind a pooling
     cut       the last feature map that all answers are computed from
-    stride 8  the last map with 8 pixels between its cells, and so for every stride of the network from 4 on
+    stride 8  the last map with 8 pixels between its cells, and so for every stride of the network from 4 on; of several
+              that are computed from each other cell by cell, the narrowest
 
 Classes of whole images need the first; the later a map, the less it says where something is.
 """
@@ -10,7 +11,7 @@ Classes of whole images need the first; the later a map, the less it says where 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,8 +19,9 @@ from onnx import NodeProto
 
 from onnx_fcn.errors import OptionError
 from onnx_fcn.fitting.network import Network
-from onnx_fcn.lifting.facts import Known
-from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.geometry import Field
+from onnx_fcn.lifting.facts import Fact, Known
+from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.model.operators import PROBABILITIES, THROUGH
 from onnx_fcn.walk.cut import cuts_of
 from onnx_fcn.walk.fields import sliding
@@ -52,9 +54,14 @@ class Feature:
         return self.fact.width * (math.prod(self.fact.window) if self.covers else 1)
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Its axes along the image, in the image's order; contracted if the layer reads whole windows."""
+        return tuple(a.contracted() if self.covers and a.atoms else a for a in sliding(self.fact))
+
+    @property
     def stride(self) -> tuple[Fraction, ...]:
         """Pixels between neighbouring cells, along each axis of the image."""
-        return tuple(a.window_stride if self.covers else a.stride for a in sliding(self.fact))
+        return tuple(a.stride for a in self.axes)
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,24 @@ def _all(network: Network) -> tuple[list[Candidate], list[str]]:
 
 
 def _of_each_stride(network: Network) -> Iterator[Feature]:
-    """The last usable map of each stride, the coarsest first."""
-    seen = set()
+    """The last usable map of each stride, the coarsest first.
+
+    Of those that see the same pixels, it is the narrowest: the others are computed from it cell by cell, such as the
+    expansions of MobileNet's blocks, and have more numbers but no more information.
+    """
+    found: dict[tuple[Fraction, ...], Feature] = {}
     for cut in cuts_of(network.walk):
-        stride = tuple(a.stride for a in sliding(cut.fact))
-        if stride in seen or not _is_usable(network, cut.name) or cut.name == network.walk.image.name:
+        if cut.name == network.walk.image.name or not _is_usable(network, cut.name):
             continue
-        seen.add(stride)
-        yield Feature(cut.name, cut.fact)
+        feature = Feature(cut.name, cut.fact)
+        last = found.setdefault(feature.stride, feature)
+        if _sees(feature) == _sees(last) and feature.numbers < last.numbers:
+            found[feature.stride] = feature
+    yield from found.values()
+
+
+def _sees(feature: Feature) -> list[Field]:
+    return [a.field for a in feature.axes]
 
 
 def _is_usable(network: Network, name: str) -> bool:
@@ -220,8 +237,8 @@ def _last(network: Network) -> Feature:
     )
 
 
-def _adds(node: NodeProto, facts: object) -> bool:
-    assert isinstance(facts, dict)
+def _adds(node: NodeProto, facts: Mapping[str, Fact]) -> bool:
+    """Does it add a constant?"""
     return any(isinstance(facts.get(n), Known) for n in node.input)
 
 

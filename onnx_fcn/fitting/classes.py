@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.fitting.labels import Labelled
 
 __all__ = ["Classes", "classes_of"]
@@ -73,8 +72,7 @@ def _codes_by_name(own: Mapping[int, str], names: Sequence[str], counts: Mapping
     """The codes of named classes in the order of the names."""
     for name in own.values():
         if name not in names:
-            near = difflib.get_close_matches(name, names, 3)
-            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = did_you_mean(name, names)
             raise OptionError(f"the labels have a class '{name}', which is not among the --names{hint}")
     code_of = {name: code for code, name in own.items()}
     for name in names:

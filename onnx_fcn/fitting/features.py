@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import ModelError, OptionError
+from onnx_fcn.errors import OptionError
 from onnx_fcn.fitting.candidates import Feature
 from onnx_fcn.fitting.network import Network
 from onnx_fcn.images.image import Image
 from onnx_fcn.lifting.lifted import Axis, lcm
+from onnx_fcn.lifting.windows import windows_of
 from onnx_fcn.model.sessions import extract
-from onnx_fcn.running.network import Converted, converted_in
+from onnx_fcn.running.network import Converted, converted_in, inference_session, lean_options, run_session
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.fields import sliding
@@ -40,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class Cells:
     """One map in the session: where its cells are, and how it lies.
 
     Attributes:
@@ -56,11 +57,8 @@ class Source:
     native: tuple[int, ...]
 
     @classmethod
-    def of(cls, feature: Feature, native: tuple[int, ...]) -> Source:
-        own = sliding(feature.fact)
-        order = tuple(feature.fact.space.index(a) for a in own)
-        axes = tuple(a.contracted() if feature.covers and a.atoms else a for a in own)
-        return cls(feature, axes, order, native)
+    def of(cls, feature: Feature, native: tuple[int, ...]) -> Cells:
+        return cls(feature, feature.axes, tuple(map(feature.fact.space.index, sliding(feature.fact))), native)
 
     def places(self, axis: int, pixels: Array, size: int) -> Array:
         """Positions of pixels between the middles of cells, in cells."""
@@ -80,16 +78,12 @@ class Source:
 
     def values(self, found: Array) -> Array:
         """A tensor (1, C, *space) as (features, *cells)."""
-        fact = self.feature.fact
-        values = found[0]
+        fact, values = self.feature.fact, found[0]
         if self.feature.covers:
             rank = len(fact.space)
-            spans, spatial = tuple(a.extent for a in fact.space), tuple(range(1, 1 + rank))
-            shown = np.lib.stride_tricks.sliding_window_view(values, spans, spatial)
-            steps = [slice(None, None, a.step) for a in fact.space]
-            shown = shown[(slice(None), *steps, *(slice(None, None, a.rate) for a in fact.space))]
-            values = np.moveaxis(shown, range(1 + rank, 1 + 2 * rank), range(1, 1 + rank))
-            values = values.reshape(-1, *shown.shape[1 : 1 + rank])
+            windows = windows_of(fact, found)[0]
+            positions = windows.shape[1 : 1 + rank]
+            values = np.moveaxis(windows, range(1 + rank, 1 + 2 * rank), range(1, 1 + rank)).reshape(-1, *positions)
         index = tuple(slice(None) if k in self.order else 0 for k in range(len(fact.space)))
         kept = sorted(self.order)
         lying: Array = values[(slice(None), *index)].transpose([0, *(1 + kept.index(k) for k in self.order)])
@@ -113,13 +107,14 @@ class Extractor:
             raise OptionError(f"the model takes more than an image: {', '.join(map(repr, self.converted.others))}")
         native = network.walk.image.size
         self._native = native
-        self._sources = [Source.of(f, native) for f in features]
+        self._sources = [Cells.of(f, native) for f in features]
         self._tile = tile or TILE[len(native)]
         names = list(dict.fromkeys(network.tensor(f.tensor) for f in features))
         self._index = [names.index(network.tensor(f.tensor)) for f in features]
         model = extract(network.document.proto, [network.walk.image.name], names)
         serialized, folder = network.document.session_model(model)
-        self._run = _session(serialized, folder, network.walk.image.name, providers)
+        self._session = inference_session(serialized, providers, lean_options(folder))
+        self._image = network.walk.image.name
         self._period = [
             functools.reduce(lcm, (s.axes[k].window_stride for s in self._sources)).numerator
             for k in range(len(native))
@@ -146,7 +141,7 @@ class Extractor:
             crop = formula(image.read(box))[None]
             if self.converted.batch not in (None, 1):
                 crop = np.repeat(crop, self.converted.batch, 0)
-            maps = self._run(self.converted.arrange(crop))
+            maps = run_session(self._session, None, {self._image: self.converted.arrange(crop)}, _crop_size(box))
             for source, index, values in zip(self._sources, self._index, found):
                 begins = [int(b.start / a.stride) for b, a in zip(box, source.axes)]
                 places = [
@@ -159,7 +154,7 @@ class Extractor:
 
     def beyond(self, feature: Feature, size: Sequence[int], positions: Array) -> int:
         """The number of pixels (n, rank) of an image beyond the outermost cells of a map, whose features they get."""
-        source = Source.of(feature, self._native)
+        source = Cells.of(feature, self._native)
         outside = [source.beyond(k, positions[:, k], n) for k, n in enumerate(size)]
         return int(np.logical_or.reduce(outside).sum())
 
@@ -185,6 +180,10 @@ class Extractor:
         return slice(begin, min(end, n))
 
 
+def _crop_size(box: Sequence[slice]) -> list[int]:
+    return [s.stop - s.start for s in box]
+
+
 def _around(places: Array) -> tuple[int, int]:
     """The first and the last cell that values at these places are computed from."""
     return int(np.floor(places[0])), int(np.ceil(places[1]))
@@ -207,37 +206,3 @@ def _interpolated(values: Array, places: Sequence[Array]) -> Array:
         index = tuple(b if far else a for far, a, b in zip(corner, before, behind))
         result += values[(slice(None), *index)].T.astype(np.float32) * share[:, None]
     return result
-
-
-def _session(serialized: bytes, folder: str, image: str, providers: Sequence[Any]) -> Callable[[Array], list[Array]]:
-    """A session for many runs on crops of various sizes.
-
-    Raises:
-        ModelError: if onnxruntime does not load the model. The function raises it if onnxruntime does not run it.
-        OptionError: if onnxruntime has no such provider.
-    """
-    import onnxruntime
-
-    from onnx_fcn.errors import in_one_line
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    if folder:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    wanted, available = list(providers or ["CPUExecutionProvider"]), onnxruntime.get_available_providers()
-    for provider in wanted:
-        if provider not in available:
-            raise OptionError(f"this onnxruntime has no provider '{provider}': it has {', '.join(available)}")
-    try:
-        session = onnxruntime.InferenceSession(serialized, options, providers=wanted, enable_fallback=0)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
-
-    def run(tensor: Array) -> list[Array]:
-        try:
-            return [np.asarray(v) for v in session.run(None, {image: tensor})]
-        except Exception as error:
-            raise ModelError(f"onnxruntime does not run the model: {in_one_line(error)}") from error
-
-    return run

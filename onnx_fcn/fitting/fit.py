@@ -8,6 +8,7 @@ The trunk is computed once for each image, for all windows at once, and stays as
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,10 @@ from onnx_fcn.fitting.candidates import Candidate, among
 from onnx_fcn.fitting.fitted import Fitted, Tested
 from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.fitting.sampling import Data, Progress, Sampler
-from onnx_fcn.fitting.search import Fold, Samples, Score, confusion_of, folds_of, scored, searched
+from onnx_fcn.fitting.search import Fold, Samples, Score, extent_of, folds_of, searched
 from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
-from onnx_fcn.walk.fields import sliding
 from onnx_fcn.walk.given import Source
 from onnx_fcn.walk.heads import Head
 from onnx_fcn.walk.images import Size
@@ -110,28 +110,30 @@ def fit(
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
     begun, say = time.perf_counter(), progress or _silent
-    _check(model, output, samples, folds, balance)
+    _check(model, output, samples, folds, seed, balance)
     wanted = () if output_name is None else (output_name,)
     asked = Asked(output_stride=output_stride, outputs=wanted, full_size=full_size, argmax=argmax)
     network = open_network(
         model, input=input, input_size=input_size, asked=asked, seed=seed, progress=lambda words: say(words, 0, 0)
     )
     _check_outputs(network)
-    how: dict[str, Any] = {"ignore": ignore, "boxes": boxes, "rank": len(network.walk.image.size), "level": level}
-    data = Data.open(images, labels, names, say, **how)
-    tests = None if held_out is None else Data.open(*held_out, (), say, trained=data.classes, **how)
+    reading = functools.partial(
+        Data.open, say=say, rank=len(network.walk.image.size), level=level, ignore=ignore, boxes=boxes
+    )
+    data = reading(images, labels, names)
+    tests = None if held_out is None else reading(*held_out, (), trained=data.classes)
     candidates, refused = among(network, at)
     network.validate()
     sampler = Sampler(network, candidates, preprocess, samples, seed, tile, providers or ())
     limited = sampler.limit(data)
     taken = sampler.take(data, say)
+    candidates, untested = _testable(taken, candidates)
     balanced = balance == "balanced"
     folded, what = folds_of(taken, folds, _field(candidates), seed)
     scores = _scores(taken, candidates, folded, balanced, seed, say)
     chosen, strength = (scores[0].candidate, scores[0].strength) if scores else (candidates[0], 1.0)
     say(f"training on {chosen.name}", 0, 0)
-    features = taken.of(chosen, np.arange(len(taken.classes)))
-    layer = solver.trained(features, taken.classes, taken.count, balanced, strength)
+    layer = solver.trained(taken.of(chosen), taken.classes, taken.count, balanced, strength)
     beyond = sampler.beyond(chosen, data, taken)
     tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
     head, formula = _head(network, chosen, layer), sampler.formula
@@ -156,11 +158,11 @@ def fit(
         samples=len(taken.classes),
         images=len(data.labelled),
         folds=what if scores else "",
-        scores=tuple(Tested.of(s.candidate, s.strength, s.mean_iou, s.error, Confusion(s.confusion)) for s in scores),
+        scores=tuple(map(Tested.of, scores)),
         held_out=tested,
         preprocess=formula,
         balance=balance,
-        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer, beyond), *refused))),
+        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer, beyond), *refused, *untested))),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
@@ -172,9 +174,9 @@ def _silent(what: str, done: int, total: int) -> None:
     return None
 
 
-def _check(model: Source, output: PathLike | None, samples: int, folds: int, balance: str) -> None:
+def _check(model: Source, output: PathLike | None, samples: int, folds: int, seed: int, balance: str) -> None:
     """Raises OptionError if an option is out of range, the file cannot be written, or scikit-learn is missing."""
-    for option, value, least in (("samples", samples, 1), ("folds", folds, 2)):
+    for option, value, least in (("samples", samples, 1), ("folds", folds, 2), ("seed", seed, 0)):
         if value < least:
             raise OptionError(f"--{option} is an integer of at least {least}, not {value}")
     if balance not in ("balanced", "none"):
@@ -195,8 +197,21 @@ def _check_outputs(network: Network) -> None:
 
 def _field(candidates: Sequence[Candidate]) -> list[float]:
     """Pixels that features see, along each axis."""
-    axes = zip(*(sliding(f.fact) for c in candidates for f in c.features))
+    axes = zip(*(f.axes for c in candidates for f in c.features))
     return [float(max(a.field.size for a in along)) for along in axes]
+
+
+def _testable(taken: Samples, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+    """The candidates that a single image can test, and sentences about those that see all of its labels at once."""
+    extent = int(extent_of(taken).max())
+    if len(candidates) == 1 or len(np.unique(taken.images)) > 1:
+        return list(candidates), []
+    fields = [min(float(a.field.size) for f in c.features for a in f.axes) for c in candidates]
+    kept = [c for c, field in zip(candidates, fields) if field <= extent]
+    if not kept:
+        return list(candidates), []
+    reason = f"pixels at once, and the labels of the single image are within {extent}"
+    return kept, [f"{c.name} is not tried: it sees {f:g} {reason}" for c, f in zip(candidates, fields) if f > extent]
 
 
 def _scores(
@@ -205,16 +220,13 @@ def _scores(
     """The scores of all candidates, the chosen one first; empty if nothing can be held out."""
     if not folds:
         return []
-    if len(candidates) == 1:
-        say(f"scoring {candidates[0].name}", 0, 0)
-        return [scored(taken, candidates[0], folds, balanced, seed)]
     return searched(taken, candidates, folds, balanced, seed, lambda words: say(words, 0, 0))
 
 
 def _tested(seen: Samples, chosen: Candidate, layer: solver.Layer) -> Confusion:
     """The confusion of a layer on images that it was not trained on."""
-    best = layer(seen.of(chosen, np.arange(len(seen.classes)))).argmax(1)
-    return Confusion(confusion_of(seen.classes, best, seen.weights, seen.count))
+    best = layer(seen.of(chosen)).argmax(1)
+    return Confusion.of(seen.classes, best, seen.count, weights=seen.weights)
 
 
 def _head(network: Network, chosen: Candidate, layer: solver.Layer) -> Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,13 @@ import numpy as np
 import onnx
 
 from onnx_fcn.checking.checks import Validation
-from onnx_fcn.fitting.candidates import Candidate
+from onnx_fcn.fitting.search import Score
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.model.document import Document
 from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
-from onnx_fcn.tables import Table, bytes_of, plain
+from onnx_fcn.tables import Table, bytes_of, pixels, plain
 
 __all__ = ["Fitted", "Tested"]
 
@@ -38,23 +39,37 @@ class Tested:
         tensors: their names in the original.
         numbers: features for each place.
         strength: the chosen C.
-        mean_iou: intersection over union, averaged over classes, then over folds.
-        error: its standard error over folds; NaN for a single fold.
-        confusion: labelled pixels of all folds.
+        error: the standard error of `mean_iou`; NaN for a single fold.
+        confusion: of the labelled pixels of all folds.
+        by_strength: `mean_iou` for every C that was tried.
     """
 
     at: str
     tensors: tuple[str, ...]
     numbers: int
     strength: float
-    mean_iou: float
     error: float
     confusion: Confusion
+    by_strength: Mapping[float, float]
+
+    @property
+    def mean_iou(self) -> float:
+        """Intersection over union of all folds together, averaged over classes."""
+        return self.confusion.mean_iou
 
     @classmethod
-    def of(cls, candidate: Candidate, strength: float, mean_iou: float, error: float, confusion: Confusion) -> Tested:
-        """The result of a candidate."""
-        return cls(candidate.name, candidate.tensors, candidate.numbers, strength, mean_iou, error, confusion)
+    def of(cls, score: Score) -> Tested:
+        """The result of a search for one candidate."""
+        candidate = score.candidate
+        return cls(
+            candidate.name,
+            candidate.tensors,
+            candidate.numbers,
+            score.strength,
+            score.error,
+            score.confusion,
+            score.by_strength,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The result as a JSON object."""
@@ -63,7 +78,7 @@ class Tested:
             "tensors": self.tensors,
             "features": self.numbers,
             "c": self.strength,
-            "mean_iou": _json(self.mean_iou),
+            "mean_iou_by_c": {f"{c:g}": _json(iou) for c, iou in self.by_strength.items()},
             "standard_error": _json(self.error),
             **_measures(self.confusion),
         }
@@ -129,7 +144,7 @@ class Fitted:
         return self._document.to_proto()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as a JSON object: see docs/training.md."""
+        """The report as a JSON object; docs/training.md has its keys."""
         return {
             "version": FORMAT,
             "output": self.path,
@@ -153,21 +168,21 @@ class Fitted:
     def tables(self, *, verbose: bool = False) -> list[Table]:
         """The report as tables: every candidate and every check if `verbose`."""
         answers = self.geometry.of(self.output)
-        stride = "×".join(f"{float(s):g}" for s in dict.fromkeys(answers.stride))
+        stride = pixels([float(s) for s in answers.stride], square=True)
         labelled = ", ".join(f"{name} {count:,}" for name, count in zip(self.names[:SHOWN], self.pixels))
         more = f" and {len(self.names) - SHOWN} more classes" if len(self.names) > SHOWN else ""
         rows = [
             ("labels", f"{self.images} {'image' if self.images == 1 else 'images'}, pixels: {labelled}{more}"),
             ("network", f"gets {self.preprocess}"),
-            ("layer", f"reads {self.at}: {', '.join(map(repr, self.tensors))}; an answer every {stride} pixels"),
+            ("layer", f"reads {self.at}: {', '.join(map(repr, self.tensors))}; an answer every {stride}"),
             ("trained", f"on {self.samples:,} pixels, C = {self.strength:g}, classes {self._balance()}"),
         ]
         tables = [Table("", (), tuple(rows))]
         if self.scores:
             tables.append(self._candidates(verbose))
-            tables.append(_by_class(f"{self.at}, on {self.folds}", self.names, self.scores[0].confusion))
+            tables.append(_by_class(f"{self.at}, on {self.folds}", self.names, self.scores[0].confusion, verbose))
         if self.held_out is not None:
-            tables.append(_by_class("held-out images", self.names, self.held_out))
+            tables.append(_by_class("held-out images", self.names, self.held_out, verbose))
         if self.notes:
             tables.append(Table("Notes", (), tuple(("–", note) for note in self.notes)))
         tables += tables_of(self.validation, verbose=verbose)
@@ -196,28 +211,33 @@ class Fitted:
         if len(self.scores) == 1:
             return "as asked for"
         best = max(self.scores, key=lambda s: s.mean_iou)
-        if best is self.scores[0]:
+        if best.mean_iou == self.scores[0].mean_iou:
             return "taken: the best"
         return f"taken: within a standard error of {best.at}, with fewer maps"
 
 
-def _by_class(title: str, names: tuple[str, ...], confusion: Confusion) -> Table:
-    """IoU and recall of each class."""
-    rows = []
-    truth = confusion.matrix.sum(1)
-    for k in np.argsort(-truth, kind="stable")[:SHOWN]:
-        others = confusion.matrix[k].astype(float).copy()
+def _by_class(title: str, names: tuple[str, ...], confusion: Confusion, verbose: bool) -> Table:
+    """IoU and recall of each class, the most frequent first."""
+    truth, rows = confusion.matrix.sum(1), []
+    order = np.argsort(-truth, kind="stable")
+    for k in order if verbose else order[:SHOWN]:
+        others = confusion.matrix[k].astype(float)
         others[k] = 0
-        taken = names[int(others.argmax())] if others.sum() > 0 else "–"
-        share = f" ({others.max() / truth[k]:.1%})" if others.sum() > 0 else ""
-        rows.append((names[k], f"{confusion.iou[k]:.3f}", f"{confusion.recall[k]:.3f}", f"{taken}{share}"))
+        taken = f"{names[int(others.argmax())]} ({others.max() / truth[k]:.1%})" if others.any() else "–"
+        rows.append((names[k], _shown(confusion.iou[k]), _shown(confusion.recall[k]), taken))
+    if len(rows) < len(names):
+        rows.append(("…", f"{len(names) - len(rows)} more", "", ""))
     return Table(f"By class: {title}", ("class", "IoU", "recall", "most often taken for"), tuple(rows))
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
 def _measures(confusion: Confusion) -> dict[str, Any]:
     return {
         "pixel_accuracy": _json(confusion.accuracy),
-        "pooled_mean_iou": _json(confusion.mean_iou),
+        "mean_iou": _json(confusion.mean_iou),
         "iou": [_json(v) for v in confusion.iou.tolist()],
         "recall": [_json(v) for v in confusion.recall.tolist()],
         "confusion": [[round(float(v)) for v in row] for row in confusion.matrix],

@@ -6,24 +6,21 @@ is the original's walk with the head in place of its outputs.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
-
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.heads import prove_head
-from onnx_fcn.conversion import Progress, blaming_model, compare, passed
+from onnx_fcn.conversion import Progress, accepted, blaming_model, compare
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.metadata import PREFIX, fingerprint, metadata_of
+from onnx_fcn.model.metadata import fingerprint, metadata_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.cut import makers_of, upstream
@@ -121,7 +118,6 @@ class Network:
             document.commit(assemble(document, walk))
         geometry, source = geometry_of(walk), fingerprint(self.given.whole.proto.graph)
         nodes = [e.node.name for e in walk.slots[-1].emissions if e.node.op == "Conv"]
-        fit = {"output": head.output, "tensors": head.tensors, "nodes": nodes, **trained}
         metadata = metadata_of(
             geometry,
             source,
@@ -129,13 +125,14 @@ class Network:
             self.asked.to_json(),
             labels=labels,
             preprocessing=preprocessing,
+            trained={"output": head.output, "tensors": head.tensors, "nodes": nodes, **trained},
         )
-        document.commit(Edit(metadata={**metadata, f"{PREFIX}fit": json.dumps(fit, ensure_ascii=False)}))
+        document.commit(Edit(metadata=metadata))
         if output is None:
-            proof = passed(prove_head(self.comparison, walk, head, document), self.given)
+            proof = accepted(prove_head(self.comparison, walk, head, document), self.given)
             return Written(document, geometry, proof, document.size)
         with document.staged(output, external_data=external_data) as staged:
-            proof = passed(prove_head(self.comparison, walk, head, Document.open(staged.path)), self.given)
+            proof = accepted(prove_head(self.comparison, walk, head, Document.open(staged.path)), self.given)
             original.check_unchanged()
             staged.commit()
         return Written(document, geometry, proof, staged.size)
@@ -187,12 +184,13 @@ def open_network(
 
 
 def output_of(network: Network, tensors: Sequence[str]) -> str:
-    """The name of the trained output: that of the original, or another one if the layer reads what follows from it."""
+    """The name of the trained output: that of the original.
+
+    It is another one if the layer reads what follows from the original's output, or if no rule replaced the node that
+    makes it: such a node keeps the names of its outputs.
+    """
     walk = network.walk
     (name,) = walk.outputs
-    graph: onnx.GraphProto = network.given.selected.proto.graph
     made = makers_of(walk).get(name)
-    if made is not None and walk.slots[made].replaced and not any(made in upstream(walk, t) for t in tensors):
-        return name
-    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {i.name for i in graph.input}
-    return next(n for n in (f"{name}_{k}" for k in range(2, len(taken) + 3)) if n not in taken)
+    free = made is not None and walk.slots[made].replaced and not any(made in upstream(walk, t) for t in tensors)
+    return name if free else walk.fresh(name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from onnx_fcn.fitting.network import Network
 from onnx_fcn.fitting.search import Samples
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.running.preprocess import Preprocessing, settled
-from onnx_fcn.tiles.tiled import Tiled
 
 __all__ = ["Data", "Progress", "Sampler"]
 
@@ -29,8 +28,8 @@ __all__ = ["Data", "Progress", "Sampler"]
 #: Called with what is being done, and how much of it is done: (words, done, of how many).
 Progress = Callable[[str, int, int], None]
 
-#: The most bytes of features that are kept.
-MOST_BYTES = 2 << 30
+#: The most bytes of features that are computed. Choosing among them and training copy parts of them.
+MOST_BYTES = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,11 @@ class Data:
         names: Sequence[str],
         say: Progress,
         *,
+        rank: int,
+        level: int,
+        ignore: int | None,
+        boxes: str,
         trained: Classes | None = None,
-        **how: Any,
     ) -> Data:
         """The labelled images in these files.
 
@@ -71,15 +73,18 @@ class Data:
             labels: its labels, or a folder.
             names: of the classes; by default those of the labels.
             say: is told of the progress.
+            rank: number of axes of the images.
+            level: level at which pyramids are read.
+            ignore: as of `open_labels`.
+            boxes: as of `open_labels`.
             trained: the classes that a layer was trained on, if these images are to test it.
-            how: `ignore`, `boxes`, `rank` and `level` of `open_labels`.
 
         Raises:
             OptionError: if they do not fit each other; if there are fewer than two classes, or one that is not trained.
         """
         notes: list[str] = []
-        labelled = open_labels(images, labels, note=notes.append, **how)
-        sizes, censuses, rank, level = [], [], how["rank"], how["level"]
+        labelled = open_labels(images, labels, ignore=ignore, boxes=boxes, rank=rank, level=level, note=notes.append)
+        sizes, censuses = [], []
         for done, one in enumerate(labelled):
             say("reading labels", done, len(labelled))
             size = _size(one.image, rank, level)
@@ -89,7 +94,7 @@ class Data:
             notes += one.labels.check(size)
             sizes.append(size)
             censuses.append(census(one, size))
-        classes = classes_of(censuses, labelled, names) if trained is None else _tested(trained, censuses, labelled)
+        classes = classes_of(censuses, labelled, names) if trained is None else _as_trained(trained, censuses, labelled)
         return cls(tuple(labelled), classes, tuple(sizes), tuple(censuses), level, tuple(notes))
 
     @property
@@ -108,7 +113,7 @@ def _size(image: str, rank: int, level: int) -> tuple[int, ...]:
         return opened.size
 
 
-def _tested(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
+def _as_trained(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
     """The trained classes, with the codes that they have in other labels.
 
     Raises:
@@ -123,7 +128,8 @@ def _tested(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequ
         raise OptionError(f"the held-out labels have a class '{name}', which is not trained")
     if not occurring:
         raise OptionError("no pixel of the held-out images has a label")
-    return Classes(tuple(codes.get(name, -2 - k) for k, name in enumerate(trained.names)), trained.names)
+    absent = -2  # a code that no label has: -1 is no label
+    return Classes(tuple(codes.get(name, absent - k) for k, name in enumerate(trained.names)), trained.names)
 
 
 class Sampler:
@@ -155,7 +161,6 @@ class Sampler:
         self._names, self._numbers = list(features), sum(f.numbers for f in features.values())
         self._extract = Extractor(network, list(features.values()), tile, providers)
         self._preprocess, self._seed = preprocess, seed
-        self._tiled = Tiled("", self._extract.converted, "")
         self.formula: Preprocessing | None = None
 
     def limit(self, data: Data) -> str:
@@ -179,11 +184,12 @@ class Sampler:
         """
         drawn, found = [], []
         for done, (one, size) in enumerate(zip(data.labelled, data.sizes)):
-            say("computing features", done, len(data.labelled))
+            what = f"computing features of image {done + 1} of {len(data.labelled)}"
             chosen = draw(one, size, data.classes, self.samples, self._seed)
             network = self._extract.converted
             with contextlib.closing(open_image(one.image, network.rank, network.channels, data.level)) as image:
-                found.append(self._extract(image, self._formula_of(image), chosen.positions))
+                formula = self._formula_of(image)
+                found.append(self._extract(image, formula, chosen.positions, functools.partial(say, what)))
             drawn.append(chosen)
         count = len(data.classes)
         weights = [c.counts[c.classes] / np.bincount(c.classes, minlength=count)[c.classes] for c in drawn]
@@ -216,4 +222,4 @@ class Sampler:
                 "give the formula with --preprocess"
             )
         self.formula = found
-        return self._tiled.preprocessing(self._preprocess, image.dtype, image.white, image.name)
+        return self._extract.converted.preprocessing_for(self._preprocess, image.dtype, image.white, image.name)

@@ -5,13 +5,16 @@ labelled pixels of its class and image as there are per sample, so that confusio
 labelled pixels (Horvitz, Thompson, 1952).
 
 One hold-out chooses wrongly, and so does the best of many by a hair. So all folds together decide, and of what is
-within one standard error of the best the simplest is taken: the strongest penalty, and the fewest maps (Breiman,
-Friedman, Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3).
+within one standard error of the best the simplest is taken: for each candidate the strongest penalty, and then the
+fewest maps (Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3). The folds of
+a single image do not show how images vary, which is what fewer maps guard against: there the best maps are taken.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +25,7 @@ from onnx_fcn.fitting.candidates import Candidate, Feature, joined
 from onnx_fcn.fitting.solver import distances, path, stratified
 from onnx_fcn.running.confusion import Confusion
 
-__all__ = ["Fold", "Samples", "Score", "confusion_of", "folds_of", "scored", "searched"]
+__all__ = ["Fold", "Samples", "Score", "extent_of", "folds_of", "scored", "searched"]
 
 
 #: The most samples that layers are trained on while maps and penalties are searched; the last one takes all.
@@ -55,9 +58,11 @@ class Samples:
     weights: Array
     count: int
 
-    def of(self, candidate: Candidate, rows: Array) -> Array:
-        """The features of some samples for a candidate: (rows, numbers)."""
-        return np.concatenate([self.features[name][rows] for name in candidate.tensors], axis=1)
+    def of(self, candidate: Candidate, rows: Array | None = None) -> Array:
+        """The features of some samples, or of all, for a candidate: (rows, numbers)."""
+        maps = [self.features[name] for name in candidate.tensors]
+        chosen = maps if rows is None else [values[rows] for values in maps]
+        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,21 @@ class Score:
     Attributes:
         candidate: the maps.
         strength: the chosen C.
-        mean_iou: intersection over union of all folds together, averaged over classes.
-        error: its standard error; NaN for a single fold.
-        confusion: (classes, classes) labelled pixels of all folds: rows are the truth, columns the prediction.
+        error: the standard error of `mean_iou`; NaN for a single fold.
+        confusion: of the labelled pixels of all folds.
         by_strength: `mean_iou` for every C that was tried.
     """
 
     candidate: Candidate
     strength: float
-    mean_iou: float
     error: float
-    confusion: Array
+    confusion: Confusion
     by_strength: Mapping[float, float]
+
+    @property
+    def mean_iou(self) -> float:
+        """Intersection over union of all folds together, averaged over classes."""
+        return self.confusion.mean_iou
 
 
 def folds_of(samples: Samples, wanted: int, field: Sequence[float], seed: int) -> tuple[list[Fold], str]:
@@ -105,12 +113,32 @@ def folds_of(samples: Samples, wanted: int, field: Sequence[float], seed: int) -
         folds = _grouped(samples, samples.images, wanted, seed)
         what = f"{len(folds)} folds of {len(images)} images" if len(folds) < len(images) else "each image in turn"
         return folds, what
-    extent = np.ptp(samples.positions, axis=0) + 1
-    sides = np.minimum(np.ceil(field), np.maximum(extent // 2, 1)).astype(np.int64)
-    blocks = (samples.positions - samples.positions.min(0)) // sides
-    _, groups = np.unique(blocks, axis=0, return_inverse=True)
-    folds = [_apart(samples, fold, field) for fold in _grouped(samples, groups.reshape(-1), wanted, seed)]
+    folds = [_apart(samples, fold, field) for fold in _grouped(samples, _blocks(samples, wanted, field), wanted, seed)]
     return folds, f"{len(folds)} folds of blocks of a single image, which is optimistic"
+
+
+def _blocks(samples: Samples, wanted: int, field: Sequence[float]) -> Array:
+    """The block of each sample of a single image: of the field's size, or smaller ones.
+
+    Blocks shrink until every class is in as many as there are folds, or each of its samples is in one of its own, since
+    a fold that holds out all samples of a class says nothing about it.
+    """
+    first, extent = samples.positions.min(0), extent_of(samples)
+    least = np.minimum(np.bincount(samples.classes, minlength=samples.count), wanted)
+    sides = np.minimum(np.ceil(field), np.maximum(extent // 2, 1)).astype(np.int64)
+    while True:
+        _, groups = np.unique((samples.positions - first) // sides, axis=0, return_inverse=True)
+        pairs = np.unique(np.stack([samples.classes, groups.reshape(-1)]), axis=1)
+        if (np.bincount(pairs[0], minlength=samples.count) >= least).all() or (sides == 1).all():
+            found: Array = groups.reshape(-1)
+            return found
+        sides = np.maximum(sides * 3 // 4, 1)
+
+
+def extent_of(samples: Samples) -> Array:
+    """Pixels from the first to the last labelled one, along each axis."""
+    extent: Array = np.ptp(samples.positions, axis=0) + 1
+    return extent
 
 
 def _grouped(samples: Samples, groups: Array, wanted: int, seed: int) -> list[Fold]:
@@ -137,20 +165,26 @@ def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanc
         train = _thinned(fold.train, np.random.default_rng((seed, number)))
         paths.append(path(samples.of(candidate, train), samples.classes[train], samples.count, balanced))
         tests.append(samples.of(candidate, fold.test))
-    found: dict[float, list[Array]] = {}
+    found: dict[float, list[Confusion]] = {}
     means: dict[float, float] = {}
     for layers in zip(*paths):
         strength = layers[0][0]
         found[strength] = [
-            confusion_of(samples.classes[fold.test], layer(test).argmax(1), samples.weights[fold.test], samples.count)
+            Confusion.of(
+                samples.classes[fold.test], layer(test).argmax(1), samples.count, weights=samples.weights[fold.test]
+            )
             for fold, test, (_, layer) in zip(folds, tests, layers)
         ]
-        means[strength] = Confusion(np.sum(found[strength], axis=0)).mean_iou
+        means[strength] = _sum(found[strength]).mean_iou
         best = max(means, key=lambda c: means[c])
         if list(means).index(best) <= len(means) - 1 - PATIENCE:
             break
     chosen = min(c for c in means if means[c] >= means[best] - np.nan_to_num(_error(found[best])))
-    return Score(candidate, chosen, means[chosen], _error(found[chosen]), np.sum(found[chosen], axis=0), means)
+    return Score(candidate, chosen, _error(found[chosen]), _sum(found[chosen]), means)
+
+
+def _sum(confusions: Sequence[Confusion]) -> Confusion:
+    return functools.reduce(operator.add, confusions)
 
 
 def _thinned(rows: Array, random: np.random.Generator) -> Array:
@@ -161,7 +195,7 @@ def _thinned(rows: Array, random: np.random.Generator) -> Array:
     return kept
 
 
-def _error(confusions: Sequence[Array]) -> float:
+def _error(confusions: Sequence[Confusion]) -> float:
     """The standard error of the mean IoU of all folds together: the jackknife over folds; NaN for a single fold.
 
     Efron, Stein, "The Jackknife Estimate of Variance", 1981, equation 1.1.
@@ -169,14 +203,8 @@ def _error(confusions: Sequence[Array]) -> float:
     count = len(confusions)
     if count < 2:
         return math.nan
-    total = np.sum(confusions, axis=0)
-    without = np.array([Confusion(total - one).mean_iou for one in confusions])
+    without = np.array([_sum([*confusions[:k], *confusions[k + 1 :]]).mean_iou for k in range(count)])
     return float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
-
-
-def confusion_of(truth: Array, predicted: Array, weights: Array, count: int) -> Array:
-    """The confusion matrix (count, count) of weighted samples: rows are the truth."""
-    return np.bincount(truth * count + predicted, weights, count * count).reshape(count, count)
 
 
 def searched(
@@ -201,9 +229,7 @@ def searched(
 
     for candidate in candidates:
         score(candidate)
-    maps = sorted(
-        (c.features[0] for c in candidates if c.name != "last" and len(c.features) == 1), key=lambda f: f.stride
-    )
+    maps = sorted((c.features[0] for c in candidates if _is_map(c)), key=lambda f: f.stride)
     singles = [scores[(f.tensor,)] for f in maps]
     if len(maps) > 1:
         best = max(singles, key=lambda s: s.mean_iou)
@@ -213,13 +239,20 @@ def searched(
             if better.mean_iou <= best.mean_iou:
                 break
             best = better
-    best = max(scores.values(), key=lambda s: s.mean_iou)
-    least = best.mean_iou - (0.0 if math.isnan(best.error) else best.error)
-    chosen = min(
-        (s for s in scores.values() if s.mean_iou >= least),
-        key=lambda s: (len(s.candidate.features), -s.mean_iou),
-    )
-    return [chosen, *sorted((s for s in scores.values() if s is not chosen), key=lambda s: -s.mean_iou)]
+    ranked = sorted(scores.values(), key=lambda s: -s.mean_iou)
+    if (
+        len(np.unique(samples.images)) == 1
+    ):  # its folds do not show how images vary, which is what fewer maps guard against
+        return ranked
+    least = ranked[0].mean_iou - np.nan_to_num(ranked[0].error)
+    chosen = min((s for s in ranked if s.mean_iou >= least), key=lambda s: len(s.candidate.features))
+    return [chosen, *(s for s in ranked if s is not chosen)]
+
+
+def _is_map(candidate: Candidate) -> bool:
+    """Does it read single cells of one feature map, which can be joined with others?"""
+    (*more, first) = candidate.features
+    return not more and first.fact.is_live and not first.covers
 
 
 def _wider(maps: Sequence[Feature], have: Sequence[Feature]) -> list[tuple[Feature, ...]]:

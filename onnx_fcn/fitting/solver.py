@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import OptionError
+from onnx_fcn.images.stored import missing_package
 
-__all__ = ["STRENGTHS", "Layer", "check_installed", "distances", "path", "stratified", "trained", "version"]
+__all__ = ["Layer", "check_installed", "distances", "path", "stratified", "trained", "version"]
 
 
 #: What C is chosen from: C times the loss, summed over samples, is added to half the squared weights.
@@ -49,28 +49,32 @@ class Layer:
         return scores
 
 
+#: A feature that varies by less than this share of its mean is constant, but for rounding, and is divided by 1.
+VARIES = 1e-6
+
+
 @dataclass(frozen=True)
 class Standard:
-    """The mean and the deviation of features."""
+    """The mean and the deviation of features, (features,) each: in single floats, so that what was used is folded."""
 
     mean: Array
     deviation: Array
 
     @classmethod
     def of(cls, features: Array) -> Standard:
-        """Those of (n, features); a feature that never varies keeps its size."""
-        mean = features.mean(0, dtype=np.float64)
-        deviation = np.sqrt(np.maximum(np.square(features - mean.astype(np.float32)).mean(0, dtype=np.float64), 0))
-        return cls(mean, np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-30), deviation, 1.0))
+        """Those of (n, features)."""
+        mean = features.mean(0, dtype=np.float64).astype(np.float32)
+        deviation = np.sqrt(np.square(features - mean).mean(0, dtype=np.float64)).astype(np.float32)
+        return cls(mean, np.where(deviation > VARIES * np.abs(mean), deviation, np.float32(1)))
 
     def __call__(self, features: Array) -> Array:
-        values: Array = (features - self.mean.astype(np.float32)) / self.deviation.astype(np.float32)
+        values: Array = (features - self.mean) / self.deviation
         return values
 
     def folded(self, weights: Array, bias: Array, converged: bool) -> Layer:
         """A layer on standardised features, as one on the features themselves."""
-        scaled = weights / self.deviation
-        return Layer(scaled, bias - scaled @ self.mean, converged)
+        scaled = weights / self.deviation.astype(np.float64)
+        return Layer(scaled, bias - scaled @ self.mean.astype(np.float64), converged)
 
 
 def path(features: Array, classes: Array, count: int, balanced: bool) -> Iterator[tuple[float, Layer]]:
@@ -101,7 +105,8 @@ def _trained(
         weights, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
         if len(weights) == 1:  # two classes: the sigmoid of s is the softmax of (-s/2, s/2)
             weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-        every, shift = np.zeros((count, weights.shape[1])), np.full(count, bias.min() - 1e3)
+        # a class that is not among the samples is never chosen
+        every, shift = np.zeros((count, weights.shape[1])), np.full(count, -np.inf)
         every[model.classes_], shift[model.classes_] = weights, bias
         yield strength, standard.folded(every, shift, int(np.max(model.n_iter_)) < limits["max_iter"])
 
@@ -129,7 +134,7 @@ def check_installed() -> None:
     try:
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:
-        raise OptionError(f"training needs scikit-learn: pip install 'onnx-fcn[fit]' ({error})") from None
+        raise missing_package("training", error) from None
 
 
 def version() -> str:

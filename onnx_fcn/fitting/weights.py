@@ -9,7 +9,6 @@ The other weights stay on disk: they are streamed from file to file, and never l
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,19 +19,19 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
 from onnx_fcn.model.graphs import data_inputs, graphs_within, names_used, nodes_within
 from onnx_fcn.model.metadata import geometry_in
 from onnx_fcn.model.operators import PLACES, REORDERS, SHAPED_BY_VALUES
 from onnx_fcn.model.wire import BITS
+from onnx_fcn.walk.forms import FLOATS
 
 __all__ = ["replace_weights"]
 
 
 #: Types of weights that floats of any width are rounded to. Other types only take arrays of their own.
-FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE})
 
 #: Operators that read shapes and places in all operands, or in all but the first.
 PLACES_IN_ALL = frozenset({"ConstantOfShape", "NonZero", "Range"})
@@ -143,8 +142,7 @@ def _missing(graph: GraphProto, name: Any, stored: Mapping[str, _Stored]) -> str
         return f"'{name}' is an input of the model, and no weight"
     if any(name == tensor.name for inner in graphs_within(graph) for tensor in inner.initializer):
         return f"'{name}' is stored in a branch or a loop of the model, where weights cannot be exchanged"
-    near = difflib.get_close_matches(str(name), [n for n in stored if isinstance(n, str)], 3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(str(name), [n for n in stored if isinstance(n, str)])
     return f"there is no weight '{name}' among the {len(stored)} of the model{hint}"
 
 

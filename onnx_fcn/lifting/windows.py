@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.lifting.lifted import Atom, Lifted
 
-__all__ = ["as_physical", "batch_axis", "original_at", "window_of"]
+__all__ = ["as_physical", "batch_axis", "original_at", "physical_of", "window_of", "windows_of"]
 
 
 def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
@@ -30,6 +31,28 @@ def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array
     if batch > 1 and fact.batch not in (a for group in fact.layout for a in group):
         return seen.reshape(-1)
     return seen.reshape([_size(group, fact.batch, batch) for group in fact.layout])
+
+
+def physical_of(fact: Lifted, original: Array) -> Array:
+    """An original tensor as the window of its map, (N, C, *window): the inverse of `original_at`."""
+    atoms = [a for group in fact.layout for a in group]
+    batch = original.size // math.prod(a.size for a in atoms if a is not fact.batch)
+    sizes = [batch if a is fact.batch else a.size for a in atoms]
+    values = original.reshape(sizes if fact.batch in atoms else [batch, *sizes])
+    atoms = atoms if fact.batch in atoms else [fact.batch, *atoms]
+    order = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
+    physical: Array = values.transpose([atoms.index(a) for a in order]).reshape(batch, fact.width, *fact.window)
+    return physical
+
+
+def windows_of(fact: Lifted, physical: Array) -> Array:
+    """All windows of a map: (N, C, *space) → (N, C, *positions, *window), a view."""
+    spans = tuple(a.extent for a in fact.space)
+    shown = np.lib.stride_tricks.sliding_window_view(physical, spans, tuple(range(2, 2 + len(spans))))
+    steps: list[Any] = [slice(None, None, a.step) for a in fact.space]
+    rates: list[Any] = [slice(None, None, a.rate) for a in fact.space]
+    windows: Array = shown[(slice(None), slice(None), *steps, *rates)]
+    return windows
 
 
 def window_of(fact: Lifted, position: Sequence[int]) -> tuple[slice, ...]:

@@ -65,6 +65,7 @@ def metadata_of(
     *,
     labels: Sequence[str] = (),
     preprocessing: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The entries of `metadata_props` that say where the answers of a converted model are, and what they mean.
 
@@ -75,6 +76,7 @@ def metadata_of(
         asked: the options of the conversion.
         labels: the names of the map's channels, if they are known.
         preprocessing: how pixels become the input, as `Preprocessing.to_json` gives it, if that is known.
+        trained: the output, tensors and nodes of a trained head, and how it was trained.
     """
     entries = {
         "version": __version__,
@@ -91,6 +93,8 @@ def metadata_of(
         entries["labels"] = json.dumps(list(labels), ensure_ascii=False)
     if preprocessing is not None:
         entries["preprocessing"] = json.dumps(dict(preprocessing))
+    if trained is not None:
+        entries["fit"] = json.dumps(dict(trained), ensure_ascii=False)
     outputs = {f"output.{name}": json.dumps(to_json(a), ensure_ascii=False) for name, a in geometry.outputs.items()}
     return {PREFIX + key: value for key, value in {**entries, **outputs}.items()}
 
@@ -112,8 +116,8 @@ def to_json(answers: Answers) -> dict[str, Any]:
         "form": answers.form,
         "layout": answers.layout or None,
     }
-    optional = {"mirror": answers.mirror, "period": answers.period}
-    return entry | {key: value for key, value in optional.items() if value}
+    more = {"mirror": answers.mirror, "period": answers.period}
+    return entry | {key: value for key, value in more.items() if value}
 
 
 #: The most maps that a head reads.
@@ -374,19 +378,18 @@ def trained_in(model: ModelProto) -> Trained | None:
     """The trained head of a file; None if its head was not trained.
 
     Raises:
-        ModelError: if the metadata cannot be read.
+        ModelError: if the entry does not name one node for each map.
     """
-    text = next((e.value for e in model.metadata_props if e.key == f"{PREFIX}fit"), None)
-    if text is None:
-        return None
-    try:
-        entry, names = parse(text), list_of(text_of, most=MOST_MAPS)
-        tensors, nodes = tuple(names(entry["tensors"])), tuple(names(entry["nodes"]))
-        if not tensors or len(set(tensors)) != len(tensors) or len(tensors) != len(nodes):
-            raise ValueError("it does not name one node for each map")
-        return Trained(text_of(entry["output"]), tensors, nodes)
-    except (KeyError, TypeError, RecursionError, ValueError) as error:
-        raise ModelError(f"what the metadata say of training cannot be read ({error}): fit the model again") from None
+    found: Trained | None = _value_of(model, "fit", _trained)
+    return found
+
+
+def _trained(value: Any) -> Trained:
+    entry, names = object_of(value), list_of(name_of, most=MOST_MAPS)
+    tensors, nodes = tuple(names(entry["tensors"])), tuple(names(entry["nodes"]))
+    if not tensors or len(set(tensors)) < len(tensors) or len(tensors) != len(nodes):
+        raise ValueError("it does not name one node for each map")
+    return Trained(name_of(entry["output"]), tensors, nodes)
 
 
 def fingerprint(graph: GraphProto) -> str:

@@ -8,13 +8,12 @@ explained as far as the walk reached.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_fcn._version import __version__
-from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel, did_you_mean
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted, dim_of
@@ -201,9 +200,7 @@ class _Explainer:
                 makes = tuple(Operand(o, "unused") for o in node.output if o)
                 return Explanation(name, node.name, node.op_type, "unused", "stays", (), makes)
         names = [*self._nodes, *self._walk.facts, *self._makers]
-        near = difflib.get_close_matches(name, dict.fromkeys(names), 3)
-        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise OptionError(f"the model has no node or tensor '{name}'{hint}")
+        raise OptionError(f"the model has no node or tensor '{name}'{did_you_mean(name, names)}")
 
     def _node(self, name: str, k: int, *, only: str = "") -> Explanation:
         slot = self._walk.slots[k]

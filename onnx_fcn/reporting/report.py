@@ -8,7 +8,6 @@ the answers. The verbose text has every layer, change, cost and check.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 from onnx_fcn._version import __version__
 from onnx_fcn.checking.checks import Validation
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.geometry import Answers, Field, Geometry
 from onnx_fcn.model.metadata import to_json
 from onnx_fcn.reporting.checks import tables_of, validation_dict
@@ -97,8 +96,7 @@ class Report:
             OptionError: if no map of the network has that name.
         """
         if tensor not in self.fields:
-            near = difflib.get_close_matches(tensor, self.fields, 3)
-            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = did_you_mean(tensor, self.fields)
             raise OptionError(f"the model has no tensor '{tensor}' that depends on the position in the image{hint}")
         return self.fields[tensor]
 

@@ -31,13 +31,15 @@ class Confusion:
     """The confusion matrix of a class map, or the sum of several.
 
     Attributes:
-        matrix: (K, K) int64: numbers of pixels, rows the truth, columns the prediction.
+        matrix: (K, K): numbers of pixels, rows the truth, columns the prediction. int64, or float64 of weighted ones.
     """
 
     matrix: Array
 
     @classmethod
-    def of(cls, truth: Array, predicted: Array, classes: int, ignore: int | None = None) -> Confusion:
+    def of(
+        cls, truth: Array, predicted: Array, classes: int, ignore: int | None = None, *, weights: Array | None = None
+    ) -> Confusion:
         """The confusion of two arrays of class indices, of any equal shape.
 
         Args:
@@ -45,6 +47,7 @@ class Confusion:
             predicted: the class that was found there.
             classes: the number of classes, K.
             ignore: the number in `truth` of pixels that do not count.
+            weights: how many pixels each stands for; by default one.
 
         Raises:
             OptionError: if the shapes differ, or a number is no class.
@@ -60,7 +63,8 @@ class Confusion:
                 wrong = int(values.min() if values.min() < 0 else values.max())
                 raise OptionError(f"the {what} contains {wrong}, and classes are numbered from 0 to {classes - 1}")
         pairs = rows.astype(np.int64) * classes + columns.astype(np.int64)
-        return cls(np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64))
+        counts = np.bincount(pairs, None if weights is None else weights[counted], classes * classes)
+        return cls(counts.reshape(classes, classes).astype(np.int64 if weights is None else np.float64))
 
     def __add__(self, other: Confusion) -> Confusion:
         """The confusion of both sets of pixels."""

@@ -12,7 +12,6 @@ cell in the picture. A picture may be run at several sizes; `detect` finds the b
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 import onnx
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import ModelError, OptionError, reason_of
+from onnx_fcn.errors import ModelError, OptionError, did_you_mean, reason_of
 from onnx_fcn.geometry import Grid, interpolate
 from onnx_fcn.images.image import Image, check_picture, open_image, resize
 from onnx_fcn.images.stored import Picture
@@ -85,6 +84,7 @@ class DenseResult:
         size: (height, width) of the picture.
         activation: how scores become probabilities: ``softmax``, ``sigmoid`` or ``none``.
         labels: the names of the classes.
+        is_trained: was the last layer trained on pixels? Then there are answers between cells, too.
     """
 
     map: Array
@@ -92,6 +92,7 @@ class DenseResult:
     size: tuple[int, ...]
     activation: str
     labels: tuple[str, ...]
+    is_trained: bool = False
 
     @property
     def scale(self) -> tuple[float, ...]:
@@ -180,8 +181,7 @@ class DenseResult:
             return found[0]
         if str(name).isdecimal() and int(name) < len(self.labels):
             return int(name)
-        near = [] if str(name).isdecimal() else difflib.get_close_matches(str(name), self.labels, 3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = "" if str(name).isdecimal() else did_you_mean(str(name), self.labels)
         last = len(self.labels) - 1
         raise OptionError(f"there is no class '{name}' among the {last + 1}, numbered from 0 to {last}{hint}")
 
@@ -199,9 +199,24 @@ class DenseResult:
         return interpolate(values, [self._cells_at_pixels(k, n) for k, n in enumerate(self.size)])
 
     def classes_at_pixels(self) -> Array:
-        """The best class of the cell whose window's centre is nearest to each pixel: (height, width)."""
+        """The best class at every pixel: (height, width).
+
+        It is that of the cell whose window's centre is nearest. If the last layer was trained on pixels, it is that of
+        the scores interpolated between cells, as they were trained.
+        """
+        if self.is_trained and self.map.ndim > len(self.size) and not self.is_single:
+            return self._best_between()
         nearest = [np.rint(self._cells_at_pixels(k, n)).astype(np.int64) for k, n in enumerate(self.size)]
         classes: Array = self.classes[np.ix_(*nearest)]
+        return classes
+
+    def _best_between(self) -> Array:
+        """The class with the largest score at every pixel, in memory for two classes."""
+        best, classes = self.at_pixels(self.map[0]), np.zeros(self.size, np.int64)
+        for k in range(1, len(self.map)):
+            scores = self.at_pixels(self.map[k])
+            better = scores > best
+            best[better], classes[better] = scores[better], k
         return classes
 
     def _cells_at_pixels(self, axis: int, pixels: int) -> Array:
@@ -421,7 +436,7 @@ class DenseModel:
         classes = max(int(scores.max()) + 1, len(self.labels)) if self._converted.tells_classes else len(scores)
         self._check_labels(classes)
         labels = self.labels or tuple(map(str, range(classes)))
-        return DenseResult(scores, grid, size, self._activation_of(scores), labels)
+        return DenseResult(scores, grid, size, self._activation_of(scores), labels, self._converted.is_trained)
 
     def _check_labels(self, classes: int) -> None:
         """Raises OptionError, or ModelError if the labels are the file's, if their number is another."""

@@ -26,11 +26,21 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import graphs, storage
-from onnx_fcn.model.metadata import geometry_in, labels_in, preprocessing_in
+from onnx_fcn.model.metadata import geometry_in, labels_in, preprocessing_in, trained_in
 from onnx_fcn.model.operators import CARRYING, CHOOSING
-from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.running.preprocess import Preprocessing, for_stored
 
-__all__ = ["CPU", "Converted", "Session", "converted_in", "formula_in", "open_converted"]
+__all__ = [
+    "CPU",
+    "Converted",
+    "Session",
+    "converted_in",
+    "formula_in",
+    "inference_session",
+    "lean_options",
+    "open_converted",
+    "run_session",
+]
 
 
 Source = str | os.PathLike[str] | ModelProto
@@ -65,6 +75,7 @@ class Converted:
         tells_classes: does the output contain class indices, not scores?
         labels: the names of the classes, if the file has them; otherwise empty.
         preprocessing: how pixels become the input, if the file says so.
+        is_trained: was its last layer trained on pixels, so that it answers for pixels, not for windows?
     """
 
     source: str | ModelProto
@@ -83,6 +94,7 @@ class Converted:
     tells_classes: bool
     labels: tuple[str, ...]
     preprocessing: Preprocessing | None
+    is_trained: bool
 
     @property
     def rank(self) -> int:
@@ -128,21 +140,30 @@ class Converted:
             ModelError: if onnxruntime does not load it.
             OptionError: if onnxruntime has no such provider.
         """
-        import onnxruntime
-
-        if options is None:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4
-        wanted, available = list(providers or CPU), onnxruntime.get_available_providers()
-        for provider in wanted:
-            if (name := provider if isinstance(provider, str) else provider[0]) not in available:
-                raise OptionError(f"this onnxruntime has no provider '{name}': it has {', '.join(available)}")
         model = self.source if isinstance(self.source, str) else self.source.SerializeToString()
-        try:
-            session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
-        return Session(self, session)
+        return Session(self, inference_session(model, providers, options))
+
+    def preprocessing_for(
+        self, wanted: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str
+    ) -> Preprocessing:
+        """How pixels of this dtype and full scale become the input; `name` is the image's in messages.
+
+        What is not asked for is as the file says.
+
+        Raises:
+            OptionError: if the network cannot read them.
+        """
+        if dtype.kind not in "uif":
+            raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
+        reads_integers = self.image_type.kind != "f"
+        wanted = self.preprocessing if wanted is None else wanted
+        formula = for_stored(wanted, dtype, white, self.rank, self.channels, reads_integers)
+        formula.check(self.channels)
+        if reads_integers and not formula.keeps_values:
+            raise OptionError(f"the model takes pixels of type {self.image_type}, so they cannot be scaled")
+        if reads_integers and not np.can_cast(dtype, self.image_type):
+            raise OptionError(f"{name} has pixels of type {dtype}, but the model takes {self.image_type}")
+        return formula
 
 
 @dataclass(frozen=True)
@@ -175,16 +196,7 @@ class Session:
         converted = self.converted
         size = converted.size_of(tensor)
         converted.check_size(size)
-        try:
-            (values,) = self.inference.run([converted.output], {**(feeds or {}), converted.image: tensor})
-        except Exception as error:
-            pixels = "×".join(map(str, size))
-            if any(words in str(error) for words in OUT_OF_MEMORY):
-                raise OptionError(
-                    f"there is not enough memory to run the model on {pixels} pixels at once: apply runs it tile by "
-                    "tile, and --tile makes tiles smaller"
-                ) from None
-            raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
+        (values,) = run_session(self.inference, [converted.output], {**(feeds or {}), converted.image: tensor}, size)
         wanted = AXES[converted.rank] if converted.width is None else "C" + AXES[converted.rank]
         maps = _to_layout(np.asarray(values), converted.answers.layout, "N" + wanted)
         images = tensor.shape[converted.layout.index("N")] if "N" in converted.layout else 1
@@ -192,6 +204,64 @@ class Session:
         if maps.shape != shape:
             raise ModelError(f"output '{converted.output}' has the shape {maps.shape}, but its metadata says {shape}")
         return maps
+
+
+def lean_options(folder: str = "") -> Any:
+    """Session options with which only the weights are kept between runs: an arena would stay at its largest size.
+
+    `folder` is that of external data, for a model that is given as bytes.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return options
+
+
+def inference_session(model: str | bytes, providers: Sequence[Any] | None = None, options: Any = None) -> Any:
+    """An `onnxruntime.InferenceSession`, on the CPU by default.
+
+    Raises:
+        ModelError: if onnxruntime does not load the model.
+        OptionError: if onnxruntime has no such provider.
+    """
+    import onnxruntime
+
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+    wanted, available = list(providers or CPU), onnxruntime.get_available_providers()
+    for provider in wanted:
+        if (name := provider if isinstance(provider, str) else provider[0]) not in available:
+            raise OptionError(f"this onnxruntime has no provider '{name}': it has {', '.join(available)}")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime does not load the model: {in_one_line(error)}") from error
+
+
+def run_session(
+    session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, Array], size: Sequence[int]
+) -> list[Array]:
+    """What a session answers; `size` is that of the image, for messages.
+
+    Raises:
+        ModelError: if onnxruntime does not run the model.
+        OptionError: if there is not enough memory.
+    """
+    try:
+        return [np.asarray(value) for value in session.run(outputs, feeds)]
+    except Exception as error:
+        pixels = "×".join(map(str, size))
+        if any(words in str(error) for words in OUT_OF_MEMORY):
+            raise OptionError(
+                f"there is not enough memory to run the model on {pixels} pixels at once: apply and fit run it tile by "
+                "tile, and --tile makes tiles smaller"
+            ) from None
+        raise ModelError(f"onnxruntime does not run the model on {pixels} pixels: {in_one_line(error)}") from error
 
 
 def open_converted(source: Source, output: str | None = None) -> Converted:
@@ -247,6 +317,7 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         or _has_classes(graph, name),
         labels_in(model),
         _formula(model),
+        trained_in(model) is not None,
     )
 
 

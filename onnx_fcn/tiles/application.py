@@ -126,7 +126,7 @@ def apply(
     network = tiled.network
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
-        formula = tiled.preprocessing(preprocess, source.dtype, source.white, source.name)
+        formula = network.preprocessing_for(preprocess, source.dtype, source.white, source.name)
         tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises if there are none
         if network.batch not in (None, batch):
             raise OptionError(

@@ -18,8 +18,8 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import storage
 from onnx_fcn.model.cost import activations_at
-from onnx_fcn.running.network import Converted, converted_in
-from onnx_fcn.running.preprocess import Preprocessing, for_stored
+from onnx_fcn.running.network import Converted, converted_in, lean_options
+from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.tiling import Tiling, approximate_answers, tiling_of
 
 __all__ = ["Run", "Tiled", "open_tiled"]
@@ -67,29 +67,6 @@ class Tiled:
             self.network.check_size([extreme(several) for several in lengths])
         return tiling
 
-    def preprocessing(
-        self, wanted: str | Preprocessing | None, dtype: np.dtype[Any], white: float, name: str
-    ) -> Preprocessing:
-        """How pixels of this dtype and full scale become the network's input; `name` is the image's in messages.
-
-        What is not asked for is as the file says.
-
-        Raises:
-            OptionError: if the network cannot read them.
-        """
-        network = self.network
-        if dtype.kind not in "uif":
-            raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
-        reads_integers = network.image_type.kind != "f"
-        wanted = network.preprocessing if wanted is None else wanted
-        preprocess = for_stored(wanted, dtype, white, network.rank, network.channels, reads_integers)
-        preprocess.check(network.channels)
-        if reads_integers and not preprocess.keeps_values:
-            raise OptionError(f"the model takes pixels of type {network.image_type}, so they cannot be scaled")
-        if reads_integers and not np.can_cast(dtype, network.image_type):
-            raise OptionError(f"{name} has pixels of type {dtype}, but the model takes {network.image_type}")
-        return preprocess
-
     def runner(self, preprocess: Preprocessing, providers: Sequence[Any] | None = None) -> Run:
         """A session that runs crops.
 
@@ -99,12 +76,7 @@ class Tiled:
             ModelError: if onnxruntime does not load the model; later, when it does not run it.
             OptionError: if onnxruntime has no such provider.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        session = self.network.session(providers, options)
+        session = self.network.session(providers, lean_options())
         return lambda crops: session.run(np.stack([preprocess(crop) for crop in crops]))
 
     def activations(self, crop: Sequence[int], batch: int) -> int | None:

@@ -17,7 +17,6 @@ which is exact for any shift, where Resize knows a few, and computes no coordina
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import math
@@ -30,7 +29,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import OptionError, Unsupported
+from onnx_fcn.errors import OptionError, Unsupported, did_you_mean
 from onnx_fcn.geometry import Field, Taps
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.layouts import crop_to_common
@@ -43,7 +42,7 @@ from onnx_fcn.walk.cut import cuts_of
 from onnx_fcn.walk.ends import on_grid
 from onnx_fcn.walk.forms import FLOATS
 
-__all__ = ["Head", "map_at", "middle_of", "physical_of", "with_head"]
+__all__ = ["Head", "finest_of", "map_at", "middle_of", "with_head"]
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,7 @@ def map_at(walk: Walk, name: str) -> Lifted:
     fact = walk.facts.get(name)
     if fact is None:
         known = [n for n, f in walk.facts.items() if isinstance(f, Lifted)]
-        near = difflib.get_close_matches(name, known, 3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f": its last maps are {_last(walk)}"
+        hint = did_you_mean(name, known) or f": its last maps are {_last(walk)}"
         raise OptionError(f"the model has no tensor '{name}'{hint}")
     if not isinstance(fact, Lifted):
         raise OptionError(f"'{name}' does not depend on the position, so no layer can read it at every pixel")
@@ -132,9 +130,14 @@ def _last(walk: Walk) -> str:
     return ", ".join(repr(cut.name) for cut in itertools.islice(cuts_of(walk), 5)) or "not usable"
 
 
+def finest_of(maps: Sequence[Lifted]) -> int:
+    """The index of the map with the smallest strides, on whose cells the answers are."""
+    return min(range(len(maps)), key=lambda k: tuple(a.stride for a in maps[k].space))
+
+
 def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int]) -> Lifted:
     """The sum of the layers on all maps, on the cells of the finest."""
-    finest = min(range(len(maps)), key=lambda k: tuple(a.stride for a in maps[k].space))
+    finest = finest_of(maps)
     parts = [
         _layer(site, x, kernel, head.bias if k == finest else None)
         for k, (x, kernel) in enumerate(zip(maps, head.kernels))
@@ -208,11 +211,13 @@ class Interpolation:
         """The interpolation of one axis onto another.
 
         Raises:
-            Unsupported: if the cells are not whole cells apart.
+            Unsupported: if the stride of one is no multiple of the other's.
         """
         factor = coarse.stride / fine.stride
         if factor.denominator != 1:
-            raise Unsupported(f"cells {coarse.stride} and {fine.stride} pixels apart do not share a grid", code="grid")
+            raise Unsupported(
+                f"the stride of one, {coarse.stride} pixels, is no multiple of the other's, {fine.stride}", code="grid"
+            )
         shift = (middle_of(fine, native) - middle_of(coarse, native)) / fine.stride
         _, most = fine.count.beyond(coarse.count.then(int(factor), 0, 1))
         front = max(0, math.ceil(-shift / factor))
@@ -262,14 +267,3 @@ def _onto(site: Site, x: Lifted, fine: Lifted, native: Sequence[int]) -> Lifted:
     site.note_sliding(pads=True, strides=False)
     space = tuple(replace(p.applied(a), atoms=b.atoms) for p, a, b in zip(plans, x.space, fine.space))
     return _as_map(x, name, x.width, space)
-
-
-def physical_of(fact: Lifted, original: Array) -> Array:
-    """An original tensor as the window of its map, (N, C, *window): the inverse of `lifting.windows.original_at`."""
-    atoms = [a for group in fact.layout for a in group]
-    batch = original.size // math.prod(a.size for a in atoms if a is not fact.batch)
-    sizes = [batch if a is fact.batch else a.size for a in atoms]
-    values = original.reshape(sizes if fact.batch in atoms else [batch, *sizes])
-    atoms = atoms if fact.batch in atoms else [fact.batch, *atoms]
-    order = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
-    return values.transpose([atoms.index(a) for a in order]).reshape(batch, fact.width, *fact.window)

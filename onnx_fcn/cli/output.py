@@ -1,0 +1,66 @@
+"""What commands write beside their files: reports as JSON, and text on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.files import drafted
+from onnx_fcn.process import silence
+
+__all__ = ["StdoutError", "json_file", "write_out"]
+
+
+class StdoutError(Exception):
+    """Stdout cannot be written."""
+
+
+def write_out(write: Callable[[], object]) -> None:
+    """Call a function that writes to stdout, and flush.
+
+    A reader that closes the pipe early, as `head` does, is not an error.
+
+    Raises:
+        StdoutError: if stdout cannot be written.
+    """
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise StdoutError(reason_of(error)) from None
+
+
+@contextlib.contextmanager
+def json_file(path: str | None, models: Iterable[str | None]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes the JSON file, completely or not at all. The path is checked before the work begins.
+
+    Raises:
+        OptionError: if the file cannot be written, or is one of the models.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    if path == "-":
+        yield lambda values: write_out(lambda: print(_to_json(values), end=""))
+        return
+    if os.path.realpath(path) in {os.path.realpath(m) for m in models if m is not None}:
+        raise OptionError(f"'{path}' is a model: write the report to another file")
+    with drafted(path) as draft:
+
+        def finish(values: dict[str, Any]) -> None:
+            draft.write(_to_json(values).encode())
+            draft.commit()
+
+        yield finish
+
+
+def _to_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
