@@ -3,6 +3,7 @@
     python -m benchmarks                      everything: an hour or two, and 12 GB of disk for a while
     python -m benchmarks --quick              a taste of it, in some minutes
     python -m benchmarks dense --networks AlexNet --rounds 9
+    python -m benchmarks training --help      how good `fit` is: it has options of its own, and only prints
 
 What was not measured this time stays in the JSON file as it was.
 """
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +25,7 @@ from typing import Any
 
 import rich.console
 
-from benchmarks import Record, Say, conversion, dense, process, tables
+from benchmarks import Record, Say, conversion, dense, process, tables, training
 from benchmarks.files import FILES
 from benchmarks.process import Limits
 
@@ -33,6 +35,9 @@ QUICK = {"files": ["vgg16", "nodes-10k"], "networks": ["AlexNet"], "sizes": [512
 
 def main() -> None:
     """Run the parts that were asked for."""
+    if sys.argv[1:2] == ["training"]:
+        training.main(sys.argv[2:])
+        return
     given, console = _parse(), rich.console.Console()
     stored = given.output.with_suffix(".json")
     results: dict[str, Any] = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
