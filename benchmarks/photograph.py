@@ -36,7 +36,7 @@ def photograph(folder: Path, model: Path, preprocessing: str, say: Say) -> Itera
     onnx_fcn.convert(model, folder / "converted.onnx")
     result = onnx_fcn.DenseModel(folder / "converted.onnx", preprocess=preprocessing, activation="softmax").run(picture)
     building = result.at_pixels(result.probabilities[list(BUILDINGS)].sum(0)) >= 0.5
-    yield {"clicks": 0, **_measures(truth != 0, ~building, 2, truth < 0)}
+    yield {"clicks": 0, **_measures((truth != 0).astype(np.int64), (~building).astype(np.int64), 2, truth < 0)}
     for count in CLICKS:
         say(f"the photograph, {count} clicks of each class")
         clicks, trained = china.write_clicks(folder / "china.csv", count), folder / f"clicks-{count}.onnx"
@@ -67,5 +67,5 @@ def _truth(size: tuple[int, int]) -> np.ndarray:
 
 
 def _measures(truth: np.ndarray, found: np.ndarray, count: int, unlabelled: np.ndarray) -> Record:
-    confusion = Confusion.of(truth[~unlabelled].astype(np.int64), found[~unlabelled].astype(np.int64), count)
+    confusion = Confusion.of(truth[~unlabelled], found[~unlabelled], count)
     return {"accuracy": confusion.accuracy, "mean_iou": confusion.mean_iou, "iou": confusion.iou.tolist()}
