@@ -24,7 +24,6 @@ from statistics import mean
 
 import numpy as np
 import rich.console
-from onnx_fcn.viewing.refining import Guide
 
 import onnx_fcn
 from benchmarks import Record, Say, china, process, tables, textures
@@ -32,6 +31,7 @@ from benchmarks.photograph import photograph
 from benchmarks.tables import Table
 from onnx_fcn.fitting.fit import fit
 from onnx_fcn.running.confusion import Confusion
+from onnx_fcn.viewing.refining import Guide
 
 __all__ = ["main", "mosaics", "network"]
 

@@ -501,9 +501,7 @@ def test_a_converted_model_is_refused(tmp_path: Path) -> None:
 def test_scikit_learn_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(
-        OptionError, match=r"training needs scikit-learn, .* pip install 'onnx-fcn\[fit\]'"
-    ):
+    with pytest.raises(OptionError, match=r"training needs scikit-learn, .* pip install 'onnx-fcn\[fit\]'"):
         onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy")
 
 

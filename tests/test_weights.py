@@ -281,7 +281,7 @@ def test_nothing_to_replace(inline: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("10.wight", "there is no weight '10.wight' among the 8 of the model; did you mean '10.weight' or "),
+        ("10.wight", "there is no weight '10.wight' among the 8 of the model: did you mean '10.weight' or "),
         ("head", "there is no weight 'head' among the 8 of the model"),
         ("image", "'image' is an input of the model, and no weight"),
         ("scores", "'scores' is not a stored weight, but computed by Conv 'scores/Conv', which reads '10.weight' and "),
