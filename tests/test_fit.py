@@ -30,7 +30,7 @@ from onnx_fcn.fitting.candidates import usable
 from onnx_fcn.fitting.features import Extractor
 from onnx_fcn.fitting.network import open_network
 from onnx_fcn.fitting.search import Samples, folds_of, scored
-from onnx_fcn.fitting.solver import Standard
+from onnx_fcn.fitting.solver import Standard, trained
 from onnx_fcn.images.image import open_image
 from onnx_fcn.running.preprocess import Preprocessing
 
@@ -259,13 +259,15 @@ def test_folds_of_one_image_do_not_see_each_other() -> None:
     """Samples that see a tested pixel are left out, if every class keeps half of its samples."""
     taken = samples(1, 2000)
     folds, what = folds_of(taken, 4, [20, 20], 0)
-    assert what == "4 folds of blocks of a single image, which is optimistic"
+    assert what == "4 folds of blocks of a single image, whose features see each other, which is optimistic"
     for fold in folds:
         assert len(np.unique(taken.classes[fold.train])) == 3
     crowded = [len(f.train) + len(f.test) == 2000 for f in folds]
     assert all(crowded), "blocks of the field's size are all neighbours, so nothing can be left out"
     wide = replace(taken, positions=taken.positions // 40 * 400)  # clusters far from each other
-    for fold in folds_of(wide, 4, [20, 20], 0)[0]:
+    folds, what = folds_of(wide, 4, [20, 20], 0)
+    assert what == "4 folds of blocks of a single image, which is optimistic"
+    for fold in folds:
         apart = np.abs(wide.positions[fold.train][:, None] - wide.positions[fold.test][None]).max(-1)
         assert apart.min() >= 20
         assert len(fold.train) >= 1000
@@ -306,7 +308,7 @@ def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.Monke
             yield strength, lambda _, given=given: np.eye(2)[given]
 
     monkeypatch.setattr(search, "path", lambda *_: of_fold(next(numbers)))
-    score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=()), folds, True, 0)
+    score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=(), numbers=4), folds, True, 0)
     assert max(score.by_strength, key=score.by_strength.get) == 1e-2
     assert score.strength == 1e-3
     assert score.confusion.pixels == 500
@@ -323,6 +325,25 @@ def test_mean_and_deviation_are_folded_in_double_precision() -> None:
     exact = features.astype(np.float64)
     want = (exact - standard.mean.astype(np.float64)) / standard.deviation.astype(np.float64) @ weights.T + bias
     np.testing.assert_allclose(layer(exact), want, rtol=1e-9, atol=1e-9)
+
+
+def test_rare_classes_are_not_thinned() -> None:
+    classes = np.repeat([0, 1, 2], [5000, 4000, 30])
+    kept = search._thinned(np.arange(9030), classes, 1000, np.random.default_rng(0))
+    counts = np.bincount(classes[kept])
+    assert counts[2] == 30
+    assert abs(counts[0] - counts[1]) <= 1
+    assert 900 <= len(kept) <= 1000
+    assert len(search._thinned(np.arange(9030), classes, 10_000, np.random.default_rng(0))) == 9030
+
+
+def test_a_penalty_means_the_same_for_any_number_of_samples() -> None:
+    random = np.random.default_rng(0)
+    classes = np.resize(np.arange(3), 600)
+    features = (random.standard_normal((600, 5)) + classes[:, None]).astype(np.float32)
+    once = trained(features, classes, 3, True, 0.1)
+    often = trained(np.tile(features, (20, 1)), np.tile(classes, 20), 3, True, 0.1)
+    np.testing.assert_allclose(often.weights, once.weights, rtol=1e-2, atol=1e-3)
 
 
 # The command and its report -------------------------------------------------------------------------------------------
@@ -452,6 +473,10 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
         "provider": ({"providers": ["Nothing"]}, OptionError, "no provider 'Nothing'"),
         "no folder": ({"output": "missing/out.onnx"}, OptionError, "missing"),
         "the model itself": ({"output": DIGITS}, OptionError, "is the model itself: write the trained file"),
+        "a label file": ({"output": "good.npy"}, OptionError, "is among the images or labels: write the trained"),
+        "a large seed": ({"seed": 2**32}, OptionError, "--seed is at most 4294967295, not 4294967296"),
+        "a level": ({"level": -1}, OptionError, "--level is an integer of at least 0, not -1"),
+        "no stride": ({"at": "stride:"}, OptionError, "--at stride: names no stride"),
         "no image": ({"images": "missing.npy"}, OptionError, "missing.npy"),
         "preset": ({"preprocess": "nothing"}, OptionError, "there is no preprocessing 'nothing'"),
     }  # fmt: skip
@@ -460,7 +485,7 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
 REFUSALS = [
     "no label", "one class", "another level", "another size", "beyond names", "colours", "too small", "no tensor",
     "no position", "several outputs", "no last layer", "attention", "samples", "seed", "folds", "balance", "provider",
-    "no folder", "the model itself", "no image", "preset",
+    "no folder", "the model itself", "a label file", "a large seed", "a level", "no stride", "no image", "preset",
 ]  # fmt: skip
 
 
@@ -546,6 +571,13 @@ def test_held_out_images(tmp_path: Path) -> None:
     ):
         with pytest.raises(OptionError, match=words):
             onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / labels), samples=20)
+    (tmp_path / "clicks.csv").write_text(clicks("parity", 12, 0))  # in the order none, odd, even, as --names says
+    np.save(tmp_path / "mask.npy", np.choose(np.minimum(truth("parity", LOWER), 3), [2, 1, 0, 255]).astype(np.uint8))
+    fitted = onnx_fcn.fit(
+        DIGITS, PAGE, tmp_path / "clicks.csv", names=["none", "odd", "even"], at="last",
+        held_out=(PAGE, tmp_path / "mask.npy"),
+    )  # fmt: skip
+    assert fitted.held_out.accuracy > 0.95
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / "part.npy"), samples=50)
     assert fitted.held_out.matrix.sum(1) == pytest.approx([48 * 16, 0])
     assert "nan" not in fitted.text()

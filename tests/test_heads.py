@@ -20,7 +20,7 @@ from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.tiled import open_tiled
 from onnx_fcn.walk.asked import Asked
-from onnx_fcn.walk.heads import Head
+from onnx_fcn.walk.heads import Head, can_join
 
 #: Networks with maps of several strides: `a`, `c` and `e` are maps, and `f` is what the last layer reads.
 PADDED = """
@@ -268,7 +268,7 @@ def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
 
     original = model(**NETWORKS["padded"])
     for values, match in (
-        ({"nodes": ["no such node"]}, "as a trained layer, but the file has no such Conv: fit it again"),
+        ({"nodes": ["no such node"]}, "as a trained layer, but the file has no such Conv: compare the file as fit"),
         ({"nodes": []}, "does not name one node for each map"),
         ({"tensors": 5}, "is not a list"),
         ({"tensors": ["zzz"]}, "do not fit the original"),
@@ -312,6 +312,45 @@ def test_what_cannot_be_read() -> None:
     flat = open_network(model(pool, image="float[N,3,32,40] x", w1=(6, 3, 3, 3)))
     with pytest.raises(OptionError, match=r"ends with GlobalMaxPool.*--at cut"):
         among(flat, "last")
+
+
+def test_a_map_of_one_native_cell_is_where_it_looks(tmp_path: Path) -> None:
+    """28 → 14 → 7 → 3 → 1 cells: the last map is in the middle of what it sees, which is not that of the window."""
+    body = "".join(f"m{k} = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (m{k - 1})  " for k in range(2, 5))
+    given = model(
+        f"m0 = Conv <pads = [1, 1, 1, 1]> (x, w1)  m1 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (m0)  {body}"
+        "f = Flatten (m4)  y = Gemm (f, w2)",
+        image="float[N,1,28,28] x", w1=(4, 1, 3, 3), w2=(4, 3),
+    )  # fmt: skip
+    found = open_network(given)
+    found.write(head_on(found, "m4"), tmp_path / "out.onnx", {})
+    answers = onnx_fcn.read_geometry(tmp_path / "out.onnx").of()
+    field = found.map_at("m4").space[0].field
+    assert (answers.offset[0], answers.window[0]) == (field.start, field.size)
+    assert answers.grid(60, 60).pixel_of(0, 0)[0] == float(field.centre) != 13.5
+    assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize("asked", [{}, {"full_size": True}], ids=str)
+def test_one_axis_written_as_two(asked: dict[str, Any], tmp_path: Path) -> None:
+    given = model(
+        "z = Unsqueeze (x, ax)  a = Conv <strides = [1, 3], pads = [0, 2, 0, 2]> (z, w1)  b = Relu (a)"
+        "p = GlobalAveragePool (b)  f = Flatten (p)  y = MatMul (f, w3)",
+        image="float[N,1,64] x", ax=[2], w1=(6, 1, 1, 5), w3=(6, 5),
+    )  # fmt: skip
+    found = open_network(given, asked=Asked(**asked))
+    written = found.write(head_on(found, "b"), tmp_path / "out.onnx", {})
+    assert written.geometry.of().layout == ("" if asked else "NCW")
+    assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
+
+
+def test_maps_that_cannot_be_joined() -> None:
+    """In opset 8 a map cannot be cropped at run time."""
+    early = open_network(model(**{**NETWORKS["padded"], "opset": 8}))
+    assert not can_join(early.walk, ("a", "c"))
+    assert can_join(network("padded").walk, ("a", "c"))
+    with pytest.raises(OptionError, match=r"the maps 'a', 'c' cannot be combined: .*requires opset 9"):
+        early.write(head_on(early, "a", "c"), None, {})
 
 
 def test_candidates_of_every_stride() -> None:

@@ -46,7 +46,7 @@ from onnx_fcn.model.sessions import extract, session, with_outputs
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 from onnx_fcn.walk.fields import geometry_of, sliding
-from onnx_fcn.walk.heads import Head, finest_of, map_at, middle_of
+from onnx_fcn.walk.heads import Head, finest_of, map_at, middles_of
 
 __all__ = ["head_in", "prove_head"]
 
@@ -94,7 +94,8 @@ def head_in(document: Document) -> Head | None:
         inputs = list(nodes[name].input) if name in nodes and nodes[name].op_type == "Conv" else []
         if not 2 <= len(inputs) <= 3 or not weights.keys() >= set(inputs[1:]):
             raise ModelError(
-                f"the metadata name '{name}' as a trained layer, but the file has no such Conv: fit it again"
+                f"the metadata name '{name}' as a trained layer, but the file has no such Conv: compare the file as "
+                "fit wrote it, before another tool renames its nodes"
             )
         values = [document.array(weights[n]).astype(np.float64) for n in inputs[1:]]
         kernels.append(values[0])
@@ -112,10 +113,12 @@ def _layer_of(head: Head, facts: Sequence[Lifted], native: Sequence[int], maps: 
     parts = [_on_cells(x, kernel, m) for x, kernel, m in zip(facts, head.kernels, maps)]
     axes, cells = facts[finest].space, parts[finest].shape[2:]
     answers: Array = np.zeros(parts[finest].shape) + head.bias.reshape(-1, *[1] * len(cells))
-    for x, part in zip(facts, parts):
+    middles = [middles_of(x, native) for x in facts]
+    for x, part, middle in zip(facts, parts, middles):
         places = []
-        for fine, own, count, have in zip(axes, x.space, cells, part.shape[2:]):
-            first = float((middle_of(fine, native) - middle_of(own, native)) / own.stride)
+        apart = [f - c for f, c in zip(middles[finest], middle)]
+        for fine, own, distance, count, have in zip(axes, x.space, apart, cells, part.shape[2:]):
+            first = float(distance / own.stride)
             places.append(np.clip(first + np.arange(count) * float(fine.stride / own.stride), 0, have - 1))
         answers += interpolate(part, places)
     return answers

@@ -15,6 +15,7 @@ __all__ = [
     "add_providers",
     "count",
     "names",
+    "names_in_order",
     "number",
     "numbers",
     "preprocessing",
@@ -77,6 +78,14 @@ def size(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){0,2}", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size in pixels, such as 224x224")
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
+
+
+def names_in_order(text: str) -> tuple[str, ...]:
+    """cat,dog → ("cat", "dog"); none may be empty, since their places count."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"'{text}' contains an empty name")
+    return found
 
 
 def add_preprocessing(parser: argparse.ArgumentParser, scale: str) -> None:

@@ -12,7 +12,7 @@ from onnx_fcn.cli.arguments import (
     add_preprocessing,
     add_providers,
     count,
-    names,
+    names_in_order,
     preprocessing,
     seed,
     size,
@@ -107,7 +107,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("labels", help="the labels of the image, or a folder of labels")
     parser.add_argument("trained", nargs="?", help="the file to write; without it the command only reports")
     labels = parser.add_argument_group("labels")
-    labels.add_argument("--names", type=names, metavar="NAME,…", help="names of the classes 0, 1, … of masks")
+    labels.add_argument("--names", type=names_in_order, metavar="NAME,…", help="names of the classes 0, 1, … of masks")
     labels.add_argument(
         "--ignore", type=_ignored, default=255, metavar="N", help="the number without a label (default: 255), or none"
     )

@@ -60,8 +60,8 @@ class Feature:
 
     @property
     def stride(self) -> tuple[Fraction, ...]:
-        """Pixels between neighbouring cells, along each axis of the image."""
-        return tuple(a.stride for a in self.axes)
+        """Pixels between neighbouring cells along each axis of the image, without any dilation."""
+        return tuple(a.stride * a.rate for a in self.axes)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ def _is_usable(network: Network, name: str) -> bool:
 
 
 def _at_strides(network: Network, text: str) -> Candidate:
-    wanted = [w.strip() for w in text.split(",")]
+    wanted = [w for w in map(str.strip, text.split(",")) if w]
+    if not wanted:
+        raise OptionError("--at stride: names no stride: write stride:8, or stride:8,16 for two maps")
     by_stride = {f"{float(max(f.stride)):g}": f for f in _of_each_stride(network)}
     if unknown := [w for w in wanted if w not in by_stride]:
         known = ", ".join(sorted(by_stride, key=float)) or "none"

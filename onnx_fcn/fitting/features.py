@@ -29,7 +29,7 @@ from onnx_fcn.running.network import Converted, converted_in, inference_session,
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.fields import sliding
-from onnx_fcn.walk.heads import middle_of
+from onnx_fcn.walk.heads import middles_of
 
 __all__ = ["TILE", "Extractor"]
 
@@ -48,17 +48,19 @@ class Cells:
         feature: the map.
         axes: its axes along the image, in the image's order; contracted if the layer covers the window.
         order: of each axis of the image, the spatial axis of the tensor.
-        native: the native size.
+        middles: the pixel in the middle of cell 0, along each axis.
     """
 
     feature: Feature
     axes: tuple[Axis, ...]
     order: tuple[int, ...]
-    native: tuple[int, ...]
+    middles: tuple[Fraction, ...]
 
     @classmethod
     def of(cls, feature: Feature, native: tuple[int, ...]) -> Cells:
-        return cls(feature, feature.axes, tuple(map(feature.fact.space.index, sliding(feature.fact))), native)
+        order = tuple(map(feature.fact.space.index, sliding(feature.fact)))
+        middles = middles_of(feature.fact, native)
+        return cls(feature, feature.axes, order, tuple(middles[k] for k in order))
 
     def places(self, axis: int, pixels: Array, size: int) -> Array:
         """Positions of pixels between the middles of cells, in cells."""
@@ -73,7 +75,7 @@ class Cells:
 
     def _places(self, axis: int, pixels: Array) -> Array:
         a = self.axes[axis]
-        places: Array = (pixels - float(middle_of(a, self.native))) / float(a.stride)
+        places: Array = (pixels - float(self.middles[axis])) / float(a.stride)
         return places
 
     def values(self, found: Array) -> Array:

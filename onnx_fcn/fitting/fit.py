@@ -31,13 +31,16 @@ from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.given import Source
-from onnx_fcn.walk.heads import Head
+from onnx_fcn.walk.heads import Head, can_join
 from onnx_fcn.walk.images import Size
 
 __all__ = ["fit"]
 
 
 PathLike = str | os.PathLike[str]
+
+#: The largest seed that scikit-learn takes.
+LARGEST_SEED = 2**32 - 1
 
 #: Fewer labelled pixels of a class say little about it.
 FEW = 3
@@ -110,7 +113,9 @@ def fit(
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
     begun, say = time.perf_counter(), progress or _silent
-    _check(model, output, samples, folds, seed, balance)
+    _check(samples, folds, seed, level, balance)
+    if output is not None:
+        _check_target(output, model, images, labels, *(held_out or ()))
     wanted = () if output_name is None else (output_name,)
     asked = Asked(output_stride=output_stride, outputs=wanted, full_size=full_size, argmax=argmax)
     network = open_network(
@@ -121,7 +126,7 @@ def fit(
         Data.open, say=say, rank=len(network.walk.image.size), level=level, ignore=ignore, boxes=boxes
     )
     data = reading(images, labels, names)
-    tests = None if held_out is None else reading(*held_out, (), trained=data.classes)
+    tests = None if held_out is None else reading(*held_out, (), trained=data)
     candidates, refused = among(network, at)
     network.validate()
     sampler = Sampler(network, candidates, preprocess, samples, seed, tile, providers or ())
@@ -130,13 +135,14 @@ def fit(
     candidates, untested = _testable(taken, candidates)
     balanced = balance == "balanced"
     folded, what = folds_of(taken, folds, _field(candidates), seed)
-    scores = _scores(taken, candidates, folded, balanced, seed, say)
+    scores = _scores(network, taken, candidates, folded, balanced, seed, say)
     chosen, strength = (scores[0].candidate, scores[0].strength) if scores else (candidates[0], 1.0)
     say(f"training on {chosen.name}", 0, 0)
     layer = solver.trained(taken.of(chosen), taken.classes, taken.count, balanced, strength)
     beyond = sampler.beyond(chosen, data, taken)
     tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
     head, formula = _head(network, chosen, layer), sampler.formula
+    doubts = _doubts(data, scores, layer, beyond, named=at != "auto")
     say("comparing with the original", 0, 0)
     written = network.write(
         head,
@@ -162,7 +168,7 @@ def fit(
         held_out=tested,
         preprocess=formula,
         balance=balance,
-        notes=tuple(filter(None, (*data.notes, limited, *_doubts(data, scores, layer, beyond), *refused, *untested))),
+        notes=tuple(filter(None, (*data.notes, limited, *doubts, *refused, *untested))),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
@@ -174,18 +180,27 @@ def _silent(what: str, done: int, total: int) -> None:
     return None
 
 
-def _check(model: Source, output: PathLike | None, samples: int, folds: int, seed: int, balance: str) -> None:
-    """Raises OptionError if an option is out of range, the file cannot be written, or scikit-learn is missing."""
-    for option, value, least in (("samples", samples, 1), ("folds", folds, 2), ("seed", seed, 0)):
+def _check(samples: int, folds: int, seed: int, level: int, balance: str) -> None:
+    """Raises OptionError if an option is out of range, or scikit-learn is missing."""
+    for option, value, least in (("samples", samples, 1), ("folds", folds, 2), ("seed", seed, 0), ("level", level, 0)):
         if value < least:
             raise OptionError(f"--{option} is an integer of at least {least}, not {value}")
+    if seed > LARGEST_SEED:
+        raise OptionError(f"--seed is at most {LARGEST_SEED}, not {seed}")
     if balance not in ("balanced", "none"):
         raise OptionError(f"classes are 'balanced', or not ('none'), and not '{balance}'")
     solver.check_installed()
-    if output is not None:
-        target_of(Path(output))
-        if not isinstance(model, onnx.ModelProto) and os.path.realpath(model) == os.path.realpath(output):
-            raise OptionError(f"'{os.fspath(output)}' is the model itself: write the trained file to another one")
+
+
+def _check_target(output: PathLike, model: Source, *inputs: PathLike) -> None:
+    """Raises OptionError if the trained file cannot be written, or is one of the files that are read."""
+    target_of(Path(output))
+    target = os.path.realpath(output)
+    if not isinstance(model, onnx.ModelProto) and os.path.realpath(model) == target:
+        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the trained file to another one")
+    read = {os.path.realpath(path) for path in inputs}
+    if target in read or (os.path.exists(target) and os.path.dirname(target) in read):
+        raise OptionError(f"'{os.fspath(output)}' is among the images or labels: write the trained file to another one")
 
 
 def _check_outputs(network: Network) -> None:
@@ -215,12 +230,19 @@ def _testable(taken: Samples, candidates: Sequence[Candidate]) -> tuple[list[Can
 
 
 def _scores(
-    taken: Samples, candidates: Sequence[Candidate], folds: Sequence[Fold], balanced: bool, seed: int, say: Progress
+    network: Network,
+    taken: Samples,
+    candidates: Sequence[Candidate],
+    folds: Sequence[Fold],
+    balanced: bool,
+    seed: int,
+    say: Progress,
 ) -> list[Score]:
     """The scores of all candidates, the chosen one first; empty if nothing can be held out."""
     if not folds:
         return []
-    return searched(taken, candidates, folds, balanced, seed, lambda words: say(words, 0, 0))
+    joins = functools.partial(can_join, network.walk)
+    return searched(taken, candidates, folds, balanced, seed, joins, lambda words: say(words, 0, 0))
 
 
 def _tested(seen: Samples, chosen: Candidate, layer: solver.Layer) -> Confusion:
@@ -256,7 +278,7 @@ def _described(
     }
 
 
-def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: int) -> Iterator[str]:
+def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: int, *, named: bool) -> Iterator[str]:
     """Sentences about what is not certain."""
     for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
         if pixels < FEW:
@@ -264,7 +286,8 @@ def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: in
         elif len(data.labelled) > 1 and data.images_with(index) == 1:
             yield f"class '{name}' is labelled in one image only, so nothing shows how it does on others"
     if not scores:
-        yield "there are too few labels to hold any out, so nothing shows how good the layer is"
+        taken = "" if named else ", and which maps are best: --at names them"
+        yield f"there are too few labels to hold any out, so nothing shows how good the layer is{taken}"
     elif len(scores) > 1:
         best = scores[0]
         close = [s for s in scores[1:] if abs(s.mean_iou - best.mean_iou) <= np.nan_to_num(best.error, nan=1.0)]

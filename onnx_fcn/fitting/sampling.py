@@ -64,7 +64,7 @@ class Data:
         level: int,
         ignore: int | None,
         boxes: str,
-        trained: Classes | None = None,
+        trained: Data | None = None,
     ) -> Data:
         """The labelled images in these files.
 
@@ -77,7 +77,7 @@ class Data:
             level: level at which pyramids are read.
             ignore: as of `open_labels`.
             boxes: as of `open_labels`.
-            trained: the classes that a layer was trained on, if these images are to test it.
+            trained: what a layer was trained on, if these images are to test it.
 
         Raises:
             OptionError: if they do not fit each other; if there are fewer than two classes, or one that is not trained.
@@ -113,23 +113,27 @@ def _size(image: str, rank: int, level: int) -> tuple[int, ...]:
         return opened.size
 
 
-def _as_trained(trained: Classes, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
+def _as_trained(trained: Data, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
     """The trained classes, with the codes that they have in other labels.
+
+    Classes that have names go by these. In masks, code k is class k, or the same as in masks that were trained on.
 
     Raises:
         OptionError: if there is a class that is not trained, or no label.
     """
-    own = labelled[0].labels.codes if labelled else {}
+    own, names = labelled[0].labels.codes, trained.classes.names
+    from_masks = not trained.labelled[0].labels.codes
+    numbers = trained.classes.codes if from_masks else range(len(names))
+    codes = {name: code for code, name in own.items()} if own else dict(zip(names, numbers))
     occurring = sorted({code for c in censuses for code, count in c.items() if count})
-    codes = {name: code for code, name in own.items()} if own else dict(zip(trained.names, trained.codes))
-    known = {codes.get(name) for name in trained.names}
+    known = {codes.get(name) for name in names}
     if unknown := [code for code in occurring if code not in known]:
         name = own.get(unknown[0], str(unknown[0]))
         raise OptionError(f"the held-out labels have a class '{name}', which is not trained")
     if not occurring:
         raise OptionError("no pixel of the held-out images has a label")
     absent = -2  # a code that no label has: -1 is no label
-    return Classes(tuple(codes.get(name, absent - k) for k, name in enumerate(trained.names)), trained.names)
+    return Classes(tuple(codes.get(name, absent - k) for k, name in enumerate(names)), names)
 
 
 class Sampler:
@@ -156,10 +160,10 @@ class Sampler:
             ModelError: if onnxruntime does not load the model.
             OptionError: if it has no such provider, or the network reads more than an image.
         """
-        features = {f.tensor: f for c in candidates for f in c.features}
+        self._features = list({f.tensor: f for c in candidates for f in c.features}.values())
         self.samples = samples
-        self._names, self._numbers = list(features), sum(f.numbers for f in features.values())
-        self._extract = Extractor(network, list(features.values()), tile, providers)
+        self._numbers = sum(f.numbers for f in self._features)
+        self._extract = Extractor(network, self._features, tile, providers)
         self._preprocess, self._seed = preprocess, seed
         self.formula: Preprocessing | None = None
 
@@ -182,21 +186,23 @@ class Sampler:
         Raises:
             OptionError: if an image cannot be read, or does not fit the network.
         """
-        drawn, found = [], []
-        for done, (one, size) in enumerate(zip(data.labelled, data.sizes)):
-            what = f"computing features of image {done + 1} of {len(data.labelled)}"
-            chosen = draw(one, size, data.classes, self.samples, self._seed)
-            network = self._extract.converted
+        drawn = [draw(one, n, data.classes, self.samples, self._seed) for one, n in zip(data.labelled, data.sizes)]
+        ends = np.cumsum([0, *(len(c.classes) for c in drawn)])
+        features = {f.tensor: np.empty((ends[-1], f.numbers), np.float32) for f in self._features}
+        network = self._extract.converted
+        for k, (one, chosen) in enumerate(zip(data.labelled, drawn)):
+            what = f"computing features of image {k + 1} of {len(data.labelled)}"
             with contextlib.closing(open_image(one.image, network.rank, network.channels, data.level)) as image:
                 formula = self._formula_of(image)
-                found.append(self._extract(image, formula, chosen.positions, functools.partial(say, what)))
-            drawn.append(chosen)
+                found = self._extract(image, formula, chosen.positions, functools.partial(say, what))
+            for values, part in zip(features.values(), found):
+                values[ends[k] : ends[k + 1]] = part
         count = len(data.classes)
         weights = [c.counts[c.classes] / np.bincount(c.classes, minlength=count)[c.classes] for c in drawn]
         return Samples(
-            {name: np.concatenate([f[k] for f in found]) for k, name in enumerate(self._names)},
+            features,
             np.concatenate([c.classes for c in drawn]),
-            np.repeat(np.arange(len(drawn)), [len(c.classes) for c in drawn]),
+            np.repeat(np.arange(len(drawn)), np.diff(ends)),
             np.concatenate([c.positions for c in drawn]),
             np.concatenate(weights),
             count,

@@ -31,6 +31,9 @@ __all__ = ["Fold", "Samples", "Score", "extent_of", "folds_of", "scored", "searc
 #: The most samples that layers are trained on while maps and penalties are searched; the last one takes all.
 SEARCHED = 6000
 
+#: The most numbers in the features of these samples, since those of all folds are in memory at once.
+VALUES = 16_000_000
+
 #: Weaker penalties that may do no better than the best so far, before the search for one ends.
 PATIENCE = 2
 
@@ -113,8 +116,11 @@ def folds_of(samples: Samples, wanted: int, field: Sequence[float], seed: int) -
         folds = _grouped(samples, samples.images, wanted, seed)
         what = f"{len(folds)} folds of {len(images)} images" if len(folds) < len(images) else "each image in turn"
         return folds, what
-    folds = [_apart(samples, fold, field) for fold in _grouped(samples, _blocks(samples, wanted, field), wanted, seed)]
-    return folds, f"{len(folds)} folds of blocks of a single image, which is optimistic"
+    folds = _grouped(samples, _blocks(samples, wanted, field), wanted, seed)
+    apart = [_apart(samples, fold, field) for fold in folds]
+    how = "" if all(apart) else ", whose features see each other"
+    folds = [distant or fold for distant, fold in zip(apart, folds)]
+    return folds, f"{len(folds)} folds of blocks of a single image{how}, which is optimistic"
 
 
 def _blocks(samples: Samples, wanted: int, field: Sequence[float]) -> Array:
@@ -150,30 +156,32 @@ def _grouped(samples: Samples, groups: Array, wanted: int, seed: int) -> list[Fo
     return [f for f in folds if len(np.unique(samples.classes[f.train])) > 1 and len(f.test)]
 
 
-def _apart(samples: Samples, fold: Fold, field: Sequence[float]) -> Fold:
-    """The fold without samples to train on that see what is tested, if every class keeps half of its samples."""
+def _apart(samples: Samples, fold: Fold, field: Sequence[float]) -> Fold | None:
+    """The fold without samples to train on that see what is tested; None if a class then loses half of its samples."""
     scaled = samples.positions / np.asarray(field)
     kept = fold.train[distances(scaled[fold.train], scaled[fold.test]) >= 1]
     before, after = (np.bincount(samples.classes[r], minlength=samples.count) for r in (fold.train, kept))
-    return Fold(kept, fold.test) if (2 * after >= before).all() else fold
+    return Fold(kept, fold.test) if (2 * after >= before).all() else None
 
 
 def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanced: bool, seed: int) -> Score:
     """The score of one candidate: all folds with one penalty after the other, the strongest first."""
-    paths, tests = [], []
+    paths, most = [], min(SEARCHED, max(VALUES // candidate.numbers, 1))
     for number, fold in enumerate(folds):
-        train = _thinned(fold.train, np.random.default_rng((seed, number)))
+        train = _thinned(fold.train, samples.classes[fold.train], most, np.random.default_rng((seed, number)))
         paths.append(path(samples.of(candidate, train), samples.classes[train], samples.count, balanced))
-        tests.append(samples.of(candidate, fold.test))
     found: dict[float, list[Confusion]] = {}
     means: dict[float, float] = {}
     for layers in zip(*paths):
         strength = layers[0][0]
         found[strength] = [
             Confusion.of(
-                samples.classes[fold.test], layer(test).argmax(1), samples.count, weights=samples.weights[fold.test]
+                samples.classes[fold.test],
+                layer(samples.of(candidate, fold.test)).argmax(1),
+                samples.count,
+                weights=samples.weights[fold.test],
             )
-            for fold, test, (_, layer) in zip(folds, tests, layers)
+            for fold, (_, layer) in zip(folds, layers)
         ]
         means[strength] = _sum(found[strength]).mean_iou
         best = max(means, key=lambda c: means[c])
@@ -187,11 +195,14 @@ def _sum(confusions: Sequence[Confusion]) -> Confusion:
     return functools.reduce(operator.add, confusions)
 
 
-def _thinned(rows: Array, random: np.random.Generator) -> Array:
-    """At most `SEARCHED` of the rows."""
-    if len(rows) <= SEARCHED:
-        return rows
-    kept: Array = np.sort(random.choice(rows, SEARCHED, replace=False))
+def _thinned(rows: Array, classes: Array, most: int, random: np.random.Generator) -> Array:
+    """At most so many of the rows, whose classes these are: fewer of frequent classes, all of rare ones."""
+    counts = np.bincount(classes)
+    least = min(int(counts.max(initial=0)), most)
+    while np.minimum(counts, least).sum() > most and least > 1:
+        least -= max(least // 20, 1)
+    parts = [rows[classes == k] for k in range(len(counts))]
+    kept: Array = np.sort(np.concatenate([random.permutation(part)[:least] for part in parts]))
     return kept
 
 
@@ -213,6 +224,7 @@ def searched(
     folds: Sequence[Fold],
     balanced: bool,
     seed: int,
+    joins: Callable[[Sequence[str]], bool],
     said: Callable[[str], None],
 ) -> list[Score]:
     """The scores of all candidates, and of those maps together that promise most; the chosen one first.
@@ -234,7 +246,7 @@ def searched(
     if len(maps) > 1:
         best = max(singles, key=lambda s: s.mean_iou)
         while len(best.candidate.features) < MOST:
-            wider = [score(joined(f)) for f in _wider(maps, best.candidate.features)]
+            wider = [score(c) for c in map(joined, _wider(maps, best.candidate.features)) if joins(c.tensors)]
             better = max(wider, key=lambda s: s.mean_iou, default=best)
             if better.mean_iou <= best.mean_iou:
                 break

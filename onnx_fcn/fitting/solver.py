@@ -21,8 +21,11 @@ from onnx_fcn.images.stored import missing_package
 __all__ = ["Layer", "check_installed", "distances", "path", "stratified", "trained", "version"]
 
 
-#: What C is chosen from: C times the loss, summed over samples, is added to half the squared weights.
+#: What C is chosen from: C times the loss of a thousand samples is added to half the squared weights. That is the
+#: loss that it multiplies however many samples there are, so that what was chosen on some holds for all.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+THOUSAND = 1000
 
 #: Iterations of L-BFGS at most, and where it stops, while C is searched and for the final layer.
 SEARCH = {"max_iter": 200, "tol": 1e-3}
@@ -95,13 +98,13 @@ def _trained(
     from sklearn.linear_model import LogisticRegression
 
     standard = Standard.of(features)
-    values = standard(features)
+    features = standard(features)
     model = LogisticRegression(warm_start=True, class_weight="balanced" if balanced else None, **limits)
     for strength in strengths:
-        model.set_params(C=strength)
+        model.set_params(C=strength * THOUSAND / len(features))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged`
-            model.fit(values, classes)
+            model.fit(features, classes)
         weights, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
         if len(weights) == 1:  # two classes: the sigmoid of s is the softmax of (-s/2, s/2)
             weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2

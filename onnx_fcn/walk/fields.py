@@ -14,7 +14,7 @@ from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.walk.cut import makers_of, upstream
 
-__all__ = ["fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
+__all__ = ["answers_by_field", "fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
 
 def fields_of(walk: Walk) -> dict[str, tuple[Field, ...]]:
@@ -52,7 +52,7 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     window: tuple[Number, ...] = walk.image.size
     offset: tuple[Number, ...] = (0,) * len(axes)
     within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, walk.image.size))
-    if fact.is_live:
+    if answers_by_field(walk, name, fact):
         window, offset, within = tuple(f.size for f in field), tuple(f.start for f in field), False
     if context:
         exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
@@ -69,6 +69,11 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     return Answers(
         window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror, period
     )
+
+
+def answers_by_field(walk: Walk, name: str, fact: Lifted) -> bool:
+    """Is an answer about its receptive field, rather than about a window of the native size?"""
+    return fact.is_live or name in walk.by_field
 
 
 def _output_layout(fact: Lifted, form: str) -> str:

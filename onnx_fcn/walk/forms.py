@@ -21,6 +21,7 @@ from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted
 from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.fields import answers_by_field
 
 __all__ = ["FLOATS", "finish", "form"]
 
@@ -105,7 +106,7 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
             tensor = as_original(site, x.on(tensor), original, batch)
             dims = _original_dims(original, batch)
     if asked.full_size:
-        tensor = _enlarged(walk, site, x)
+        tensor = _enlarged(walk, site, x, by_field=answers_by_field(walk, name, x))
         dims = (None, x.width, *sizes)
     if asked.argmax:
         if elem_type not in COMPARED:
@@ -182,14 +183,14 @@ def _reduced(site: Site, x: Lifted, kind: str) -> str:
     return site.reduce(x.map, {"mean": "ReduceMean", "max": "ReduceMax"}[kind], [2 + k for k in range(len(x.space))])
 
 
-def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
+def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
     """(N, C, *grid) → (N, C, *image): linear between the middles of windows, constant beyond the outermost ones."""
     site.check_interpolates()
     if any(a.stride.denominator != 1 for a in x.space):
         raise Unsupported(
             "has answers a fraction of a pixel apart, so they are not in the middle of pixels", code="form"
         )
-    windows = [_window(a, walk.image.size[a.image or 0]) for a in x.space]
+    windows = [_window(a) if by_field else walk.image.size[a.image or 0] for a in x.space]
     strides = [int(a.stride) for a in x.space]
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
     plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
@@ -206,7 +207,7 @@ def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
-    extents = [max(w, int(a.field.size)) if a.atoms else w for w, a in zip(windows, x.space)]
+    extents = [max(w, int(a.field.size)) if by_field else w for w, a in zip(windows, x.space)]
     backs = [step * (w + s) for (_, _, step), w, s in zip(plans, extents, strides)]  # more than can be left over
     name = site.pad_edges(name, [0, 0, *fronts], [0, 0, *backs])
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
@@ -221,10 +222,8 @@ def _enlarged(walk: Walk, site: Site, x: Lifted) -> str:
     return site.emit([name], "Cast", to=x.elem_type) if casts else name
 
 
-def _window(axis: Axis, native: int) -> int:
+def _window(axis: Axis) -> int:
     """The size of a window that begins at pixel 0 and has the middle of cell 0 in its middle."""
-    if not axis.atoms:
-        return native
     window = 2 * Fraction(axis.field.centre) + 1
     if window.denominator != 1:
         raise Unsupported("has answers whose middles are not in the middle of pixels or between them", code="form")

@@ -42,7 +42,7 @@ from onnx_fcn.walk.cut import cuts_of
 from onnx_fcn.walk.ends import on_grid
 from onnx_fcn.walk.forms import FLOATS
 
-__all__ = ["Head", "finest_of", "map_at", "middle_of", "with_head"]
+__all__ = ["Head", "can_join", "finest_of", "map_at", "middles_of", "with_head"]
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,15 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
         "Head", head.output, inputs=[gs.Variable(n) for n in head.tensors], outputs=[gs.Variable(head.output)]
     )
     slot = Slot(node, proto, walk.slots[-1].index, operands=tuple(maps), replaced=True)
-    made = replace(walk, slots=[*walk.slots, slot], outputs=(head.output,), epilogue=[], results={}, formed={})
+    slots, outputs = [*walk.slots, slot], (head.output,)
+    by_field = frozenset(outputs if has_place(maps[finest_of(maps)]) else ())
+    made = replace(walk, by_field=by_field, slots=slots, outputs=outputs, epilogue=[], results={}, formed={})
     made.names.add(head.output)
     _give_way(walk, head.output)
     site = Site(made, len(walk.slots), slot)
     try:
         fact = on_grid(site, _joined(site, maps, head, walk.image.size))
+        fact = _as_map(fact, fact.map, fact.width, fact.space)  # without made-up axes
     except Unsupported as refusal:
         raise OptionError(f"the maps {', '.join(map(repr, head.tensors))} cannot be combined: {refusal}") from None
     made.facts[head.output] = fact
@@ -98,6 +101,20 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     made.epilogue.append(Slot(end, onnx.NodeProto(), len(made.slots), replaced=True, operands=(fact,)))
     made.results[head.output] = fact
     return made
+
+
+def can_join(walk: Walk, tensors: Sequence[str]) -> bool:
+    """Can a layer read these maps together? Not if their cells do not share a grid, or the opset cannot crop."""
+    maps = [map_at(walk, name) for name in tensors]
+    kernels = tuple(np.zeros((1, x.width, *[1] * len(x.space))) for x in maps)
+    node = gs.Node("Head", "head", outputs=[gs.Variable("head")])
+    scratch = replace(walk, names=set(walk.names), counts={})
+    site = Site(scratch, len(walk.slots), Slot(node, onnx.NodeProto(), 0))
+    try:
+        _joined(site, maps, Head("head", tuple(tensors), kernels, np.zeros(1)), walk.image.size)
+    except Unsupported:
+        return False
+    return True
 
 
 def _give_way(walk: Walk, name: str) -> None:
@@ -142,8 +159,9 @@ def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int
         _layer(site, x, kernel, head.bias if k == finest else None)
         for k, (x, kernel) in enumerate(zip(maps, head.kernels))
     ]
-    main = parts.pop(finest)
-    others = [_onto(site, x, main, native) for x in parts]
+    middles = [middles_of(x, native) for x in maps]
+    main, own = parts.pop(finest), middles.pop(finest)
+    others = [_onto(site, x, main, [f - c for f, c in zip(own, middle)]) for x, middle in zip(parts, middles)]
     if not others:
         return main
     same = crop_to_common(site, [main, *others])
@@ -154,8 +172,6 @@ def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int
 
 def _around(joined: Axis, own: Axis) -> Axis:
     """The axis with a field that has the middle of the finest map's field, where its answers are, in its own middle."""
-    if not own.atoms:
-        return joined
     field, middle = joined.field, Fraction(own.field.centre)
     reach = max(middle - Fraction(field.start), Fraction(field.end) - 1 - middle)
     return replace(joined, field=Field(2 * reach + 1, field.stride, middle - reach))
@@ -183,11 +199,18 @@ def _as_map(x: Lifted, name: str, width: int, space: tuple[Axis, ...]) -> Lifted
     return replace(x, map=name, channels=channels, space=space, layout=layout)
 
 
-def middle_of(axis: Axis, native: Sequence[int]) -> Fraction:
-    """The pixel in the middle of cell 0: of its field, or if its window was contracted, of the window."""
-    if axis.image is None:
-        return Fraction(0)
-    return Fraction(axis.field.centre) if axis.atoms else Fraction(native[axis.image] - 1, 2)
+def has_place(fact: Lifted) -> bool:
+    """Does a tensor have axes of the image, so that its cells are where they look? Otherwise it is about windows."""
+    return fact.rank == 2 + len(fact.space)
+
+
+def middles_of(fact: Lifted, native: Sequence[int]) -> tuple[Fraction, ...]:
+    """The pixel in the middle of cell 0 along each axis of the map: of its field, or of a native window."""
+    axes = [(a, None if a.image is None else native[a.image]) for a in fact.space]
+    by_field = has_place(fact)
+    return tuple(
+        Fraction(0) if n is None else Fraction(a.field.centre) if by_field else Fraction(n - 1, 2) for a, n in axes
+    )
 
 
 @dataclass(frozen=True)
@@ -207,8 +230,8 @@ class Interpolation:
     back: int
 
     @classmethod
-    def between(cls, coarse: Axis, fine: Axis, native: Sequence[int]) -> Interpolation:
-        """The interpolation of one axis onto another.
+    def between(cls, coarse: Axis, fine: Axis, apart: Fraction) -> Interpolation:
+        """The interpolation of one axis onto another, whose cell 0 is so many pixels after that of the first.
 
         Raises:
             Unsupported: if the stride of one is no multiple of the other's.
@@ -218,7 +241,7 @@ class Interpolation:
             raise Unsupported(
                 f"the stride of one, {coarse.stride} pixels, is no multiple of the other's, {fine.stride}", code="grid"
             )
-        shift = (middle_of(fine, native) - middle_of(coarse, native)) / fine.stride
+        shift = apart / fine.stride
         _, most = fine.count.beyond(coarse.count.then(int(factor), 0, 1))
         front = max(0, math.ceil(-shift / factor))
         return cls(int(factor), shift, front, max(0, math.ceil((most - 1 + shift) / factor) + 1))
@@ -249,11 +272,14 @@ class Interpolation:
         return padded.resampled(1, "w", taps, span - self.factor - begin)
 
 
-def _onto(site: Site, x: Lifted, fine: Lifted, native: Sequence[int]) -> Lifted:
-    """A map (N, K, *space) on the cells of a finer one, or on more at its end."""
+def _onto(site: Site, x: Lifted, fine: Lifted, apart: Sequence[Fraction]) -> Lifted:
+    """A map (N, K, *space) on the cells of a finer one, or on more at its end.
+
+    `apart`: pixels from the middle of its cell 0 to that of the finer map's.
+    """
     if [a.image for a in x.space] != [a.image for a in fine.space]:
         raise Unsupported("their axes run along different axes of the image", code="grid")
-    plans = [Interpolation.between(a, b, native) for a, b in zip(x.space, fine.space)]
+    plans = [Interpolation.between(a, b, d) for a, b, d in zip(x.space, fine.space, apart)]
     if all(p.is_identity for p in plans):
         return replace(x, space=tuple(replace(a, atoms=b.atoms) for a, b in zip(x.space, fine.space)))
     name = x.map
