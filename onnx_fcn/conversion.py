@@ -321,9 +321,10 @@ def _blaming_metadata(judged: Document) -> Iterator[None]:
         yield
     except OptionError:
         asked = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in asked_of(judged.proto).items())
+        what = f"name the options {asked}, which do" if asked else "name maps that do"
         raise ModelError(
-            f"the metadata of the converted model name the options {asked}, which do not fit the original: compare it "
-            "with the model that it was made from"
+            f"the metadata of the converted model {what} not fit the original: compare it with the model that it was "
+            "made from"
         ) from None
 
 

@@ -402,7 +402,7 @@ def test_labels_beyond_the_outermost_answers_are_counted(tmp_path: Path) -> None
     rows = ["x,y,label", *(f"{x},{20 + 9 * k},{'ab'[k % 2]}" for k, x in enumerate((2, 11, 12, 200, 300, 444, 453)))]
     (tmp_path / "border.csv").write_text("\n".join(rows) + "\n")
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "border.csv", at="last")
-    assert any("4 of the samples are beyond the outermost answers" in note for note in fitted.notes)
+    assert any("4 of 7 samples are nearer to the border than the outermost answers" in note for note in fitted.notes)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -476,6 +476,10 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
         "a label file": ({"output": "good.npy"}, OptionError, "is among the images or labels: write the trained"),
         "a large seed": ({"seed": 2**32}, OptionError, "--seed is at most 4294967295, not 4294967296"),
         "a level": ({"level": -1}, OptionError, "--level is an integer of at least 0, not -1"),
+        "an array": ({"images": page}, OptionError, "images and labels are a file or a folder each"),
+        "a name": ({"names": "abc"}, OptionError, "has no name: --names gives one name, for 0"),
+        "held out": ({"held_out": "folder"}, OptionError, "images and labels are a file or a folder each"),
+        "no number": ({"at": "stride:4,last"}, OptionError, "takes numbers of pixels, .* not 'last'"),
         "no stride": ({"at": "stride:"}, OptionError, "--at stride: names no stride"),
         "no image": ({"images": "missing.npy"}, OptionError, "missing.npy"),
         "preset": ({"preprocess": "nothing"}, OptionError, "there is no preprocessing 'nothing'"),
@@ -485,7 +489,8 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
 REFUSALS = [
     "no label", "one class", "another level", "another size", "beyond names", "colours", "too small", "no tensor",
     "no position", "several outputs", "no last layer", "attention", "samples", "seed", "folds", "balance", "provider",
-    "no folder", "the model itself", "a label file", "a large seed", "a level", "no stride", "no image", "preset",
+    "no folder", "the model itself", "a label file", "a large seed", "a level", "an array", "a name", "held out",
+    "no number", "no stride", "no image", "preset",
 ]  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     labels = parser.add_argument_group("labels")
     labels.add_argument("--names", type=names_in_order, metavar="NAME,…", help="names of the classes 0, 1, … of masks")
     labels.add_argument(
-        "--ignore", type=_ignored, default=255, metavar="N", help="the number without a label (default: 255), or none"
+        "--ignore", type=_ignored, default=255, metavar="N|none", help="the number without a label (default: 255)"
     )
     labels.add_argument("--boxes", choices=BOXES, default="centre", help="what a box labels (default: its centre)")
     labels.add_argument("--level", type=int, default=0, metavar="N", help="level of an image pyramid; 0 is the finest")
@@ -139,7 +139,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     network.add_argument("--external-data", action="store_true", help="weights in a file beside the model")
     add_preprocessing(parser, "scale")
     add_providers(parser)
-    parser.add_argument("--tile", type=count, metavar="N", help="pixels of the crops that are run at once")
+    parser.add_argument(
+        "--tile", type=count, metavar="N", help="pixels of the crops that are run at once; the result is the same"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report for scripts; - for stdout")
     parser.add_argument("-v", "--verbose", action="store_true", help="report every candidate and every check")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")

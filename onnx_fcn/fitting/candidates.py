@@ -189,9 +189,11 @@ def _is_usable(network: Network, name: str) -> bool:
 
 def _at_strides(network: Network, text: str) -> Candidate:
     wanted = [w for w in map(str.strip, text.split(",")) if w]
+    by_stride = {f"{float(max(f.stride)):g}": f for f in _of_each_stride(network)}
     if not wanted:
         raise OptionError("--at stride: names no stride: write stride:8, or stride:8,16 for two maps")
-    by_stride = {f"{float(max(f.stride)):g}": f for f in _of_each_stride(network)}
+    if odd := [w for w in wanted if not w.isdecimal() and w not in by_stride]:
+        raise OptionError(f"--at stride: takes numbers of pixels, such as stride:8,16, and not '{odd[0]}'")
     if unknown := [w for w in wanted if w not in by_stride]:
         known = ", ".join(sorted(by_stride, key=float)) or "none"
         raise OptionError(

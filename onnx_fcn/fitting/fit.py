@@ -113,6 +113,9 @@ def fit(
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
     begun, say = time.perf_counter(), progress or _silent
+    names = (names,) if isinstance(names, str) else names
+    for files in ((images, labels), *([held_out] if held_out is not None else [])):
+        _check_files(files)
     _check(samples, folds, seed, level, balance)
     if output is not None:
         _check_target(output, model, images, labels, *(held_out or ()))
@@ -142,7 +145,7 @@ def fit(
     beyond = sampler.beyond(chosen, data, taken)
     tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
     head, formula = _head(network, chosen, layer), sampler.formula
-    doubts = _doubts(data, scores, layer, beyond, named=at != "auto")
+    doubts = _doubts(data, len(taken.classes), scores, layer, beyond, named=at != "auto")
     say("comparing with the original", 0, 0)
     written = network.write(
         head,
@@ -190,6 +193,12 @@ def _check(samples: int, folds: int, seed: int, level: int, balance: str) -> Non
     if balance not in ("balanced", "none"):
         raise OptionError(f"classes are 'balanced', or not ('none'), and not '{balance}'")
     solver.check_installed()
+
+
+def _check_files(files: Sequence[PathLike]) -> None:
+    """Raises OptionError if these are not the paths of images and of their labels."""
+    if isinstance(files, str) or len(files) != 2 or not all(isinstance(path, str | os.PathLike) for path in files):
+        raise OptionError("images and labels are a file or a folder each: write arrays as .npy files first")
 
 
 def _check_target(output: PathLike, model: Source, *inputs: PathLike) -> None:
@@ -278,7 +287,9 @@ def _described(
     }
 
 
-def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: int, *, named: bool) -> Iterator[str]:
+def _doubts(
+    data: Data, samples: int, scores: Sequence[Score], layer: solver.Layer, beyond: int, *, named: bool
+) -> Iterator[str]:
     """Sentences about what is not certain."""
     for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
         if pixels < FEW:
@@ -295,6 +306,7 @@ def _doubts(data: Data, scores: Sequence[Score], layer: solver.Layer, beyond: in
         if rivals:
             yield f"the labels are too few to tell {best.candidate.name} from {', '.join(rivals)}: --at names one"
     if beyond:
-        yield f"{beyond:,} of the samples are beyond the outermost answers, near the border, and got their features"
+        of = f"{beyond:,} of {samples:,} samples"
+        yield f"{of} are nearer to the border than the outermost answers: each takes the features of the nearest one"
     if not layer.converged:
         yield "the training was stopped before its end, which changes little: fewer features need fewer steps"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnx_fcn.checking.checks import Validation
@@ -129,7 +128,7 @@ class Fitted:
     geometry: Geometry
     validation: Validation
     seconds: float
-    _document: Document
+    _document: Document = field(repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trained model, whole or not at all.
@@ -194,17 +193,21 @@ class Fitted:
         """The report as plain text."""
         return plain(self.tables(verbose=verbose))
 
+    def __str__(self) -> str:
+        return self.text()
+
     def _balance(self) -> str:
         return "balanced, so scores are no calibrated probabilities" if self.balance == "balanced" else "not balanced"
 
     def _candidates(self, verbose: bool) -> Table:
         rows = []
-        for k, score in enumerate(self.scores):
+        for k, score in enumerate(self.scores if verbose else self.scores[:SHOWN]):
             error = "" if math.isnan(score.error) else f" ± {score.error:.3f}"
+            more = (f"{score.numbers}", f"{score.strength:g}") if verbose else ()
             note = self._why() if k == 0 else ""
-            rows.append((score.at, f"{score.mean_iou:.3f}{error}", f"{score.confusion.accuracy:.3f}", note))
-        headings = ("maps", "mean IoU", "pixels right", "")
-        return Table(f"On {self.folds}", headings, tuple(rows if verbose else rows[:SHOWN]))
+            rows.append((score.at, f"{score.mean_iou:.3f}{error}", f"{score.confusion.accuracy:.3f}", *more, note))
+        headings = ("maps", "mean IoU", "pixels right", *(("features", "C") if verbose else ()), "")
+        return Table(f"On {self.folds}", headings, tuple(rows))
 
     def _why(self) -> str:
         """Why the first candidate was taken."""
@@ -217,10 +220,9 @@ class Fitted:
 
 
 def _by_class(title: str, names: tuple[str, ...], confusion: Confusion, verbose: bool) -> Table:
-    """IoU and recall of each class, the most frequent first."""
+    """IoU and recall of each class."""
     truth, rows = confusion.matrix.sum(1), []
-    order = np.argsort(-truth, kind="stable")
-    for k in order if verbose else order[:SHOWN]:
+    for k in range(len(names) if verbose else min(len(names), SHOWN)):
         others = confusion.matrix[k].astype(float)
         others[k] = 0
         taken = f"{names[int(others.argmax())]} ({others.max() / truth[k]:.1%})" if others.any() else "–"
