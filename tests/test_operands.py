@@ -20,7 +20,8 @@ from law import Array
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from test_rules import ROWS
 
-from onnx_fcn.errors import FcnError
+import onnx_fcn
+from onnx_fcn.errors import FcnError, UnsupportedModel
 from onnx_fcn.lifting import registry
 from onnx_fcn.model.document import Document
 from onnx_fcn.walk.images import Request
@@ -141,6 +142,22 @@ def test_one_operand_of_another_kind(operator: tuple[str, str]) -> None:
                 check(name, output, kinds)
             except Exception as error:
                 raise AssertionError(f"'{output}' of '{name}' with operands {kinds}: {error}") from error
+
+
+@pytest.mark.parametrize(("count", "steps"), [("", "none"), ("n", "2**62"), ("n", "nested")])
+def test_a_constant_of_a_loop_without_end(count: str, steps: str) -> None:
+    """It would be computed for ever, as the runtime would."""
+    body = "{ d = Identity (c)  o = Add (s, s) }"
+    if steps == "nested":
+        inner = "o = Loop (m, c, s) <body = k (int64 j, bool e, float[72,5] t) => (bool g, float[72,5] q) "
+        body = "{ d = Identity (c)  " + inner + "{ g = Identity (e)  q = Add (t, t) }> }"
+    network = law.model(
+        f"v = Loop ({count}, yes, w) <body = l (int64 i, bool c, float[72,5] s) => (bool d, float[72,5] o) {body}>"
+        "f = Flatten (x)  y = MatMul (f, v)",
+        n=np.int64(1 << 62 if steps == "2**62" else 3), m=np.int64(3), yes=True, w=(72, 5), outputs="float[N,5] y",
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModel, match="'v' is computed by a loop that is not known to end within 10000 steps"):
+        onnx_fcn.inspect(network)
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(5_000, marks=pytest.mark.slow)])

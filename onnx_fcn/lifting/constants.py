@@ -19,7 +19,7 @@ from onnx import SparseTensorProto, TensorProto
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.lifted import BATCH, dims_of
-from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.graphs import names_used, nodes_within
 
 __all__ = ["VIEWS", "Values", "for_one_image", "stored_in"]
 
@@ -29,6 +29,9 @@ Stored = TensorProto | SparseTensorProto
 
 #: Computed values with more elements are refused: they come from a malformed graph, not from a weight.
 LARGEST = 1 << 30
+
+#: The most steps of a Loop that computes a constant: more, or no number of them, may never end.
+MOST_STEPS = 10_000
 
 
 class Values:
@@ -146,6 +149,7 @@ class Values:
 
         given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
         outputs = [o for o in node.output if o]
+        _check_ends(node, given)
         graph = onnx.helper.make_graph(
             [node],
             "value",
@@ -166,6 +170,17 @@ class Values:
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
+
+
+def _check_ends(node: onnx.NodeProto, given: Mapping[str, Array]) -> None:
+    """Raises Unsupported if a node is a loop that may run for ever, or for a long time."""
+    count = given.get(node.input[0]) if node.op_type == "Loop" and node.input else None
+    ends = node.op_type != "Loop" or (count is not None and count.size == 1 and int(count.reshape(-1)[0]) <= MOST_STEPS)
+    if not ends or any(inner.op_type == "Loop" for inner in nodes_within(node)):
+        raise Unsupported(
+            f"the value of '{node.output[0]}' is computed by a loop that is not known to end within {MOST_STEPS} steps",
+            code="unknown-value",
+        )
 
 
 def for_one_image(value: Array) -> Array:
