@@ -121,3 +121,18 @@ def test_the_declared_batch_is_what_messages_speak_of(batch: int | str, says: st
     model = network(f"{SCORES}  y = Pad (z, pads)", batch, pads=[1, 0, 0, 0])
     with pytest.raises(UnsupportedModel, match=says):
         onnx_fcn.inspect(model)
+
+
+def damaged(body: str, image: str, **weights: object) -> onnx.ModelProto:
+    """A network whose batch has a name that is not UTF-8, which protobuf gives as bytes."""
+    made = law.model(body, image=image, outputs="float[NNNN,5] y", **weights)
+    return onnx.ModelProto.FromString(made.SerializeToString().replace(b"NNNN", b"\x96NNN"))
+
+
+def test_a_batch_whose_name_is_not_utf8() -> None:
+    """No sentence can contain it."""
+    with pytest.raises(UnsupportedModel, match=r"nothing slides over its shape \(\?, 16, 96\)"):
+        onnx_fcn.inspect(damaged("f = Flatten (x)  y = MatMul (f, w)", "float[NNNN,16,96] x", w=(1536, 5)))
+    body = "a = Conv (x, v)  f = Flatten (a)  y = MatMul (f, w)"
+    report = onnx_fcn.inspect(damaged(body, "float[NNNN,6,16,16] x", v=(4, 6, 3, 3), w=(784, 5)))
+    assert report.image.before[0] is None

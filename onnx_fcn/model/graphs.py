@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
 
 __all__ = [
     "data_inputs",
     "declared_as",
+    "dim_name",
     "dims_in_words",
     "distinguish",
     "graphs_within",
@@ -136,7 +137,13 @@ def needed_nodes(graph: GraphProto, outputs: Iterable[str] | None = None, given:
 def dims_in_words(declared: ValueInfoProto) -> str:
     """A declared shape with the names of symbolic dims: ``(batch, 3, height, width)``."""
     dims = declared.type.tensor_type.shape.dim
-    return f"({', '.join(str(d.dim_value) if d.dim_value > 0 else d.dim_param or '?' for d in dims)})"
+    return f"({', '.join(str(d.dim_value) if d.dim_value > 0 else dim_name(d) or '?' for d in dims)})"
+
+
+def dim_name(dim: TensorShapeProto.Dimension) -> str:
+    """The name of a symbolic dim; empty if it has none, or one that is not UTF-8, which protobuf gives as bytes."""
+    name: str | bytes = dim.dim_param
+    return name if isinstance(name, str) else ""
 
 
 def stored_names(graph: GraphProto) -> set[str]:

@@ -13,6 +13,7 @@ from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import dim_name
 from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
@@ -84,7 +85,7 @@ def _dims(declared: Iterable[ValueInfoProto]) -> dict[str, tuple[Dim, ...] | Non
     """The declared shapes of tensors, by name; None if a tensor has no declared shape."""
     types = {value.name: value.type.tensor_type for value in declared}
     return {
-        name: tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
+        name: tuple(d.dim_value if d.HasField("dim_value") else dim_name(d) or None for d in t.shape.dim)
         if t.HasField("shape")
         else None
         for name, t in types.items()

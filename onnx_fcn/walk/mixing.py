@@ -20,7 +20,7 @@ from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image, Slot, Walk
 from onnx_fcn.model.agreement import difference, tolerance_of
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import data_inputs, declared_as, static_dims
+from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, static_dims
 from onnx_fcn.model.operators import BROADCASTS, PER_IMAGE
 from onnx_fcn.model.sessions import random_values, session, with_outputs
 
@@ -158,7 +158,7 @@ def _with_batch(document: Document, image: Image) -> set[str]:
     for declared in data_inputs(document.proto.graph):
         dims = declared.type.tensor_type.shape.dim
         axis = image.batch if declared.name == image.name else 0
-        named[declared.name] = dims[axis].dim_param if dims else ""
+        named[declared.name] = dim_name(dims[axis]) if dims else ""
         if static_dims(declared)[:1] == [None]:
             found.add(declared.name)
     batch = named[image.name]
