@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import UnsupportedModel
+from onnx_fcn.walk import mixing
 
 TRUNK = "c = Conv <strides = [2, 2]> (x, k)  m = Relu (c)"
 HEAD = "f = Flatten (r)  y = MatMul (f, w)"
@@ -146,3 +147,12 @@ def test_answers_of_another_rank_for_one_image(batch: str, freed: bool) -> None:
             onnx_fcn.convert(original, dynamic_batch=freed, **form, validate=False)
     if batch == "1":
         assert onnx_fcn.convert(original, keep_size=True).report.validation.passed
+
+
+def test_rounding_is_not_mixing() -> None:
+    """Other images around it leave an image's answer as it is; alone it may differ by what rounding explains."""
+    whole, again, alone = np.array([[0.5], [0.2]]), np.array([[0.5], [0.9]]), np.array([[0.3]])
+    assert not mixing._holds(whole, again, alone, 0, 2, 2e-4, 0.0)
+    assert mixing._holds(whole, again, alone, 0, 2, 2e-4, 0.01)
+    assert mixing._holds(whole, again, np.array([[0.49]]), 0, 2, 2e-4, 0.0)
+    assert not mixing._holds(whole, np.array([[0.4], [0.9]]), np.array([[0.5]]), 0, 2, 2e-4, 0.01)

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from onnx import helper, numpy_helper
 
 import onnx_fcn
 from onnx_fcn import Field, Geometry, ModelError, OptionError, read_geometry
-from onnx_fcn.geometry import Count
+from onnx_fcn.checking import reference
+from onnx_fcn.geometry import Count, Inner
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -477,6 +480,17 @@ def test_the_size_that_auto_pad_was_resolved_at_is_told() -> None:
     net = Net(64)
     caveats = onnx_fcn.inspect(net.with_head(mobilenet_v1(net))).caveats
     assert sum("and 26 more pad by auto_pad" in c and "that of 64×64 pixels" in c for c in caveats) == 1
+
+
+def test_whether_there_is_an_interior_is_known_without_making_it() -> None:
+    """A damaged network may have a window of gigabytes."""
+    for front, window, rate, add in itertools.product((0, 1, 3, 5), (1, 2, 4, 7), (1, 2), (0, -3, -6)):
+        inner = Inner(front, Count(((1, add, 1),)))
+        axis = Axis((Atom(window, "h"),), Field(3, 1, -1), rate=rate, image=0, inner=inner)
+        fact = Lifted("x", Atom(1, "n"), (), (axis,), ((), (), axis.atoms), 1)
+        assert reference._has_interior(fact, [window]) == bool(reference.interior(fact, [window]).any())
+    huge = replace(axis, atoms=(Atom(1 << 40, "h"),), inner=Inner())
+    assert reference._has_interior(replace(fact, space=(huge,)), [1 << 40])
 
 
 def test_no_padding_reaches_the_interior(tmp_path: Path) -> None:

@@ -166,7 +166,19 @@ def interior_map(walk: Walk, cut: Cut) -> Cut | None:
     trunk = upstream(walk, cut.name)
     made = {o for k in trunk for o in walk.slots[k].proto.output}
     maps = (m for m in cuts_of(walk) if m.name in made)
-    return next((m for m in maps if interior(m.fact, walk.image.size).any()), None)
+    return next((m for m in maps if _has_interior(m.fact, walk.image.size)), None)
+
+
+def _has_interior(fact: Lifted, size: Sequence[int]) -> bool:
+    """`interior(fact, size).any()`, for windows of any size."""
+    for axis in fact.space:
+        if not axis.field.is_local:
+            return False
+        if axis.image is not None:
+            first = -(-axis.inner.front // axis.rate)
+            if first >= axis.window or first * axis.rate >= axis.inner.behind(size[axis.image]):
+                return False
+    return True
 
 
 def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells: Sequence[int] = ()) -> Array:

@@ -183,6 +183,8 @@ class Store:
         if any(size < 0 for size in tensor.dims):
             raise ModelError(f"tensor '{tensor.name}' has a negative dimension: {list(tensor.dims)}")
         expected = wire.payload_bytes(tensor.dims, tensor.data_type)
+        if expected >= 1 << 63:  # written out, it may have more digits than Python converts
+            raise ModelError(f"tensor '{tensor.name}' is declared with more bytes than any file has")
         if length is not None and length != expected:
             raise ModelError(f"tensor '{tensor.name}' takes {expected} bytes, but {length} are stored in '{location}'")
         source = self.sources[location]

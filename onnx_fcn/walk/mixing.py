@@ -27,6 +27,12 @@ from onnx_fcn.model.sessions import random_values, session, with_outputs
 __all__ = ["batches_taken", "check_freed", "keeps_apart", "mixed"]
 
 
+#: The mean difference, relative to the mean size, up to which two answers are about the same.
+ABOUT = 0.1
+
+#: How many times further apart than by a change of the last digits of the image answers may be by rounding on the way.
+MANY = 100
+
 #: What becomes of the images of a larger batch.
 Taken = Literal["one", "apart", "mixed"]
 
@@ -57,24 +63,51 @@ def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | Non
     """
     assert image.batch is not None
     count = 2 if image.shape[image.batch] != 2 else 3
-    random, together = np.random.default_rng(0), {}
+    random = np.random.default_rng(0)
+    together, others = (_batch_of(document, image, count, random) for _ in range(2))
+    names = [o.name for o in document.proto.graph.output]
+    names += [name for name in tensors if name not in names]
+    first = _with_batch(document, image)
+    run = session(document, with_outputs(document, names[len(document.proto.graph.output) :]))
+    whole = dict(zip(names, run(together)))
+    for k in (0, count - 1):
+        among = {n: _replaced(others[n], v, k) if n in first else v for n, v in together.items()}
+        again = dict(zip(names, run(among)))
+        single = {n: v[k : k + 1] if n in first else v for n, v in together.items()}
+        alone, nudged = (dict(zip(names, run(feeds))) for feeds in (single, {n: _nudged(v) for n, v in single.items()}))
+        for name in tensors:
+            apart = _size(nudged[name].astype(np.float64) - alone[name]) if alone[name].dtype.kind == "f" else 0.0
+            if not _holds(whole[name], again[name], alone[name], k, count, tolerance_of(document), apart):
+                return name
+    return None
+
+
+def _replaced(others: Array, images: Array, k: int) -> Array:
+    """A batch of other images, with image `k` in its place."""
+    return np.concatenate([others[:k], images[k : k + 1], others[k + 1 :]])
+
+
+def _nudged(values: Array) -> Array:
+    """Values that differ by about their last digit."""
+    return values * values.dtype.type(1 + 2 * np.finfo(values.dtype).eps) if values.dtype.kind == "f" else values
+
+
+def _size(values: Array) -> float:
+    """The mean size of finite values."""
+    finite = np.abs(values[np.isfinite(values)], dtype=np.float64)
+    return float(finite.mean()) if finite.size else 0.0
+
+
+def _batch_of(document: Document, image: Image, count: int, random: np.random.Generator) -> dict[str, Array]:
+    """Random values for every input, for a batch of so many images."""
+    values = {}
     for declared in data_inputs(document.proto.graph):
         dims = static_dims(declared)
         if declared.name == image.name:
             dims = [None if k == image.batch else d for k, d in enumerate(image.shape)]
         shape = [(count if k == 0 else 1) if d is None else d for k, d in enumerate(dims)]
-        together[declared.name] = random_values(declared, shape, random)
-    names = [o.name for o in document.proto.graph.output]
-    inner = [name for name in tensors if name not in names]
-    first = _with_batch(document, image)
-    run = session(document, with_outputs(document, inner))
-    whole = dict(zip([*names, *inner], run(together)))
-    for k in (0, count - 1):
-        alone = dict(zip([*names, *inner], run({n: v[k : k + 1] if n in first else v for n, v in together.items()})))
-        for name in tensors:
-            if not _holds(whole[name], alone[name], k, count, tolerance_of(document)):
-                return name
-    return None
+        values[declared.name] = random_values(declared, shape, random)
+    return values
 
 
 def check_freed(converted: Document, original: Document, walk: Walk) -> None:
@@ -165,16 +198,38 @@ def _with_batch(document: Document, image: Image) -> set[str]:
     return {name for name in found if not (batch and named[name]) or named[name] == batch}
 
 
-def _holds(whole: Array, alone: Array, k: int, count: int, tolerance: float) -> bool:
-    """Is the answer `alone` that of image `k` out of `count`, whichever axis the batch is on, or of all of them?"""
+def _holds(whole: Array, again: Array, alone: Array, k: int, count: int, tolerance: float, rounding: float) -> bool:
+    """Is the answer for image `k` out of `count` its own, whichever axis the batch is on?
+
+    Args:
+        whole: the answers for a batch.
+        again: those for a batch of as many other images around it. The arithmetic is the same, so these agree but for
+            rounding.
+        alone: the answer for the image alone. Runtimes add in another order then, and a deep network may make much of
+            that (`rounding`), so it only has to be about the same on average: one that computes with the size of the
+            batch changes by factors.
+        k: the number of the image.
+        count: images in the batch.
+        tolerance: the largest difference by rounding.
+        rounding: by how much the answer changes, on average, if the last digits of the image do.
+    """
     if whole.shape == alone.shape:
-        return difference(whole, alone) <= tolerance
-    if whole.size != count * alone.size:
+        return difference(again, whole) <= tolerance and _is_about(whole, alone, rounding)
+    if whole.size != count * alone.size or whole.shape != again.shape:
         return False
     for axis, size in enumerate(whole.shape):
         if size % count == 0:
             shape = (*whole.shape[:axis], count, size // count, *whole.shape[axis + 1 :])
-            part = whole.reshape(shape).take(k, axis).reshape(alone.shape)
-            if difference(part, alone) <= tolerance:
+            own, same = (values.reshape(shape).take(k, axis).reshape(alone.shape) for values in (whole, again))
+            if difference(same, own) <= tolerance and _is_about(own, alone, rounding):
                 return True
     return False
+
+
+def _is_about(a: Array, b: Array, rounding: float) -> bool:
+    """Are two answers about the same on average, or as far apart as rounding explains?"""
+    have, want = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(want)
+    if not np.array_equal(np.isfinite(have), finite):
+        return False
+    return _size(have[finite] - want[finite]) <= max(ABOUT * _size(want), MANY * rounding)
