@@ -1168,6 +1168,9 @@ refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (
     "g = ReduceMean <axes = [2], keepdims = 0> (e)  y = MatMul (g, w)",
     ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', after it"),
     image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
+refusal("auto_pad that cuts off cells", f'[stem] m = Conv <auto_pad = "SAME_UPPER", strides = [4, 1]> (x, k)  {HEAD}',
+    ("padding", "stem", "auto_pad with a kernel of 1 and a stride of 4, where onnxruntime cuts off cells"),
+    k=(5, 6, 1, 1), w=(15, 7))
 refusal("a weight that is repeated too often", "r = Reshape (x, s)  [mix] m = MatMul (r, v)  y = Flatten (m)",
     ("weight-too-large", "mix", "repeated 2000 times, for each channel or position that it does not sum over, to "
     "295 MB; all repeated weights would take 295 MB (at most 268 MB)"),

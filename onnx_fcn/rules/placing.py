@@ -156,7 +156,8 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
     """The node's parameters along each axis, with `auto_pad` resolved at the native extents.
 
     Raises:
-        Unsupported: if attributes differ in length, or the kernel does not fit the extents.
+        Unsupported: if attributes differ in length, the kernel does not fit the extents, or runtimes read `auto_pad`
+            differently.
     """
     rank = len(kernel_shape)
     strides, dilations = site.attr("strides") or [1] * rank, site.attr("dilations") or [1] * rank
@@ -172,7 +173,14 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             slide = replace(slide, begin=0, end=0, ceil=False)
         if mode.startswith("SAME"):
             cells = -(-extent // slide.stride)
-            total = max((cells - 1) * slide.stride + slide.span - extent, 0)
+            total = (cells - 1) * slide.stride + slide.span - extent
+            if total < (-2 if mode == "SAME_UPPER" else -3):  # measured: above that, it cuts off nothing at the start
+                raise Unsupported(
+                    f"has auto_pad with a kernel of {slide.span} and a stride of {slide.stride}, where onnxruntime cuts "
+                    "off cells, and others pad with none: give it explicit pads",
+                    code="padding",
+                )
+            total = max(total, 0)
             small, large = total // 2, total - total // 2
             begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
             slide = replace(slide, begin=begin, end=end)
