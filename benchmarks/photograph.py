@@ -46,7 +46,7 @@ def photograph(folder: Path, model: Path, preprocessing: str, say: Say) -> Itera
         yield {
             "clicks": count,
             "taken": fitted.at,
-            "c": fitted.strength,
+            "c": fitted.c,
             "folds": fitted.scores[0].mean_iou if fitted.scores else float("nan"),
             "seconds": fitted.seconds,
             "notes": fitted.notes,

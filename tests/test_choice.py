@@ -221,7 +221,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing in masks, all counted": ({"counts": {}}, "no pixel has a label: no shape contains the centre of a pixel$"),
     "one class": (
         {"counts": {3: 8}, "ignored": 255},
-        r"all labelled pixels are '3': two classes are needed, and 255 stands for no label \(--ignore\)$",
+        "all labelled pixels are '3': two classes are needed, and 255 stands for no label: --ignore none makes it a "
+        "class$",
     ),
     "one class of shapes": ({"counts": {1: 8}, "own": OWN}, "all labelled pixels are 'ink': two classes are needed$"),
     "one name": ({"counts": {0: 8}, "names": ["ink"]}, "all labelled pixels are 'ink': two classes are needed$"),

@@ -309,10 +309,10 @@ def test_the_strongest_penalty_within_a_standard_error(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(search, "path", lambda *_: of_fold(next(numbers)))
     score = scored(taken, SimpleNamespace(name="m", tensors=("m",), features=(), numbers=4), folds, True, 0)
-    assert max(score.by_strength, key=score.by_strength.get) == 1e-2
-    assert score.strength == 1e-3
+    assert max(score.mean_iou_by_c, key=score.mean_iou_by_c.get) == 1e-2
+    assert score.c == 1e-3
     assert score.confusion.pixels == 500
-    assert 10.0 not in score.by_strength
+    assert 10.0 not in score.mean_iou_by_c
 
 
 def test_mean_and_deviation_are_folded_in_double_precision() -> None:
@@ -583,9 +583,15 @@ def test_held_out_images(tmp_path: Path) -> None:
         held_out=(PAGE, tmp_path / "mask.npy"),
     )  # fmt: skip
     assert fitted.held_out.accuracy > 0.95
+    assert "held-out images: their masks are read as 0 = none, 1 = odd, 2 = even" in fitted.notes
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / "part.npy"), samples=50)
     assert fitted.held_out.matrix.sum(1) == pytest.approx([48 * 16, 0])
     assert "nan" not in fitted.text()
+
+
+def test_pictures_as_labels_are_told() -> None:
+    fitted = onnx_fcn.fit(DIGITS, PAGE, PAGE, samples=2, at="last")
+    assert any("class numbers are many: the labels may be pictures, or exchanged" in note for note in fitted.notes)
 
 
 def test_images_of_different_numbers_are_refused(tmp_path: Path) -> None:

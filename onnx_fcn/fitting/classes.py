@@ -63,7 +63,7 @@ def classes_of(
     else:
         codes = _numbered(censuses, labelled, names, counts)
     if len(codes) < 2:
-        perhaps = "" if ignored is None else f", and {ignored} stands for no label (--ignore)"
+        perhaps = "" if ignored is None else f", and {ignored} stands for no label: --ignore none makes it a class"
         raise OptionError(f"all labelled pixels are '{names[0]}': two classes are needed{perhaps}")
     return Classes(tuple(codes), tuple(names))
 

@@ -12,6 +12,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from onnx_fcn.fitting.candidates import Candidate, among
 from onnx_fcn.fitting.fitted import Fitted, Tested
 from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.fitting.sampling import Data, Progress, Sampler
-from onnx_fcn.fitting.search import Fold, Samples, Score, extent_of, folds_of, searched
+from onnx_fcn.fitting.search import Samples, Score, extent_of, folds_of, searched
 from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
@@ -113,10 +114,9 @@ def fit(
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
     begun, say = time.perf_counter(), progress or _silent
-    names = (names,) if isinstance(names, str) else names
+    _check(samples, folds, seed, level, balance)
     for files in ((images, labels), *([held_out] if held_out is not None else [])):
         _check_files(files)
-    _check(samples, folds, seed, level, balance)
     if output is not None:
         _check_target(output, model, images, labels, *(held_out or ()))
     wanted = () if output_name is None else (output_name,)
@@ -128,7 +128,7 @@ def fit(
     reading = functools.partial(
         Data.open, say=say, rank=len(network.walk.image.size), level=level, ignore=ignore, boxes=boxes
     )
-    data = reading(images, labels, names)
+    data = reading(images, labels, (names,) if isinstance(names, str) else names)
     tests = None if held_out is None else reading(*held_out, (), trained=data)
     candidates, refused = among(network, at)
     network.validate()
@@ -136,21 +136,15 @@ def fit(
     limited = sampler.limit(data)
     taken = sampler.take(data, say)
     candidates, untested = _testable(taken, candidates)
-    balanced = balance == "balanced"
-    folded, what = folds_of(taken, folds, _field(candidates), seed)
-    scores = _scores(network, taken, candidates, folded, balanced, seed, say)
-    chosen, strength = (scores[0].candidate, scores[0].strength) if scores else (candidates[0], 1.0)
-    say(f"training on {chosen.name}", 0, 0)
-    layer = solver.trained(taken.of(chosen), taken.classes, taken.count, balanced, strength)
-    beyond = sampler.beyond(chosen, data, taken)
-    tested = None if tests is None else _tested(sampler.take(tests, say), chosen, layer)
-    head, formula = _head(network, chosen, layer), sampler.formula
-    doubts = _doubts(data, len(taken.classes), scores, layer, beyond, named=at != "auto")
+    trained = _trained(network, taken, candidates, folds, balance == "balanced", seed, say)
+    tested = None if tests is None else trained.tested(sampler.take(tests, say))
+    doubts = (*trained.doubts(data, named=at != "auto"), *_outside(sampler.beyond(trained.maps, data, taken), taken))
     say("comparing with the original", 0, 0)
+    head, formula = _head(network, trained), sampler.formula
     written = network.write(
         head,
         output,
-        _described(chosen, strength, balance, seed, taken, scores),
+        _described(trained, taken, balance, seed),
         labels=data.classes.names,
         preprocessing=None if formula is None else formula.to_json(),
         external_data=external_data,
@@ -159,24 +153,91 @@ def fit(
         path=None if output is None else os.fspath(output),
         size=written.size,
         output=head.output,
-        at=chosen.name,
-        tensors=chosen.tensors,
-        strength=strength,
+        at=trained.maps.name,
+        tensors=trained.maps.tensors,
+        c=trained.c,
         names=data.classes.names,
         pixels=tuple(data.counts.tolist()),
         samples=len(taken.classes),
         images=len(data.labelled),
-        folds=what if scores else "",
-        scores=tuple(map(Tested.of, scores)),
+        folds=trained.folds,
+        scores=tuple(map(Tested.of, trained.scores)),
         held_out=tested,
-        preprocess=formula,
+        preprocessing=formula,
         balance=balance,
-        notes=tuple(filter(None, (*data.notes, limited, *doubts, *refused, *untested))),
+        notes=tuple(filter(None, (*data.notes, limited, *doubts, *refused, *untested, *_of_held_out(tests)))),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
         _document=written.document,
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The layer on all samples, and how its maps and its penalty were chosen.
+
+    Attributes:
+        maps: what it reads.
+        c: C, the inverse of the penalty on weights.
+        layer: its weights.
+        scores: of every candidate on the folds, the chosen one first; empty if nothing can be held out.
+        folds: what the folds are, in words; empty if there are none.
+    """
+
+    maps: Candidate
+    c: float
+    layer: solver.Layer
+    scores: tuple[Score, ...]
+    folds: str
+
+    def tested(self, seen: Samples) -> Confusion:
+        """Its confusion on images that it was not trained on."""
+        best = self.layer(seen.of(self.maps)).argmax(1)
+        return Confusion.of(seen.classes, best, seen.count, weights=seen.weights)
+
+    def doubts(self, data: Data, *, named: bool) -> Iterator[str]:
+        """Sentences about what is not certain; `named` if the user chose the maps."""
+        for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
+            if pixels < FEW:
+                yield f"class '{name}' has {pixels} labelled {'pixel' if pixels == 1 else 'pixels'}: too few to tell"
+            elif len(data.labelled) > 1 and data.images_with(index) == 1:
+                yield f"class '{name}' is labelled in one image only, so nothing shows how it does on others"
+        if not self.scores:
+            taken = "" if named else ", and which maps are best: --at names them"
+            yield f"there are too few labels to hold any out, so nothing shows how good the layer is{taken}"
+        elif rivals := self._rivals():
+            yield f"the labels are too few to tell {self.maps.name} from {', '.join(rivals)}: --at names one"
+        if not self.layer.converged:
+            yield "the training was stopped before its end, which changes little: fewer features need fewer steps"
+
+    def _rivals(self) -> list[str]:
+        """Candidates of as many maps that are within a standard error of the chosen one."""
+        best, *others = self.scores
+        error = np.nan_to_num(best.error, nan=1.0)
+        close = [s.candidate for s in others if abs(s.mean_iou - best.mean_iou) <= error]
+        return [c.name for c in close if len(c.features) == len(self.maps.features)]
+
+
+def _trained(
+    network: Network,
+    taken: Samples,
+    candidates: Sequence[Candidate],
+    folds: int,
+    balanced: bool,
+    seed: int,
+    say: Progress,
+) -> Trained:
+    """Choose maps and penalty by folds, and train on all samples; the first candidate if nothing can be held out."""
+    folded, what = folds_of(taken, folds, _field(candidates), seed)
+    maps, c, scores = candidates[0], 1.0, []
+    if folded:
+        joins = functools.partial(can_join, network.walk)
+        scores = searched(taken, candidates, folded, balanced, seed, joins, lambda words: say(words, 0, 0))
+        maps, c = scores[0].candidate, scores[0].c
+    say(f"training on {maps.name}", 0, 0)
+    layer = solver.trained(taken.of(maps), taken.classes, taken.count, balanced, c)
+    return Trained(maps, c, layer, tuple(scores), what if scores else "")
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -238,75 +299,38 @@ def _testable(taken: Samples, candidates: Sequence[Candidate]) -> tuple[list[Can
     return kept, [f"{c.name} is not tried: it sees {f:g} {reason}" for c, f in zip(candidates, fields) if f > extent]
 
 
-def _scores(
-    network: Network,
-    taken: Samples,
-    candidates: Sequence[Candidate],
-    folds: Sequence[Fold],
-    balanced: bool,
-    seed: int,
-    say: Progress,
-) -> list[Score]:
-    """The scores of all candidates, the chosen one first; empty if nothing can be held out."""
-    if not folds:
-        return []
-    joins = functools.partial(can_join, network.walk)
-    return searched(taken, candidates, folds, balanced, seed, joins, lambda words: say(words, 0, 0))
+def _of_held_out(tests: Data | None) -> list[str]:
+    """Sentences about held-out images."""
+    return [] if tests is None else [f"held-out images: {note}" for note in tests.notes]
 
 
-def _tested(seen: Samples, chosen: Candidate, layer: solver.Layer) -> Confusion:
-    """The confusion of a layer on images that it was not trained on."""
-    best = layer(seen.of(chosen)).argmax(1)
-    return Confusion.of(seen.classes, best, seen.count, weights=seen.weights)
+def _outside(beyond: int, taken: Samples) -> Iterator[str]:
+    """A sentence if samples are beyond the outermost cells of the finest map."""
+    if beyond:
+        of = f"{beyond:,} of {len(taken.classes):,} samples"
+        yield f"{of} are nearer to the border than the outermost answers: each takes the features of the nearest one"
 
 
-def _head(network: Network, chosen: Candidate, layer: solver.Layer) -> Head:
+def _head(network: Network, trained: Trained) -> Head:
     """The trained layer as a head: its weights divided among the maps."""
-    kernels, start = [], 0
-    for feature in chosen.features:
+    maps, kernels, start = trained.maps, [], 0
+    for feature in maps.features:
         fact = feature.fact
         taps = fact.window if feature.covers else (1,) * len(fact.space)
-        part = layer.weights[:, start : start + feature.numbers]
+        part = trained.layer.weights[:, start : start + feature.numbers]
         kernels.append(part.reshape(len(part), fact.width, *taps))
         start += feature.numbers
-    return Head(output_of(network, chosen.tensors), chosen.tensors, tuple(kernels), layer.bias)
+    return Head(output_of(network, maps.tensors), maps.tensors, tuple(kernels), trained.layer.bias)
 
 
-def _described(
-    chosen: Candidate, strength: float, balance: str, seed: int, taken: Samples, scores: Sequence[Score]
-) -> dict[str, Any]:
+def _described(trained: Trained, taken: Samples, balance: str, seed: int) -> dict[str, Any]:
     """What the metadata of the trained file say about its training."""
     return {
-        "at": chosen.name,
-        "c": strength,
+        "at": trained.maps.name,
+        "c": trained.c,
         "balance": balance,
         "samples": len(taken.classes),
         "seed": seed,
-        "mean_iou": round(scores[0].mean_iou, 6) if scores else None,
+        "mean_iou": round(trained.scores[0].mean_iou, 6) if trained.scores else None,
         "versions": {"onnx_fcn": __version__, "scikit-learn": solver.version()},
     }
-
-
-def _doubts(
-    data: Data, samples: int, scores: Sequence[Score], layer: solver.Layer, beyond: int, *, named: bool
-) -> Iterator[str]:
-    """Sentences about what is not certain."""
-    for index, (name, pixels) in enumerate(zip(data.classes.names, data.counts)):
-        if pixels < FEW:
-            yield f"class '{name}' has {pixels} labelled {'pixel' if pixels == 1 else 'pixels'}: too few to tell"
-        elif len(data.labelled) > 1 and data.images_with(index) == 1:
-            yield f"class '{name}' is labelled in one image only, so nothing shows how it does on others"
-    if not scores:
-        taken = "" if named else ", and which maps are best: --at names them"
-        yield f"there are too few labels to hold any out, so nothing shows how good the layer is{taken}"
-    elif len(scores) > 1:
-        best = scores[0]
-        close = [s for s in scores[1:] if abs(s.mean_iou - best.mean_iou) <= np.nan_to_num(best.error, nan=1.0)]
-        rivals = [s.candidate.name for s in close if len(s.candidate.features) == len(best.candidate.features)]
-        if rivals:
-            yield f"the labels are too few to tell {best.candidate.name} from {', '.join(rivals)}: --at names one"
-    if beyond:
-        of = f"{beyond:,} of {samples:,} samples"
-        yield f"{of} are nearer to the border than the outermost answers: each takes the features of the nearest one"
-    if not layer.converged:
-        yield "the training was stopped before its end, which changes little: fewer features need fewer steps"

@@ -36,20 +36,20 @@ class Tested:
     Attributes:
         at: the maps, such as ``cut`` or ``stride 8+16``.
         tensors: their names in the original.
-        numbers: features for each place.
-        strength: the chosen C.
-        error: the standard error of `mean_iou`; NaN for a single fold.
+        features: features for each place.
+        c: the chosen C, the inverse of the penalty on weights.
+        standard_error: the standard error of `mean_iou`; NaN for a single fold.
         confusion: of the labelled pixels of all folds.
-        by_strength: `mean_iou` for every C that was tried.
+        mean_iou_by_c: `mean_iou` for every C that was tried.
     """
 
     at: str
     tensors: tuple[str, ...]
-    numbers: int
-    strength: float
-    error: float
+    features: int
+    c: float
+    standard_error: float
     confusion: Confusion
-    by_strength: Mapping[float, float]
+    mean_iou_by_c: Mapping[float, float]
 
     @property
     def mean_iou(self) -> float:
@@ -64,10 +64,10 @@ class Tested:
             candidate.name,
             candidate.tensors,
             candidate.numbers,
-            score.strength,
+            score.c,
             score.error,
             score.confusion,
-            score.by_strength,
+            score.mean_iou_by_c,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,10 +75,10 @@ class Tested:
         return {
             "at": self.at,
             "tensors": self.tensors,
-            "features": self.numbers,
-            "c": self.strength,
-            "mean_iou_by_c": {f"{c:g}": _json(iou) for c, iou in self.by_strength.items()},
-            "standard_error": _json(self.error),
+            "features": self.features,
+            "c": self.c,
+            "mean_iou_by_c": {f"{c:g}": _json(iou) for c, iou in self.mean_iou_by_c.items()},
+            "standard_error": _json(self.standard_error),
             **_measures(self.confusion),
         }
 
@@ -93,7 +93,7 @@ class Fitted:
         output: the name of its output.
         at: the maps that the layer reads, such as ``stride 8+16``.
         tensors: their names in the original.
-        strength: C, the inverse of the penalty on weights.
+        c: C, the inverse of the penalty on weights.
         names: the names of the classes.
         pixels: labelled pixels of each class.
         samples: pixels that the layer was trained on.
@@ -101,7 +101,7 @@ class Fitted:
         folds: what the folds are, in words; empty if nothing could be held out.
         scores: of every candidate on the folds, the chosen one first.
         held_out: of the trained layer on the held-out images; None if there are none.
-        preprocess: how pixels become the network's input.
+        preprocessing: how pixels become the network's input.
         balance: ``balanced`` or ``none``.
         notes: sentences that a user should read.
         geometry: where the answers are.
@@ -114,7 +114,7 @@ class Fitted:
     output: str
     at: str
     tensors: tuple[str, ...]
-    strength: float
+    c: float
     names: tuple[str, ...]
     pixels: tuple[int, ...]
     samples: int
@@ -122,7 +122,7 @@ class Fitted:
     folds: str
     scores: tuple[Tested, ...]
     held_out: Confusion | None
-    preprocess: Preprocessing | None
+    preprocessing: Preprocessing | None
     balance: str
     notes: tuple[str, ...]
     geometry: Geometry
@@ -146,11 +146,11 @@ class Fitted:
         """The report as a JSON object; docs/training.md has its keys."""
         return {
             "version": FORMAT,
-            "output": self.path,
-            "name": self.output,
+            "path": self.path,
+            "output": self.output,
             "at": self.at,
             "tensors": self.tensors,
-            "c": self.strength,
+            "c": self.c,
             "balance": self.balance,
             "classes": [{"name": name, "pixels": count} for name, count in zip(self.names, self.pixels)],
             "images": self.images,
@@ -158,7 +158,7 @@ class Fitted:
             "folds": self.folds or None,
             "scores": [s.to_dict() for s in self.scores],
             "held_out": None if self.held_out is None else _measures(self.held_out),
-            "preprocessing": None if self.preprocess is None else self.preprocess.to_json(),
+            "preprocessing": None if self.preprocessing is None else self.preprocessing.to_json(),
             "notes": self.notes,
             "validation": validation_dict(self.validation),
             "seconds": self.seconds,
@@ -172,9 +172,9 @@ class Fitted:
         more = f" and {len(self.names) - SHOWN} more classes" if len(self.names) > SHOWN else ""
         rows = [
             ("labels", f"{self.images} {'image' if self.images == 1 else 'images'}, pixels: {labelled}{more}"),
-            ("network", f"gets {self.preprocess}"),
+            ("network", f"gets {self.preprocessing}"),
             ("layer", f"reads {self.at}: {', '.join(map(repr, self.tensors))}; an answer every {stride}"),
-            ("trained", f"on {self.samples:,} pixels, C = {self.strength:g}, classes {self._balance()}"),
+            ("trained", f"on {self.samples:,} pixels, C = {self.c:g}, classes {self._balance()}"),
         ]
         tables = [Table("", (), tuple(rows))]
         if self.scores:
@@ -202,8 +202,8 @@ class Fitted:
     def _candidates(self, verbose: bool) -> Table:
         rows = []
         for k, score in enumerate(self.scores if verbose else self.scores[:SHOWN]):
-            error = "" if math.isnan(score.error) else f" ± {score.error:.3f}"
-            more = (f"{score.numbers}", f"{score.strength:g}") if verbose else ()
+            error = "" if math.isnan(score.standard_error) else f" ± {score.standard_error:.3f}"
+            more = (f"{score.features}", f"{score.c:g}") if verbose else ()
             note = self._why() if k == 0 else ""
             rows.append((score.at, f"{score.mean_iou:.3f}{error}", f"{score.confusion.accuracy:.3f}", *more, note))
         headings = ("maps", "mean IoU", "pixels right", *(("features", "C") if verbose else ()), "")

@@ -28,6 +28,12 @@ __all__ = ["Data", "Progress", "Sampler"]
 #: Called with what is being done, and how much of it is done: (words, done, of how many).
 Progress = Callable[[str, int, int], None]
 
+#: More classes than segmentation masks usually have: the numbers of ADE20K end at 150.
+MANY = 200
+
+#: Classes named in a sentence.
+SHOWN = 12
+
 #: The most bytes of features that are computed. Choosing among them and training copy parts of them.
 MOST_BYTES = 2 * 10**9
 
@@ -94,7 +100,16 @@ class Data:
             notes += one.labels.check(size)
             sizes.append(size)
             censuses.append(census(one, size))
-        classes = classes_of(censuses, labelled, names) if trained is None else _as_trained(trained, censuses, labelled)
+        if trained is None:
+            classes = classes_of(censuses, labelled, names)
+        else:
+            classes = _as_trained(trained, censuses, labelled)
+            if not labelled[0].labels.codes and trained.labelled[0].labels.codes:
+                notes.append(f"their masks are read as {_numbered(classes)}")
+        if not labelled[0].labels.codes and len(classes) > MANY and not names:
+            notes.append(
+                f"{len(classes)} class numbers are many: the labels may be pictures, or exchanged with the images"
+            )
         return cls(tuple(labelled), classes, tuple(sizes), tuple(censuses), level, tuple(notes))
 
     @property
@@ -105,6 +120,12 @@ class Data:
     def images_with(self, index: int) -> int:
         """The number of images with labels of a class."""
         return sum(bool(c.get(self.classes.codes[index])) for c in self.censuses)
+
+
+def _numbered(classes: Classes) -> str:
+    """The number of each class in masks: 0 = even, 1 = odd."""
+    pairs = [f"{code} = {name}" for code, name in zip(classes.codes, classes.names)]
+    return ", ".join(pairs[:SHOWN]) + (", …" if len(pairs) > SHOWN else "")
 
 
 def _size(image: str, rank: int, level: int) -> tuple[int, ...]:

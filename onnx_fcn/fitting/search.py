@@ -82,17 +82,17 @@ class Score:
 
     Attributes:
         candidate: the maps.
-        strength: the chosen C.
+        c: the chosen C.
         error: the standard error of `mean_iou`; NaN for a single fold.
         confusion: of the labelled pixels of all folds.
-        by_strength: `mean_iou` for every C that was tried.
+        mean_iou_by_c: `mean_iou` for every C that was tried.
     """
 
     candidate: Candidate
-    strength: float
+    c: float
     error: float
     confusion: Confusion
-    by_strength: Mapping[float, float]
+    mean_iou_by_c: Mapping[float, float]
 
     @property
     def mean_iou(self) -> float:
@@ -173,8 +173,8 @@ def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanc
     found: dict[float, list[Confusion]] = {}
     means: dict[float, float] = {}
     for layers in zip(*paths):
-        strength = layers[0][0]
-        found[strength] = [
+        c = layers[0][0]
+        found[c] = [
             Confusion.of(
                 samples.classes[fold.test],
                 layer(samples.of(candidate, fold.test)).argmax(1),
@@ -183,7 +183,7 @@ def scored(samples: Samples, candidate: Candidate, folds: Sequence[Fold], balanc
             )
             for fold, (_, layer) in zip(folds, layers)
         ]
-        means[strength] = _sum(found[strength]).mean_iou
+        means[c] = _sum(found[c]).mean_iou
         best = max(means, key=lambda c: means[c])
         if list(means).index(best) <= len(means) - 1 - PATIENCE:
             break

@@ -23,7 +23,7 @@ __all__ = ["Layer", "check_installed", "distances", "path", "stratified", "train
 
 #: What C is chosen from: C times the loss of a thousand samples is added to half the squared weights. That is the
 #: loss that it multiplies however many samples there are, so that what was chosen on some holds for all.
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 THOUSAND = 1000
 
@@ -81,18 +81,18 @@ class Standard:
 
 
 def path(features: Array, classes: Array, count: int, balanced: bool) -> Iterator[tuple[float, Layer]]:
-    """Layers for every C of `STRENGTHS`, each started from the one before."""
-    yield from _trained(features, classes, count, balanced, STRENGTHS, SEARCH)
+    """Layers for every C of `CS`, each started from the one before."""
+    yield from _trained(features, classes, count, balanced, CS, SEARCH)
 
 
-def trained(features: Array, classes: Array, count: int, balanced: bool, strength: float) -> Layer:
+def trained(features: Array, classes: Array, count: int, balanced: bool, c: float) -> Layer:
     """The layer for one C: features (n, numbers), classes (n,) from 0 to count - 1."""
-    strengths = [s for s in STRENGTHS if s < strength] + [strength]
-    return list(_trained(features, classes, count, balanced, strengths, FINAL))[-1][1]
+    cs = [smaller for smaller in CS if smaller < c] + [c]
+    return list(_trained(features, classes, count, balanced, cs, FINAL))[-1][1]
 
 
 def _trained(
-    features: Array, classes: Array, count: int, balanced: bool, strengths: Sequence[float], limits: dict[str, Any]
+    features: Array, classes: Array, count: int, balanced: bool, cs: Sequence[float], limits: dict[str, Any]
 ) -> Iterator[tuple[float, Layer]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -100,10 +100,11 @@ def _trained(
     standard = Standard.of(features)
     features = standard(features)
     model = LogisticRegression(warm_start=True, class_weight="balanced" if balanced else None, **limits)
-    for strength in strengths:
-        model.set_params(C=strength * THOUSAND / len(features))
+    for c in cs:
+        model.set_params(C=c * THOUSAND / len(features))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged`
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # few clicks of many classes
             model.fit(features, classes)
         weights, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
         if len(weights) == 1:  # two classes: the sigmoid of s is the softmax of (-s/2, s/2)
@@ -111,7 +112,7 @@ def _trained(
         # a class that is not among the samples is never chosen
         every, shift = np.zeros((count, weights.shape[1])), np.full(count, -np.inf)
         every[model.classes_], shift[model.classes_] = weights, bias
-        yield strength, standard.folded(every, shift, int(np.max(model.n_iter_)) < limits["max_iter"])
+        yield c, standard.folded(every, shift, int(np.max(model.n_iter_)) < limits["max_iter"])
 
 
 def stratified(classes: Array, groups: Array, count: int, seed: int) -> list[tuple[Array, Array]]:
@@ -119,7 +120,7 @@ def stratified(classes: Array, groups: Array, count: int, seed: int) -> list[tup
     from sklearn.model_selection import StratifiedGroupKFold
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class has fewer samples than there are folds
+        warnings.simplefilter("ignore", UserWarning)  # a class has few samples
         folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(groups, classes, groups)
         return [(train, test) for train, test in folds]
 

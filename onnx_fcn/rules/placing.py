@@ -176,8 +176,8 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             total = (cells - 1) * slide.stride + slide.span - extent
             if total < (-2 if mode == "SAME_UPPER" else -3):  # measured: above that, it cuts off nothing at the start
                 raise Unsupported(
-                    f"has auto_pad with a kernel of {slide.span} and a stride of {slide.stride}, where onnxruntime cuts "
-                    "off cells, and others pad with none: give it explicit pads",
+                    f"has auto_pad with a kernel of {slide.span} and a stride of {slide.stride}, where onnxruntime "
+                    "cuts off cells, and others pad with none: give it explicit pads",
                     code="padding",
                 )
             total = max(total, 0)
