@@ -27,7 +27,7 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
 from onnx_fcn.model.sessions import session
-from onnx_fcn.reporting.cost import Sizes, native_cost
+from onnx_fcn.reporting.cost import Sizes, advice_on_windows, native_cost
 from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
 from onnx_fcn.walk.asked import Asked
@@ -102,6 +102,8 @@ def convert(
     full_size: bool = False,
     argmax: bool = False,
     keep_size: bool = False,
+    windows: bool = False,
+    window_stride: int | None = None,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -130,6 +132,10 @@ def convert(
         full_size: the map at the resolution of the image, each answer in the middle of its window.
         argmax: the best class instead of the scores: uint8 up to 256 classes, otherwise int64.
         keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers.
+        windows: run what cannot slide, such as attention, unchanged on every window of the last map that does. A
+            network that slides is converted as without this option.
+        window_stride: pixels between these windows, a multiple of the distance at which the map has them; by default
+            the stride that the network has at its last map, or half a window if it has none.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
@@ -147,15 +153,29 @@ def convert(
     clock = Clock(progress)
     if head not in ("conv", "folded"):
         raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
-    asked = Asked(head == "folded", output_stride, tuple(outputs), logits, reduce or "", full_size, argmax, keep_size)
-    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape and not dynamic_batch)
+    asked = Asked(
+        head == "folded",
+        output_stride,
+        tuple(outputs),
+        logits,
+        reduce or "",
+        full_size,
+        argmax,
+        keep_size,
+        windows,
+        window_stride,
+    )
+    keeps_batch = asked.keeps_shape and not dynamic_batch
+    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride)
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
         original = given.selected
         document = original.copy()
     with clock("lift"), blaming_model(given):
-        walk = answering(document, lift(document, request), asked)
+        lifted = lift(document, request, lambda refused: advice_on_windows(original, refused))
+        asked = asked if lifted.region is not None else asked.as_sliding
+        walk = answering(document, lifted, asked)
     images = load_data(data, original, walk.image)
     with clock("assemble"), blaming_model(given):
         document.commit(assemble(document, walk, dynamic_batch=dynamic_batch))
@@ -163,7 +183,7 @@ def convert(
             check_freed(document, original, walk)
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
-        report = describe(original, document, walk, source=name, sizes=sizes)
+        report = describe(original, document, walk, source=name, sizes=sizes, windows=windows)
     source_graph = fingerprint(given.whole.proto.graph)
     document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
     conversion, macs = Conversion(report, document), report.native.macs
@@ -235,7 +255,7 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
-    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape)
+    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape, asked.windows, asked.window_stride)
     plain = asked if head is None else asked.as_map
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

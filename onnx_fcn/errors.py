@@ -91,13 +91,16 @@ class UnsupportedModel(FcnError):
 
     Attributes:
         diagnostics: every root cause, in the order of the graph; refusals that follow from another are left out.
+        advice: what else could be done, as a sentence; may be empty.
     """
 
-    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
-        self.diagnostics = tuple(diagnostics)
+    def __init__(self, diagnostics: Sequence[Diagnostic], advice: str = "") -> None:
+        self.diagnostics, self.advice = tuple(diagnostics), advice
         causes = "\n".join(f"  - {d}" for d in self.diagnostics)
         count = "one reason" if len(self.diagnostics) == 1 else f"{len(self.diagnostics)} reasons"
-        Exception.__init__(self, f"this network cannot slide over a larger image, for {count}:\n{causes}")
+        Exception.__init__(
+            self, f"this network cannot slide over a larger image, for {count}:\n{causes}{advice and chr(10)}{advice}"
+        )
 
 
 class Unsupported(Exception):

@@ -137,7 +137,9 @@ def _run(given: argparse.Namespace) -> None:
             result = {"version": FORMAT, "validation": validation_dict(validation)}
             tables = list(tables_of(validation, verbose=given.verbose))
         elif given.explain is not None:
-            explanation = onnx_fcn.explain(given.model, given.explain, **how, output_stride=given.output_stride)
+            explanation = onnx_fcn.explain(
+                given.model, given.explain, **how, output_stride=given.output_stride, windows=given.windows
+            )
             result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
         else:
             report = onnx_fcn.convert(
@@ -154,6 +156,8 @@ def _run(given: argparse.Namespace) -> None:
                 full_size=given.full_size,
                 argmax=given.argmax,
                 keep_size=given.keep_size,
+                windows=given.windows,
+                window_stride=given.window_stride,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -235,6 +239,12 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-size", action="store_true", help="replace dense layers by convolutions, and keep all shapes"
     )
+    group.add_argument(
+        "--windows",
+        action="store_true",
+        help="run what cannot slide, such as attention, on every window of the last map that does",
+    )
+    group.add_argument("--window-stride", type=count, metavar="S", help="cut these windows every S pixels")
 
 
 def _add_storing(parser: argparse.ArgumentParser) -> None:
@@ -285,9 +295,9 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
         error("--verify and --no-validate contradict each other")
     forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
-    if given.explain is not None and (given.output is not None or any(made)):
+    if given.explain is not None and (given.output is not None or given.window_stride or any(made)):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")
-    if given.verify and (given.output_stride or any(made)):
+    if given.verify and any((given.output_stride, given.windows, given.window_stride, *made)):
         error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")

@@ -75,6 +75,10 @@ class Emitter:
         """The batch that shapes are evaluated with."""
         return self._walk.batch
 
+    def fresh(self, hint: str) -> str:
+        """A tensor name that is used nowhere else."""
+        return self._walk.fresh(hint)
+
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
         value = self.node.attrs.get(name, default)
@@ -268,6 +272,14 @@ class Emitter:
         """
         self._check_since(8, "repeats a value over the map, which")
         return self.emit([name, shape], "Expand")
+
+    def check_scans(self) -> None:
+        """Check that windows can be run one after another.
+
+        Raises:
+            Unsupported: if the opset is older than 9.
+        """
+        self._check_since(9, "runs the rest of the network on each window, which")
 
     def check_broadcasts(self) -> None:
         """Check that the node's operator broadcasts its operands.

@@ -14,6 +14,7 @@ from onnx_fcn.lifting.constants import Values
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
+from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
 
 __all__ = ["Change", "Emission", "FormedOutput", "Image", "Options", "Rewind", "Slides", "Slot", "Walk", "at_node"]
@@ -94,6 +95,7 @@ class Slot:
     slides: Slides | None = None
     changes: list[Change] = field(default_factory=list)
     unfolded: bool = False  # an If whose branch was inlined after it
+    covers: frozenset[int] = frozenset()  # of a region: all nodes of the graph that it takes the place of
 
     @property
     def own_names(self) -> set[str]:
@@ -125,7 +127,8 @@ class Change:
 
     Attributes:
         kind: ``dense`` (a layer that became a Conv), ``window`` (a convolution or pooling over the whole window),
-            ``unfold`` (window positions became channels) or ``context`` (sees the whole image).
+            ``unfold`` (window positions became channels), ``region`` (runs on every window) or ``context`` (sees the
+            whole image).
         kernel: the window that it covers, along the axes of the map.
         inputs: number of input channels.
         outputs: number of output channels.
@@ -199,6 +202,7 @@ class Walk:
     outputs: tuple[str, ...]
     shape_of: Callable[[str], tuple[int | None, ...] | None]  # shape of an unmapped tensor at the native size
     prologue: Slot
+    region: Region | None = None  # the part that runs on every window
     epilogue: list[Slot] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the delivered outputs
     formed: dict[str, FormedOutput] = field(default_factory=dict)  # what is computed from these

@@ -18,6 +18,7 @@ from onnx_fcn.lifting.emitter import Emitter
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slides
+from onnx_fcn.lifting.regions import Region
 
 __all__ = ["Site"]
 
@@ -91,6 +92,12 @@ class Site(Emitter):
         if shape is None or any(d is None for d in shape):
             raise Unsupported(f"the shape of '{fact.name}' is not known", code="unknown-shape")
         return tuple(d for d in shape if d is not None)
+
+    @property
+    def region(self) -> Region:
+        """The region that this node stands for."""
+        assert self._walk.region is not None, "the program has a region"
+        return self._walk.region
 
     @property
     def output_stride(self) -> Fraction | None:

@@ -30,7 +30,7 @@ from onnx_fcn.model.inference import declared_types, dims_in, infer_types
 from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
-__all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensors_in", "total"]
+__all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensor_of", "tensors_in", "total"]
 
 
 Dims = tuple[int, ...]
@@ -123,10 +123,11 @@ class Program:
 
 def tensors_in(model: ModelProto) -> dict[str, Tensor]:
     """The tensors of a model, as far as onnx infers them from those that are declared."""
-    return {name: _tensor(kind) for name, kind in (infer_types(model) or declared_types(model)).items()}
+    return {name: tensor_of(kind) for name, kind in (infer_types(model) or declared_types(model)).items()}
 
 
-def _tensor(kind: TypeProto.Tensor) -> Tensor:
+def tensor_of(kind: TypeProto.Tensor) -> Tensor:
+    """The type and shape in a declaration."""
     dims = dims_in(kind)
     known = dims is not None and None not in dims
     return Tensor(kind.elem_type or None, tuple(d for d in dims or () if d is not None) if known else None)

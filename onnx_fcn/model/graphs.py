@@ -18,6 +18,7 @@ __all__ = [
     "needed_nodes",
     "nodes_within",
     "opset_of",
+    "rename",
     "static_dims",
     "stored_names",
     "tensor_names",
@@ -74,12 +75,12 @@ def distinguish(node: NodeProto, taken: set[str]) -> None:
             others = (f"{name}_{k}" for k in itertools.count(2))
             new[name] = next(n for n in itertools.chain([name], others) if n not in taken)
             taken.add(new[name])
-        _rename(graph, {old: name for old, name in new.items() if old != name})
+        rename(graph, {old: name for old, name in new.items() if old != name})
         for inner in graph.node:
             distinguish(inner, taken)
 
 
-def _rename(graph: GraphProto, new: Mapping[str, str]) -> None:
+def rename(graph: GraphProto, new: Mapping[str, str]) -> None:
     """Rename tensors wherever a graph defines or reads them; `new` maps old names to new ones."""
     for named in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         named.name = new.get(named.name, named.name)
@@ -90,7 +91,7 @@ def _rename(graph: GraphProto, new: Mapping[str, str]) -> None:
             names[:] = [new.get(name, name) for name in names]
         for inner in subgraphs(node):
             hidden = tensor_names(inner)
-            _rename(inner, {old: name for old, name in new.items() if old not in hidden})
+            rename(inner, {old: name for old, name in new.items() if old not in hidden})
 
 
 def tensor_names(graph: GraphProto) -> set[str]:

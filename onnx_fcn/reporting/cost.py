@@ -16,10 +16,11 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Walk
-from onnx_fcn.model.cost import Dims, Program, Tensor, tensors_in, total
+from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.walk.cut import find_cut, upstream
+from onnx_fcn.walk.shapes import native_types
 
 __all__ = [
     "KEEP_SIZE",
@@ -27,6 +28,7 @@ __all__ = [
     "NativeCost",
     "Part",
     "Sizes",
+    "advice_on_windows",
     "along_axes",
     "costs_of",
     "native_cost",
@@ -118,18 +120,51 @@ def costs_of(
     if not chosen and answers.form != KEEP_SIZE:
         chosen = list(_larger(geometry.window, answers))
     rows, program = [], Program(document.proto.graph)
+    repeated = _repeated(walk)
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
         crops = math.prod(windows) * native.macs if walk.has_head and native.macs is not None else None
-        macs = total(program.macs(tensors).values())
-        rows.append(ImageCost(size, windows, macs, crops, program.peak(tensors)))
+        once = [count for name, count in program.macs(tensors).items() if name not in repeated]
+        heads = [native.head.macs] * (math.prod(windows) if walk.region is not None else 0)
+        rows.append(ImageCost(size, windows, total([*once, *heads]), crops, program.peak(tensors)))
     return native, tuple(rows)
+
+
+def _repeated(walk: Walk) -> set[str]:
+    """The results of the node that runs a region on every window, by their names in the converted model."""
+    regions = [slot for slot in walk.slots if slot.covers]
+    return {o.name for slot in regions for e in slot.emissions if e.node.op == "Scan" for o in e.node.outputs}
+
+
+def advice_on_windows(original: Document, refused: Walk) -> str:
+    """What `--windows` would do for a refused network, and what it would cost.
+
+    The factor is that of an image twice as large as the native one, with windows as far apart as they are by default.
+    """
+    cut = find_cut(refused)
+    assert cut is not None, "windows are taken from a map"
+    if cut.name == refused.image.name:
+        return (
+            "--windows runs all of it on every window of a larger image: nothing before it slides, so that costs as "
+            "much as to run it on crops"
+        )
+    what = f"--windows runs what comes after '{cut.name}' on every window of it"
+    native = native_cost(original, refused)
+    if not native.macs or native.trunk.macs is None or native.head.macs is None:
+        return what
+    share = native.trunk.macs / native.macs
+    return (
+        f"{what}: {share:.0%} of the work comes before, and is done once for all windows, so a large image costs at "
+        f"most {1 / (1 - share) if share < 1 else math.inf:.1f} times less than its crops"
+    )
 
 
 def native_cost(original: Document, walk: Walk) -> NativeCost:
     """The cost of the original at its native size."""
     program, cut = Program(original.proto.graph), find_cut(walk)
     tensors = tensors_at(original, walk, program)
+    if not program.needed <= tensors.keys():  # what runs on windows, or was refused, has no facts
+        tensors = {name: tensor_of(kind) for name, kind in native_types(original, walk.image).items()} | tensors
     macs = program.macs(tensors)
     slots = set() if cut is None else upstream(walk, cut.name)
     before = {o.name for k in slots for o in walk.slots[k].node.outputs}

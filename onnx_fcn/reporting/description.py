@@ -24,6 +24,9 @@ from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
 __all__ = ["describe"]
 
 
+#: The caveat if everything in a network slides that was to run on windows where it does not.
+ALL_SLIDES = "Everything in the network slides, so no windows were cut: --windows changed nothing."
+
 #: Weights of at most this many values are compared by value.
 COPIED = 1 << 16
 
@@ -37,7 +40,9 @@ COARSE = 32
 SMALL = 1 << 20
 
 
-def describe(original: Document, document: Document, walk: Walk, *, source: str = "", sizes: Sizes = ()) -> Report:
+def describe(
+    original: Document, document: Document, walk: Walk, *, source: str = "", sizes: Sizes = (), windows: bool = False
+) -> Report:
     """The report on a finished walk and its edit.
 
     Args:
@@ -46,6 +51,7 @@ def describe(original: Document, document: Document, walk: Walk, *, source: str 
         walk: the walk.
         source: the model's path, as the user wrote it.
         sizes: image sizes to report the cost of.
+        windows: what cannot slide was to run on every window.
 
     Raises:
         OptionError: if an image of these sizes is too small, or has another number of axes.
@@ -70,7 +76,7 @@ def describe(original: Document, document: Document, walk: Walk, *, source: str 
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=tuple(_caveats(walk, slots, context, original.size)),
+        caveats=(*([ALL_SLIDES] if windows and walk.region is None else []), *_caveats(walk, slots, context, original)),
         example=None if done or geometry.of().form == KEEP_SIZE else _example(walk, geometry),
         native=native,
         costs=costs,
@@ -108,8 +114,11 @@ def _example(walk: Walk, geometry: Geometry) -> Example:
     return Example(size, grid.shape, int(grid.interior.sum()))
 
 
-def _caveats(walk: Walk, slots: Sequence[Slot], context: Sequence[tuple[str, str]], size: int) -> Iterator[str]:
-    """Sentences that a user should read; `size` is the size of the original, in bytes."""
+def _caveats(
+    walk: Walk, slots: Sequence[Slot], context: Sequence[tuple[str, str]], original: Document
+) -> Iterator[str]:
+    """Sentences that a user should read."""
+    size = original.size
     yield from walk.image.assumed
     if not walk.has_head:
         yield (
@@ -171,8 +180,8 @@ def _layers(original: Document, document: Document, walk: Walk, slots: Sequence[
             yield Layer(
                 kind=change.kind,
                 node=slot.name,
-                was=slot.node.op,
-                becomes=str(emission.node.op) if emission is not None else _operators(slot.emissions),
+                was=slot.node.op if change.kind != "region" else f"{len(slot.covers)} nodes",
+                becomes=_becomes(emission, slot, change),
                 kernel=change.kernel,
                 inputs=change.inputs,
                 outputs=change.outputs,
@@ -184,8 +193,11 @@ def _layers(original: Document, document: Document, walk: Walk, slots: Sequence[
             )
 
 
-def _operators(emissions: Iterable[Emission]) -> str:
-    return " + ".join(str(e.node.op) for e in emissions)
+def _becomes(emission: Emission | None, slot: Slot, change: Change) -> str:
+    """The operator that replaces a node, or several."""
+    if change.kind == "region":
+        return "Scan"
+    return str(emission.node.op) if emission is not None else " + ".join(str(e.node.op) for e in slot.emissions)
 
 
 class _Kernels:

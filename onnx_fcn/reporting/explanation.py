@@ -29,6 +29,7 @@ from onnx_fcn.walk.fields import sliding
 from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering
+from onnx_fcn.walk.regions import on_windows
 from onnx_fcn.walk.search import explored
 
 __all__ = ["Explanation", "Operand", "explain"]
@@ -43,6 +44,7 @@ PARTS = {
     "trunk": "trunk: the cut is computed from it",
     "head": "head: it comes after the cut",
     "network": "a network without a head: everything slides",
+    "region": "region: it runs unchanged on every window",
     "context": "context: it sees the whole image, and stays unchanged",
     "beside": "beside the image: it is the same for all positions, so it stays unchanged",
     "constant": "constant: it does not depend on the image",
@@ -58,6 +60,7 @@ FACTS = {
     "unmapped": "the same for all positions",
     "blocked": "computed from something that is refused",
     "unused": "unused",
+    "window": "of each window",
 }
 
 
@@ -68,7 +71,8 @@ class Operand:
     Attributes:
         name: its name.
         fact: ``map`` (every window has its own), ``constant``, ``unmapped`` (depends on an input, but not on the
-            position), ``blocked`` (computed from something refused) or ``unused``.
+            position), ``blocked`` (computed from something refused), ``window`` (computed on every window by a
+            region) or ``unused``.
         layout: for a map, the axes of the map that each axis of the tensor consists of, such as ``n (c256 h6 w6)``.
         map: the name of the map in the converted model; None if it has none.
         channels: the number of channels of the map.
@@ -101,8 +105,9 @@ class Explanation:
         name: the requested name.
         node: the name of the node; empty for an input or an initializer.
         op: its operator; ``input`` or ``initializer`` if there is no node.
-        part: ``image``, ``trunk``, ``head``, ``network`` (without a head), ``context``, ``beside`` the image,
-            ``constant``, ``unused``, and in a refused network ``refused``, ``blocked`` or ``reached``.
+        part: ``image``, ``trunk``, ``head``, ``network`` (without a head), ``region`` (runs on every window),
+            ``context``, ``beside`` the image, ``constant``, ``unused``, and in a refused network ``refused``,
+            ``blocked`` or ``reached``.
         becomes: what replaces the node in the converted model.
         reads: the tensors that the node reads.
         makes: the tensors that the node produces, or only the requested one.
@@ -137,6 +142,7 @@ def explain(
     input_size: Size | None = None,
     input: str | None = None,
     output_stride: int | None = None,
+    windows: bool = False,
 ) -> Explanation:
     """Explain a node or tensor by name, also in a network that is refused.
 
@@ -146,6 +152,7 @@ def explain(
         input_size: the image size that the network was made for, as for `convert`.
         input: the name of the image input, if there are several inputs.
         output_stride: pixels between answers, as for `convert`.
+        windows: run what cannot slide on every window, as for `convert`.
 
     Raises:
         ModelError: if the source is not a usable model.
@@ -154,12 +161,14 @@ def explain(
         OptionError: if there is no such node or tensor (the message gives the nearest names), or `output_stride` does
             not fit.
     """
-    asked = Asked(output_stride=output_stride)
+    asked = Asked(output_stride=output_stride, windows=windows)
     document = Given.open(source, asked).selected
-    request = Request(input, size_of(input_size))
+    request = Request(input, size_of(input_size), windows=windows)
     walk, causes = explored(document, request)
     if walk is None:
         raise UnsupportedModel(causes)
+    if causes and windows:
+        walk, causes = on_windows(document, request, walk, causes), []
     if not causes:
         walk = answering(document, walk, asked)
         try:
@@ -181,6 +190,7 @@ class _Explainer:
         self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
         self._makers = {o.name: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o.name}
         self._graph = document.proto.graph
+        self._region = {name for n in (walk.region.nodes if walk.region else ()) for name in (n.name, *n.output)}
         refusals = {**walk.diagnostics, **walk.causes}  # found at one node, and attributed to the node at fault
         self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 
@@ -195,6 +205,8 @@ class _Explainer:
             part = "image" if isinstance(fact, Lifted) else "beside" if isinstance(fact, Unmapped) else "constant"
             op = "initializer" if isinstance(fact, Known) else "input"
             return Explanation(name, "", op, part, "stays", (), (self._operand(name),))
+        if name in self._region:
+            return self._in_region(name)
         for node in self._graph.node:
             if name and name in (node.name, *node.output):
                 makes = tuple(Operand(o, "unused") for o in node.output if o)
@@ -210,6 +222,14 @@ class _Explainer:
         reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(slot.proto)))
         makes = tuple(self._operand(o.name) for o in slot.node.outputs if o.name and only in ("", o.name))
         return Explanation(name, slot.name, str(slot.node.op), part, becomes, reads, makes, causes)
+
+    def _in_region(self, name: str) -> Explanation:
+        """The explanation of a node that runs on every window, or of a tensor that it makes."""
+        assert self._walk.region is not None, "a name in it was found"
+        node = next(n for n in self._walk.region.nodes if name in (n.name, *n.output))
+        reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(node)))
+        makes = tuple(self._operand(o) for o in node.output if o and name in (node.name, o))
+        return Explanation(name, node.name or node.output[0], node.op_type, "region", "stays unchanged", reads, makes)
 
     def _part(self, k: int) -> str:
         walk, facts = self._walk, self._facts(k)
@@ -258,7 +278,7 @@ class _Explainer:
         walk = self._walk
         fact = walk.facts.get(name)
         if fact is None:
-            return Operand(name, "unused")
+            return Operand(name, "window" if name in self._region else "unused")
         if isinstance(fact, Known):
             return Operand(name, "constant", value=self._value(fact))
         if not isinstance(fact, Lifted):

@@ -45,10 +45,10 @@ class Layer:
     """A node that handled one window in the original, and answers at every position in the result.
 
     Attributes:
-        kind: ``dense``, ``window`` (a convolution or pooling over the whole window) or ``unfold`` (window positions
-            became channels).
-        node: its name in the original.
-        was: its operator.
+        kind: ``dense``, ``window`` (a convolution or pooling over the whole window), ``unfold`` (window positions
+            became channels) or ``region`` (several nodes, which run on every window).
+        node: its name in the original; of a region, that of its first node.
+        was: its operator; of a region, the number of its nodes.
         becomes: the operator that replaces it, or several, joined by " + ".
         kernel: cells of the map that it covers; all 1 after the first dense layer.
         inputs: channels that it reads, in each group.

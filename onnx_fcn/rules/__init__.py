@@ -15,6 +15,7 @@ from onnx_fcn.rules import (
     normalization,
     quantization,
     reduction,
+    regions,
     resizing,
     sliding,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "normalization",
     "quantization",
     "reduction",
+    "regions",
     "resizing",
     "rule_of",
     "sliding",

@@ -11,6 +11,10 @@ from onnx_fcn.errors import ModelError, OptionError
 __all__ = ["Asked"]
 
 
+#: The options that are given or not.
+FLAGS = ("folds", "logits", "full_size", "argmax", "keep_size", "windows")
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the answers shall be.
@@ -24,6 +28,8 @@ class Asked:
         full_size: at the resolution of the image.
         argmax: the index of the best class, as uint8 up to 256 classes, else as int64.
         keep_size: for images of the native size only, in the shapes of the original.
+        windows: run what cannot slide on every window.
+        window_stride: pixels between these windows; None for the network's own.
     """
 
     folds: bool = False
@@ -34,6 +40,8 @@ class Asked:
     full_size: bool = False
     argmax: bool = False
     keep_size: bool = False
+    windows: bool = False
+    window_stride: int | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
@@ -46,6 +54,10 @@ class Asked:
                 raise OptionError(f"--{name} and --{others[0]} contradict each other: an output has one shape")
         if self.keep_size and self.output_stride is not None:
             raise OptionError("--keep-size and --output-stride contradict each other: one image has one answer")
+        if self.window_stride is not None and not self.windows:
+            raise OptionError("--window-stride is the distance of the windows that --windows cuts: give that, too")
+        if self.windows and self.folds:
+            raise OptionError("--head folded and --windows contradict each other: windows are run one after another")
 
     def _forms(self) -> list[tuple[str, object]]:
         return [
@@ -66,6 +78,11 @@ class Asked:
     def as_map(self) -> Asked:
         """The same without a form: the map itself."""
         return replace(self, reduce="", full_size=False, argmax=False, keep_size=False)
+
+    @property
+    def as_sliding(self) -> Asked:
+        """The same for a network in which everything slides."""
+        return replace(self, windows=False, window_stride=None)
 
     @property
     def is_whole(self) -> bool:
@@ -89,8 +106,9 @@ class Asked:
             ModelError: if a value has the wrong type.
             OptionError: if the options contradict each other.
         """
-        outputs, stride = asked.get("outputs", []), asked.get("output_stride")
-        if not isinstance(outputs, list) or not isinstance(stride, int | None):
+        outputs = asked.get("outputs", [])
+        strides: dict[str, Any] = {name: asked.get(name) for name in ("output_stride", "window_stride")}
+        if not isinstance(outputs, list) or not all(isinstance(n, int | None) for n in strides.values()):
             raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
-        flags = {name: bool(asked.get(name)) for name in ("folds", "logits", "full_size", "argmax", "keep_size")}
-        return cls(output_stride=stride, outputs=tuple(map(str, outputs)), reduce=str(asked.get("reduce", "")), **flags)
+        flags: dict[str, Any] = {name: bool(asked.get(name)) for name in FLAGS}
+        return cls(outputs=tuple(map(str, outputs)), reduce=str(asked.get("reduce", "")), **strides, **flags)

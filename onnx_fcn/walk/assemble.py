@@ -73,6 +73,7 @@ def _emitted(walk: Walk) -> Nodes:
     for slot in walk.slots:
         nodes = [_proto(e, slot) for e in slot.emissions] if slot.replaced else [slot.proto]
         made.setdefault(slot.index, []).extend(nodes)
+        made.update({k: [] for k in slot.covers - {slot.index}})
     return made
 
 
@@ -80,6 +81,7 @@ def _beside(document: Document, walk: Walk, walked: Iterable[int]) -> Nodes:
     """The nodes that no output needs, except those that depend on the image."""
     beside: Nodes = {}
     lost = {name for name, fact in walk.facts.items() if isinstance(fact, Lifted)}
+    lost |= {o for slot in walk.slots for k in slot.covers for o in document.proto.graph.node[k].output if o}
     for k, node in enumerate(document.proto.graph.node):
         if k in walked:
             continue

@@ -78,12 +78,16 @@ class Request:
         folds: fold the batch into a spatial axis around the head.
         declared_batch: the answers keep the original's shapes, which may depend on a fixed batch: a Squeeze removes a
             batch of one, too.
+        windows: run what cannot slide on every window.
+        window_stride: pixels between these windows; None for the stride that the network has at its last map.
     """
 
     input: str | None = None
     size: tuple[int, ...] | None = None
     folds: bool = False
     declared_batch: bool = False
+    windows: bool = False
+    window_stride: int | None = None
 
 
 def size_of(size: object) -> tuple[int, ...] | None:

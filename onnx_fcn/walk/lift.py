@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,13 +14,19 @@ from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
+from onnx_fcn.walk.regions import may_run_on_windows, on_windows
 from onnx_fcn.walk.search import causes_of, explored
 
 __all__ = ["answering", "lift"]
 
 
-def lift(document: Document, request: Request) -> Walk:
+def lift(document: Document, request: Request, advise: Callable[[Walk], str] = lambda _: "") -> Walk:
     """Lift a whole model, with answers at its own stride.
+
+    Args:
+        document: the model.
+        request: what the user said about its image.
+        advise: what to say of windows, if it is refused and would run on them.
 
     Raises:
         UnsupportedModel: if it cannot slide; with every root cause for the likeliest reading of its inputs.
@@ -27,9 +34,18 @@ def lift(document: Document, request: Request) -> Walk:
     """
     _check_channels(document, request)
     walk, causes = explored(document, request)
-    if walk is None or causes:
+    if walk is None:
         raise UnsupportedModel(causes)
-    return walk
+    if not causes:
+        if request.window_stride is not None:
+            raise OptionError(
+                "everything in the network slides, so no windows are cut, and --window-stride does not apply: "
+                "--output-stride gives answers in between"
+            )
+        return walk
+    if request.windows:
+        return on_windows(document, request, walk, causes)
+    raise UnsupportedModel(causes, advise(walk) if may_run_on_windows(document, walk, causes) else "")
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
@@ -54,7 +70,10 @@ def _dilated(document: Document, walk: Walk, output_stride: int) -> Walk:
     """
     if _check_stride(walk, output_stride) == output_stride:
         return walk
-    dense = walked(document, walk.image, folds=walk.options.folds, output_stride=Fraction(output_stride))
+    region = walk.region
+    if region is not None:
+        region = replace(region, stride=tuple(min(s, Fraction(output_stride)) for s in region.stride))
+    dense = walked(document, walk.image, folds=walk.options.folds, output_stride=Fraction(output_stride), region=region)
     if not dense.succeeded:
         raise UnsupportedModel(causes_of(dense))
     _check_dense(walk, dense, output_stride)

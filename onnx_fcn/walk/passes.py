@@ -12,6 +12,7 @@ from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
 from onnx_fcn.lifting.program import Image, Options, Slot, Walk
+from onnx_fcn.lifting.regions import DOMAIN, WINDOWS, Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, slots_beyond, upstream
@@ -21,11 +22,26 @@ from onnx_fcn.walk.shapes import Shapes
 __all__ = ["walked"]
 
 
-def walked(document: Document, image: Image, *, folds: bool = False, output_stride: Fraction | None = None) -> Walk:
-    """Walk, and walk again with other options for what only the end of a walk shows."""
+def walked(
+    document: Document,
+    image: Image,
+    *,
+    folds: bool = False,
+    output_stride: Fraction | None = None,
+    region: Region | None = None,
+) -> Walk:
+    """Walk, and walk again with other options for what only the end of a walk shows.
+
+    Args:
+        document: the model.
+        image: the reading of its inputs.
+        folds: fold the batch into a spatial axis around the head.
+        output_stride: the requested stride, in pixels.
+        region: the part that runs on every window, if any.
+    """
     options = Options(output_stride, folds=folds, asked=output_stride is not None)
     while True:
-        walk = run(_program(document, image, options))
+        walk = run(_program(document, image, options, region))
         cut = find_cut(walk)
         if cut is None:
             return walk
@@ -62,12 +78,15 @@ def _coarser(options: Options, stride: Fraction) -> bool:
     return options.output_stride is None or options.output_stride > stride
 
 
-def _program(document: Document, image: Image, options: Options) -> Walk:
+def _program(document: Document, image: Image, options: Options, region: Region | None) -> Walk:
     """The nodes that the outputs need, with a fact for every tensor that no node computes."""
     graph, view = document.proto.graph, document.graph
     initializers = stored_in(graph)
     needed = needed_nodes(document.proto.graph)
-    slots = [Slot(view.nodes[k], graph.node[k], k) for k in range(len(graph.node)) if k in needed]
+    covers = frozenset() if region is None else region.covers
+    slots = [Slot(view.nodes[k], graph.node[k], k) for k in sorted(needed - covers)]
+    if region is not None:
+        slots = sorted([*slots, _as_slot(region, graph)], key=lambda slot: slot.index)
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     values = Values(graph.node, initializers, document.array, opsets)
     facts: dict[str, Fact] = {name: Known(name) for name in initializers}
@@ -81,4 +100,19 @@ def _program(document: Document, image: Image, options: Options) -> Walk:
     slot = Slot(prologue, onnx.NodeProto(), -1, replaced=True)
     read = frozenset(n for s in slots for n in names_used(s.proto)) | set(outputs)
     names |= {image.name} | {node.name for node in graph.node}
-    return Walk(image, options, opsets, values, slots, outputs, shapes, slot, read=read, facts=facts, names=names)
+    return Walk(
+        image, options, opsets, values, slots, outputs, shapes, slot, region, read=read, facts=facts, names=names
+    )
+
+
+def _as_slot(region: Region, graph: onnx.GraphProto) -> Slot:
+    """A region as a node of the program, in the place of the last of its nodes: its operands have been computed there.
+
+    Nothing is computed from its results: they are outputs.
+    """
+    reads, makes = [region.cut, *region.outside], [o.name for o in region.outputs]
+    name = graph.node[min(region.covers)].name
+    proto = onnx.helper.make_node(WINDOWS, reads, makes, name, domain=DOMAIN)
+    inputs, outputs = ([gs.Variable(n) for n in names] for names in (reads, makes))
+    node = gs.Node(WINDOWS, name, inputs=inputs, outputs=outputs, domain=DOMAIN)
+    return Slot(node, proto, max(region.covers), covers=region.covers)

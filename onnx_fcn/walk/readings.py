@@ -35,6 +35,7 @@ from onnx_fcn.walk.mixing import batches_taken, keeps_apart, mixed
 
 __all__ = [
     "APART",
+    "assumption",
     "check_batch",
     "has_own_batch",
     "note_sizes",
@@ -66,7 +67,7 @@ def suggested(document: Document, undecided: Sequence[Walk], request: Request) -
         thin = len(whole) < len(undecided)
         reason = "slides along no axis of length 1" if whole and thin else "is the order of ONNX's own operators"
         reason = "looks most like a picture" if whole and len(chosen.image.space) > 1 else reason
-        said = _assumption(document, chosen.image, others, request, reason)
+        said = assumption(document, chosen.image, [w.image for w in others], request, reason)
         chosen.image = replace(chosen.image, assumed=(said, *chosen.image.assumed))
     return chosen
 
@@ -95,15 +96,15 @@ def _tells_positions_apart(walk: Walk) -> bool:
     return any(isinstance(f, Lifted) and f.unfolded is not None for f in walk.facts.values())
 
 
-def _assumption(document: Document, image: Image, others: Sequence[Walk], request: Request, reason: str) -> str:
+def assumption(document: Document, image: Image, others: Sequence[Image], request: Request, reason: str) -> str:
     """What was assumed about an image that nothing slides over, why, and how to choose another reading.
 
     A size does not distinguish readings of the same size, and is not suggested again if it was given.
     """
     said = None if request.size is None else written_size(request.size)
     own = written_size(image.size)
-    alike = next((w.image for w in others if w.image.size == image.size), None)
-    sizes = [size for size in _offers([w.image for w in others], image) if size not in (own, said)]
+    alike = next((i for i in others if i.size == image.size), None)
+    sizes = [size for size in _offers(others, image) if size not in (own, said)]
     advice = [] if own == said else [f"--input-size {own} confirms a window of {pixels(image.size)}"]
     advice += [f"--input-size {' or '.join(sizes)} chooses another reading"] if sizes else []
     if alike is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import onnx
 
+from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.constants import Values
+from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
@@ -14,7 +18,7 @@ from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.model.inference import dims_in, infer_types
 from onnx_fcn.model.operators import SHAPED_BY_VALUES, STAND_INS
 
-__all__ = ["Shapes"]
+__all__ = ["Shapes", "native_types"]
 
 
 class Shapes:
@@ -27,7 +31,7 @@ class Shapes:
     def __init__(self, document: Document, image: Image, facts: dict[str, Fact], values: Values) -> None:
         self._document, self._image, self._facts, self._values = document, image, facts, values
         self._shapes: dict[str, tuple[int | None, ...]] = {}
-        self._computed = self._computed_operands()
+        self._computed = _computed_operands(document)
         self._put_in: frozenset[str] | None = None  # those that were known at the last inference
 
     def __call__(self, name: str) -> tuple[int | None, ...] | None:
@@ -36,53 +40,91 @@ class Shapes:
             known = frozenset(n for n in self._computed if isinstance(self._facts.get(n), Known))
             if known != self._put_in:
                 self._put_in = known
-                self._shapes = self._inferred()
+                types = _inferred(self._document, self._image, _evaluated(self._values, known))
+                shapes = {name: dims_in(kind) for name, kind in types.items()}
+                self._shapes = {name: shape for name, shape in shapes.items() if shape is not None}
         return self._shapes.get(name)
 
-    def _computed_operands(self) -> frozenset[str]:
-        """Operands that determine the shape of a result, and are not stored."""
-        graph = self._document.proto.graph
-        shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
-        return frozenset(shaping - {t.name for t in graph.initializer})
 
-    def _evaluate(self, graph: onnx.GraphProto) -> None:
-        """Put in, as initializers, the values that shapes are computed from."""
-        assert self._put_in is not None
+def native_types(document: Document, image: Image) -> dict[str, onnx.TypeProto.Tensor]:
+    """Types and shapes of all tensors at the native size, as far as they are known before the network runs.
+
+    What is computed from shapes is evaluated and put in, and more shapes are inferred, until there are no more.
+    """
+    graph = document.proto.graph
+    opsets = {o.domain: o.version for o in document.proto.opset_import}
+    values = Values(graph.node, stored_in(graph), document.array, opsets)
+    computed = _computed_operands(document)
+    found: dict[str, Array] = {}
+    while True:
+        types = _inferred(document, image, found)
         for node in graph.node:
-            for k, name in enumerate(node.input[1:], 1):
-                if node.op_type in SHAPED_BY_VALUES and name in self._put_in:
-                    try:
-                        value = self._values[name]
-                    except Unsupported:
-                        continue
-                    node.input[k] = f"{name}/value"
-                    graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), node.input[k]))
+            dims = (
+                dims_in(types[node.input[0]]) if node.op_type in ("Shape", "Size") and node.input[0] in types else None
+            )
+            if dims is None or None in dims:
+                continue
+            attributes = {a.name: a.i for a in node.attribute}
+            shape = np.array(dims, np.int64)[attributes.get("start", 0) : attributes.get("end")]
+            values.set(node.output[0], shape if node.op_type == "Shape" else np.array(shape.prod()))
+        more = _evaluated(values, computed - found.keys())
+        if not more:
+            return types
+        found |= more
 
-    def _stand_in(self, graph: onnx.GraphProto) -> None:
-        """Replace operators that onnx has no shape inference for by similar ones."""
-        for node in graph.node:
-            if node.domain == "com.microsoft" and node.op_type in STAND_INS:
-                node.op_type, operands = STAND_INS[node.op_type]
-                node.domain = ""
-                node.input[:] = node.input[operands]
 
-    def _inferred(self) -> dict[str, tuple[int | None, ...]]:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._document.proto)
-        del model.graph.value_info[:]
-        batch = 1 if self._image.batch is None else self._image.shape[self._image.batch]
-        image = next(i for i in model.graph.input if i.name == self._image.name)
-        stated = (None, static_dims(image)[self._image.batch or 0])  # an input with another first axis has no batch
-        for declared in model.graph.input:
-            shape = declared.type.tensor_type.shape
-            for k, dim in enumerate(shape.dim):
-                if declared.name == self._image.name:
-                    dim.dim_value = self._image.shape[k]
-                elif k == 0 and self._image.batch is not None and (dim.dim_value or None) in stated:
-                    dim.dim_value = batch
-        self._evaluate(model.graph)
-        self._stand_in(model.graph)
-        for declared in model.graph.output:
-            declared.type.tensor_type.ClearField("shape")
-        shapes = {name: dims_in(kind) for name, kind in (infer_types(model) or {}).items()}
-        return {name: shape for name, shape in shapes.items() if shape is not None}
+def _computed_operands(document: Document) -> frozenset[str]:
+    """Operands that determine the shape of a result, and are not stored."""
+    graph = document.proto.graph
+    shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
+    return frozenset(shaping - {t.name for t in graph.initializer} - {""})
+
+
+def _evaluated(values: Values, names: Iterable[str]) -> dict[str, Array]:
+    """The values of those tensors that can be evaluated."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(Unsupported):
+            found[name] = values[name]
+    return found
+
+
+def _inferred(document: Document, image: Image, put_in: Mapping[str, Array]) -> dict[str, onnx.TypeProto.Tensor]:
+    """Types of tensors at the native size, with these values put in as constants."""
+    model = onnx.ModelProto()
+    model.CopyFrom(document.proto)
+    del model.graph.value_info[:]
+    batch = 1 if image.batch is None else image.shape[image.batch]
+    given = next(i for i in model.graph.input if i.name == image.name)
+    stated = (None, static_dims(given)[image.batch or 0])  # an input with another first axis has no batch
+    for declared in model.graph.input:
+        shape = declared.type.tensor_type.shape
+        for k, dim in enumerate(shape.dim):
+            if declared.name == image.name:
+                dim.dim_value = image.shape[k]
+            elif k == 0 and image.batch is not None and (dim.dim_value or None) in stated:
+                dim.dim_value = batch
+    _put_in(model.graph, put_in)
+    _stand_in(model.graph)
+    for declared in model.graph.output:
+        declared.type.tensor_type.ClearField("shape")
+    return infer_types(model) or {}
+
+
+def _put_in(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
+    """Put in, as initializers, the values that shapes are computed from."""
+    for node in graph.node:
+        for k, name in enumerate(node.input[1:], 1):
+            if node.op_type in SHAPED_BY_VALUES and name in values:
+                node.input[k] = f"{name}/value"
+                value = np.ascontiguousarray(values[name])
+                graph.initializer.append(onnx.numpy_helper.from_array(value, node.input[k]))
+
+
+def _stand_in(graph: onnx.GraphProto) -> None:
+    """Replace operators that onnx has no shape inference for by similar ones."""
+    for node in graph.node:
+        if node.domain == "com.microsoft" and node.op_type in STAND_INS:
+            node.op_type, operands = STAND_INS[node.op_type]
+            node.domain = ""
+            node.input[:] = node.input[operands]

@@ -1,0 +1,65 @@
+"""What cannot slide, as a value: the part of a network that runs unchanged on every window.
+
+JAX does the same with an operator without a batching rule, where a caller allows it: `jax.lax.map` runs it on one
+example at a time. Here the operators from one map to the outputs are a **region**. It obeys the law trivially, shares
+all work before that map, and is a node of the program like any other, so that its rule emits what runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from onnx import NodeProto
+
+from onnx_fcn._types import Array
+
+__all__ = ["DOMAIN", "WINDOWS", "Region", "RegionOutput"]
+
+
+#: The operator type, and its domain, of a region in a program. No file contains it.
+WINDOWS, DOMAIN = "Windows", "onnx_fcn"
+
+
+@dataclass(frozen=True)
+class RegionOutput:
+    """A result of a region, for one window.
+
+    Attributes:
+        name: the tensor in the original.
+        shape: its shape at the native size, with the batch that the walk evaluates shapes with.
+        batch: the axis of the batch; None if it has none.
+        elem_type: `onnx.TensorProto.DataType`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch: int | None
+    elem_type: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """The nodes between a map and the outputs.
+
+    Attributes:
+        cut: the map that windows are taken from, by its name in the original.
+        nodes: in order, everything that is computed from the cut; before them, copies of the nodes that compute with
+            the size of a map, which is that of a window here.
+        copied: the tensors that these copies make.
+        sizes: the tensors that the copies start from, such as the shape of the image: their values at the native size.
+        outside: the other tensors that the nodes read; they are the same for all windows.
+        outputs: what comes out.
+        covers: the indices of the nodes in the graph that the region takes the place of.
+        stride: pixels between windows, along each axis of the image.
+    """
+
+    cut: str
+    nodes: tuple[NodeProto, ...]
+    copied: frozenset[str]
+    sizes: Mapping[str, Array]
+    outside: tuple[str, ...]
+    outputs: tuple[RegionOutput, ...]
+    covers: frozenset[int]
+    stride: tuple[Fraction, ...]

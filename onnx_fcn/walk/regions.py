@@ -1,0 +1,284 @@
+"""Which part of a refused network runs on every window, and how far apart the windows are.
+
+The region begins at the last map that was lifted and that all outputs are computed from (`walk.cut`), at the latest
+with the image itself. Its nodes stay as they are. What they compute with the size of a map outside, such as the number
+of class tokens from the shape of the image, they compute with the native size instead, which is that of a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import onnx
+
+from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
+from onnx_fcn.lifting.facts import Known, Unmapped
+from onnx_fcn.lifting.lifted import BATCH
+from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.lifting.regions import Region, RegionOutput
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import declared_as, names_used, needed_nodes, opset_of
+from onnx_fcn.model.inference import dims_in
+from onnx_fcn.model.operators import RANDOM
+from onnx_fcn.tables import pixels
+from onnx_fcn.walk.cut import Cut, find_cut
+from onnx_fcn.walk.images import Request, batches, images, likeness
+from onnx_fcn.walk.passes import walked
+from onnx_fcn.walk.readings import assumption
+from onnx_fcn.walk.shapes import native_types
+
+__all__ = ["may_run_on_windows", "on_windows"]
+
+
+#: Refusals for which windows are no remedy: images that change each other, answers that are maps already, inputs whose
+#: axes are not known.
+NO_REMEDY = frozenset(
+    {"batch", "colours", "converted", "decoder-output", "no-image", "no-positions", "opset", "random"}
+)
+
+#: Domains of operators that onnxruntime runs everywhere.
+RUN_ANYWHERE = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+#: The first opset with what runs windows one after another.
+SCANS = 9
+
+#: How much coarser than the cut the last map after it may be.
+COARSEST = 64
+
+
+def may_run_on_windows(document: Document, walk: Walk, causes: Sequence[Diagnostic]) -> bool:
+    """Is a network that is refused for these causes likely to run on windows?
+
+    A table or a sequence without any map is not: its axis need not be one of positions.
+    """
+    if any(d.code in NO_REMEDY for d in causes) or (opset_of(document.proto) or 1) < SCANS:
+        return False
+    cut = find_cut(walk)
+    if cut is None or (cut.name == walk.image.name and len(walk.image.shape) < 3):
+        return False
+    nodes = [document.proto.graph.node[k] for k in _beyond(document, cut.name)]
+    return all(n.domain in RUN_ANYWHERE and n.op_type not in RANDOM for n in nodes)
+
+
+def on_windows(document: Document, request: Request, refused: Walk, causes: Sequence[Diagnostic]) -> Walk:
+    """The walk of a refused network whose last part runs on every window.
+
+    Raises:
+        UnsupportedModel: if that is not possible either, with the causes of the refusal.
+        OptionError: if the distance of the windows does not suit the map that they are taken from.
+    """
+    if not may_run_on_windows(document, refused, causes):
+        raise UnsupportedModel(causes)
+    last: Diagnostic | None = None
+    for walk in _candidates(document, request, refused):
+        cut = find_cut(walk)
+        if cut is None:
+            continue
+        try:
+            region = region_of(document, walk, cut, request.window_stride)
+        except Unsupported as refusal:
+            last = last or Diagnostic(refusal.code, "", "", f"on windows: {refusal.reason}", refusal.hint)
+            continue
+        found = walked(document, walk.image, region=region)
+        if found.succeeded:
+            _note_batch(document, found)
+            return found
+        last = last or next(iter(found.causes.values()))
+    raise UnsupportedModel([*causes, *([last] if last is not None else [])])
+
+
+def _candidates(document: Document, request: Request, refused: Walk) -> Iterator[Walk]:
+    """The walks of the likeliest reading: with the batch that the file declares or a free one, then with others."""
+    image = _likeliest(document, request, refused)
+    axis = image.batch
+    for batch in batches(document, image, declared=True):
+        shape = tuple(batch if k == axis else d for k, d in enumerate(image.shape))
+        yield walked(document, replace(image, shape=shape))
+
+
+def _likeliest(document: Document, request: Request, refused: Walk) -> Image:
+    """The reading of a refused network's image: the one that it slides over, otherwise the one that its shape suggests.
+
+    Before the windows nothing slides in a network that cuts its image into patches by reshaping it: every reading runs
+    on windows then, and only one means what the user means.
+    """
+    read = refused.image
+    if any(slot.slides is not None for slot in refused.slots):
+        return read
+    named = replace(request, input=read.name)
+    readings = [i for i in images(document, named) if None not in (i.batch, i.channels) and min(i.size) > 1]
+    if not readings:
+        return read
+    chosen = max(readings, key=likeness)
+    others = [i for i in readings if i.space != chosen.space]
+    if others:
+        said = assumption(document, chosen, others, request, "looks most like a picture")
+        chosen = replace(chosen, assumed=(said, *chosen.assumed))
+    return chosen
+
+
+def _note_batch(document: Document, walk: Walk) -> None:
+    """Note a batch that the file leaves open and the region does not."""
+    image = walk.image
+    if image.batch is None or walk.batch == BATCH:
+        return
+    if declared_as(document.proto.graph, image.name).type.tensor_type.shape.dim[image.batch].dim_value < 1:
+        note = (
+            f"The batch is fixed at {walk.batch}, though the file leaves it open: what runs on the windows has a shape "
+            "of its own for this batch only."
+        )
+        walk.image = replace(image, assumed=(*image.assumed, note))
+
+
+def region_of(document: Document, walk: Walk, cut: Cut, stride: int | None) -> Region:
+    """The region after a cut.
+
+    Args:
+        document: the model.
+        walk: a walk of it that reached the cut.
+        cut: the map that windows are taken from.
+        stride: pixels between windows; None for the stride that the network has at its last map.
+
+    Raises:
+        Unsupported: if the region reads another map, or has results without a shape that is known in advance.
+        OptionError: if the stride does not suit the cut.
+    """
+    nodes = document.proto.graph.node
+    covers = _beyond(document, cut.name)
+    own = {name for k in covers for name in nodes[k].output if name}
+    read = list(dict.fromkeys(n for k in covers for n in names_used(nodes[k]) if n not in own and n != cut.name))
+    copies, starts = _sized(walk, document, read)
+    copied = {name for k in copies for name in nodes[k].output if name}
+    read += [n for k in copies for n in names_used(nodes[k])]
+    outside = tuple(dict.fromkeys(n for n in read if n not in (cut.name, *copied, *starts)))
+    for name in outside:
+        if not isinstance(walk.facts.get(name), Known | Unmapped):
+            raise Unsupported(f"what comes after '{cut.name}' also reads '{name}'", code="several-maps")
+    types = native_types(document, walk.image)
+    outputs = tuple(_output(walk, name, types) for name in walk.outputs if name in own)
+    made = [dims_in(types[n]) for n in sorted(own & types.keys())]
+    return Region(
+        cut.name,
+        tuple(nodes[k] for k in (*copies, *sorted(covers))),
+        frozenset(copied),
+        {name: walk.values[name] for name in starts},
+        outside,
+        outputs,
+        frozenset(covers),
+        _strides(walk, cut, [d for d in made if d is not None], stride),
+    )
+
+
+def _beyond(document: Document, name: str) -> set[int]:
+    """The nodes that the outputs need and that compute something from a tensor."""
+    graph, reached, found = document.proto.graph, {name}, set()
+    for k in sorted(needed_nodes(graph)):
+        if not reached.isdisjoint(names_used(graph.node[k])):
+            found.add(k)
+            reached.update(filter(None, graph.node[k].output))
+    return found
+
+
+def _sized(walk: Walk, document: Document, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """(the nodes, the tensors that they start from) which compute some tensors from the shapes of maps.
+
+    Raises:
+        Unsupported: if one counts the images of a batch in another way than by their number.
+    """
+    nodes = document.proto.graph.node
+    makers = {name: k for k, node in enumerate(nodes) for name in node.output if name}
+    waiting = list(names)
+    copies: set[int] = set()
+    starts: list[str] = []
+    while waiting:
+        name = waiting.pop()
+        fact = walk.facts.get(name)
+        if not isinstance(fact, Known) or not fact.sized:
+            continue
+        k = makers.get(name)
+        if k is not None and all(isinstance(walk.facts.get(n), Known) for n in names_used(nodes[k])):
+            if k not in copies:
+                copies.add(k)
+                waiting += names_used(nodes[k])
+        elif name not in starts:
+            if walk.values[name].dtype.kind not in "iu" or BATCH in walk.values[name].shape:
+                raise Unsupported(f"'{name}' counts the images of the batch", code="batch")
+            starts.append(name)
+    return sorted(copies), starts
+
+
+def _output(walk: Walk, name: str, types: Mapping[str, onnx.TypeProto.Tensor]) -> RegionOutput:
+    """A result of the region.
+
+    Raises:
+        Unsupported: if its shape is not known before it runs, or has the batch on an axis with something else.
+    """
+    dims = dims_in(types[name]) if name in types else None
+    if dims is None or None in dims or not types[name].elem_type or 0 in dims:
+        raise Unsupported(f"the shape of '{name}' is not known before the network runs", code="unknown-shape")
+    shape, kind, count = tuple(d for d in dims if d is not None), types[name].elem_type, walk.batch
+    if walk.image.batch is None or count == 1:
+        single = walk.image.batch is not None and shape[:1] == (1,)
+        return RegionOutput(name, shape, 0 if single else None, kind)
+    own = [k for k, d in enumerate(shape) if d == count]
+    others = [d for d in shape if d != count and d % count == 0] if count == BATCH else []
+    if not own or others or (len(own) > 1 and own[0]):
+        raise Unsupported(f"'{name}' has no axis of its own for the images of a batch", code="batch")
+    return RegionOutput(name, shape, own[0], kind)
+
+
+def _strides(walk: Walk, cut: Cut, made: Sequence[Sequence[int | None]], asked: int | None) -> tuple[Fraction, ...]:
+    """Pixels between windows, along each axis of the image.
+
+    Raises:
+        OptionError: if the cut does not have a window at every multiple of the requested stride.
+    """
+    axes = {a.image: a for a in cut.fact.space if a.image is not None}
+    if asked is not None:
+        closest = math.lcm(*(math.ceil(a.window_stride) for a in axes.values()))
+        if asked < 1 or any((asked / a.window_stride).denominator != 1 for a in axes.values()):
+            raise OptionError(
+                f"the map '{cut.name}', which windows are taken from, has one every {pixels([closest])} at the "
+                f"closest: --window-stride takes a multiple of that, not {asked}"
+            )
+        return tuple(Fraction(asked) for _ in axes)
+    sliding = [axes[k] for k in sorted(axes)]
+    if cut.name == walk.image.name:
+        sizes = walk.image.size
+        factor = _coarser(sizes, made, walk.batch)
+        return tuple(Fraction(factor if factor > 1 else max(n // 2, 1)) for n in sizes)
+    factor = _coarser([a.window for a in sliding], made, walk.batch)
+    return tuple(a.window_stride * factor for a in sliding)
+
+
+def _coarser(cells: Sequence[int], made: Collection[Sequence[int | None]], batch: int) -> int:
+    """How many times coarser than the window of the cut the last map after it is.
+
+    A map is recognised by its shape, whatever makes it: neighbouring axes with the cells of the window divided by 2, 4,
+    8 …, or one axis with their product, which is how transformers list positions.
+    """
+    factor, finer = 1, {math.prod(cells)}
+    while factor < COARSEST:
+        sides = [{n // (2 * factor), -(-n // (2 * factor))} if n > 1 else {n} for n in cells]
+        grids = [g for g in itertools.product(*sides) if all(m > 1 or n == 1 for m, n in zip(g, cells))]
+        if not any(_is_map(dims, grid, batch, finer) for dims in made for grid in grids):
+            break
+        factor, finer = 2 * factor, finer | set(map(math.prod, grids))
+    return factor
+
+
+def _is_map(dims: Sequence[int | None], grid: Sequence[int], batch: int, finer: Collection[int]) -> bool:
+    """Has a tensor a batch, channels and these cells?
+
+    `finer`: the numbers of cells of finer maps. A list of so many positions has no channels in their place: transposed
+    it is (N, C, positions).
+    """
+    if dims[:1] != (batch,):
+        return False
+    if len(dims) == 3 and len(grid) > 1 and dims[1] == math.prod(grid):
+        return dims[2] not in finer
+    return len(dims) == len(grid) + 2 and any(tuple(dims[k : k + len(grid)]) == tuple(grid) for k in (1, 2))
