@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import onnx
@@ -173,7 +174,7 @@ def convert(
         original = given.selected
         document = original.copy()
     with clock("lift"), blaming_model(given):
-        lifted = lift(document, request, lambda refused: advice_on_windows(original, refused))
+        lifted = lift(document, request, partial(advice_on_windows, original))
         asked = asked if lifted.region is not None else asked.as_sliding
         walk = answering(document, lifted, asked)
     images = load_data(data, original, walk.image)

@@ -112,7 +112,7 @@ def test_padding_behind_the_cut_of_one_output() -> None:
         "c = Conv <pads = [1, 1, 1, 1]> (x, k)  f = Flatten (c)  d = MatMul (f, w)  g = Flatten (x)  e = MatMul (g, v)"
     )
     model = law.model(f"{body}  y = Add (d, e)", k=(2, 6, 3, 3), w=(24, 5), v=(72, 5))
-    with pytest.raises(UnsupportedModel, match="take 'x' as an output") as refused:
+    with pytest.raises(UnsupportedModel, match="it can only run on windows of 'x'") as refused:
         onnx_fcn.convert(law.behind_a_trunk(model), validate=False)
     assert wording.faults(str(refused.value), outputs=1, given=()) == []
 

@@ -28,7 +28,7 @@ ABOUT_POSITIONS = frozenset(
 )
 
 #: Hint for a head that cannot slide.
-RUN_THE_REST = "take the map before it as an output, and run the rest on windows of that"
+RUN_THE_REST = "it can only run on windows of the map before it"
 
 #: Why an operator that reorders positions cannot slide, and a hint.
 REORDERED = (
@@ -56,7 +56,7 @@ REPLACE = "before the export, replace it with supported operators, or open an is
 
 #: Hints for operators that have no meaning at every position.
 HINTS = {
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrence runs along positions: take the map before it as an output"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), f"recurrence runs along positions: {RUN_THE_REST}"),
     **dict.fromkeys(
         ("NonMaxSuppression", "RoiAlign", "MaxRoiPool"),
         "a detector already finds objects anywhere: take the class scores before it as an output",

@@ -30,6 +30,7 @@ __all__ = [
     "SUMS",
     "THROUGH",
     "UNCHANGED",
+    "UNCOUNTED",
 ]
 
 
@@ -93,6 +94,9 @@ ATTENTION = frozenset(
         "SparseAttention",
     }
 )
+
+#: Operators that do much work which is not counted.
+UNCOUNTED = ATTENTION | {"GRU", "LSTM", "RNN"}
 
 #: Products, with the indices of the operands that are the factors.
 FACTORS: dict[str, tuple[int, int]] = {

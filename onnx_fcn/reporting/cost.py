@@ -16,9 +16,11 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
+from onnx_fcn.model.operators import UNCOUNTED
 from onnx_fcn.walk.cut import find_cut, upstream
 from onnx_fcn.walk.shapes import native_types
 
@@ -38,6 +40,9 @@ __all__ = [
 
 #: Default image sizes, as multiples of the native size.
 FACTORS = (1.5, 2, 4)
+
+#: The share of the work before the windows up to which nothing to speak of is saved.
+LITTLE = 0.05
 
 #: The form of answers that exist for images of the native size only.
 KEEP_SIZE = "keep-size"
@@ -136,27 +141,30 @@ def _repeated(walk: Walk) -> set[str]:
     return {o.name for slot in regions for e in slot.emissions if e.node.op == "Scan" for o in e.node.outputs}
 
 
-def advice_on_windows(original: Document, refused: Walk) -> str:
+def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
     """What `--windows` would do for a refused network, and what it would cost.
 
-    The factor is that of an image twice as large as the native one, with windows as far apart as they are by default.
+    Args:
+        original: the model.
+        walk: a walk of what comes before the region.
+        region: what would run on every window.
     """
-    cut = find_cut(refused)
-    assert cut is not None, "windows are taken from a map"
-    if cut.name == refused.image.name:
+    if region.cut == walk.image.name:
         return (
-            "--windows runs all of it on every window of a larger image: nothing before it slides, so that costs as "
-            "much as to run it on crops"
+            "--windows runs the network on every window of a larger image: nothing slides before that, so it costs as "
+            "much as crops do"
         )
-    what = f"--windows runs what comes after '{cut.name}' on every window of it"
-    native = native_cost(original, refused)
-    if not native.macs or native.trunk.macs is None or native.head.macs is None:
+    what = f"--windows runs what comes after '{region.cut}' on every window"
+    native = native_cost(original, walk)
+    if not native.macs or native.trunk.macs is None or any(n.op_type in UNCOUNTED for n in region.nodes):
         return what
     share = native.trunk.macs / native.macs
-    return (
-        f"{what}: {share:.0%} of the work comes before, and is done once for all windows, so a large image costs at "
-        f"most {1 / (1 - share) if share < 1 else math.inf:.1f} times less than its crops"
-    )
+    before = f"{share:.0%}" if share >= 0.01 else "less than 1%"
+    if share < LITTLE or not native.head.macs:
+        cost = "about as much as" if share < LITTLE else "far less than"
+    else:
+        cost = f"at most {1 / (1 - share):.1f} times less than"
+    return f"{what}: {before} of the work comes before, and is done once, so a large image costs {cost} its crops"
 
 
 def native_cost(original: Document, walk: Walk) -> NativeCost:

@@ -37,13 +37,13 @@ def padded_beyond(walk: Walk, cut: Cut) -> list[int]:
 
 
 def instead_of_padding(walk: Walk, cut: Cut) -> str:
-    """The hint for padding after the cut: keep an output without any, or take the map at the cut as an output."""
+    """The hint for padding after the cut: keep an output without any, or run on windows."""
     for name in walk.outputs if len(walk.outputs) > 1 else ():
         alone = replace(walk, outputs=(name,))
         own = find_cut(alone)
         if own is not None and upstream(walk, name).isdisjoint(padded_beyond(alone, own)):
             return f"keep only one of the outputs, with --outputs {name}"
-    return f"take '{cut.name}' as an output, and run the rest on windows of it"
+    return f"it can only run on windows of '{cut.name}'"
 
 
 def find_cut(walk: Walk) -> Cut | None:

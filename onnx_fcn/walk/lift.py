@@ -8,25 +8,30 @@ from fractions import Fraction
 
 from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
-from onnx_fcn.walk.regions import may_run_on_windows, on_windows
+from onnx_fcn.walk.regions import on_windows, plan
 from onnx_fcn.walk.search import causes_of, explored
 
 __all__ = ["answering", "lift"]
 
 
-def lift(document: Document, request: Request, advise: Callable[[Walk], str] = lambda _: "") -> Walk:
+def _nothing(_walk: Walk, _region: Region) -> str:
+    return ""
+
+
+def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] = _nothing) -> Walk:
     """Lift a whole model, with answers at its own stride.
 
     Args:
         document: the model.
         request: what the user said about its image.
-        advise: what to say of windows, if it is refused and would run on them.
+        advise: what to say if it is refused, and a part of it could run on every window.
 
     Raises:
         UnsupportedModel: if it cannot slide; with every root cause for the likeliest reading of its inputs.
@@ -45,7 +50,10 @@ def lift(document: Document, request: Request, advise: Callable[[Walk], str] = l
         return walk
     if request.windows:
         return on_windows(document, request, walk, causes)
-    raise UnsupportedModel(causes, advise(walk) if may_run_on_windows(document, walk, causes) else "")
+    planned = plan(document, request, walk, causes)
+    if not isinstance(planned, tuple):
+        raise UnsupportedModel(causes)
+    raise UnsupportedModel(causes, advise(*planned))
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:

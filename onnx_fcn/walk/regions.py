@@ -31,7 +31,7 @@ from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.readings import assumption
 from onnx_fcn.walk.shapes import native_types
 
-__all__ = ["may_run_on_windows", "on_windows"]
+__all__ = ["on_windows", "plan"]
 
 
 #: Refusals for which windows are no remedy: images that change each other, answers that are maps already, inputs whose
@@ -50,20 +50,6 @@ SCANS = 9
 COARSEST = 64
 
 
-def may_run_on_windows(document: Document, walk: Walk, causes: Sequence[Diagnostic]) -> bool:
-    """Is a network that is refused for these causes likely to run on windows?
-
-    A table or a sequence without any map is not: its axis need not be one of positions.
-    """
-    if any(d.code in NO_REMEDY for d in causes) or (opset_of(document.proto) or 1) < SCANS:
-        return False
-    cut = find_cut(walk)
-    if cut is None or (cut.name == walk.image.name and len(walk.image.shape) < 3):
-        return False
-    nodes = [document.proto.graph.node[k] for k in _beyond(document, cut.name)]
-    return all(n.domain in RUN_ANYWHERE and n.op_type not in RANDOM for n in nodes)
-
-
 def on_windows(document: Document, request: Request, refused: Walk, causes: Sequence[Diagnostic]) -> Walk:
     """The walk of a refused network whose last part runs on every window.
 
@@ -71,24 +57,46 @@ def on_windows(document: Document, request: Request, refused: Walk, causes: Sequ
         UnsupportedModel: if that is not possible either, with the causes of the refusal.
         OptionError: if the distance of the windows does not suit the map that they are taken from.
     """
-    if not may_run_on_windows(document, refused, causes):
+    planned = plan(document, request, refused, causes)
+    if isinstance(planned, Diagnostic):
+        raise UnsupportedModel([*causes, planned])
+    if planned is None:
         raise UnsupportedModel(causes)
-    last: Diagnostic | None = None
+    walk, region = planned
+    found = walked(document, walk.image, region=region)
+    if not found.succeeded:
+        raise UnsupportedModel([*causes, *found.causes.values()])
+    _note_batch(document, found)
+    return found
+
+
+def plan(
+    document: Document, request: Request, refused: Walk, causes: Sequence[Diagnostic]
+) -> tuple[Walk, Region] | Diagnostic | None:
+    """The part of a refused network that would run on every window, and a walk of what comes before it.
+
+    None if windows are no remedy: for networks that mix images or are random, whose answers are maps already, or that
+    read a table or a sequence without any map, since its axis need not be one of positions. A diagnostic if what
+    comes after the last map cannot run on windows.
+
+    Raises:
+        OptionError: if the distance of the windows does not suit the map that they are taken from.
+    """
+    if any(d.code in NO_REMEDY for d in causes) or (opset_of(document.proto) or 1) < SCANS:
+        return None
+    reason: Diagnostic | None = None
     for walk in _candidates(document, request, refused):
         cut = find_cut(walk)
-        if cut is None:
+        if cut is None or (cut.name == walk.image.name and len(walk.image.shape) < 3):
+            continue
+        nodes = [document.proto.graph.node[k] for k in _beyond(document, cut.name)]
+        if any(n.domain not in RUN_ANYWHERE or n.op_type in RANDOM for n in nodes):
             continue
         try:
-            region = region_of(document, walk, cut, request.window_stride)
+            return walk, region_of(document, walk, cut, request.window_stride)
         except Unsupported as refusal:
-            last = last or Diagnostic(refusal.code, "", "", f"on windows: {refusal.reason}", refusal.hint)
-            continue
-        found = walked(document, walk.image, region=region)
-        if found.succeeded:
-            _note_batch(document, found)
-            return found
-        last = last or next(iter(found.causes.values()))
-    raise UnsupportedModel([*causes, *([last] if last is not None else [])])
+            reason = reason or Diagnostic(refusal.code, "", "", f"--windows: {refusal.reason}", refusal.hint)
+    return reason
 
 
 def _candidates(document: Document, request: Request, refused: Walk) -> Iterator[Walk]:
