@@ -171,8 +171,9 @@ def native_cost(original: Document, walk: Walk) -> NativeCost:
     """The cost of the original at its native size."""
     program, cut = Program(original.proto.graph), find_cut(walk)
     tensors = tensors_at(original, walk, program)
-    if not program.needed <= tensors.keys():  # what runs on windows, or was refused, has no facts
-        tensors = {name: tensor_of(kind) for name, kind in native_types(original, walk.image).items()} | tensors
+    if unknown := [n for n in program.needed if tensors.get(n, Tensor()).dims is None]:  # behind what was refused
+        types = native_types(original, walk.image)
+        tensors = tensors | {n: tensor_of(types[n]) for n in unknown if n in types}
     macs = program.macs(tensors)
     slots = set() if cut is None else upstream(walk, cut.name)
     before = {o.name for k in slots for o in walk.slots[k].node.outputs}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -46,8 +46,8 @@ RUN_ANYWHERE = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 #: The first opset with what runs windows one after another.
 SCANS = 9
 
-#: How much coarser than the cut the last map after it may be.
-COARSEST = 64
+#: How often the cells of a window may be halved after the cut.
+DOUBLINGS = 6
 
 
 def on_windows(document: Document, request: Request, refused: Walk, causes: Sequence[Diagnostic]) -> Walk:
@@ -168,7 +168,7 @@ def region_of(document: Document, walk: Walk, cut: Cut, stride: int | None) -> R
             raise Unsupported(f"what comes after '{cut.name}' also reads '{name}'", code="several-maps")
     types = native_types(document, walk.image)
     outputs = tuple(_output(walk, name, types) for name in walk.outputs if name in own)
-    made = [dims_in(types[n]) for n in sorted(own & types.keys())]
+    made = [dims_in(types[n]) for k in sorted(covers) for n in nodes[k].output if n in types]
     return Region(
         cut.name,
         tuple(nodes[k] for k in (*copies, *sorted(covers))),
@@ -255,38 +255,53 @@ def _strides(walk: Walk, cut: Cut, made: Sequence[Sequence[int | None]], asked: 
             )
         return tuple(Fraction(asked) for _ in axes)
     sliding = [axes[k] for k in sorted(axes)]
-    if cut.name == walk.image.name:
-        sizes = walk.image.size
-        factor = _coarser(sizes, made, walk.batch)
-        return tuple(Fraction(factor if factor > 1 else max(n // 2, 1)) for n in sizes)
     factor = _coarser([a.window for a in sliding], made, walk.batch)
+    if factor == 1 and all(a.window_stride == 1 for a in sliding):  # nothing has strided
+        return tuple(Fraction(max(n // 2, 1)) for n in walk.image.size)
     return tuple(a.window_stride * factor for a in sliding)
 
 
-def _coarser(cells: Sequence[int], made: Collection[Sequence[int | None]], batch: int) -> int:
+def _coarser(cells: Sequence[int], made: Sequence[Sequence[int | None]], batch: int) -> int:
     """How many times coarser than the window of the cut the last map after it is.
 
     A map is recognised by its shape, whatever makes it: neighbouring axes with the cells of the window divided by 2, 4,
-    8 …, or one axis with their product, which is how transformers list positions.
+    8 …, or one axis with their product, which is how transformers list positions. A map is only looked for if there is
+    one of twice as many cells along each axis.
+
+    Args:
+        cells: those of a window of the cut.
+        made: the shapes of the tensors that are computed from it, in order.
+        batch: the number of images.
     """
-    factor, finer = 1, {math.prod(cells)}
-    while factor < COARSEST:
-        sides = [{n // (2 * factor), -(-n // (2 * factor))} if n > 1 else {n} for n in cells]
+    levels: list[list[tuple[int, ...]]] = [[tuple(cells)]]
+    while len(levels) <= DOUBLINGS:
+        factor = 1 << len(levels)
+        sides = [{n // factor, -(-n // factor)} if n > 1 else {n} for n in cells]
         grids = [g for g in itertools.product(*sides) if all(m > 1 or n == 1 for m, n in zip(g, cells))]
-        if not any(_is_map(dims, grid, batch, finer) for dims in made for grid in grids):
+        if not any(_is_map(dims, grids, batch, levels) for dims in made):
             break
-        factor, finer = 2 * factor, finer | set(map(math.prod, grids))
-    return factor
+        levels.append(grids)
+    for dims in reversed(made):
+        for k, grids in enumerate(levels):
+            if _is_map(dims, grids, batch, levels[:k]):
+                return 1 << k
+    return 1
 
 
-def _is_map(dims: Sequence[int | None], grid: Sequence[int], batch: int, finer: Collection[int]) -> bool:
-    """Has a tensor a batch, channels and these cells?
+def _is_map(
+    dims: Sequence[int | None],
+    grids: Sequence[tuple[int, ...]],
+    batch: int,
+    finer: Sequence[Sequence[tuple[int, ...]]],
+) -> bool:
+    """Has a tensor a batch, channels and the cells of one of these grids?
 
-    `finer`: the numbers of cells of finer maps. A list of so many positions has no channels in their place: transposed
-    it is (N, C, positions).
+    `finer`: the grids of finer maps. (N, C, positions) is a list of positions too, but transposed: not one of C.
     """
     if dims[:1] != (batch,):
         return False
-    if len(dims) == 3 and len(grid) > 1 and dims[1] == math.prod(grid):
-        return dims[2] not in finer
-    return len(dims) == len(grid) + 2 and any(tuple(dims[k : k + len(grid)]) == tuple(grid) for k in (1, 2))
+    if len(dims) == 3 and len(grids[0]) > 1:
+        own, counts = ({math.prod(grid) for grid in some} for some in (grids, itertools.chain(*finer)))
+        return dims[1] in own and dims[2] not in counts
+    rank = len(grids[0])
+    return len(dims) == rank + 2 and any(tuple(dims[k : k + rank]) in grids for k in (1, 2))
