@@ -102,13 +102,18 @@ class Program:
         """Multiply-accumulates of each layer, by the name of its first output."""
         return {next(filter(None, node.output)): macs_of(node, tensors) for node in self.layers}
 
-    def peak(self, tensors: Mapping[str, Tensor]) -> int | None:
-        """Bytes of the tensors that are live at the worst node; None if the size of one is not known."""
+    def peak(self, tensors: Mapping[str, Tensor], within: Mapping[str, int] | None = None) -> int | None:
+        """Bytes of the tensors that are live at the worst node; None if the size of one is not known.
+
+        Args:
+            tensors: the types and shapes of the tensors.
+            within: bytes of the tensors that are live within nodes with a subgraph, by the names of their outputs.
+        """
         taken = {name: tensors.get(name, Tensor()).bytes for name in self._inputs}
         for node, names in zip(self._nodes, self.makes):
             for name in names:
                 taken[name] = tensors.get(name, Tensor()).bytes
-                if taken[name] is None and node.op_type == "Reshape":  # the number of elements does not change
+                if taken[name] is None and node.op_type in ("Reshape", "Slice"):  # it has no more elements
                     taken[name] = taken.get(node.input[0])
         sizes = {name: size for name, size in taken.items() if size is not None}
         if len(sizes) < len(taken):
@@ -116,7 +121,7 @@ class Program:
         peak = live = sum(sizes[name] for name in self._inputs)
         for k, (reads, makes) in enumerate(zip(self._reads, self.makes)):
             live += sum(sizes[name] for name in makes)
-            peak = max(peak, live)
+            peak = max(peak, live + max(((within or {}).get(name, 0) for name in makes), default=0))
             live -= sum(sizes[name] for name in {*reads, *makes} if name in sizes and self._last.get(name, k) == k)
         return peak
 

@@ -124,21 +124,45 @@ def costs_of(
         raise OptionError("the model keeps its size, so it has no cost at other sizes")
     if not chosen and answers.form != KEEP_SIZE:
         chosen = list(_larger(geometry.window, answers))
-    rows, program = [], Program(document.proto.graph)
-    repeated = _repeated(walk)
+    rows, program, repeated = [], Program(document.proto.graph), _repeated(original, walk)
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
+        tensors |= _of_windows(walk, windows)
         crops = math.prod(windows) * native.macs if walk.has_head and native.macs is not None else None
         once = [count for name, count in program.macs(tensors).items() if name not in repeated]
         heads = [native.head.macs] * (math.prod(windows) if walk.region is not None else 0)
-        rows.append(ImageCost(size, windows, total([*once, *heads]), crops, program.peak(tensors)))
+        rows.append(ImageCost(size, windows, total([*once, *heads]), crops, program.peak(tensors, repeated)))
     return native, tuple(rows)
 
 
-def _repeated(walk: Walk) -> set[str]:
-    """The results of the node that runs a region on every window, by their names in the converted model."""
-    regions = [slot for slot in walk.slots if slot.covers]
-    return {o.name for slot in regions for e in slot.emissions if e.node.op == "Scan" for o in e.node.outputs}
+def _repeated(original: Document, walk: Walk) -> dict[str, int]:
+    """The results of the node that runs a region on every window: the bytes that are live within it."""
+    if walk.region is None:
+        return {}
+    graph = GraphProto(node=walk.region.nodes, output=original.proto.graph.output)
+    graph.input.add(name=walk.region.cut)
+    types = native_types(original, walk.image)
+    live = Program(graph).peak({name: tensor_of(kind) for name, kind in types.items()}) or 0
+    emissions = [e for slot in walk.slots if slot.covers for e in slot.emissions]
+    return {o.name: live for e in emissions if e.node.op == "Scan" for o in e.node.outputs}
+
+
+def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
+    """The tensors around that node: onnx does not infer how many windows there are."""
+    found: dict[str, Tensor] = {}
+    batch, count = batch_of(walk), math.prod(grid)
+    for emission in (e for slot in walk.slots if slot.covers for e in slot.emissions):
+        facts = [f for o in walk.region.outputs if isinstance(f := walk.facts[o.name], Lifted)] if walk.region else []
+        if emission.node.op in ("ConstantOfShape", "NonZero"):
+            dims = grid if emission.node.op == "ConstantOfShape" else (len(grid), count)
+            found[emission.node.outputs[0].name] = Tensor(onnx.TensorProto.INT64, dims)
+        elif emission.node.op == "Scan":
+            for output, fact in zip(emission.node.outputs, facts):
+                found[output.name] = Tensor(fact.elem_type, (count, batch, fact.width))
+        elif emission.node.op == "Transpose" and (row := found.get(emission.node.inputs[0].name)) is not None:
+            assert row.dims is not None, "those of a Scan are known"
+            found[emission.node.outputs[0].name] = Tensor(row.elem_type, (*row.dims[1:], count))
+    return found
 
 
 def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:

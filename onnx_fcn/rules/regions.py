@@ -32,7 +32,7 @@ __all__: list[str] = []
 def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     """Every window of a map through the original's own nodes, and the answers in their places.
 
-    (N, C, *cells) → places (A, P) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
+    (N, C, *cells) → places (P, A) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
     """
     site.check_scans()
     region = site.region
@@ -40,9 +40,10 @@ def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     grid = _grid(site, x)
     ones = onnx.numpy_helper.from_array(np.ones(1, np.int64))
     places = site.emit([site.emit([grid], "ConstantOfShape", value=ones)], "NonZero")
+    places = site.emit([places], "Transpose", perm=[1, 0])  # scan_input_axes=[1] crashes onnxruntime if there are none
     body = _body(site, x, dict(zip(region.outside, others)))
     count = len(region.outputs)
-    made = site.emit_many([places], "Scan", outputs=count, body=body, num_scan_inputs=1, scan_input_axes=[1])
+    made = site.emit_many([places], "Scan", outputs=count, body=body, num_scan_inputs=1)
     origins = site.record_reduction(x, contextable=False)
     answers = [replace(_answer(site, x, o, name, grid), origins=origins) for o, name in zip(region.outputs, made)]
     site.note("region", x, x.window, inputs=x.width, outputs=answers[0].width)
@@ -140,6 +141,8 @@ def _window(body: _Body, x: Lifted, place: str) -> str:
 def _as_original(body: _Body, x: Lifted, window: str) -> str:
     """(N, C, *window) with the axes of the original tensor."""
     axes = x.axes
+    if x.rank == len(axes):  # the batch has an axis, even if it is one image
+        return window if x.order == sorted(x.order) else body.add("Transpose", window, perm=x.order)
     used = [axes.index(group) for group in x.layout if group]
     perm = [*used, *(k for k in range(len(axes)) if k not in used)]
     if perm != list(range(len(axes))):

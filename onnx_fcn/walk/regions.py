@@ -278,7 +278,7 @@ def _coarser(cells: Sequence[int], made: Sequence[Sequence[int | None]], batch: 
         factor = 1 << len(levels)
         sides = [{n // factor, -(-n // factor)} if n > 1 else {n} for n in cells]
         grids = [g for g in itertools.product(*sides) if all(m > 1 or n == 1 for m, n in zip(g, cells))]
-        if not any(_is_map(dims, grids, batch, levels) for dims in made):
+        if not grids or not any(_is_map(dims, grids, batch, levels) for dims in made):
             break
         levels.append(grids)
     for dims in reversed(made):
