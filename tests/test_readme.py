@@ -63,11 +63,11 @@ def trained() -> bytes:
 def workplace(folder: Path) -> Iterator[None]:
     """A folder in which the README's commands find their files."""
     (folder / "fixtures").symlink_to(ROOT / "fixtures")
-    model = onnx.parser.parse_model(ATTENTION)
+    model, random = onnx.parser.parse_model(ATTENTION), np.random.default_rng(0)
     for name, value in {
-        "kernel": np.zeros((16, 3, 8, 8), np.float32),
+        "kernel": random.normal(0, 0.05, (16, 3, 8, 8)).astype(np.float32),
         "shape": np.array([0, 16, 64]),
-        "head": np.zeros((16, 10), np.float32),
+        "head": random.normal(0, 0.5, (16, 10)).astype(np.float32),
     }.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     onnx.save(model, folder / "attention.onnx")
