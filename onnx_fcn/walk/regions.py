@@ -223,12 +223,16 @@ def _output(walk: Walk, name: str, types: Mapping[str, onnx.TypeProto.Tensor]) -
     """A result of the region.
 
     Raises:
-        Unsupported: if its shape is not known before it runs, or has the batch on an axis with something else.
+        Unsupported: if its shape is not known before it runs, or has the batch on an axis with something else, or if
+            it is text.
     """
     dims = dims_in(types[name]) if name in types else None
     if dims is None or None in dims or not types[name].elem_type or 0 in dims:
         raise Unsupported(f"the shape of '{name}' is not known before the network runs", code="unknown-shape")
     shape, kind, count = tuple(d for d in dims if d is not None), types[name].elem_type, walk.batch
+    if kind == onnx.TensorProto.STRING:
+        hint = "keep only the other outputs, with --outputs" if len(walk.outputs) > 1 else ""
+        raise Unsupported(f"'{name}' is text, which no map consists of", code="text-output", hint=hint)
     if walk.image.batch is None or count == 1:
         single = walk.image.batch is not None and shape[:1] == (1,)
         return RegionOutput(name, shape, 0 if single else None, kind)
