@@ -50,6 +50,7 @@ __all__ = [
     "Number",
     "Taps",
     "interpolate",
+    "ratio",
 ]
 
 
@@ -57,6 +58,9 @@ Number = int | float | Fraction
 
 #: Names of the sizes of images with 1, 2 and 3 spatial axes.
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+#: Strides are fractions with small denominators: the products of the scales by which a network resizes.
+LARGEST_DENOMINATOR = 1 << 20
 
 #: The letters of these axes in a layout; N is the batch and C the channels.
 AXES = {1: "W", 2: "HW", 3: "DHW"}
@@ -127,6 +131,14 @@ class Field:
 
 def _plain(value: Number) -> Number:
     return int(value) if math.isfinite(value) and value == int(value) else float(value)
+
+
+def ratio(value: Number, unit: Number) -> Fraction:
+    """How many times a number of pixels contains another, where floats stand for fractions: 4 contains 4/3 three times.
+
+    (4 % 1.3333333333333333 is not 0, and 5 % 0.8333333333333334 is almost 5/6.)
+    """
+    return (Fraction(value) / Fraction(unit)).limit_denominator(LARGEST_DENOMINATOR)
 
 
 @dataclass(frozen=True)
@@ -385,7 +397,8 @@ class Answers:
 
     def fitted(self, *size: int) -> tuple[int, ...]:
         """The largest size up to this one that windows cover without a remainder."""
-        return tuple(int(n - (n - w) % s) for n, w, s in zip(size, self.window, self.stride))
+        steps = (math.floor(ratio(n - w, s)) for n, w, s in zip(size, self.window, self.stride))
+        return tuple(int(ratio(w + k * s, 1)) for k, w, s in zip(steps, self.window, self.stride))
 
     def formulas(self) -> tuple[str, ...]:
         """The counts as expressions in Python."""

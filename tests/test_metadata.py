@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import dask.array
+import law
 import numpy as np
 import onnx
 import pytest
@@ -68,6 +70,26 @@ def test_what_is_written_is_read() -> None:
     assert Preprocessing.from_json(preprocessing_in(model) or {}) == formula
     bare = metadata_of(geometry, "", model.graph)
     assert set(entries) - set(bare) == {"onnx_fcn.labels", "onnx_fcn.preprocessing"}
+
+
+@pytest.mark.parametrize(("scale", "width"), [(Fraction(3, 4), 10), (Fraction(5, 6), 10), (Fraction(5, 7), 10)])
+def test_a_stride_that_is_a_fraction_is_read(scale: Fraction, width: int, tmp_path: Path) -> None:
+    """It is a float in the file: 4 % 1.3333333333333333 is not 0."""
+    network = law.model(
+        'c = Conv (x, w)  r = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+        'nearest_mode = "floor"> (c, , s)  g = GlobalAveragePool (r)  y = Flatten (g)',
+        image=f"float[N,2,8,{width}] x",
+        opset=19,
+        s=np.array([1, 1, 1, scale], np.float32),
+        w=(2, 2, 7, 9),
+    )
+    converted = onnx_fcn.convert(network, tmp_path / "out.onnx")
+    answers = onnx_fcn.read_geometry(tmp_path / "out.onnx").of()
+    assert answers == converted.report.geometry.of()
+    assert answers.stride[1] == float(1 / scale)
+    assert answers.period[1] == (1 / scale).numerator
+    for pixels in range(width, width + 30):
+        assert answers.fitted(8, pixels)[1] == int(width + (pixels - width) * scale // 1 / scale)
 
 
 def test_a_file_that_says_nothing() -> None:

@@ -22,7 +22,7 @@ from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number
+from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number, ratio
 from onnx_fcn.model import storage
 from onnx_fcn.model.entries import Check, formula_of, list_of, name_of, object_of, optional, parse, shorten, text_of
 
@@ -228,7 +228,7 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
 def _periods(value: Any, strides: Sequence[Number]) -> tuple[Number, ...]:
     """Pixels by which an image may begin later along each axis: whole strides."""
     periods = list_of(_positive, count=len(strides))(value)
-    if any(period % stride for period, stride in zip(periods, strides)):
+    if any(ratio(period, stride).denominator != 1 for period, stride in zip(periods, strides)):
         raise ValueError(f"{shorten(value)} are not whole strides")
     return tuple(periods)
 

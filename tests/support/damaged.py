@@ -401,8 +401,11 @@ def _again(model: ModelProto, chance: random.Random) -> str:
     if isinstance(value := _get(slot), Message) and value.ByteSize() * times > 4 << 20:
         times = 1
     values = getattr(slot[0], slot[1].name)
-    for _ in range(times):
-        values.append(value)
+    try:
+        for _ in range(times):
+            values.append(value)
+    except UnicodeDecodeError:  # a name that was damaged before
+        return "nothing that protobuf repeats"
     return f"{_where(slot)} {times + 1} times"
 
 

@@ -216,6 +216,8 @@ def _tag(data: bytearray, chance: random.Random) -> None:
         (count,) = struct.unpack_from(f"{order}H", data, directory)
         struct.unpack_from(f"{12 * count}s", data, directory + 2)
     except struct.error:  # damaged before, or a BigTIFF
+        count = 0
+    if not count:
         return _bits(data, chance)
     for _ in range(chance.choice((1, 1, 2))):
         entry = directory + 2 + 12 * chance.randrange(count)
