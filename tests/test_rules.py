@@ -497,6 +497,8 @@ row("batch norm of a flattened map", "f = Flatten (x)  n = BatchNormalization (f
     "y = MatMul (n, w)", opset=(9, 15), w=(72, 5), **BN72)
 row("batch norm of groups", "r = Reshape (x, s)  n = BatchNormalization (r, scale, shift, mean, var)  "
     "f = Flatten (n)  y = MatMul (f, w)", s=[0, 2, 3, 4, 3], w=(72, 5), **{name: positive(name, 2) for name in BN})
+row("ImageScaler", f"m = ImageScaler <scale = 0.5, bias = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]> (x)  {HEAD}",
+    opset=7, w=(72, 5), outputs="float[N,5] y")
 row("LRN", f"m = LRN <size = 3, alpha = 0.5, bias = 2.0> (x)  {HEAD}", opset=(7, 13), w=(72, 5))
 MVN = "MeanVarianceNormalization"
 row("mean and variance of channels", f"m = {MVN} <axes = [1]> (x)  {HEAD}", opset=(9, 13, 18, NEWEST), w=(72, 5))
@@ -611,6 +613,8 @@ for op, (first, between, attributes) in UNARY.items():
     row(op, f"m = {op} {attributes} (x)  y = Flatten (m)  a = GlobalAveragePool (x)  f = Flatten (a)  "
         f"z = {op} {attributes} (f)",
         opset=sorted({first, max(first, 13)}), outputs="float[N,72] y, float[N,6] z", between=between)
+for op, attributes in {"Affine": "alpha = 0.5, beta = 0.1", "ScaledTanh": "alpha = 1.5, beta = 0.7"}.items():
+    row(op, f"m = {op} <{attributes}> (x)  {HEAD}", opset=7, w=(72, 5), outputs="float[N,5] y")
 row("Clip by attributes", f"m = Clip <min = -0.5, max = 1.0> (x)  {HEAD}", opset=(7, 10), w=(72, 5))
 row("Clip by operands", f"m = Clip (x, low, high)  {HEAD}", opset=(11, 13), low=-0.5, high=1.0, w=(72, 5))
 row("Clip from above", f'm = Clip (x, "", high)  {HEAD}', high=0.5, w=(72, 5))

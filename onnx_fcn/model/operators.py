@@ -143,18 +143,18 @@ STAND_INS = {
 CHANNELS_FIRST = frozenset(
     {
         *("BatchNormalization", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
-        *("InstanceNormalization", "LRN"),
+        *("ImageScaler", "InstanceNormalization", "LRN"),
     }
 )
 
 #: Operators that compute each image of a batch, their first axis, by itself, whatever their attributes.
 PER_IMAGE = frozenset(
     {
-        *("Abs", "Add", "AveragePool", "Cast", "Ceil", "Celu", "Clip", "Conv", "ConvTranspose", "Div", "Dropout"),
+        *("Abs", "Add", "Affine", "AveragePool", "Cast", "Ceil", "Celu", "Clip", "Conv", "ConvTranspose", "Div"),
         *("Elu", "Erf", "Exp", "Floor", "Gelu", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "HardSigmoid"),
         *("HardSwish", "Identity", "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LpPool", "Max", "MaxPool"),
         *("Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
-        *("Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "Where"),
+        *("Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "Where", "Dropout", "ImageScaler", "ScaledTanh"),
     }
 )
 

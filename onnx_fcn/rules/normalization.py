@@ -41,6 +41,13 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
     return combine(site, [y, site.record_constant(site.constant(factors[1]), factors[1])], op="Add")
 
 
+@lifts("ImageScaler")
+def image_scaler(site: Site, x: Lifted) -> Lifted:
+    """The normalisation of an image in files of ONNX's first years: a factor, and a bias for each channel."""
+    x = as_feature_map(site, x)
+    return x.on(site.emit([x]))
+
+
 @lifts("LRN")
 def local_response(site: Site, x: Lifted) -> Lifted:
     """Normalisation across neighbouring channels at every position."""
