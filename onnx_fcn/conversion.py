@@ -125,8 +125,9 @@ def convert(
             and 4 times the native size.
         head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
             for batches of small images, and takes 4·C·k² bytes per cell for a window of k×k cells and C channels.
-        output_stride: pixels between answers; has to divide the stride of the network. Operators that would stride
-            further dilate instead (à trous), so that every r-th answer is one of the map without this option.
+        output_stride: pixels between answers; has to divide the stride of the network, or to be a multiple of it. If it
+            is less, operators that would stride further dilate instead (à trous), so that every r-th answer is one of
+            the map without this option; if it is more, the head is computed for every r-th window only.
         outputs: names of the outputs to keep; by default all.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.

@@ -449,7 +449,6 @@ CONTRADICTIONS = [
     ({"reduce": "mean", "full_size": True}, "--reduce and --full-size contradict each other"),
     ({"outputs": ["nothing"]}, "the model has no output 'nothing': its outputs are 'y', 'z'"),
     ({"output_stride": 3}, "--output-stride 3 does not divide: use 1, 2"),
-    ({"output_stride": 4}, "--output-stride 4 does not divide: use 1, 2"),
     ({"logits": True, "outputs": ["z"]}, "no output closes with a Softmax, LogSoftmax or Sigmoid"),
 ]
 

@@ -14,6 +14,7 @@ than zeros around the image. Nothing of the package takes part in that.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +369,61 @@ def test_answers_in_between(name: str, wanted: int) -> None:
     check(ROWS[name], wanted)
 
 
+# Answers that are further apart ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_answers_further_apart(name: str) -> None:
+    """Every second or third answer of the plain map, the first among them, at sizes with pixels left over."""
+    row = ROWS[name]
+    model = row.build()
+    plain, own = Plain(model, row.cut, row.gates), math.lcm(*row.stride)
+    native = [d for d in law.dims_of(plain.image)[2:] if d is not None]
+    for wanted in (2 * own, 3 * own):
+        converted = onnx_fcn.convert(model, output_stride=wanted)
+        run, steps = law.session(converted.to_proto()), [wanted // s for s in row.stride]
+        assert all(set(a.stride) == {wanted} for a in converted.report.geometry.outputs.values())
+        for more in ([0] * len(native), [wanted * (k + 1) + row.remainder for k in range(len(native))]):
+            size = [n + m for n, m in zip(native, more)]
+            image = law.noise(plain.image, 1, (-2, 2), [None, law.dims_of(plain.image)[1], *size])
+            answers = run({plain.image.name: image})
+            law.check_formulas(converted.to_proto(), {plain.image.name: image}, answers)
+            for got, want in zip(answers, plain(image), strict=True):
+                want = want[(..., *(slice(None, None, step) for step in steps))]
+                assert got.shape == want.shape
+                agree(got, want, f"every {steps} at {size}")
+
+
+def test_answers_further_apart_in_other_forms(tmp_path: Path) -> None:
+    """Tiles are one pass, full size is interpolated between these answers, and verification knows the stride."""
+    image = np.random.default_rng(0).uniform(0, 1, (97, 120)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    digits = FIXTURES / "digits_padded.onnx"
+    onnx_fcn.convert(digits, tmp_path / "out.onnx", output_stride=12)
+    assert onnx_fcn.validate(digits, tmp_path / "out.onnx").passed
+    (whole,) = law.session(onnx.load(tmp_path / "out.onnx"))({"image": image[None, None]})
+    onnx_fcn.apply(tmp_path / "out.onnx", tmp_path / "image.npy", tmp_path / "map.npy", tile=24)
+    assert np.abs(np.load(tmp_path / "map.npy") - whole[0]).max() <= ROUNDING * np.abs(whole).max()
+    onnx_fcn.convert(digits, tmp_path / "full.onnx", output_stride=12, full_size=True)
+    (full,) = law.session(onnx.load(tmp_path / "full.onnx"))({"image": image[None, None]})
+    assert full.shape[2:] == image.shape
+    answers = onnx_fcn.read_geometry(tmp_path / "out.onnx").of()
+    assert (answers.stride, answers.period) == ((12, 12), ())
+
+
+def test_what_has_no_answers_has_no_coarser_ones() -> None:
+    bare = law.model("y = Conv <strides = [4, 4]> (x, w)", image="float[N,3,32,32] x", w=(5, 3, 4, 4))
+    with pytest.raises(OptionError, match=r"--output-stride 8 does not divide: use 1, 2, 4$"):
+        onnx_fcn.convert(bare, output_stride=8)
+
+
+def test_a_trained_layer_answers_where_its_maps_have_cells(tmp_path: Path) -> None:
+    page, clicks = FIXTURES / "digits_page.npy", FIXTURES / "digits_clicks.csv"
+    with pytest.raises(OptionError, match=r"--output-stride 8 .* a trained layer has an answer at every cell"):
+        onnx_fcn.fit(FIXTURES / "digits_unpadded.onnx", page, clicks, tmp_path / "out.onnx", output_stride=8)
+    assert not list(tmp_path.iterdir())
+
+
 # Random trunks --------------------------------------------------------------------------------------------------------
 
 
@@ -613,7 +669,8 @@ def test_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("wanted", "message"), [
     (3, "4 pixels apart, which --output-stride 3 does not divide: use 1, 2, 4"),
-    (8, "--output-stride 8 does not divide"), (0, "a number of pixels from 1 on"), (-2, "from 1 on, not -2"),
+    (6, "--output-stride 6 does not divide: use 1, 2, 4, or a multiple of 4"),
+    (0, "a number of pixels from 1 on"), (-2, "from 1 on, not -2"),
 ])  # fmt: skip
 def test_strides_that_do_not_divide(wanted: int, message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -219,7 +219,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--output-stride",
         type=count,
         metavar="S",
-        help="give an answer every S pixels, where S divides the network's stride: operators dilate instead (à trous)",
+        help="give an answer every S pixels; if S is less than the network strides, operators dilate instead (à trous)",
     )
     group.add_argument(
         "--outputs", type=names, default=(), metavar="NAME,…", help="keep only these outputs, if there are several"

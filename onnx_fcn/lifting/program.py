@@ -165,12 +165,14 @@ class Options:
         head: reductions that an earlier walk took for context, but that belong to the head.
         folds: fold the batch into a spatial axis around the head.
         asked: the user chose the output stride; otherwise it is the one that all answers share.
+        apart: a map, and how far its windows are apart instead of as close as they come, in input pixels.
     """
 
     output_stride: Fraction | None = None
     head: frozenset[str] = frozenset()
     folds: bool = False
     asked: bool = False
+    apart: tuple[str, Fraction] | None = None
 
 
 @dataclass(frozen=True)

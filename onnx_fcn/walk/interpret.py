@@ -42,7 +42,7 @@ __all__ = ["run"]
 
 def run(walk: Walk) -> Walk:
     """Lift every node in order, and deliver the outputs."""
-    walk.facts[walk.image.name] = as_image_map(Site(walk, -1, walk.prologue), walk.image)
+    walk.facts[walk.image.name] = _apart(walk, walk.image.name, as_image_map(Site(walk, -1, walk.prologue), walk.image))
     position = 0
     while position < len(walk.slots):
         slot = walk.slots[position]
@@ -132,7 +132,15 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
             outputs = [Blocked(origins, frozenset({position}))] * len(node.outputs)
     for tensor, fact in zip(node.outputs, outputs):
         if tensor.name:
-            facts[tensor.name] = fact
+            facts[tensor.name] = _apart(walk, tensor.name, fact)
+
+
+def _apart(walk: Walk, name: str, fact: Fact) -> Fact:
+    """The fact of a tensor, with its windows further apart if that is the map where they are to be."""
+    if walk.options.apart is None or walk.options.apart[0] != name or not isinstance(fact, Lifted):
+        return fact
+    stride = walk.options.apart[1]
+    return replace(fact, space=tuple(a if a.image is None else replace(a, window_stride=stride) for a in fact.space))
 
 
 def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:

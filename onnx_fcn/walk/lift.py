@@ -12,6 +12,7 @@ from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
 from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
@@ -64,61 +65,77 @@ def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
         OptionError: if the strides of the network do not allow it, or the form does not apply to any output.
     """
     if asked.output_stride is not None:
-        walk = _dilated(document, walk, asked.output_stride)
+        walk = _spaced(document, walk, asked.output_stride)
     finish(walk, asked)
     return walk
 
 
-def _dilated(document: Document, walk: Walk, output_stride: int) -> Walk:
+def _spaced(document: Document, walk: Walk, output_stride: int) -> Walk:
     """The walk with answers `output_stride` pixels apart, of a model that was lifted at its own stride.
+
+    For closer answers operators dilate; for answers that are further apart the head steps over windows of the cut.
 
     Raises:
         UnsupportedModel: if something in it cannot dilate.
-        OptionError: if `output_stride` does not divide the strides of the network.
+        OptionError: if `output_stride` neither divides the strides of the network nor is a multiple of them.
     """
-    if _check_stride(walk, output_stride) == output_stride:
+    own, stride = _check_stride(walk, output_stride), Fraction(output_stride)
+    if stride == own:
         return walk
-    region = walk.region
+    region, cut = walk.region, find_cut(walk)
     if region is not None:
-        region = replace(region, stride=tuple(min(s, Fraction(output_stride)) for s in region.stride))
-    dense = walked(document, walk.image, folds=walk.options.folds, output_stride=Fraction(output_stride), region=region)
-    if not dense.succeeded:
-        raise UnsupportedModel(causes_of(dense))
-    _check_dense(walk, dense, output_stride)
-    return dense
+        closer = tuple(min(s, stride) for s in region.stride)
+        region = replace(region, stride=closer if stride < own else (stride,) * len(closer))
+    if stride < own:
+        spaced = walked(document, walk.image, folds=walk.options.folds, output_stride=stride, region=region)
+    else:
+        assert cut is not None, "only a network with a head has a coarser stride"
+        apart = (cut.name, stride)
+        spaced = walked(document, walk.image, folds=walk.options.folds, region=region, apart=apart)
+    if not spaced.succeeded:
+        raise UnsupportedModel(causes_of(spaced))
+    _check_spaced(walk, spaced, output_stride, coarser=stride > own)
+    return spaced
 
 
 def _check_stride(walk: Walk, output_stride: int) -> Fraction:
-    """The largest stride of all answers, which `output_stride` has to divide.
+    """The largest stride of all answers, which `output_stride` has to divide, or to be a multiple of.
 
     Raises:
-        OptionError: if it does not.
+        OptionError: if it is neither.
     """
     if output_stride < 1:
         raise OptionError(f"--output-stride is a number of pixels from 1 on, not {output_stride}")
     strides = sorted({a.stride for f in walk.results.values() for a in f.space if a.image is not None})
     if not strides:
         raise OptionError("no answer depends on the position, so --output-stride does not apply")
+    slides = walk.has_head and find_cut(walk) is not None
+    if slides and not any(output_stride % s for s in strides):
+        return strides[-1]
     if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:
         stride = int(strides[-1])
         fit = ", ".join(str(n) for n in range(1, stride + 1) if not any(s % n and n % s for s in strides))
         apart = f"{' and '.join(map(str, strides))} {'pixel' if strides == [1] else 'pixels'} apart"
-        raise OptionError(f"the answers lie {apart}, which --output-stride {output_stride} does not divide: use {fit}")
+        coarser = f", or a multiple of {stride}" if slides and not any(stride % s for s in strides) else ""
+        raise OptionError(
+            f"the answers lie {apart}, which --output-stride {output_stride} does not divide: use {fit}{coarser}"
+        )
     return strides[-1]
 
 
-def _check_dense(plain: Walk, dense: Walk, output_stride: int) -> None:
+def _check_spaced(plain: Walk, spaced: Walk, output_stride: int, *, coarser: bool) -> None:
     """Raises UnsupportedModel if an answer did not come out at the requested stride."""
-    for name, fact in dense.results.items():
+    for name, fact in spaced.results.items():
         for axis, was in zip(fact.space, plain.results[name].space):
-            if axis.image is not None and axis.stride != min(was.stride, output_stride):
+            wanted = Fraction(output_stride) if coarser else min(was.stride, output_stride)
+            if axis.image is not None and axis.stride != wanted:
                 raise UnsupportedModel(
                     [
                         Diagnostic(
                             "output-stride",
                             name,
                             "output",
-                            f"has answers {axis.stride} pixels apart, not {min(was.stride, output_stride)}: "
+                            f"has answers {axis.stride} pixels apart, not {wanted}: "
                             "the strides before it cannot be divided so",
                             "another --output-stride, or none",
                         )

@@ -29,6 +29,7 @@ def walked(
     folds: bool = False,
     output_stride: Fraction | None = None,
     region: Region | None = None,
+    apart: tuple[str, Fraction] | None = None,
 ) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
 
@@ -38,8 +39,9 @@ def walked(
         folds: fold the batch into a spatial axis around the head.
         output_stride: the requested stride, in pixels.
         region: the part that runs on every window, if any.
+        apart: a map, and the distance of its windows in pixels, if they are not as close as they come.
     """
-    options = Options(output_stride, folds=folds, asked=output_stride is not None)
+    options = Options(output_stride, folds=folds, asked=output_stride is not None, apart=apart)
     while True:
         walk = run(_program(document, image, options, region))
         cut = find_cut(walk)
