@@ -30,7 +30,6 @@ from onnx_fcn import (
     Validation,
     ValidationError,
 )
-from onnx_fcn.lifting.regions import DOMAIN
 from onnx_fcn.lifting.registry import operators
 from onnx_fcn.model import operators as tables_of_operators
 
@@ -215,13 +214,10 @@ def imported_by(file: Path, named: Iterable[str]) -> set[str]:
 
 
 def test_every_operator_with_a_rule_was_considered_in_the_tables() -> None:
-    """A saturating operator that is not in HIDING weakens the validation, and a product not in PRODUCTS is free.
-
-    A region is an operator of no file: what runs in it is in the tables by itself.
-    """
+    """A saturating operator that is not in HIDING weakens the validation, and a product not in PRODUCTS is free."""
     tables = {name: set(getattr(tables_of_operators, name)) for name in tables_of_operators.__all__}
     ordinary = tables.pop("ORDINARY")
-    ruled = {operator for domain, operator in operators() if domain != DOMAIN}
+    ruled = {operator for _, operator in operators()}
     assert ordinary == ruled - set().union(*tables.values()), "see onnx_fcn/model/operators.py"
 
 

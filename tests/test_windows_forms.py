@@ -383,13 +383,17 @@ HELPLESS: dict[str, tuple[Callable[[], ModelProto], str]] = {
 }  # fmt: skip
 
 
+#: Those of which only a run shows it: a refusal runs nothing.
+SHOWN_BY_RUNNING = ("images that are mixed behind the attention",)
+
+
 @pytest.mark.parametrize("name", HELPLESS)
 def test_windows_are_no_remedy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build, reason = HELPLESS[name]
     source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(build(), source)
     assert main([str(source), str(out)]) == 1
-    assert "--windows runs" not in capsys.readouterr().err
+    assert ("--windows runs" in capsys.readouterr().err) == (name in SHOWN_BY_RUNNING)
     assert main([str(source), str(out), "--windows"]) == 1
     said = capsys.readouterr().err
     assert re.search(reason, said)

@@ -15,11 +15,7 @@ from onnx import NodeProto
 
 from onnx_fcn._types import Array
 
-__all__ = ["DOMAIN", "WINDOWS", "Region", "RegionOutput"]
-
-
-#: The operator type, and its domain, of a region in a program. No file contains it.
-WINDOWS, DOMAIN = "Windows", "onnx_fcn"
+__all__ = ["Region", "RegionOutput"]
 
 
 @dataclass(frozen=True)

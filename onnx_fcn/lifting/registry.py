@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from onnx_fcn.lifting.facts import Fact
 
-__all__ = ["lifts", "operators", "rule_of"]
+__all__ = ["Rule", "lifts", "operators", "rule_of"]
 
 
+#: A rule: `rule(site, *facts of the operands) -> fact(s) of the outputs`.
 Rule = Callable[..., "Fact | Sequence[Fact]"]
 
 _RULES: dict[tuple[str, str], Rule] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import GraphProto, ModelProto
@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
@@ -141,7 +141,7 @@ def _repeated(original: Document, walk: Walk) -> dict[str, int]:
         return {}
     graph = GraphProto(node=walk.region.nodes, output=original.proto.graph.output)
     graph.input.add(name=walk.region.cut)
-    types = native_types(original, walk.image)
+    types = native_types(original, _native(walk))
     live = Program(graph).peak({name: tensor_of(kind) for name, kind in types.items()}) or 0
     emissions = [e for slot in walk.slots if slot.covers for e in slot.emissions]
     return {o.name: live for e in emissions if e.node.op == "Scan" for o in e.node.outputs}
@@ -159,9 +159,9 @@ def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
         elif emission.node.op == "Scan":
             for output, fact in zip(emission.node.outputs, facts):
                 found[output.name] = Tensor(fact.elem_type, (count, batch, fact.width))
-        elif emission.node.op == "Transpose" and (row := found.get(emission.node.inputs[0].name)) is not None:
-            assert row.dims is not None, "those of a Scan are known"
-            found[emission.node.outputs[0].name] = Tensor(row.elem_type, (*row.dims[1:], count))
+        elif emission.node.op == "Transpose" and (x := found.get(emission.node.inputs[0].name)) is not None and x.dims:
+            dims = tuple(x.dims[k] for k in emission.node.attrs["perm"])
+            found[emission.node.outputs[0].name] = Tensor(x.elem_type, dims)
     return found
 
 
@@ -196,7 +196,7 @@ def native_cost(original: Document, walk: Walk) -> NativeCost:
     program, cut = Program(original.proto.graph), find_cut(walk)
     tensors = tensors_at(original, walk, program)
     if unknown := [n for n in program.needed if tensors.get(n, Tensor()).dims is None]:  # behind what was refused
-        types = native_types(original, walk.image)
+        types = native_types(original, _native(walk))
         tensors = tensors | {n: tensor_of(types[n]) for n in unknown if n in types}
     macs = program.macs(tensors)
     slots = set() if cut is None else upstream(walk, cut.name)
@@ -204,6 +204,12 @@ def native_cost(original: Document, walk: Walk) -> NativeCost:
     parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
     trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
     return NativeCost(batch_of(walk), total(macs.values()), program.peak(tensors), trunk, head)
+
+
+def _native(walk: Walk) -> Image:
+    """The image of the walk, with the batch that costs are for."""
+    image = walk.image
+    return replace(image, shape=tuple(batch_of(walk) if k == image.batch else d for k, d in enumerate(image.shape)))
 
 
 def batch_of(walk: Walk) -> int:

@@ -128,8 +128,8 @@ def _caveats(
     stride = max((a.window_stride for fact in walk.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and walk.has_head and not walk.formed:
         yield (
-            f"There is one answer every {pixels([_number(stride)])}: --output-stride {_number(stride / 2):g} also "
-            "gives the answers in between."
+            f"There is one answer every {pixels([_number(stride)])}: {_closer(walk)} {_number(stride / 2):g} "
+            "also gives the answers in between."
         )
     same = [s.name for s in slots if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
@@ -154,6 +154,14 @@ def _caveats(
         )
     yield from meetings(walk)
     yield from (context_caveat([node]) for node in context)
+
+
+def _closer(walk: Walk) -> str:
+    """The option that halves the distance of answers: a map may have windows that are closer as it is."""
+    cut = find_cut(walk) if walk.region is not None else None
+    axes = zip(sliding(cut.fact), walk.region.stride) if cut is not None and walk.region is not None else ()
+    halves = [(stride / 2 / axis.stride).denominator == 1 for axis, stride in axes]
+    return "--window-stride" if halves and all(halves) else "--output-stride"
 
 
 def _reaches_beyond(walk: Walk) -> bool:

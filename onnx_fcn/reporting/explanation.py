@@ -190,12 +190,16 @@ class _Explainer:
         self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
         self._makers = {o.name: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o.name}
         self._graph = document.proto.graph
-        self._region = {name for n in (walk.region.nodes if walk.region else ()) for name in (n.name, *n.output)}
+        self._region = {
+            name for n in (walk.region.nodes if walk.region else ()) for name in (n.name, *n.output) if name
+        }
         refusals = {**walk.diagnostics, **walk.causes}  # found at one node, and attributed to the node at fault
         self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 
     def of(self, name: str) -> Explanation:
         """The explanation of a node or tensor."""
+        if name in self._region:
+            return self._in_region(name)
         if name in self._nodes:
             return self._node(name, self._nodes[name])
         if name in self._makers:
@@ -205,8 +209,6 @@ class _Explainer:
             part = "image" if isinstance(fact, Lifted) else "beside" if isinstance(fact, Unmapped) else "constant"
             op = "initializer" if isinstance(fact, Known) else "input"
             return Explanation(name, "", op, part, "stays", (), (self._operand(name),))
-        if name in self._region:
-            return self._in_region(name)
         for node in self._graph.node:
             if name and name in (node.name, *node.output):
                 makes = tuple(Operand(o, "unused") for o in node.output if o)

@@ -1,5 +1,7 @@
 """The rule of a region: the operators after a map, unchanged, on every window of it.
 
+It is not in the registry: a region is a node of a program only, so the walk calls it for the slot that covers one.
+
 A Scan runs them on one window after another. Its body needs nothing of them, not even a free batch, and it holds the
 values of one window at a time, so memory does not grow with the number of windows. Weights stay where they are: a body
 reads tensors of the surrounding graph by name.
@@ -20,15 +22,13 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Shared
 from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted, atoms_of
-from onnx_fcn.lifting.regions import DOMAIN, WINDOWS, RegionOutput
-from onnx_fcn.lifting.registry import lifts
+from onnx_fcn.lifting.regions import RegionOutput
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.graphs import rename
 
-__all__: list[str] = []
+__all__ = ["windows"]
 
 
-@lifts(WINDOWS, domain=DOMAIN)
 def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     """Every window of a map through the original's own nodes, and the answers in their places.
 

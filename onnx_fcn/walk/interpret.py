@@ -29,12 +29,13 @@ from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
 from onnx_fcn.lifting.refusals import EVALUATION, PER_POSITION, REORDERED, REPLACE, SUBGRAPHS, hint_for, product_of_maps
+from onnx_fcn.lifting.registry import Rule
 from onnx_fcn.lifting.signatures import check_operands
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
-from onnx_fcn.rules import rule_of
+from onnx_fcn.rules import regions, rule_of
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 
 __all__ = ["run"]
@@ -173,7 +174,7 @@ def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted
 
 
 def _apply(site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
-    rule = rule_of(slot.node.domain, slot.node.op)
+    rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
     domain = f"{slot.node.domain}." if slot.node.domain else ""
     if rule is None and slot.node.op in ATTENTION:
         raise product_of_maps()

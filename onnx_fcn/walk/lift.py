@@ -16,7 +16,7 @@ from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
-from onnx_fcn.walk.regions import on_windows, plan
+from onnx_fcn.walk.regions import on_windows, plans
 from onnx_fcn.walk.search import causes_of, explored
 
 __all__ = ["answering", "lift"]
@@ -51,10 +51,8 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         return walk
     if request.windows:
         return on_windows(document, request, walk, causes)
-    planned = plan(document, request, walk, causes)
-    if not isinstance(planned, tuple):
-        raise UnsupportedModel(causes)
-    raise UnsupportedModel(causes, advise(*planned))
+    planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
+    raise UnsupportedModel(causes, next((advise(*p) for p in planned), ""))
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:

@@ -24,7 +24,7 @@ from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, static_dim
 from onnx_fcn.model.operators import BROADCASTS, PER_IMAGE
 from onnx_fcn.model.sessions import random_values, session, with_outputs
 
-__all__ = ["batches_taken", "check_freed", "keeps_apart", "mixed"]
+__all__ = ["Taken", "batches_taken", "check_freed", "keeps_apart", "mixed", "runs_with_its_batch"]
 
 
 #: The mean difference, relative to the mean size, up to which two answers are about the same.
@@ -53,6 +53,16 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> T
         return "apart" if mixed(document, image, outputs) is None else "mixed"
     except ModelError:
         return "one"
+
+
+def runs_with_its_batch(document: Document, image: Image) -> bool:
+    """Does a network run with as many images as this reading has?"""
+    assert image.batch is not None
+    try:
+        session(document)(_batch_of(document, image, image.shape[image.batch], np.random.default_rng(0)))
+    except ModelError:
+        return False
+    return True
 
 
 def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
 from onnx_fcn.lifting.program import Image, Options, Slot, Walk
-from onnx_fcn.lifting.regions import DOMAIN, WINDOWS, Region
+from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, slots_beyond, upstream
@@ -114,7 +114,7 @@ def _as_slot(region: Region, graph: onnx.GraphProto) -> Slot:
     """
     reads, makes = [region.cut, *region.outside], [o.name for o in region.outputs]
     name = graph.node[min(region.covers)].name
-    proto = onnx.helper.make_node(WINDOWS, reads, makes, name, domain=DOMAIN)
+    proto = onnx.helper.make_node("Region", reads, makes, name)
     inputs, outputs = ([gs.Variable(n) for n in names] for names in (reads, makes))
-    node = gs.Node(WINDOWS, name, inputs=inputs, outputs=outputs, domain=DOMAIN)
+    node = gs.Node("Region", name, inputs=inputs, outputs=outputs)
     return Slot(node, proto, max(region.covers), covers=region.covers)

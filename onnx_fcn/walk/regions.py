@@ -21,17 +21,18 @@ from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.lifting.regions import Region, RegionOutput
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import declared_as, names_used, needed_nodes, opset_of
+from onnx_fcn.model.graphs import declared_as, names_used, needed_nodes, opset_of, static_dims
 from onnx_fcn.model.inference import dims_in
-from onnx_fcn.model.operators import RANDOM
+from onnx_fcn.model.operators import RANDOM, SLIDING
 from onnx_fcn.tables import pixels
 from onnx_fcn.walk.cut import Cut, find_cut
 from onnx_fcn.walk.images import Request, batches, images, likeness
+from onnx_fcn.walk.mixing import Taken, batches_taken, runs_with_its_batch
 from onnx_fcn.walk.passes import walked
-from onnx_fcn.walk.readings import assumption
+from onnx_fcn.walk.readings import APART, assumption
 from onnx_fcn.walk.shapes import native_types
 
-__all__ = ["on_windows", "plan"]
+__all__ = ["on_windows", "plans"]
 
 
 #: Refusals for which windows are no remedy: images that change each other, answers that are maps already, inputs whose
@@ -57,34 +58,39 @@ def on_windows(document: Document, request: Request, refused: Walk, causes: Sequ
         UnsupportedModel: if that is not possible either, with the causes of the refusal.
         OptionError: if the distance of the windows does not suit the map that they are taken from.
     """
-    planned = plan(document, request, refused, causes)
-    if isinstance(planned, Diagnostic):
-        raise UnsupportedModel([*causes, planned])
-    if planned is None:
-        raise UnsupportedModel(causes)
-    walk, region = planned
-    found = walked(document, walk.image, region=region)
-    if not found.succeeded:
-        raise UnsupportedModel([*causes, *found.causes.values()])
-    _note_batch(document, found)
-    return found
+    reasons: list[Diagnostic] = []
+    for planned in plans(document, request, refused, causes):
+        if isinstance(planned, Diagnostic):
+            reasons.append(planned)
+            continue
+        walk, region = planned
+        taken = _batch_taken(document, walk)
+        if taken == "mixed":
+            reason = "on windows: the images of a batch change each other"
+            raise UnsupportedModel([*causes, Diagnostic("batch", "", "", reason, APART)])
+        if taken == "apart":
+            found = walked(document, walk.image, region=region)
+            if not found.succeeded:
+                raise UnsupportedModel([*causes, *found.causes.values()])
+            return found
+    raise UnsupportedModel([*causes, *reasons[:1]])
 
 
-def plan(
+def plans(
     document: Document, request: Request, refused: Walk, causes: Sequence[Diagnostic]
-) -> tuple[Walk, Region] | Diagnostic | None:
+) -> Iterator[tuple[Walk, Region] | Diagnostic]:
     """The part of a refused network that would run on every window, and a walk of what comes before it.
 
-    None if windows are no remedy: for networks that mix images or are random, whose answers are maps already, or that
-    read a table or a sequence without any map, since its axis need not be one of positions. A diagnostic if what
-    comes after the last map cannot run on windows.
+    There may be one for each batch; the likeliest comes first. A diagnostic says why what comes after the last map
+    cannot run on windows. There are none where windows are no remedy: for networks that mix images or are random,
+    whose answers are maps already, or that read a table or a sequence without any map, since its axis need not be one
+    of positions.
 
     Raises:
         OptionError: if the distance of the windows does not suit the map that they are taken from.
     """
     if any(d.code in NO_REMEDY for d in causes) or (opset_of(document.proto) or 1) < SCANS:
-        return None
-    reason: Diagnostic | None = None
+        return
     for walk in _candidates(document, request, refused):
         cut = find_cut(walk)
         if cut is None or (cut.name == walk.image.name and len(walk.image.shape) < 3):
@@ -93,10 +99,29 @@ def plan(
         if any(n.domain not in RUN_ANYWHERE or n.op_type in RANDOM for n in nodes):
             continue
         try:
-            return walk, region_of(document, walk, cut, request.window_stride)
+            yield walk, region_of(document, walk, cut, request.window_stride)
         except Unsupported as refusal:
-            reason = reason or Diagnostic(refusal.code, "", "", f"--windows: {refusal.reason}", refusal.hint)
-    return reason
+            yield Diagnostic(refusal.code, "", "", f"on windows: {refusal.reason}", refusal.hint)
+
+
+def _batch_taken(document: Document, walk: Walk) -> Taken:
+    """What becomes of the images of a batch, if the file leaves it open: see `batches_taken`.
+
+    If the region has a batch built in, the question is whether the original runs with that.
+    """
+    image, outputs = walk.image, [o.name for o in document.proto.graph.output]
+    if image.batch is None or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
+        return "apart"
+    if walk.batch == BATCH:
+        return batches_taken(document, image, outputs)
+    if not runs_with_its_batch(document, image):
+        return "one"
+    note = (
+        f"The batch is fixed at {walk.batch}, though the file leaves it open: what runs on the windows has a shape of "
+        "its own for this batch only."
+    )
+    walk.image = replace(image, assumed=(*image.assumed, note))
+    return "apart"
 
 
 def _candidates(document: Document, request: Request, refused: Walk) -> Iterator[Walk]:
@@ -111,11 +136,11 @@ def _candidates(document: Document, request: Request, refused: Walk) -> Iterator
 def _likeliest(document: Document, request: Request, refused: Walk) -> Image:
     """The reading of a refused network's image: the one that it slides over, otherwise the one that its shape suggests.
 
-    Before the windows nothing slides in a network that cuts its image into patches by reshaping it: every reading runs
-    on windows then, and only one means what the user means.
+    Nothing slides in a network that cuts its image into patches by reshaping it: every reading runs on windows then,
+    and only one means what the user means.
     """
     read = refused.image
-    if any(slot.slides is not None for slot in refused.slots):
+    if any(node.op_type in SLIDING for node in document.proto.graph.node):
         return read
     named = replace(request, input=read.name)
     readings = [i for i in images(document, named) if None not in (i.batch, i.channels) and min(i.size) > 1]
@@ -127,19 +152,6 @@ def _likeliest(document: Document, request: Request, refused: Walk) -> Image:
         said = assumption(document, chosen, others, request, "looks most like a picture")
         chosen = replace(chosen, assumed=(said, *chosen.assumed))
     return chosen
-
-
-def _note_batch(document: Document, walk: Walk) -> None:
-    """Note a batch that the file leaves open and the region does not."""
-    image = walk.image
-    if image.batch is None or walk.batch == BATCH:
-        return
-    if declared_as(document.proto.graph, image.name).type.tensor_type.shape.dim[image.batch].dim_value < 1:
-        note = (
-            f"The batch is fixed at {walk.batch}, though the file leaves it open: what runs on the windows has a shape "
-            "of its own for this batch only."
-        )
-        walk.image = replace(image, assumed=(*image.assumed, note))
 
 
 def region_of(document: Document, walk: Walk, cut: Cut, stride: int | None) -> Region:
@@ -167,7 +179,7 @@ def region_of(document: Document, walk: Walk, cut: Cut, stride: int | None) -> R
         if not isinstance(walk.facts.get(name), Known | Unmapped):
             raise Unsupported(f"what comes after '{cut.name}' also reads '{name}'", code="several-maps")
     types = native_types(document, walk.image)
-    outputs = tuple(_output(walk, name, types) for name in walk.outputs if name in own)
+    outputs = tuple(_output(document, walk, name, types) for name in walk.outputs if name in own)
     made = [dims_in(types[n]) for k in sorted(covers) for n in nodes[k].output if n in types]
     return Region(
         cut.name,
@@ -219,17 +231,35 @@ def _sized(walk: Walk, document: Document, names: Sequence[str]) -> tuple[list[i
     return sorted(copies), starts
 
 
-def _output(walk: Walk, name: str, types: Mapping[str, onnx.TypeProto.Tensor]) -> RegionOutput:
+def _inferred_or_declared(
+    document: Document, walk: Walk, name: str, types: Mapping[str, onnx.TypeProto.Tensor]
+) -> tuple[tuple[int | None, ...] | None, int]:
+    """(shape, element type) of an output: what is inferred, or else what is declared, with the batch in its place."""
+    graph = document.proto.graph
+    declared = next(o for o in graph.output if o.name == name)
+    inferred = types.get(name, declared.type.tensor_type)
+    dims = dims_in(inferred)
+    if dims is not None and None not in dims:
+        return dims, inferred.elem_type
+    stated, batch = static_dims(declared), None
+    if walk.image.batch is not None:
+        batch = static_dims(declared_as(graph, walk.image.name))[walk.image.batch]
+    if stated and walk.image.batch is not None and stated[0] == batch:
+        stated[0] = walk.batch
+    return tuple(stated) or dims, declared.type.tensor_type.elem_type
+
+
+def _output(document: Document, walk: Walk, name: str, types: Mapping[str, onnx.TypeProto.Tensor]) -> RegionOutput:
     """A result of the region.
 
     Raises:
         Unsupported: if its shape is not known before it runs, or has the batch on an axis with something else, or if
             it is text.
     """
-    dims = dims_in(types[name]) if name in types else None
-    if dims is None or None in dims or not types[name].elem_type or 0 in dims:
+    dims, kind = _inferred_or_declared(document, walk, name, types)
+    if dims is None or None in dims or not kind or 0 in dims:
         raise Unsupported(f"the shape of '{name}' is not known before the network runs", code="unknown-shape")
-    shape, kind, count = tuple(d for d in dims if d is not None), types[name].elem_type, walk.batch
+    shape, count = tuple(d for d in dims if d is not None), walk.batch
     if kind == onnx.TensorProto.STRING:
         hint = "keep only the other outputs, with --outputs" if len(walk.outputs) > 1 else ""
         raise Unsupported(f"'{name}' is text, which no map consists of", code="text-output", hint=hint)
@@ -252,7 +282,7 @@ def _strides(walk: Walk, cut: Cut, made: Sequence[Sequence[int | None]], asked: 
     axes = {a.image: a for a in cut.fact.space if a.image is not None}
     if asked is not None:
         closest = math.lcm(*(math.ceil(a.window_stride) for a in axes.values()))
-        if asked < 1 or any((asked / a.window_stride).denominator != 1 for a in axes.values()):
+        if asked < 1 or any((Fraction(asked) / a.window_stride).denominator != 1 for a in axes.values()):
             raise OptionError(
                 f"the map '{cut.name}', which windows are taken from, has one every {pixels([closest])} at the "
                 f"closest: --window-stride takes a multiple of that, not {asked}"
@@ -306,6 +336,6 @@ def _is_map(
         return False
     if len(dims) == 3 and len(grids[0]) > 1:
         own, counts = ({math.prod(grid) for grid in some} for some in (grids, itertools.chain(*finer)))
-        return dims[1] in own and dims[2] not in counts
+        return dims[1] in own and dims[2] not in counts and dims[1] != dims[2]
     rank = len(grids[0])
     return len(dims) == rank + 2 and any(tuple(dims[k : k + rank]) in grids for k in (1, 2))

@@ -9,6 +9,7 @@ when the command ends with a sentence and its exit code, and no file is there th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import io
@@ -124,6 +125,7 @@ def _turned() -> PIL.Image.Exif:
 def images() -> Path:
     """A folder of all images."""
     folder = Path(tempfile.mkdtemp(prefix="images-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     blocks = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     pixels = blocks.repeat(8, 0).repeat(8, 1)[: SIZE[0], : SIZE[1]]
     for name, write in IMAGES.items():
