@@ -128,7 +128,7 @@ def convert(
         output_stride: pixels between answers; has to divide the stride of the network, or to be a multiple of it. If it
             is less, operators that would stride further dilate instead (à trous), so that every r-th answer is one of
             the map without this option; if it is more, the head is computed for every r-th window only.
-        outputs: names of the outputs to keep; by default all.
+        outputs: names of outputs, or of other tensors of the graph, to answer with; by default all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
         full_size: the map at the resolution of the image, each answer in the middle of its window.

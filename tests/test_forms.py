@@ -439,6 +439,74 @@ def check_folded(original: ModelProto) -> None:
             close(answers(folded, image)[0], answers(conv, image)[0])
 
 
+# Any tensor of the graph ----------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_of_the_graph(tmp_path: Path) -> None:
+    """Features before the last layer: on every window they are the original's, which does not output them."""
+    original = classifier(f"{HEAD}  r = Relu (d)  y = MatMul (r, v)", v=(7, 5))
+    onnx.save(original, tmp_path / "model.onnx")
+    onnx_fcn.convert(tmp_path / "model.onnx", tmp_path / "out.onnx", outputs=["r", "y"])
+    converted = onnx.load(tmp_path / "out.onnx")
+    assert [o.name for o in converted.graph.output] == ["y", "r"]
+    features = ModelProto()
+    features.CopyFrom(original)
+    features.graph.output.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, None))
+    for image in images(original):
+        for got, want in zip(answers(converted, image), plain(features, image), strict=True):
+            close(got, want)
+    assert onnx_fcn.validate(tmp_path / "model.onnx", tmp_path / "out.onnx").passed
+    faulty = onnx.load(tmp_path / "out.onnx")
+    bias = next(t for t in faulty.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "b"))
+    with pytest.raises(ValidationError, match="not the same network"):
+        onnx_fcn.validate(tmp_path / "model.onnx", faulty)
+
+
+def test_a_map_of_the_graph() -> None:
+    """A network that slides as a whole: on any image it is the original's convolution."""
+    converted = onnx_fcn.convert(classifier(), outputs=["c"])
+    assert converted.report.cut is None
+    alone = law.model("c = Conv <strides = [2, 2]> (x, k)", image="float[N,3,H,W] x", outputs="c", k=WEIGHTS["k"])
+    for image in images(classifier()):
+        close(answers(converted.to_proto(), image)[0], law.session(alone)({"x": image})[0])
+
+
+def test_a_tensor_that_does_not_exist() -> None:
+    message = "the model has no output 'scores', and no such tensor: its outputs are 'y': did you mean 'score'\\?"
+    with pytest.raises(OptionError, match=message):
+        onnx_fcn.convert(classifier(f"{HEAD}  score = Relu (d)  y = Identity (score)"), outputs=["scores"])
+    with pytest.raises(OptionError, match="the model has no output 'x', and no such tensor"):
+        onnx_fcn.convert(classifier(), outputs=["x"])
+
+
+def test_scores_before_what_only_makes_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As hosted trainers write it: the hints name the tensors before, and these convert."""
+    original = classifier(f"{HEAD}  scores = Softmax <axis = 1> (d)  y = ArgMax <axis = 1, keepdims = 0> (scores)")
+    words = [f"class {k}".encode() for k in range(7)]
+    original.graph.initializer.append(helper.make_tensor("words", TensorProto.STRING, [7], words))
+    original.graph.node.append(
+        helper.make_node("ArrayFeatureExtractor", ["words", "y"], ["label"], domain="ai.onnx.ml")
+    )
+    maps = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    original.graph.node.append(
+        helper.make_node("ZipMap", ["scores"], ["loss"], domain="ai.onnx.ml", classlabels_strings=words)
+    )
+    del original.graph.output[:]
+    original.graph.output.append(helper.make_tensor_value_info("label", TensorProto.STRING, ["N"]))
+    original.graph.output.append(helper.make_value_info("loss", helper.make_sequence_type_proto(maps)))
+    original.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(original, tmp_path / "model.onnx")
+    assert main([str(tmp_path / "model.onnx"), str(tmp_path / "out.onnx")]) == 1
+    said = capsys.readouterr().err
+    assert "leave it out, with --outputs y" in said
+    assert "leave it out, with --outputs scores" in said
+    assert main([str(tmp_path / "model.onnx"), str(tmp_path / "out.onnx"), "--outputs", "scores"]) == 0
+    alone = classifier(f"{HEAD}  scores = Softmax <axis = 1> (d)", outputs="scores")
+    for image in images(alone):
+        close(answers(onnx.load(tmp_path / "out.onnx"), image)[0], plain(alone, image)[0])
+
+
 # What cannot be -------------------------------------------------------------------------------------------------------
 
 CONTRADICTIONS = [
@@ -447,7 +515,7 @@ CONTRADICTIONS = [
     ({"keep_size": True, "reduce": "mean"}, "--keep-size and --reduce contradict each other"),
     ({"keep_size": True, "output_stride": 1}, "--keep-size and --output-stride contradict each other"),
     ({"reduce": "mean", "full_size": True}, "--reduce and --full-size contradict each other"),
-    ({"outputs": ["nothing"]}, "the model has no output 'nothing': its outputs are 'y', 'z'"),
+    ({"outputs": ["nothing"]}, "the model has no output 'nothing', and no such tensor: its outputs are 'y', 'z'"),
     ({"output_stride": 3}, "--output-stride 3 does not divide: use 1, 2"),
     ({"logits": True, "outputs": ["z"]}, "no output closes with a Softmax, LogSoftmax or Sigmoid"),
 ]

@@ -54,7 +54,9 @@ def original_runner(c: Comparison, trunk: Cut | None = None) -> Callable[[Case],
     For tensors that are not among its outputs it asks the network in the file that was lifted.
     """
     file, closed = c.given.file, c.given.logits
-    inner = list(dict.fromkeys([*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]))
+    inner = [*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]
+    inner += {*c.names} - {o.name for o in file.proto.graph.output}  # tensors that were asked for
+    inner = list(dict.fromkeys(inner))
     untouched = file is c.original
     names = [o.name for o in file.proto.graph.output] + (inner if untouched else [])
     run = session(file, with_outputs(file, inner) if untouched else None)

@@ -222,7 +222,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         help="give an answer every S pixels; if S is less than the network strides, operators dilate instead (à trous)",
     )
     group.add_argument(
-        "--outputs", type=names, default=(), metavar="NAME,…", help="keep only these outputs, if there are several"
+        "--outputs", type=names, default=(), metavar="NAME,…", help="answer with these outputs or tensors of the graph"
     )
     group.add_argument("--logits", action="store_true", help="remove a final Softmax, LogSoftmax or Sigmoid")
     group.add_argument(

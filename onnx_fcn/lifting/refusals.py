@@ -70,8 +70,10 @@ SUBGRAPHS = {
 }
 
 
-def hint_for(domain: str, operator: str) -> str:
-    """The hint for an operator without a rule."""
+def hint_for(domain: str, operator: str, reads: str) -> str:
+    """The hint for an operator without a rule that reads a map."""
+    if domain == "ai.onnx.ml":
+        return f"leave it out, with --outputs {reads}"
     if domain == "com.microsoft.nchwc":
         return "start from the model before onnxruntime optimised it"
     return HINTS.get(operator, REPLACE)

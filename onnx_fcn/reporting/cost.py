@@ -183,7 +183,7 @@ def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
     if not native.macs or native.trunk.macs is None or any(n.op_type in UNCOUNTED for n in region.nodes):
         return what
     share = native.trunk.macs / native.macs
-    before = f"{share:.0%}" if share >= 0.01 else "less than 1%"
+    before = "nearly all" if share > 0.995 else f"{share:.0%}" if share >= 0.01 else "less than 1%"
     if share < LITTLE or not native.head.macs:
         cost = "about as much as" if share < LITTLE else "far less than"
     else:

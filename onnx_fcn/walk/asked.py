@@ -22,7 +22,7 @@ class Asked:
     Attributes:
         folds: fold the batch into a spatial axis around the head.
         output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
-        outputs: names of the outputs to keep; empty for all.
+        outputs: names of the outputs to answer with, or of other tensors; empty for all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: ``mean`` or ``max`` of the map; empty for the map itself.
         full_size: at the resolution of the image.

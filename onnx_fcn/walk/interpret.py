@@ -179,10 +179,11 @@ def _apply(site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: 
     if rule is None and slot.node.op in ATTENTION:
         raise product_of_maps()
     if rule is None:
+        reads = next((t.name for t, f in zip(slot.node.inputs, operands) if isinstance(f, Lifted)), "")
         raise Unsupported(
             f"there is no rule for {domain}{slot.node.op}, so its meaning at every position is unknown",
             code="no-rule",
-            hint=hint_for(slot.node.domain, slot.node.op),
+            hint=hint_for(slot.node.domain, slot.node.op, reads),
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))

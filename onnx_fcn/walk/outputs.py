@@ -1,4 +1,4 @@
-"""Which answers are requested: a selection of the outputs, or the logits before a closing Softmax.
+"""Which answers are requested: some of the outputs, any tensor of the graph, or the logits before a closing Softmax.
 
 The selection is made in the original: lifting and validation both work on the network that remains.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import NodeProto, helper
+from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
 
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import names_used, needed_nodes
+from onnx_fcn.model.inference import declared_types, infer_types
 from onnx_fcn.model.operators import PROBABILITIES, THROUGH
 from onnx_fcn.walk.asked import Asked
 
@@ -25,7 +26,7 @@ def select(document: Document, asked: Asked) -> dict[str, str]:
     Returns the outputs whose closing probabilities were dropped, each with the tensor of its logits.
 
     Raises:
-        OptionError: if it has no such output, or none that closes with probabilities.
+        OptionError: if it has no such output or tensor, or none that closes with probabilities.
     """
     if asked.outputs:
         _keep(document, asked.outputs)
@@ -33,17 +34,38 @@ def select(document: Document, asked: Asked) -> dict[str, str]:
 
 
 def _keep(document: Document, wanted: Sequence[str]) -> None:
-    names = [o.name for o in document.proto.graph.output]
-    if unknown := [name for name in wanted if name not in names]:
-        raise OptionError(f"the model has no output '{unknown[0]}': its outputs are {', '.join(map(repr, names))}")
     graph = document.proto.graph
-    before = needed_nodes(document.proto.graph)
-    document.commit(Edit(removed_outputs=set(names) - set(wanted)))
+    names = [o.name for o in graph.output]
+    inner = [name for name in dict.fromkeys(wanted) if name not in names]
+    added = [_declared(document, name) for name in inner]
+    before = needed_nodes(graph)
+    document.commit(Edit(removed_outputs=set(names) - set(wanted), added_outputs=added))
     gone = before - needed_nodes(document.proto.graph)
     weights = {n for k in gone for n in names_used(graph.node[k])} & {t.name for t in graph.initializer}
     weights -= {n for k, node in enumerate(graph.node) if k not in gone for n in names_used(node)}
     weights -= {o.name for o in graph.output}
     document.commit(Edit(nodes={k: [] for k in gone}, removed_initializers=weights))
+
+
+def _declared(document: Document, name: str) -> ValueInfoProto:
+    """The declaration of a tensor of the graph as an output.
+
+    Raises:
+        OptionError: if there is no such tensor, or onnx does not know its type.
+    """
+    graph = document.proto.graph
+    made = [n for node in graph.node for n in node.output if n]
+    if name not in made:
+        outputs = ", ".join(repr(o.name) for o in graph.output)
+        hint = did_you_mean(name, [*(o.name for o in graph.output), *made])
+        raise OptionError(f"the model has no output '{name}', and no such tensor: its outputs are {outputs}{hint}")
+    stripped = ModelProto()
+    stripped.CopyFrom(document.proto)
+    del stripped.graph.value_info[:]
+    kind = (infer_types(stripped) or declared_types(document.proto)).get(name)
+    if kind is None or not kind.elem_type:
+        raise OptionError(f"the type of '{name}' is not known, as an operator before it is none of ONNX's own")
+    return ValueInfoProto(name=name, type=TypeProto(tensor_type=kind))
 
 
 def _drop_probabilities(document: Document) -> dict[str, str]:
