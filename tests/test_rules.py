@@ -1029,6 +1029,25 @@ row("gate over axes that are computed", "a = Reshape (axes, s)  p = ReduceMean (
     outputs="float[N,7] y")
 row("gate by an einsum", 'p = Einsum <equation = "nchw->nc"> (x)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  '
     f"n = Mul (x, u)  m = Conv (n, k)  {HEAD}", cut="m", axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
+for name, steps in {
+    "axes kept": "a = ReduceMean <axes = [3]> (x)  u = ReduceMean <axes = [2]> (a)",
+    "rows first": "a = ReduceSum <axes = [2]> (x)  u = ReduceSum <axes = [3]> (a)",
+    "of two kinds": "a = ReduceMax <axes = [3]> (x)  u = ReduceMean <axes = [2]> (a)",
+    "axes removed": "a = ReduceMin <axes = [3], keepdims = 0> (x)  b = ReduceL2 <axes = [2], keepdims = 0> (a)  "
+        "u = Unsqueeze <axes = [2, 3]> (b)",
+    "channels last": "t = Transpose <perm = [0, 2, 3, 1]> (x)  a = ReduceMean <axes = [1], keepdims = 0> (t)  "
+        "b = ReduceLogSumExp <axes = [1], keepdims = 0> (a)  u = Unsqueeze <axes = [2, 3]> (b)",
+    "a step and a global pooling": "a = ReduceMean <axes = [3]> (x)  u = GlobalAveragePool (a)",
+}.items():
+    row(f"gate in steps, {name}", f"{steps}  g = Sigmoid (u)  n = Mul (x, g)  m = Conv (n, k)  {HEAD}",
+        opset=11, cut="m", k=(5, 6, 2, 2), w=(30, 7))
+row("gate in steps, at opset 18", "a = ReduceMean (x, three)  u = ReduceMean (a, two)  g = Sigmoid (u)  "
+    f"n = Mul (x, g)  m = Conv (n, k)  {HEAD}", opset=18, cut="m", two=[2], three=[3], k=(5, 6, 2, 2), w=(30, 7))
+row("gate in three steps", "a = ReduceMean <axes = [4]> (x)  b = ReduceMax <axes = [3]> (a)  "
+    f"u = ReduceMean <axes = [2]> (b)  g = Sigmoid (u)  m = Mul (x, g)  {HEAD}",
+    image="float[N,6,4,3,2] x", cut="m", space=(2, 3, 4), w=(144, 5))
+row("pooling in steps as a head", "a = ReduceMean <axes = [3]> (x)  u = ReduceMax <axes = [2]> (a)  f = Flatten (u)  "
+    "y = MatMul (f, w)", w=(6, 5))
 row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "
     f"l = Sigmoid (j)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
 row("gates before and behind pads that are computed", f"{GATE}  n = Mul (x, g)  s = Shape (n)  z = Sub (s, s)  "

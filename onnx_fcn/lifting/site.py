@@ -133,6 +133,14 @@ class Site(Emitter):
         """The name of another node of the program."""
         return self._walk.slots[position].name
 
+    def step_at(self, position: int) -> tuple[str, Lifted, str] | None:
+        """(operator, operand, map of the result) of an earlier reduction; None if it is none of a single map."""
+        slot = self._walk.slots[position]
+        operand, result = next(iter(slot.operands), None), self._walk.facts.get(slot.proto.output[0])
+        if not isinstance(operand, Lifted) or not isinstance(result, Lifted):
+            return None
+        return slot.node.op, operand, result.map
+
     @property
     def is_head(self) -> bool:
         """Does this reduction belong to the head, although an earlier walk took it for context?"""

@@ -7,7 +7,7 @@ live map, the walk returns to it and treats it as context: it stays global (see 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -83,11 +83,14 @@ def reduced(
     left = [x.layout[k] for k in range(x.rank) if k not in axes]
     # only the batch and the channels may be left: a kept axis of one cell has more cells on a larger image
     whole = x.is_plain or (all(not g or g in x.axes for g in left) and atoms.isdisjoint(x.channels))
+    steps = _steps(site, x)
+    left = [g for g in left if g] if steps else left  # those of one cell were reduced
     rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
     contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
     if contextable and site.is_context:
-        return _global(site, x, kind, axes, operand, keepdims=keepdims)
-    origins = site.record_reduction(x, contextable=contextable) if over else x.origins
+        return _global(site, x, kind, axes, operand, steps, keepdims=keepdims)
+    first = steps[0].before if contextable and steps else x
+    origins = site.record_reduction(first, contextable=contextable) if over else x.origins
     if x.padding is not None and over:
         raise padding_refusal(site, x)
     channels = tuple(a for a in x.channels if a in atoms)
@@ -98,16 +101,51 @@ def reduced(
     return replace(y, layout=layout, origins=origins)
 
 
+@dataclass(frozen=True)
+class Step:
+    """An earlier reduction of the same map along other axes: of `x.mean(3).mean(2)` the first.
+
+    Attributes:
+        kind: its operator.
+        axes: the axes of the map that it reduced.
+        before: the map.
+    """
+
+    kind: str
+    axes: tuple[int, ...]
+    before: Lifted
+
+
+def _steps(site: Site, x: Lifted) -> list[Step]:
+    """The reductions along axes of the image, one after the other, whose result x is."""
+    for op, before, result in filter(None, map(site.step_at, sorted(x.origins))):
+        if op.startswith("Reduce") and result == x.map and before.channels == x.channels:
+            axes = tuple(2 + k for k, (a, b) in enumerate(zip(before.space, x.space)) if a.atoms and not b.atoms)
+            return [*_steps(site, before), Step(op, axes, before)]
+    return []
+
+
 def _global(
-    site: Site, x: Lifted, kind: str, axes: Sequence[int] | range, operand: Fact | None, *, keepdims: bool
+    site: Site,
+    x: Lifted,
+    kind: str,
+    axes: Sequence[int] | range,
+    operand: Fact | None,
+    steps: Sequence[Step],
+    *,
+    keepdims: bool,
 ) -> Fact:
-    """The unchanged reduction over the whole map, of any size: context."""
-    site.note_context(x)
-    x = undilate(site, x)
-    if site.op.startswith("Global") and x.is_map:
+    """The unchanged reduction over the whole map, of any size: context. Earlier steps are made again, globally."""
+    whole_map = steps[0].before if steps else x
+    site.note_context(whole_map)
+    name = undilate(site, whole_map).map
+    for step in steps:
+        name = site.reduce(name, step.kind, step.axes)
+    x = x.on(name) if steps else undilate(site, x)
+    if site.op.startswith("Global") and x.is_map and not steps:
         x, _order = spatial_axes(site, as_feature_map(site, x))
         return Unmapped(site.emit([x]))
-    if site.op.startswith("Reduce") and list(x.layout) == x.axes:  # channels first: the node stays unchanged
+    if site.op.startswith("Reduce") and list(x.layout) == x.axes and not steps:  # channels first: it stays unchanged
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
     reduced_atoms = {a for k in axes for a in x.layout[k]}
     channels = [1] if x.channels and reduced_atoms.issuperset(x.channels) else []
