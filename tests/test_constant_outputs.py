@@ -22,6 +22,8 @@ CONSTANTS = {
     "its bias": (DENSE, "float[1,5] b"),
     "a weight that nothing reads": (DENSE, "float[2,3] other"),
     "a weight through an Identity": (f"{DENSE}  z = Identity (w)", "float[5,72] z"),
+    "a single number": (f"{DENSE}  z = Constant <value_float = 2.5> ()", "float z"),  # as CLIP's scale of logits
+    "a single number in a row": (f"{DENSE}  z = Constant <value = float[1] {{2.5}}> ()", "float[1] z"),
     "a constant": (f"{DENSE}  z = Constant <value = float[3] {{1, 2, 3}}> ()", "float[3] z"),
     "a weight that is laid out first": ("f = Flatten (x)  z = Transpose (w)  y = Gemm (f, z, b)", "float[72,5] z"),
     "the addend of an Add": ("f = Flatten (x)  d = Gemm <transB = 1> (f, w)  y = Add (d, b)", "float[1,5] b"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from onnx_fcn.fitting.search import Samples, folds_of, scored
 from onnx_fcn.fitting.solver import Standard, trained
 from onnx_fcn.images.image import open_image
 from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.running.truth import compare
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "fixtures/digits_unpadded.onnx"
@@ -587,6 +589,57 @@ def test_held_out_images(tmp_path: Path) -> None:
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", held_out=(PAGE, tmp_path / "part.npy"), samples=50)
     assert fitted.held_out.matrix.sum(1) == pytest.approx([48 * 16, 0])
     assert "nan" not in fitted.text()
+
+
+def test_numbers_as_names_are_the_numbers_of_masks(tmp_path: Path) -> None:
+    """Of a mask that is held out as of one that `segment --truth` compares with."""
+    seen = np.array([3, 5, 9, 255])[np.minimum(truth("parity", LOWER), 3)].astype(np.uint8)
+    np.save(tmp_path / "mask.npy", seen)
+    lines = clicks("parity", 12, 0)
+    for old, new in (("even", "3"), ("odd", "5"), ("none", "9")):
+        lines = lines.replace(old, new)
+    (tmp_path / "clicks.csv").write_text(lines)
+    fitted = onnx_fcn.fit(
+        DIGITS, PAGE, tmp_path / "clicks.csv", tmp_path / "out.onnx", at="last", held_out=(PAGE, tmp_path / "mask.npy")
+    )
+    assert sorted(fitted.names) == ["3", "5", "9"]
+    assert fitted.held_out.accuracy > 0.95
+    classes = np.array([[fitted.names.index(str(n)) if n != 255 else 0 for n in row] for row in seen])
+    assert compare(tmp_path / "mask.npy", classes, fitted.names).confusion.accuracy == 1
+    np.save(tmp_path / "labels.npy", truth("parity", UPPER))
+    with pytest.raises(OptionError, match="calls number 0 of the masks '3', but names that are numbers stand for"):
+        onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", names=["3", "5", "9"])
+
+
+def test_a_built_in_batch_becomes_free(tmp_path: Path) -> None:
+    """Labels are on single images, and so are the pictures that a trained file is for."""
+    labelled_noise(tmp_path, (24, 30), 1, 3)
+    network = model(
+        "a = Conv <strides = [2, 2]> (x, w1)  r = Relu (a)  f = Flatten (r)  y = Gemm (f, w2)",
+        image="float[4,1,12,12] x", w1=(6, 1, 3, 3), w2=(150, 3),
+    )  # fmt: skip
+    trained = onnx_fcn.fit(network, tmp_path / "images", tmp_path / "labels", tmp_path / "out.onnx", at="stride:2")
+    assert trained.validation.passed
+    dims = onnx.load(tmp_path / "out.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert dims[0].dim_param == "batch"
+    image = np.load(tmp_path / "images/0.npy")
+    assert onnx_fcn.DenseModel(tmp_path / "out.onnx").run(image).map.shape[0] == 2
+    assert onnx_fcn.validate(network, tmp_path / "out.onnx").passed
+
+
+def test_labels_that_were_left_out_are_named_if_too_few_are_left(tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("x,y,label\n-1,2,a\n100,5,b\n")
+    with pytest.raises(OptionError, match=r"two classes are needed; 1 of the 2 shapes in .* lies beyond"):
+        onnx_fcn.fit(DIGITS, PAGE, tmp_path / "clicks.csv", at="last")
+
+
+def test_accents_that_macos_takes_apart(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    np.save(tmp_path / "images" / (unicodedata.normalize("NFD", "bär") + ".npy"), np.load(PAGE))
+    np.save(tmp_path / "labels" / "bär.npy", truth("parity", UPPER))
+    fitted = onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", at="last", samples=20)
+    assert fitted.names == ("0", "1", "2")
 
 
 def test_pictures_as_labels_are_told() -> None:

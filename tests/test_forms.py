@@ -595,6 +595,19 @@ def test_maps_that_cannot_take_a_form(head: str, options: dict[str, Any], messag
         onnx_fcn.convert(classifier(head), **options)
 
 
+def test_answers_of_several_axes_have_no_best_class() -> None:
+    """Of (N, 2, 7) the best of 14 is no class; an axis of one number more does no harm."""
+    pair = f"{HEAD}  e = Neg (d)  a = Unsqueeze (d, one)  b1 = Unsqueeze (e, one)  "
+    for head, widths in (("y = Concat <axis = 1> (a, b1)", 2), ("y = Identity (a)", 1)):
+        original = classifier(pair + head, outputs=f"float[N,{widths},7] y", one=[1])
+        if widths == 1:
+            (best,) = answers(made(original, argmax=True), images(original)[1])
+            assert best.ndim == 3
+            continue
+        with pytest.raises(UnsupportedModel, match="has 2×7 numbers for each window, so there is no best class"):
+            onnx_fcn.convert(original, argmax=True)
+
+
 def test_full_size_takes_an_opset_that_interpolates() -> None:
     with pytest.raises(UnsupportedModel, match="Resize, which requires opset 11"):
         onnx_fcn.convert(classifier(opset=10), full_size=True)

@@ -779,7 +779,8 @@ CSV: dict[str, tuple[str, str]] = {
         "'image.png' and 'a/image' have equal names, so it is not clear which of them belongs to '.*image.png'$",
     ),
     "other images": ("image,x,y,label\nb.png,2,2,a\n", "a.csv' names images such as 'b.png', and there are others"),
-    "a field without an end": ('x,y,label\n1,2,"' + "a" * 200_000, "a.csv' is no CSV: line 2 cannot be read$"),
+    "a field without an end": ('x,y,label\n1,2,"' + "a" * 200_000, "a.csv' is no CSV: line 2 cannot be read"),
+    "an open quote": ('x,y,label\n1,2,a\n2,2,"b\n3,3,a\n', "no CSV: line 4 cannot be read; is a quote left open"),
 }  # fmt: skip
 
 

@@ -895,6 +895,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "page.npy page.npy map.npy": (1, "'{page.npy}' is not an ONNX model"),
     "plain.onnx page.npy map.npy": (1, "onnx_fcn did not convert it"),
     "full.onnx page.npy map.npy": (2, "was made with --full-size, which is not a map"),
+    "mean.onnx page.npy map.npy": (2, "was made with --reduce mean, which is not a map"),
     "out.onnx none.npy map.npy": (2, "'{none.npy}' does not exist"),
     "out.onnx text.png map.npy": (2, "'{text.png}' is not an image: TIFF, PNG, JPEG"),
     "out.onnx torn.png map.npy": (2, "'{torn.png}' cannot be read as an image: "),
@@ -932,6 +933,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(plain, folder / "plain.onnx")
     onnx_fcn.convert(plain, folder / "out.onnx", validate=False)
     onnx_fcn.convert(plain, folder / "full.onnx", validate=False, full_size=True)
+    onnx_fcn.convert(plain, folder / "mean.onnx", validate=False, reduce="mean")
     two = onnx.load(ROOT / "fixtures/digits_unpadded.onnx")
     two.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx_fcn.convert(two, folder / "two.onnx", validate=False)

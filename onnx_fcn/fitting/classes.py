@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.fitting.labels import Labelled
+from onnx_fcn.running.truth import numbers_of
 
 __all__ = ["Classes", "classes_of"]
 
@@ -29,7 +30,10 @@ class Classes:
 
 
 def classes_of(
-    censuses: Sequence[Mapping[int, int]], labelled: Sequence[Labelled], names: Sequence[str] = ()
+    censuses: Sequence[Mapping[int, int]],
+    labelled: Sequence[Labelled],
+    names: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Classes:
     """The classes in labels.
 
@@ -38,6 +42,7 @@ def classes_of(
         labelled: the images, as many.
         names: names of all classes in order: number k of a mask is the class with name k. Without them, the classes are
             the codes that occur, by number, called as in the file, or by the number.
+        notes: what was left out of the labels, in sentences.
 
     Raises:
         OptionError: if fewer than two classes have labels; if a class has no name, or a name no labels.
@@ -64,7 +69,8 @@ def classes_of(
         codes = _numbered(censuses, labelled, names, counts)
     if len(codes) < 2:
         perhaps = "" if ignored is None else f", and {ignored} stands for no label: --ignore none makes it a class"
-        raise OptionError(f"all labelled pixels are '{names[0]}': two classes are needed{perhaps}")
+        left = "".join(f"; {note}" for note in notes)
+        raise OptionError(f"all labelled pixels are '{names[0]}': two classes are needed{perhaps}{left}")
     return Classes(tuple(codes), tuple(names))
 
 
@@ -85,6 +91,11 @@ def _numbered(
     censuses: Sequence[Mapping[int, int]], labelled: Sequence[Labelled], names: Sequence[str], counts: Mapping[int, int]
 ) -> list[int]:
     """The numbers of a mask, which are the indices of the names."""
+    if numbers_of(names) != {index: index for index in range(len(names))}:
+        raise OptionError(
+            f"--names calls number 0 of the masks '{names[0]}', but names that are numbers stand for the numbers of a "
+            "mask: give other names, or leave --names out"
+        )
     for one, census in zip(labelled, censuses):
         for code in sorted(code for code, count in census.items() if count):
             if code >= len(names):

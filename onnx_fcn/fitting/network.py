@@ -20,6 +20,7 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.graphs import declared_as, static_dims
 from onnx_fcn.model.metadata import fingerprint, metadata_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
@@ -30,6 +31,7 @@ from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.heads import Head, map_at, with_head
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
+from onnx_fcn.walk.mixing import check_freed
 
 __all__ = ["Network", "Written", "open_network", "output_of"]
 
@@ -78,6 +80,13 @@ class Network:
         """The original beside its plain conversion."""
         return Comparison(self.given, self.walk, self.document, self.document, self.seed, self.progress)
 
+    @property
+    def has_fixed_batch(self) -> bool:
+        """Does the file ask for several images at once? The trained one takes any number."""
+        image = self.walk.image
+        declared = static_dims(declared_as(self.given.selected.proto.graph, image.name))
+        return image.batch is not None and (declared[image.batch] or 1) > 1
+
     def validate(self) -> Validation:
         """Compare the plain conversion with the original.
 
@@ -115,7 +124,9 @@ class Network:
         with blaming_model(self.given):
             walk = with_head(document, answering(document, lift(document, self.request), self.asked.as_map), head)
             form(walk, self.asked)
-            document.commit(assemble(document, walk))
+            document.commit(assemble(document, walk, dynamic_batch=self.has_fixed_batch))
+            if self.has_fixed_batch:
+                check_freed(document, original, walk)
         geometry, source = geometry_of(walk), fingerprint(self.given.whole.proto.graph)
         nodes = [e.node.name for e in walk.slots[-1].emissions if e.node.op == "Conv"]
         metadata = metadata_of(

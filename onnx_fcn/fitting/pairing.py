@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -128,8 +129,8 @@ def _ambiguous(images: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def _base(name: str) -> str:
-    """a/b.ome.tif → b.ome.tif, also as Windows writes it."""
-    return PurePosixPath(name.replace("\\", "/")).name
+    """a/b.ome.tif → b.ome.tif, also as Windows writes it, and as macOS does, which takes letters and accents apart."""
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).name
 
 
 def _stem(name: str) -> str:

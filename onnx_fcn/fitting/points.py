@@ -55,14 +55,14 @@ def draw_csv(path: str, rank: int) -> dict[str | None, Drawing]:
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """(number of the line, cells) of each row that is not empty."""
     try:
-        reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""))
+        reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
         for row in reader:
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row
     except UnicodeDecodeError:
         raise OptionError(f"'{path}' is no CSV: it is not text in UTF-8") from None
     except csv.Error:
-        raise OptionError(f"'{path}' is no CSV: line {reader.line_num} cannot be read") from None
+        raise OptionError(f"'{path}' is no CSV: line {reader.line_num} cannot be read; is a quote left open?") from None
 
 
 def _columns(path: str, header: Sequence[str], rank: int) -> dict[str, int]:

@@ -21,6 +21,7 @@ from onnx_fcn.fitting.network import Network
 from onnx_fcn.fitting.search import Samples
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.running.preprocess import Preprocessing, settled
+from onnx_fcn.running.truth import numbers_of
 
 __all__ = ["Data", "Progress", "Sampler"]
 
@@ -101,7 +102,7 @@ class Data:
             sizes.append(size)
             censuses.append(census(one, size))
         if trained is None:
-            classes = classes_of(censuses, labelled, names)
+            classes = classes_of(censuses, labelled, names, notes)
         else:
             classes = _as_trained(trained, censuses, labelled)
             if not labelled[0].labels.codes and trained.labelled[0].labels.codes:
@@ -137,14 +138,15 @@ def _size(image: str, rank: int, level: int) -> tuple[int, ...]:
 def _as_trained(trained: Data, censuses: Sequence[dict[int, int]], labelled: Sequence[Labelled]) -> Classes:
     """The trained classes, with the codes that they have in other labels.
 
-    Classes that have names go by these. In masks, code k is class k, or the same as in masks that were trained on.
+    Classes that have names go by these. In masks, a code is that of the masks that were trained on, or the number that
+    `segment --truth` reads for the class: `numbers_of`.
 
     Raises:
         OptionError: if there is a class that is not trained, or no label.
     """
     own, names = labelled[0].labels.codes, trained.classes.names
     from_masks = not trained.labelled[0].labels.codes
-    numbers = trained.classes.codes if from_masks else range(len(names))
+    numbers = trained.classes.codes if from_masks else [*numbers_of(names)]
     codes = {name: code for code, name in own.items()} if own else dict(zip(names, numbers))
     occurring = sorted({code for c in censuses for code, count in c.items() if count})
     known = {codes.get(name) for name in names}

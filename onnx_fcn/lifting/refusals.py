@@ -7,6 +7,7 @@ from onnx_fcn.errors import Unsupported
 __all__ = [
     "ABOUT_POSITIONS",
     "EVALUATION",
+    "OF_FAULTS",
     "PER_POSITION",
     "REORDERED",
     "REPLACE",
@@ -24,6 +25,14 @@ ABOUT_POSITIONS = frozenset(
         *("axes-meet", "constant-per-image", "dense-partial-window", "lookup", "mixes-positions", "norm-partial"),
         *("not-channels", "not-spatial", "per-position", "permuted-axes", "reduce-partial-window"),
         *("reshape-cuts-axis", "unfold-too-large", "weight-per-position", "weight-too-large"),
+    }
+)
+
+#: Codes of refusals whose model may be damaged, so that it runs nowhere: windows are not proposed for it.
+OF_FAULTS = frozenset(
+    {
+        *("attribute", "broadcast", "dense-size", "dropout-mask", "dtype", "indices", "operands", "rank"),
+        *("reshape-size", "size", "type", "unknown-type", "unknown-value"),
     }
 )
 

@@ -289,8 +289,8 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
     answers = geometry.of(output)
     name = next(iter(geometry.outputs)) if output is None else output
     if answers.form not in FORMS:
-        form = answers.form.replace(" ", " --")
-        raise OptionError(f"output '{name}' was made with --{form}, which is not a map: convert without that option")
+        form = " ".join(f"--reduce {word}" if word in ("mean", "max") else f"--{word}" for word in answers.form.split())
+        raise OptionError(f"output '{name}' was made with {form}, which is not a map: convert without that option")
     if not answers.layout:
         raise OptionError(f"output '{name}' has other axes than a batch, channels and cells, so it is not a map")
     image = next(i for i in graph.input if i.name == geometry.image)

@@ -17,7 +17,7 @@ import onnx
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted
+from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted, dims_of
 from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
@@ -111,6 +111,13 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
     if asked.argmax:
         if elem_type not in COMPARED:
             raise Unsupported("is a map of a type for which onnxruntime has no ArgMax", code="form")
+        if sum(any(a in original.channels for a in group) for group in original.layout) > 1:
+            numbers = dims_of(size for k, size in enumerate(original.shape) if k != batch and size > 1)
+            raise Unsupported(
+                f"has {numbers} numbers for each window, so there is no best class",
+                code="form",
+                hint="leave --argmax out",
+            )
         if x.width == 1:
             hint = "--outputs chooses others" if len(walk.outputs) > 1 else "leave --argmax out"
             raise Unsupported("has one channel, so there is no best class", code="form", hint=hint)

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.refusals import OF_FAULTS
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
@@ -18,6 +19,7 @@ from onnx_fcn.walk.images import FEW, Request, images, written_size
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.regions import on_windows, plans
 from onnx_fcn.walk.search import causes_of, explored
+from onnx_fcn.walk.shapes import is_consistent
 
 __all__ = ["answering", "lift"]
 
@@ -51,8 +53,11 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         return walk
     if request.windows:
         return on_windows(document, request, walk, causes)
-    planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
-    raise UnsupportedModel(causes, next((advise(*p) for p in planned), ""))
+    if OF_FAULTS.isdisjoint(d.code for d in causes):
+        for planned in plans(document, request, walk, causes):
+            if isinstance(planned, tuple) and is_consistent(document, planned[0].image):
+                raise UnsupportedModel(causes, advise(*planned))
+    raise UnsupportedModel(causes)
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:

@@ -268,7 +268,7 @@ def _output(document: Document, walk: Walk, name: str, types: Mapping[str, onnx.
         return RegionOutput(name, shape, 0 if single else None, kind)
     own = [k for k, d in enumerate(shape) if d == count]
     others = [d for d in shape if d != count and d % count == 0] if count == BATCH else []
-    if not own or others or (len(own) > 1 and own[0]):
+    if not own or others or (len(own) > 1 and (own[0] or count == BATCH)):
         raise Unsupported(f"'{name}' has no axis of its own for the images of a batch", code="batch")
     return RegionOutput(name, shape, own[0], kind)
 

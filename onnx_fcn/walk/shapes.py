@@ -18,7 +18,7 @@ from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.model.inference import dims_in, infer_types
 from onnx_fcn.model.operators import SHAPED_BY_VALUES, STAND_INS
 
-__all__ = ["Shapes", "native_types"]
+__all__ = ["Shapes", "is_consistent", "native_types"]
 
 
 class Shapes:
@@ -51,6 +51,21 @@ def native_types(document: Document, image: Image) -> dict[str, onnx.TypeProto.T
 
     What is computed from shapes is evaluated and put in, and more shapes are inferred, until there are no more.
     """
+    return _settled(document, image)[0]
+
+
+def is_consistent(document: Document, image: Image) -> bool:
+    """Does onnx find no operator whose operands do not fit each other at the native size? It misses some."""
+    _, found = _settled(document, image)
+    try:
+        onnx.shape_inference.infer_shapes(_put_together(document, image, found), data_prop=True, strict_mode=True)
+    except Exception:  # its exceptions have no common base
+        return False
+    return True
+
+
+def _settled(document: Document, image: Image) -> tuple[dict[str, onnx.TypeProto.Tensor], dict[str, Array]]:
+    """(types of tensors, values that shapes are computed from)."""
     graph = document.proto.graph
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     values = Values(graph.node, stored_in(graph), document.array, opsets)
@@ -69,7 +84,7 @@ def native_types(document: Document, image: Image) -> dict[str, onnx.TypeProto.T
             values.set(node.output[0], shape if node.op_type == "Shape" else np.array(shape.prod()))
         more = _evaluated(values, computed - found.keys())
         if not more:
-            return types
+            return types, found
         found |= more
 
 
@@ -91,6 +106,11 @@ def _evaluated(values: Values, names: Iterable[str]) -> dict[str, Array]:
 
 def _inferred(document: Document, image: Image, put_in: Mapping[str, Array]) -> dict[str, onnx.TypeProto.Tensor]:
     """Types of tensors at the native size, with these values put in as constants."""
+    return infer_types(_put_together(document, image, put_in)) or {}
+
+
+def _put_together(document: Document, image: Image, put_in: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model at the native size, with these values put in as constants."""
     model = onnx.ModelProto()
     model.CopyFrom(document.proto)
     del model.graph.value_info[:]
@@ -108,7 +128,7 @@ def _inferred(document: Document, image: Image, put_in: Mapping[str, Array]) -> 
     _stand_in(model.graph)
     for declared in model.graph.output:
         declared.type.tensor_type.ClearField("shape")
-    return infer_types(model) or {}
+    return model
 
 
 def _put_in(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
