@@ -219,6 +219,9 @@ CASES: dict[str, Case] = {
         f"{TRUNK}  s = Shape (m)  n = Gather (s, zero)  to = Concat <axis = 0> (n, rest)  d = Reshape (m, to)  "
         f"t = Reshape (d, flat)  p = Transpose <perm = [0, 2, 1]> (t)  {ATTENTION}  {SCORES}",
         weights={"zero": [0], "rest": [6, -1]}),
+    "a fused operator, behind which shapes are only declared": case(
+        f"{TRUNK}  {POSITIONS}  p = com.microsoft.SkipLayerNormalization (u, u, gamma, beta)  {ATTENTION}  {SCORES}",
+        outputs="float[N,5] y", weights={"gamma": (6,), "beta": (6,)}),
     "a number of pixels that divides": case(
         f"{TRUNK}  s = Shape (c)  h = Gather (s, side)  hf = Cast <to = 1> (h)  {POSITIONS}  p = Div (u, hf)  "
         f"{ATTENTION}  {SCORES}", weights={"side": [2]}),
@@ -492,3 +495,12 @@ def test_exports(name: str, how: str, tmp_path: Path) -> None:
                 head = lambda feeds: [model.head(torch.from_numpy(feeds["map"])).numpy()]  # noqa: E731
                 expected = law.by_window(head, features, "map", window, (2, 3), (step, step))
             law.compare(converted, run({"image": image.numpy()}), expected, batch)
+
+
+def test_a_weight_as_an_output() -> None:
+    original = case(EMBEDDED, outputs="y, float[1,12,6] places", weights=PLACES).model()
+    converted = onnx_fcn.convert(original, windows=True).to_proto()
+    image = law.noise(original.graph.input[0], 1, (-2, 2), [None, 3, 13, 12])
+    _, places = law.session(converted)({"x": image})
+    stored = next(t for t in original.graph.initializer if t.name == "places")
+    assert np.array_equal(places, onnx.numpy_helper.to_array(stored))
