@@ -473,10 +473,10 @@ def test_a_map_of_the_graph() -> None:
 
 
 def test_a_tensor_that_does_not_exist() -> None:
-    message = "the model has no output 'scores', and no such tensor: its outputs are 'y': did you mean 'score'\\?"
+    message = "the model has no output 'scores', and no node makes it: the outputs are 'y': did you mean 'score'\\?"
     with pytest.raises(OptionError, match=message):
         onnx_fcn.convert(classifier(f"{HEAD}  score = Relu (d)  y = Identity (score)"), outputs=["scores"])
-    with pytest.raises(OptionError, match="the model has no output 'x', and no such tensor"):
+    with pytest.raises(OptionError, match="the model has no output 'x', and no node makes it"):
         onnx_fcn.convert(classifier(), outputs=["x"])
 
 
@@ -515,8 +515,9 @@ CONTRADICTIONS = [
     ({"keep_size": True, "reduce": "mean"}, "--keep-size and --reduce contradict each other"),
     ({"keep_size": True, "output_stride": 1}, "--keep-size and --output-stride contradict each other"),
     ({"reduce": "mean", "full_size": True}, "--reduce and --full-size contradict each other"),
-    ({"outputs": ["nothing"]}, "the model has no output 'nothing', and no such tensor: its outputs are 'y', 'z'"),
+    ({"outputs": ["nothing"]}, "the model has no output 'nothing', and no node makes it: the outputs are 'y', 'z'"),
     ({"output_stride": 3}, "--output-stride 3 does not divide: use 1, 2"),
+    ({"window_stride": 4}, "--window-stride is the distance of the windows that --windows cuts: give that, too"),
     ({"logits": True, "outputs": ["z"]}, "no output closes with a Softmax, LogSoftmax or Sigmoid"),
 ]
 
@@ -695,3 +696,11 @@ def test_validation_rejects(name: str) -> None:
     assert onnx_fcn.validate(original, converted).passed
     with pytest.raises(ValidationError):
         onnx_fcn.validate(original, edited(converted, op, change))
+
+
+@pytest.mark.parametrize("option", ["output_stride", "window_stride"])
+@pytest.mark.parametrize("value", [2.0, True, 0, "4"], ids=str)
+def test_strides_are_whole_numbers_of_pixels(option: str, value: Any) -> None:
+    """A file with another one could not be verified."""
+    with pytest.raises(OptionError, match=rf"--{option.replace('_', '-')} is a number of pixels from 1 on, not "):
+        onnx_fcn.convert(classifier(), windows=True, **{option: value})

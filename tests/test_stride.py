@@ -411,6 +411,17 @@ def test_answers_further_apart_in_other_forms(tmp_path: Path) -> None:
     assert (answers.stride, answers.period) == ((12, 12), ())
 
 
+def test_phases_that_are_no_whole_pixels() -> None:
+    """A finer map has cells between pixels, to which no image is shifted: right conversions were rejected."""
+    original = law.model('u = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+        'nearest_mode = "floor"> (x, , scales)  c = Conv <strides = [4, 4]> (u, k)  m = Relu (c)  f = Flatten (m)  '
+        "y = MatMul (f, w)", image="float[N,3,12,12] x", opset=13, scales=np.float32([1, 1, 3, 3]), k=(4, 3, 4, 4),
+        w=(324, 5))  # fmt: skip
+    onnx_fcn.convert(original)
+    for wanted in (2, 1):
+        assert onnx_fcn.convert(original, output_stride=wanted).report.validation.passed
+
+
 def test_what_has_no_answers_has_no_coarser_ones() -> None:
     bare = law.model("y = Conv <strides = [4, 4]> (x, w)", image="float[N,3,32,32] x", w=(5, 3, 4, 4))
     with pytest.raises(OptionError, match=r"--output-stride 8 does not divide: use 1, 2, 4$"):
@@ -419,8 +430,13 @@ def test_what_has_no_answers_has_no_coarser_ones() -> None:
 
 def test_a_trained_layer_answers_where_its_maps_have_cells(tmp_path: Path) -> None:
     page, clicks = FIXTURES / "digits_page.npy", FIXTURES / "digits_clicks.csv"
+    told: list[str] = []
     with pytest.raises(OptionError, match=r"--output-stride 8 .* a trained layer has an answer at every cell"):
-        onnx_fcn.fit(FIXTURES / "digits_unpadded.onnx", page, clicks, tmp_path / "out.onnx", output_stride=8)
+        onnx_fcn.fit(
+            FIXTURES / "digits_unpadded.onnx", page, clicks, tmp_path / "out.onnx", output_stride=8,
+            progress=lambda words, *_: told.append(words),
+        )  # fmt: skip
+    assert not any("training" in words for words in told)
     assert not list(tmp_path.iterdir())
 
 

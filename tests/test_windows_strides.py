@@ -125,7 +125,7 @@ def test_a_stride_that_axes_share() -> None:
         onnx_fcn.convert(original, windows=True, window_stride=3)
 
 
-@pytest.mark.parametrize("stride", [1, 3, 5, 0, -2])
+@pytest.mark.parametrize("stride", [1, 3, 5])
 def test_a_stride_that_the_map_has_not(stride: int) -> None:
     original = CASES["embedded positions"].model()
     with pytest.raises(OptionError, match=f"'m'.* has one every 2 pixels .*takes a multiple of that, not {stride}"):

@@ -55,7 +55,8 @@ def original_runner(c: Comparison, trunk: Cut | None = None) -> Callable[[Case],
     """
     file, closed = c.given.file, c.given.logits
     inner = [*c.hidden, *closed, *closed.values(), *([trunk.name] if trunk is not None else [])]
-    inner += {*c.names} - {o.name for o in file.proto.graph.output}  # tensors that were asked for
+    outputs = {o.name for o in file.proto.graph.output}
+    inner += [name for name in c.names if name not in outputs]  # tensors that were asked for
     inner = list(dict.fromkeys(inner))
     untouched = file is c.original
     names = [o.name for o in file.proto.graph.output] + (inner if untouched else [])

@@ -60,6 +60,8 @@ def _phase_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     except ModelError:
         return  # the trunk has another input
     for phase in sample_cells(rates, c.random):
+        if any((p * a.stride).denominator != 1 for p, a in zip(phase, cut.fact.space)):
+            continue  # no image is shifted by a part of a pixel
         index, ends = [slice(None)] * len(image.shape), list(wide.size)
         for axis, p in zip(cut.fact.space, phase):
             if axis.image is not None and p:  # a whole stride smaller, so that what depends on the size does not change

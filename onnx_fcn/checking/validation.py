@@ -184,5 +184,5 @@ def _scale_single(c: Comparison, run: Run) -> None:
         if all(case.expected[name].size == case.batch for case in quiet):
             answers = [case.expected for case in quiet] + [window for wide in run.larger for window in wide.windows]
             scale = c.scales.get(name, Scale())
-            usual = float(np.median([largest_of(each[name]) for each in answers if name in each]))  # constants are not
+            usual = float(np.median([largest_of(a[name]) for a in answers if name in a]))  # no window has a constant
             c.scales[name] = replace(scale, least=max(scale.least, usual))

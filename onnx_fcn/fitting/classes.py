@@ -45,7 +45,8 @@ def classes_of(
         notes: what was left out of the labels, in sentences.
 
     Raises:
-        OptionError: if fewer than two classes have labels; if a class has no name, or a name no labels.
+        OptionError: if fewer than two classes have labels; if a class has no name, or a name no labels; if names are
+            other numbers than those of the masks.
     """
     counts: Counter[int] = Counter()
     for census in censuses:
@@ -91,10 +92,11 @@ def _numbered(
     censuses: Sequence[Mapping[int, int]], labelled: Sequence[Labelled], names: Sequence[str], counts: Mapping[int, int]
 ) -> list[int]:
     """The numbers of a mask, which are the indices of the names."""
-    if numbers_of(names) != {index: index for index in range(len(names))}:
+    wrong = next((index for number, index in numbers_of(names).items() if number != index), None)
+    if wrong is not None:
         raise OptionError(
-            f"--names calls number 0 of the masks '{names[0]}', but names that are numbers stand for the numbers of a "
-            "mask: give other names, or leave --names out"
+            f"--names calls number {wrong} of the masks '{names[wrong]}', but names that are numbers stand for the "
+            "numbers of a mask: give other names, or leave --names out"
         )
     for one, census in zip(labelled, censuses):
         for code in sorted(code for code, count in census.items() if count):

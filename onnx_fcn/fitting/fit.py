@@ -95,7 +95,7 @@ def fit(
         held_out: images and labels to test on, which are not trained on.
         preprocess: how pixels become the network's input, as of `apply`; stored in the trained file.
         level: level of image pyramids; 0 is the finest.
-        output_stride: pixels between answers, as of `convert`.
+        output_stride: pixels between answers, fewer than the network strides, as of `convert`.
         full_size: the scores at the resolution of the image.
         argmax: the best class instead of the scores.
         output_name: the output whose last layer is replaced, if there are several.

@@ -15,6 +15,7 @@ from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.heads import prove_head
 from onnx_fcn.conversion import Progress, accepted, blaming_model, compare
+from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
@@ -187,6 +188,11 @@ def open_network(
     document = given.selected.copy()
     with blaming_model(given):
         walk = answering(document, lift(document, request), asked.as_map)
+        if walk.options.apart is not None:
+            raise OptionError(
+                f"--output-stride {asked.output_stride} is more than the network strides, and a trained layer has an "
+                "answer at every cell of its maps: leave it out"
+            )
         document.commit(assemble(document, walk))
     geometry = geometry_of(walk)
     entries = metadata_of(geometry, fingerprint(given.whole.proto.graph), document.proto.graph, {})

@@ -273,14 +273,6 @@ class Emitter:
         self._check_since(8, "repeats a value over the map, which")
         return self.emit([name, shape], "Expand")
 
-    def check_scans(self) -> None:
-        """Check that windows can be run one after another.
-
-        Raises:
-            Unsupported: if the opset is older than 9.
-        """
-        self._check_since(9, "runs the rest of the network on each window, which")
-
     def check_broadcasts(self) -> None:
         """Check that the node's operator broadcasts its operands.
 

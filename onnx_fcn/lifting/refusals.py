@@ -80,8 +80,8 @@ SUBGRAPHS = {
 
 
 def hint_for(domain: str, operator: str, reads: str) -> str:
-    """The hint for an operator without a rule that reads a map."""
-    if domain == "ai.onnx.ml":
+    """The hint for an operator without a rule; `reads` is what it makes an answer of, if it does."""
+    if domain == "ai.onnx.ml" and reads:
         return f"leave it out, with --outputs {reads}"
     if domain == "com.microsoft.nchwc":
         return "start from the model before onnxruntime optimised it"

@@ -8,8 +8,8 @@ counted, as in torchvision's tables and in fvcore:
     Gemm, MatMul             output elements × features that are summed for each
     Einsum of two operands   the product of the sizes of all its indices
 
-and so are their quantised and fused forms. Poolings, normalisations, activations, recurrences and what is computed
-from constants alone are not counted.
+and so are their quantised and fused forms. Poolings, normalisations, activations and what is computed from constants
+alone are not counted. The number is not known if there is a recurrence or fused attention, which do much work.
 
 **Activation memory** is the largest sum, over the nodes in their order, of the bytes of all live tensors: computed
 already, and still read by this node or a later one. It ignores weights, workspace and alignment, and that a runtime
@@ -27,7 +27,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from onnx_fcn.model.graphs import names_used, nodes_within, stored_names
 from onnx_fcn.model.inference import declared_types, dims_in, infer_types
-from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED
+from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED, UNCOUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
 __all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensor_of", "tensors_in", "total"]
@@ -74,7 +74,7 @@ class Program:
     """The nodes of a graph that depend on an input; all others are computed once, when the model is loaded.
 
     Attributes:
-        layers: the nodes that have multiply-accumulates, or a subgraph that contains such a node.
+        layers: the nodes that have multiply-accumulates, counted or not, or a subgraph that contains such a node.
         makes: the names of each node's outputs.
         needed: the tensors whose sizes determine the cost of a run.
     """
@@ -139,8 +139,11 @@ def tensor_of(kind: TypeProto.Tensor) -> Tensor:
 
 
 def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Multiply-accumulates of one node; None if a size is not known, or if a subgraph contains a layer."""
-    if any(map(_counts, nodes_within(node))):
+    """Multiply-accumulates of one node.
+
+    None if a size is not known, if a subgraph contains a layer, or for what is not counted though it does much work.
+    """
+    if any(map(_counts, nodes_within(node))) or node.op_type in UNCOUNTED:
         return None
     if not _counts(node):
         return 0
@@ -162,7 +165,7 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _counts(node: NodeProto) -> bool:
-    return node.op_type in COUNTED and node.domain in ("", "ai.onnx", "com.microsoft")
+    return node.op_type in COUNTED | UNCOUNTED and node.domain in ("", "ai.onnx", "com.microsoft")
 
 
 def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:

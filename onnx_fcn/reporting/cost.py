@@ -20,7 +20,6 @@ from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
-from onnx_fcn.model.operators import UNCOUNTED
 from onnx_fcn.walk.cut import find_cut, upstream
 from onnx_fcn.walk.shapes import native_types
 
@@ -130,8 +129,9 @@ def costs_of(
         tensors |= _of_windows(walk, windows)
         crops = math.prod(windows) * native.macs if walk.has_head and native.macs is not None else None
         once = [count for name, count in program.macs(tensors).items() if name not in repeated]
-        heads = [native.head.macs] * (math.prod(windows) if walk.region is not None else 0)
-        rows.append(ImageCost(size, windows, total([*once, *heads]), crops, program.peak(tensors, repeated)))
+        head = native.head.macs
+        each = [] if walk.region is None else [None if head is None else math.prod(windows) * head]
+        rows.append(ImageCost(size, windows, total([*once, *each]), crops, program.peak(tensors, repeated)))
     return native, tuple(rows)
 
 
@@ -166,7 +166,7 @@ def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
 
 
 def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
-    """What `--windows` would do for a refused network, and what it would cost.
+    """What `--windows` would do for a refused network, and what it would cost: the limit for large images.
 
     Args:
         original: the model.
@@ -180,15 +180,13 @@ def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
         )
     what = f"--windows runs what comes after '{region.cut}' on every window"
     native = native_cost(original, walk)
-    if not native.macs or native.trunk.macs is None or any(n.op_type in UNCOUNTED for n in region.nodes):
+    if not native.macs or native.trunk.macs is None:
         return what
     share = native.trunk.macs / native.macs
     before = "nearly all" if share > 0.995 else f"{share:.0%}" if share >= 0.01 else "less than 1%"
-    if share < LITTLE or not native.head.macs:
-        cost = "about as much as" if share < LITTLE else "far less than"
-    else:
-        cost = f"at most {1 / (1 - share):.1f} times less than"
-    return f"{what}: {before} of the work comes before, and is done once, so a large image costs {cost} its crops"
+    cost = f"at least {1 - share:.0%} of the work of" if native.head.macs else "far less work than"
+    cost = "nearly as much work as" if share < LITTLE else cost
+    return f"{what}: {before} of the work comes before, and is done once, so a large image takes {cost} its crops"
 
 
 def native_cost(original: Document, walk: Walk) -> NativeCost:

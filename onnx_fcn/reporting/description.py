@@ -157,10 +157,10 @@ def _caveats(
 
 
 def _closer(walk: Walk) -> str:
-    """The option that halves the distance of answers: a map may have windows that are closer as it is."""
+    """`--window-stride` if the map has windows at half the distance, otherwise `--output-stride`."""
     cut = find_cut(walk) if walk.region is not None else None
     axes = zip(sliding(cut.fact), walk.region.stride) if cut is not None and walk.region is not None else ()
-    halves = [(stride / 2 / axis.stride).denominator == 1 for axis, stride in axes]
+    halves = [(stride / 2 / axis.window_stride).denominator == 1 for axis, stride in axes]
     return "--window-stride" if halves and all(halves) else "--output-stride"
 
 

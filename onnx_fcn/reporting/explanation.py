@@ -168,7 +168,10 @@ def explain(
     if walk is None:
         raise UnsupportedModel(causes)
     if causes and windows:
-        walk, causes = on_windows(document, request, walk, causes), []
+        try:
+            walk, causes = on_windows(document, request, walk, causes), []
+        except UnsupportedModel as refusal:
+            causes = list(refusal.diagnostics)
     if not causes:
         walk = answering(document, walk, asked)
         try:
@@ -190,9 +193,10 @@ class _Explainer:
         self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
         self._makers = {o.name: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o.name}
         self._graph = document.proto.graph
-        self._region = {
-            name for n in (walk.region.nodes if walk.region else ()) for name in (n.name, *n.output) if name
-        }
+        nodes = walk.region.nodes if walk.region else ()
+        copied = walk.region.copied if walk.region else ()  # these are constants outside, which is asked about
+        own = (n for n in nodes if n.output[0] not in copied)
+        self._region = {name for n in own for name in (n.name, *n.output) if name}
         refusals = {**walk.diagnostics, **walk.causes}  # found at one node, and attributed to the node at fault
         self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
 

@@ -19,7 +19,6 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnx_fcn._types import Array
-from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Shared
 from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.regions import RegionOutput
@@ -34,7 +33,6 @@ def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
 
     (N, C, *cells) → places (P, A) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
     """
-    site.check_scans()
     region = site.region
     x = replace(x, space=tuple(_apart(a, region.stride) for a in x.space))
     grid = _grid(site, x)
@@ -46,7 +44,7 @@ def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     made = site.emit_many([places], "Scan", outputs=count, body=body, num_scan_inputs=1)
     origins = site.record_reduction(x, contextable=False)
     answers = [replace(_answer(site, x, o, name, grid), origins=origins) for o, name in zip(region.outputs, made)]
-    site.note("region", x, x.window, inputs=x.width, outputs=answers[0].width)
+    site.note("region", x, x.window, inputs=x.width, outputs=sum(y.width for y in answers))
     return answers
 
 
@@ -54,12 +52,7 @@ def _apart(axis: Axis, stride: Sequence[Fraction]) -> Axis:
     """An axis of the map with windows so many pixels apart."""
     if axis.image is None:
         return axis
-    if (stride[axis.image] / axis.stride).denominator != 1:
-        raise Unsupported(
-            f"has windows {stride[axis.image]} pixels apart, on a map with a cell every {axis.stride}",
-            code="window-stride",
-            hint="another --window-stride, or none",
-        )
+    assert (stride[axis.image] / axis.stride).denominator == 1, "a stride of windows is one of cells"
     return replace(axis, window_stride=stride[axis.image])
 
 
@@ -112,7 +105,7 @@ def _body(site: Site, x: Lifted, others: Mapping[str, Shared]) -> GraphProto:
     names = {region.cut: _as_original(body, x, window)}
     names |= {name: _size(body, x, value, window) for name, value in region.sizes.items()}
     names |= {name: fact.name for name, fact in others.items()}
-    names |= {name: site.fresh(f"{name}/of a window") for name in (*region.copied, *(o.name for o in region.outputs))}
+    names |= {name: site.fresh(f"{name}/window") for name in (*region.copied, *(o.name for o in region.outputs))}
     original = GraphProto(node=region.nodes)
     rename(original, {old: new for old, new in names.items() if old != new})
     body.nodes += original.node

@@ -21,7 +21,8 @@ class Asked:
 
     Attributes:
         folds: fold the batch into a spatial axis around the head.
-        output_stride: pixels between answers, fewer than the network strides: operators dilate instead (à trous).
+        output_stride: pixels between answers: if fewer than the network strides, operators dilate (à trous); if more,
+            answers are left out.
         outputs: names of the outputs to answer with, or of other tensors; empty for all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: ``mean`` or ``max`` of the map; empty for the map itself.
@@ -45,6 +46,9 @@ class Asked:
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
+        for name, stride in (("output-stride", self.output_stride), ("window-stride", self.window_stride)):
+            if stride is not None and (type(stride) is not int or stride < 1):
+                raise OptionError(f"--{name} is a number of pixels from 1 on, not {stride!r}")
         if self.reduce not in ("", "mean", "max"):
             raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
         asked = [name for name, value in self._forms() if value]

@@ -73,11 +73,6 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     Raises:
         OptionError: if there is no such map, or they cannot be combined.
     """
-    if walk.options.apart is not None:
-        raise OptionError(
-            f"--output-stride {walk.options.apart[1]} is more than the network strides, and a trained layer has an "
-            "answer at every cell of its maps: leave it out"
-        )
     maps = [map_at(walk, name) for name in head.tensors]
     for name, x, kernel in zip(head.tensors, maps, head.kernels):
         if kernel.shape[1:] not in {(x.width, *[1] * len(x.space)), (x.width, *x.window)}:

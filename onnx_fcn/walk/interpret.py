@@ -124,7 +124,7 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
     else:
         site = Site(walk, position, slot)
         try:
-            outputs = _apply(site, slot, operands, implicit)
+            outputs = _apply(walk, site, slot, operands, implicit)
         except Unsupported as refusal:
             lifted = [f for f in everything if isinstance(f, Lifted)]
             walk.diagnostics[position] = _diagnosed(walk, slot, refusal, lifted)
@@ -173,17 +173,18 @@ def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted
     )
 
 
-def _apply(site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]) -> Sequence[Fact]:
+def _apply(
+    walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
+) -> Sequence[Fact]:
     rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
     domain = f"{slot.node.domain}." if slot.node.domain else ""
     if rule is None and slot.node.op in ATTENTION:
         raise product_of_maps()
     if rule is None:
-        reads = next((t.name for t, f in zip(slot.node.inputs, operands) if isinstance(f, Lifted)), "")
         raise Unsupported(
             f"there is no rule for {domain}{slot.node.op}, so its meaning at every position is unknown",
             code="no-rule",
-            hint=hint_for(slot.node.domain, slot.node.op, reads),
+            hint=hint_for(slot.node.domain, slot.node.op, _answered_with(walk, slot)),
         )
     if implicit:
         raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
@@ -197,6 +198,13 @@ def _apply(site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: 
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
     return named(site, outputs)
+
+
+def _answered_with(walk: Walk, slot: Slot) -> str:
+    """The tensor that a node makes all of its results of, if these are answers; empty if not, or if it is the image."""
+    read = [t.name for t in slot.node.inputs if isinstance(walk.facts.get(t.name), Lifted)]
+    is_last = {o.name for o in slot.node.outputs} <= {*walk.outputs}
+    return read[0] if is_last and read and walk.image.name not in read else ""
 
 
 def _everywhere(fact: Fact) -> Fact:

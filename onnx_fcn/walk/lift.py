@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -24,11 +24,7 @@ from onnx_fcn.walk.shapes import is_consistent
 __all__ = ["answering", "lift"]
 
 
-def _nothing(_walk: Walk, _region: Region) -> str:
-    return ""
-
-
-def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] = _nothing) -> Walk:
+def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] | None = None) -> Walk:
     """Lift a whole model, with answers at its own stride.
 
     Args:
@@ -53,11 +49,21 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         return walk
     if request.windows:
         return on_windows(document, request, walk, causes)
-    if OF_FAULTS.isdisjoint(d.code for d in causes):
-        for planned in plans(document, request, walk, causes):
-            if isinstance(planned, tuple) and is_consistent(document, planned[0].image):
-                raise UnsupportedModel(causes, advise(*planned))
-    raise UnsupportedModel(causes)
+    raise UnsupportedModel(causes, "" if advise is None else _advice(document, request, walk, causes, advise))
+
+
+def _advice(
+    document: Document,
+    request: Request,
+    walk: Walk,
+    causes: Sequence[Diagnostic],
+    advise: Callable[[Walk, Region], str],
+) -> str:
+    """What to say of windows to whoever gave a refused network; nothing if they are no remedy, or it may be damaged."""
+    if not OF_FAULTS.isdisjoint(d.code for d in causes):
+        return ""
+    planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
+    return next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
@@ -107,8 +113,6 @@ def _check_stride(walk: Walk, output_stride: int) -> Fraction:
     Raises:
         OptionError: if it is neither.
     """
-    if output_stride < 1:
-        raise OptionError(f"--output-stride is a number of pixels from 1 on, not {output_stride}")
     strides = sorted({a.stride for f in walk.results.values() for a in f.space if a.image is not None})
     if not strides:
         raise OptionError("no answer depends on the position, so --output-stride does not apply")

@@ -58,13 +58,13 @@ def _declared(document: Document, name: str) -> ValueInfoProto:
     if name not in made:
         outputs = ", ".join(repr(o.name) for o in graph.output)
         hint = did_you_mean(name, [*(o.name for o in graph.output), *made])
-        raise OptionError(f"the model has no output '{name}', and no such tensor: its outputs are {outputs}{hint}")
+        raise OptionError(f"the model has no output '{name}', and no node makes it: the outputs are {outputs}{hint}")
     stripped = ModelProto()
     stripped.CopyFrom(document.proto)
     del stripped.graph.value_info[:]
     kind = (infer_types(stripped) or declared_types(document.proto)).get(name)
     if kind is None or not kind.elem_type:
-        raise OptionError(f"the type of '{name}' is not known, as an operator before it is none of ONNX's own")
+        raise OptionError(f"'{name}' cannot be an output: its type is not known, or it is no tensor")
     return ValueInfoProto(name=name, type=TypeProto(tensor_type=kind))
 
 

@@ -113,7 +113,8 @@ def _as_slot(region: Region, graph: onnx.GraphProto) -> Slot:
     Nothing is computed from its results: they are outputs.
     """
     reads, makes = [region.cut, *region.outside], [o.name for o in region.outputs]
-    name = graph.node[min(region.covers)].name
+    first = graph.node[min(region.covers)]
+    name = first.name or first.output[0]
     proto = onnx.helper.make_node("Region", reads, makes, name)
     inputs, outputs = ([gs.Variable(n) for n in names] for names in (reads, makes))
     node = gs.Node("Region", name, inputs=inputs, outputs=outputs)

@@ -68,11 +68,15 @@ def on_windows(document: Document, request: Request, refused: Walk, causes: Sequ
         if taken == "mixed":
             reason = "on windows: the images of a batch change each other"
             raise UnsupportedModel([*causes, Diagnostic("batch", "", "", reason, APART)])
-        if taken == "apart":
-            found = walked(document, walk.image, region=region)
-            if not found.succeeded:
-                raise UnsupportedModel([*causes, *found.causes.values()])
-            return found
+        if taken == "one":
+            count = "other than one" if walk.batch == BATCH else str(walk.batch)
+            reason = f"on windows: the original does not run with a batch of {count}"
+            reasons.append(Diagnostic("batch", "", "", reason, APART))
+            continue
+        found = walked(document, _noted(document, walk), region=region)
+        if not found.succeeded:
+            raise UnsupportedModel([*causes, *found.causes.values()])
+        return found
     raise UnsupportedModel([*causes, *reasons[:1]])
 
 
@@ -114,14 +118,21 @@ def _batch_taken(document: Document, walk: Walk) -> Taken:
         return "apart"
     if walk.batch == BATCH:
         return batches_taken(document, image, outputs)
-    if not runs_with_its_batch(document, image):
-        return "one"
+    return "apart" if runs_with_its_batch(document, image) else "one"
+
+
+def _noted(document: Document, walk: Walk) -> Image:
+    """The image, with a note if its batch is open in the file and fixed in the region."""
+    image = walk.image
+    if image.batch is None or walk.batch == BATCH:
+        return image
+    if static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
+        return image
     note = (
         f"The batch is fixed at {walk.batch}, though the file leaves it open: what runs on the windows has a shape of "
         "its own for this batch only."
     )
-    walk.image = replace(image, assumed=(*image.assumed, note))
-    return "apart"
+    return replace(image, assumed=(*image.assumed, note))
 
 
 def _candidates(document: Document, request: Request, refused: Walk) -> Iterator[Walk]:
@@ -282,7 +293,7 @@ def _strides(walk: Walk, cut: Cut, made: Sequence[Sequence[int | None]], asked: 
     axes = {a.image: a for a in cut.fact.space if a.image is not None}
     if asked is not None:
         closest = math.lcm(*(math.ceil(a.window_stride) for a in axes.values()))
-        if asked < 1 or any((Fraction(asked) / a.window_stride).denominator != 1 for a in axes.values()):
+        if any((Fraction(asked) / a.window_stride).denominator != 1 for a in axes.values()):
             raise OptionError(
                 f"the map '{cut.name}', which windows are taken from, has one every {pixels([closest])} at the "
                 f"closest: --window-stride takes a multiple of that, not {asked}"

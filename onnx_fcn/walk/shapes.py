@@ -65,7 +65,7 @@ def is_consistent(document: Document, image: Image) -> bool:
 
 
 def _settled(document: Document, image: Image) -> tuple[dict[str, onnx.TypeProto.Tensor], dict[str, Array]]:
-    """(types of tensors, values that shapes are computed from)."""
+    """(types of tensors, values that shapes are computed from), once inferring again would give no more of them."""
     graph = document.proto.graph
     opsets = {o.domain: o.version for o in document.proto.opset_import}
     values = Values(graph.node, stored_in(graph), document.array, opsets)
@@ -74,18 +74,24 @@ def _settled(document: Document, image: Image) -> tuple[dict[str, onnx.TypeProto
     while True:
         types = _inferred(document, image, found)
         for node in graph.node:
-            dims = (
-                dims_in(types[node.input[0]]) if node.op_type in ("Shape", "Size") and node.input[0] in types else None
-            )
-            if dims is None or None in dims:
-                continue
-            attributes = {a.name: a.i for a in node.attribute}
-            shape = np.array(dims, np.int64)[attributes.get("start", 0) : attributes.get("end")]
-            values.set(node.output[0], shape if node.op_type == "Shape" else np.array(shape.prod()))
+            if (value := _size_of(node, types)) is not None:
+                values.set(node.output[0], value)
         more = _evaluated(values, computed - found.keys())
         if not more:
             return types, found
         found |= more
+
+
+def _size_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto.Tensor]) -> Array | None:
+    """The value of a Shape or Size whose operand has a known shape; None for other nodes."""
+    if node.op_type not in ("Shape", "Size") or node.domain not in ("", "ai.onnx") or node.input[0] not in types:
+        return None
+    dims = dims_in(types[node.input[0]])
+    if dims is None or None in dims:
+        return None
+    attributes = {a.name: a.i for a in node.attribute}
+    shape = np.array(dims, np.int64)[attributes.get("start", 0) : attributes.get("end")]
+    return shape if node.op_type == "Shape" else np.array(shape.prod())
 
 
 def _computed_operands(document: Document) -> frozenset[str]:
