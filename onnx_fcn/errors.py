@@ -95,12 +95,11 @@ class UnsupportedModel(FcnError):
     """
 
     def __init__(self, diagnostics: Sequence[Diagnostic], advice: str = "") -> None:
-        self.diagnostics, self.advice = tuple(diagnostics), advice
+        self.diagnostics, self.advice = tuple(diagnostics), printable(advice)
         causes = "\n".join(f"  - {d}" for d in self.diagnostics)
         count = "one reason" if len(self.diagnostics) == 1 else f"{len(self.diagnostics)} reasons"
-        Exception.__init__(
-            self, f"this network cannot slide over a larger image, for {count}:\n{causes}{advice and chr(10)}{advice}"
-        )
+        more = f"\n{self.advice}" if advice else ""
+        Exception.__init__(self, f"this network cannot slide over a larger image, for {count}:\n{causes}{more}")
 
 
 class Unsupported(Exception):

@@ -312,6 +312,19 @@ def test_the_advice_works(name: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert wording.faults(str(refused.value), outputs=outputs, given=("--windows",)) == []
 
 
+def test_the_advice_is_a_line_whatever_tensors_are_called() -> None:
+    hostile = attended()
+    for node in hostile.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["m\n\x1b[31m" + "m" * 100_000 if name == "m" else name for name in names]
+    with pytest.raises(UnsupportedModel) as refused:
+        onnx_fcn.convert(hostile)
+    *_, advice = lines = str(refused.value).splitlines()
+    assert advice == refused.value.advice.splitlines()[0]
+    assert advice.startswith(r"--windows runs what comes after 'm\n\x1b[31mmm")
+    assert all(len(line) <= 2_100 and line.isprintable() for line in lines)
+
+
 def test_the_advice_where_nothing_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(PIXELS.model(), tmp_path / "model.onnx")
     assert main([str(tmp_path / "model.onnx"), str(tmp_path / "out.onnx")]) == 1

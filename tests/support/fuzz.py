@@ -222,8 +222,8 @@ def _converted(model: Path, output: Path) -> tuple[str, str]:
 
 def _one_line(error: Exception) -> tuple[str, str]:
     text = str(error)
-    if isinstance(error, UnsupportedModel):
-        text = text.replace("\n  - ", " ")
+    if isinstance(error, UnsupportedModel):  # a line for each cause, and one of advice
+        text = text.replace("\n  - ", " ").replace("\n--windows ", " --windows ")
     if "\n" in text or len(text) > 20_000 or not text.strip():
         return (
             "FAILED",
