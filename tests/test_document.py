@@ -427,6 +427,19 @@ def test_cycles_are_refused() -> None:
         document.sorted_order()
 
 
+def test_an_attribute_of_a_function_that_is_not_there() -> None:
+    """The checker lets it pass, wherever the node is; onnxruntime does not load such a model."""
+    node = helper.make_node("LeakyRelu", ["x"], ["y"], "act")
+    node.attribute.add(name="alpha", ref_attr_name="beta", type=AttributeProto.FLOAT)
+    inner = helper.make_graph([node], "inner", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    outer = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
+    x, c, z = (helper.make_tensor_value_info(n, k, [1]) for n, k in (("x", 1), ("c", TensorProto.BOOL), ("z", 1)))
+    for nodes, inputs, output in (([node], [x], helper.make_tensor_value_info("y", 1, [1])), ([outer], [x, c], z)):
+        made = helper.make_model(helper.make_graph(nodes, "g", inputs, [output]))
+        with pytest.raises(ModelError, match="attribute 'alpha' of LeakyRelu 'act' is that of a function around it"):
+            Document.open(made).check()
+
+
 def test_check_reports_one_sentence(source: Path) -> None:
     document = Document.open(source)
     document.check()

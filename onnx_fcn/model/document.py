@@ -126,6 +126,13 @@ class Document:
             raise ModelError(f"{self._store} is not a valid ONNX model: {complaint}") from None
         except (UnicodeDecodeError, TypeError):
             raise ModelError(f"{self._store} is not a valid ONNX model: a name in it is not UTF-8 text") from None
+        for node in (inner for outer in graph.node for inner in (outer, *nodes_within(outer))):
+            for attribute in node.attribute[:]:
+                if attribute.ref_attr_name:  # the checker lets this pass
+                    raise ModelError(
+                        f"{self._store} is not a valid ONNX model: attribute '{attribute.name}' of {node.op_type} "
+                        f"'{node.name or ''.join(node.output[:1])}' is that of a function around it, and there is none"
+                    )
 
     def sorted_order(self) -> list[int] | None:
         """A topological order of the node indices; None if the nodes are sorted already.
