@@ -91,6 +91,17 @@ def test_coordinates_of_pixels_as_channels() -> None:
     obeys(known, original, conversion.to_proto())
 
 
+def test_a_convolution_behind_the_cut_shows_the_channels() -> None:
+    """A wrong reading may get further than the right one before it is refused."""
+    original = law.model(
+        "v = Concat <axis = 1> (x, xy)  c = Conv <strides = [2, 2]> (v, k)  r = Relu (c)  g = GlobalAveragePool (r)  "
+        "f = Flatten (g)  y = MatMul (f, w)",
+        image="float[1,3,16,16] x", k=(6, 5, 4, 4), xy=(1, 2, 16, 16), w=(6, 5),
+    )  # fmt: skip
+    report = onnx_fcn.convert(original, windows=True).report
+    assert (report.axes, report.window, report.caveats) == ("NCHW", (16, 16), ())
+
+
 # Strides --------------------------------------------------------------------------------------------------------------
 
 

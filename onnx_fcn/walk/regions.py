@@ -147,11 +147,12 @@ def _candidates(document: Document, request: Request, refused: Walk) -> Iterator
 def _likeliest(document: Document, request: Request, refused: Walk) -> Image:
     """The reading of a refused network's image: the one that it slides over, otherwise the one that its shape suggests.
 
-    Nothing slides in a network that cuts its image into patches by reshaping it: every reading runs on windows then,
-    and only one means what the user means.
+    Nothing slides before the windows in a network that cuts its image into patches by reshaping it, or adds coordinates
+    to it: every reading runs on windows then, and only one means what the user means. A convolution behind them shows
+    that the channels come first, but a walk does not reach it.
     """
     read = refused.image
-    if any(node.op_type in SLIDING for node in document.proto.graph.node):
+    if any(slot.slides is not None for slot in refused.slots):
         return read
     named = replace(request, input=read.name)
     readings = [i for i in images(document, named) if None not in (i.batch, i.channels) and min(i.size) > 1]
@@ -159,7 +160,7 @@ def _likeliest(document: Document, request: Request, refused: Walk) -> Image:
         return read
     chosen = max(readings, key=likeness)
     others = [i for i in readings if i.space != chosen.space]
-    if others:
+    if others and not any(node.op_type in SLIDING for node in document.proto.graph.node):
         said = assumption(document, chosen, others, request, "looks most like a picture")
         chosen = replace(chosen, assumed=(said, *chosen.assumed))
     return chosen
