@@ -211,8 +211,12 @@ def run(
     validate: bool = True,
     phases: Sequence[Phase] = tuple(Phase),
     drawn: SearchStrategy[Network] = ANY,
+    judge: Callable[[Network], str] | None = None,
 ) -> Counter[str]:
-    """Try that many networks, those of a seed or the same ones in every run, and count what became of them."""
+    """Try that many networks, those of a seed or the same ones in every run, and count what became of them.
+
+    `judge`: says what became of one; by default `outcome`.
+    """
     tally: Counter[str] = Counter()
 
     @settings(
@@ -225,7 +229,7 @@ def run(
     )
     @given(drawn)
     def obeys(network: Network) -> None:
-        tally[outcome(network, validate=validate)] += 1
+        tally[outcome(network, validate=validate) if judge is None else judge(network)] += 1
 
     (obeys if seed is None else hypothesis.seed(seed)(obeys))()
     return tally

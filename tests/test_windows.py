@@ -487,12 +487,15 @@ def test_exports(name: str, how: str, tmp_path: Path) -> None:
     converted = onnx.load(tmp_path / "out.onnx")
     onnx.checker.check_model(converted, full_check=True)
     run = law.session(converted)
+
+    def head(feeds: dict[str, law.Array]) -> list[law.Array]:
+        return [model.head(torch.from_numpy(feeds["map"])).numpy()]
+
     for batch in [1, 2] if law.dims_of(original.graph.input[0])[0] is None else [1]:
         for more in ((0, 0), (2 * stride + 3, stride + 1)):
             image = torch.randn(batch, 3, *(n + m for n, m in zip(size, more)))
             with torch.no_grad():
                 features = {"map": model.trunk(image).numpy()}
-                head = lambda feeds: [model.head(torch.from_numpy(feeds["map"])).numpy()]  # noqa: E731
                 expected = law.by_window(head, features, "map", window, (2, 3), (step, step))
             law.compare(converted, run({"image": image.numpy()}), expected, batch)
 

@@ -181,7 +181,7 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 for size in ((8, 7), (9, 6), (7, 5), (4, 4)):
     try:
         session.run(None, {"x": numpy.zeros((1, 3, *size), numpy.float32)})
-    except Exception:
+    except Exception:  # those of onnxruntime have no common base
         print("error")
 """
 

@@ -16,7 +16,6 @@ import onnx
 import onnxruntime
 import pytest
 import test_random
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from law import Array
 from networks import BATCH, Network, networks
@@ -285,22 +284,8 @@ def outcome(network: Network) -> str:
     return "distinct" if test_random.ranges(got[0]) > test_random.DISTINCT * 1e-4 else "alike"
 
 
-def tally_of(examples: int, seed: int | None = None) -> Counter[str]:
-    """Try that many networks, those of a seed or the same ones in every run, and count what became of them."""
-    tally: Counter[str] = Counter()
-
-    @settings(max_examples=examples, derandomize=seed is None, deadline=None, database=None,
-              suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
-    @given(unsliding())
-    def obeys(network: Network) -> None:
-        tally[outcome(network)] += 1
-
-    (obeys if seed is None else hypothesis.seed(seed)(obeys))()
-    return tally
-
-
 def test_law_of_random_networks() -> None:
-    check_shares(tally_of(30))
+    check_shares(test_random.run(30, drawn=unsliding(), judge=outcome))
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(1000, marks=pytest.mark.slow)])
@@ -308,7 +293,7 @@ def test_law_of_other_networks(examples: int) -> None:
     """Drawn anew in every run."""
     seed, count = fresh.examples(examples)
     with fresh.told(seed, count=count):
-        tally = tally_of(count, seed)
+        tally = test_random.run(count, seed=seed, drawn=unsliding(), judge=outcome)
         if count >= 1000:  # of a few, shares say nothing
             check_shares(tally)
 

@@ -334,6 +334,17 @@ class Lifted:
         """The same fact about another tensor, such as the result of an elementwise operator."""
         return replace(self, map=name, elem_type=self.elem_type if elem_type is None else elem_type)
 
+    def spaced(self, stride: Sequence[Fraction]) -> Lifted:
+        """The same map with its windows so many pixels apart, along each axis of the image: whole cells."""
+
+        def apart(axis: Axis) -> Axis:
+            if axis.image is None:
+                return axis
+            assert (stride[axis.image] / axis.stride).denominator == 1, "windows are whole cells apart"
+            return replace(axis, window_stride=stride[axis.image])
+
+        return replace(self, space=tuple(map(apart, self.space)))
+
     def transposed(self, perm: Sequence[int]) -> Lifted:
         """Permute the axes: axis i of the result is axis perm[i]."""
         return replace(self, layout=tuple(self.layout[p] for p in perm))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnx_fcn._types import Array
 from onnx_fcn.lifting.facts import Fact, Shared
-from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted, atoms_of
+from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, atoms_of
 from onnx_fcn.lifting.regions import RegionOutput
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.graphs import rename
@@ -34,7 +33,7 @@ def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     (N, C, *cells) → places (P, A) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
     """
     region = site.region
-    x = replace(x, space=tuple(_apart(a, region.stride) for a in x.space))
+    x = x.spaced(region.stride)
     grid = _grid(site, x)
     ones = onnx.numpy_helper.from_array(np.ones(1, np.int64))
     places = site.emit([site.emit([grid], "ConstantOfShape", value=ones)], "NonZero")
@@ -46,14 +45,6 @@ def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     answers = [replace(_answer(site, x, o, name, grid), origins=origins) for o, name in zip(region.outputs, made)]
     site.note("region", x, x.window, inputs=x.width, outputs=sum(y.width for y in answers))
     return answers
-
-
-def _apart(axis: Axis, stride: Sequence[Fraction]) -> Axis:
-    """An axis of the map with windows so many pixels apart."""
-    if axis.image is None:
-        return axis
-    assert (stride[axis.image] / axis.stride).denominator == 1, "a stride of windows is one of cells"
-    return replace(axis, window_stride=stride[axis.image])
 
 
 def _grid(site: Site, x: Lifted) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "batches",
     "first_layer",
     "images",
+    "leaves_batch_open",
     "likeness",
     "open_axes",
     "size_of",
@@ -264,6 +265,12 @@ def open_axes(document: Document, image: Image) -> list[int]:
     """The axes of an image, except the batch, that its file leaves open."""
     dims = static_dims(declared_as(document.proto.graph, image.name))
     return [k for k, d in enumerate(dims) if d is None and k != image.batch]
+
+
+def leaves_batch_open(document: Document, image: Image) -> bool:
+    """Has an image a batch of any size, as its file declares it?"""
+    dims = static_dims(declared_as(document.proto.graph, image.name))
+    return image.batch is not None and dims[image.batch] is None
 
 
 def width_of(image: Image) -> int | None:

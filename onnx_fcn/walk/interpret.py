@@ -140,8 +140,7 @@ def _apart(walk: Walk, name: str, fact: Fact) -> Fact:
     """The fact of a tensor, with its windows further apart if that is the map where they are to be."""
     if walk.options.apart is None or walk.options.apart[0] != name or not isinstance(fact, Lifted):
         return fact
-    stride = walk.options.apart[1]
-    return replace(fact, space=tuple(a if a.image is None else replace(a, window_stride=stride) for a in fact.space))
+    return fact.spaced([walk.options.apart[1]] * len(walk.image.space))
 
 
 def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:

@@ -25,6 +25,7 @@ from onnx_fcn.walk.images import (
     Request,
     axes_in_words,
     first_layer,
+    leaves_batch_open,
     likeness,
     open_axes,
     unrolled,
@@ -220,7 +221,7 @@ def check_batch(document: Document, walk: Walk, free: Walk) -> list[Diagnostic]:
         free: the walk of the same reading with a free batch.
     """
     image = walk.image
-    if image.batch is None or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
+    if not leaves_batch_open(document, image):
         return []
     if walk is free:
         return _mixed_beside(document, walk)

@@ -26,7 +26,7 @@ from onnx_fcn.model.inference import dims_in
 from onnx_fcn.model.operators import RANDOM, SLIDING
 from onnx_fcn.tables import pixels
 from onnx_fcn.walk.cut import Cut, find_cut
-from onnx_fcn.walk.images import Request, batches, images, likeness
+from onnx_fcn.walk.images import Request, batches, images, leaves_batch_open, likeness
 from onnx_fcn.walk.mixing import Taken, batches_taken, runs_with_its_batch
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.readings import APART, assumption
@@ -113,20 +113,17 @@ def _batch_taken(document: Document, walk: Walk) -> Taken:
 
     If the region has a batch built in, the question is whether the original runs with that.
     """
-    image, outputs = walk.image, [o.name for o in document.proto.graph.output]
-    if image.batch is None or static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
+    if not leaves_batch_open(document, walk.image):
         return "apart"
     if walk.batch == BATCH:
-        return batches_taken(document, image, outputs)
-    return "apart" if runs_with_its_batch(document, image) else "one"
+        return batches_taken(document, walk.image, [o.name for o in document.proto.graph.output])
+    return "apart" if runs_with_its_batch(document, walk.image) else "one"
 
 
 def _noted(document: Document, walk: Walk) -> Image:
     """The image, with a note if its batch is open in the file and fixed in the region."""
     image = walk.image
-    if image.batch is None or walk.batch == BATCH:
-        return image
-    if static_dims(declared_as(document.proto.graph, image.name))[image.batch] is not None:
+    if walk.batch == BATCH or not leaves_batch_open(document, image):
         return image
     note = (
         f"The batch is fixed at {walk.batch}, though the file leaves it open: what runs on the windows has a shape of "
