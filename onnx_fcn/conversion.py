@@ -178,7 +178,7 @@ def convert(
         lifted = lift(document, request, partial(advice_on_windows, original))
         asked = asked if lifted.region is not None else asked.as_sliding
         walk = answering(document, lifted, asked)
-    images = load_data(data, original, walk.image)
+    images = load_data(data, original, walk.image, walk.held)
     with clock("assemble"), blaming_model(given):
         document.commit(assemble(document, walk, dynamic_batch=dynamic_batch))
         if dynamic_batch:
@@ -264,7 +264,7 @@ def validate(
         with _blaming_metadata(judged):
             walk = answering(document, walk, plain)
         document.commit(assemble(document, walk))
-    images = load_data(data, source, walk.image)
+    images = load_data(data, source, walk.image, walk.held)
     macs = native_cost(source, walk).macs
     try:
         if head is not None:

@@ -352,6 +352,7 @@ class Answers:
             it; empty if there is no such padding.
         period: pixels by which an image may begin later, so that its answers are among those of the whole image; empty
             if every stride will do. It is longer than a stride if coarser maps were interpolated.
+        held: the only size of the image along each axis, and None where it may have any; empty if it may everywhere.
     """
 
     window: tuple[Number, ...]
@@ -367,6 +368,7 @@ class Answers:
     layout: str = ""
     mirror: tuple[Number, ...] = ()
     period: tuple[Number, ...] = ()
+    held: tuple[int | None, ...] = ()
 
     @property
     def padding(self) -> tuple[Number, ...]:
@@ -386,6 +388,7 @@ class Answers:
         """
         if len(size) != len(self.window):
             raise OptionError(f"{_size_text(size)} is not a size of an image with {len(self.window)} axes")
+        self.check_held(size)
         shape = tuple(count(n) for count, n in zip(self.count, size))
         if 0 in shape:
             raise OptionError(
@@ -394,6 +397,15 @@ class Answers:
                 "enlarge the image, or pad it to that size"
             )
         return Grid(tuple(size), shape, self)
+
+    def check_held(self, size: Sequence[int]) -> None:
+        """Raises OptionError if an axis that keeps its size would have another."""
+        for name, held, pixels in zip(SIZE_NAMES[len(size)], self.held, size):
+            if held not in (None, pixels):
+                raise OptionError(
+                    f"the network takes images with a {name} of {held} pixels, not images of {_size_text(size)}: "
+                    "resize the image, or crop it"
+                )
 
     def fitted(self, *size: int) -> tuple[int, ...]:
         """The largest size up to this one that windows cover without a remainder."""

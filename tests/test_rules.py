@@ -213,7 +213,8 @@ for op in ("Add", "Sub"):
     row(f"matmul, bias {op}", f"f = Flatten (x)  d = MatMul (f, w)  y = {op} (b, d)", w=(72, 5), b=(1, 5))
 row("matmul weight on the left", "f = Reshape (x, s)  y = MatMul (w, f)", s=[-1, 72, 1], w=(5, 72))
 row("matmul of a vector", "f = Flatten (x)  y = MatMul (f, w)", w=(72,))
-row("matmul of a vector on the left", "f = Reshape (x, s)  y = MatMul (w, f)", s=[0, 6, 12], w=(6,))
+row("matmul of a vector on the left", "f = Reshape (x, s)  m = MatMul (w, f)  y = MatMul (m, v)",
+    s=[0, 6, 12], w=(6,), v=(12, 5))
 row("matmul rank 3", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 1, 72], w=(1, 72, 5))
 row("matmul of each group", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 2, 1, 36], w=(2, 36, 5))
 row("matmul of each channel", "f = Reshape (x, s)  y = MatMul (f, w)", s=[0, 6, 1, 12], w=(6, 12, 5))
@@ -870,7 +871,7 @@ row("several outputs", "f = Flatten (x)  y = MatMul (f, w)  z = Softmax (y)  r =
     outputs="y, z, q", w=(72, 5), v=(72, 7))
 row("an output that is read again", "f = Flatten (x)  y = MatMul (f, w)  z = Relu (y)  q = MatMul (z, v)",
     outputs="q, y, z", w=(72, 7), v=(7, 5))
-row("features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
+row("a vector of features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
 row("two heads on two maps", "f = Flatten (x)  y = MatMul (f, w)  c = Conv (x, k)  g = Flatten (c)  z = MatMul (g, v)",
     outputs="y, z", w=(72, 5), k=(5, 6, 2, 2), v=(30, 7))
 row("an MLP", "f = Flatten (x)  a = Gemm (f, w, b)  r = Relu (a)  e = Dropout (r)  g = Gemm (e, v, c)  "
@@ -946,7 +947,7 @@ for op, opsets in {"MaxPool": (10, 13), "AveragePool": (9, 13, 19), "LpPool": (1
     row(f"a head behind {op} strided, another not", "f = Flatten (x)  y = MatMul (f, w)  "
         f"p = {op} <kernel_shape = [2, 2], strides = [2, 2]> (x)  c = Conv (p, k)  g = Flatten (c)  z = MatMul (g, v)",
         opset=opsets, outputs="y, z", image="float[N,6,4,6] x", w=(144, 5), k=(5, 6, 2, 2), v=(10, 7))
-row("a map and answers", "y = Conv (x, k)  f = Flatten (x)  z = MatMul (f, w)",
+row("a vector of features and answers", "c = Conv (x, k)  y = Flatten (c)  f = Flatten (x)  z = MatMul (f, w)",
     outputs="y, z", k=(5, 6, 2, 2), w=(72, 7))
 row("generalised mean", "a = Clip (x, low)  b = Pow (a, three)  p = GlobalAveragePool (b)  c = Pow (p, third)  "
     "f = Flatten (c)  y = MatMul (f, w)", low=1e-6, three=3.0, third=1 / 3, w=(6, 5))
@@ -1320,11 +1321,9 @@ refusal("a table beside an image that cannot slide",
     ("no-rule", "det", "Det"), image="float[N,6,4,3] x, float[N,2,4,3] e", w=(72, 4), v=(24, 1), s=[0, 1, 2, 2])
 refusal("a window of too many values", "y = Flatten (x)",
     ("unfold-too-large", "y", "48384 channels"), image="float[N,64,28,27] x")
-refusal("a map that is made finer again", 'a = Relu (x)  b = Resize (a, "", s)  y = Conv (b, k)',
-    ("decoder-output", "y", "this is not a classifier"), s=np.float32([1, 1, 2, 2]), k=(6, 6, 1, 1))
 refusal("a kernel of too many values", "y = Flatten (x)",
-    ("unfold-too-large", "y", "65×65 of 1 channels, but the kernel that copies them would have 17,850,625 values"),
-    image="float[N,1,65,65] x")
+    ("unfold-too-large", "y", "65×65 of 2 channels, but the kernel that copies them would have 35,701,250 values"),
+    image="float[N,2,65,65] x")
 refusal("a branch that the image chooses", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
     "[if] y = If (c) <then_branch = t () => (float[N,5] a) { a = Relu (d) },  "
     "else_branch = e () => (float[N,5] b) { b = Neg (d) }>",
@@ -1421,11 +1420,11 @@ def test_refusal(case: Refusal) -> None:
         assert reason in diagnostic.reason
 
 
-def test_a_refused_image_is_not_taken_for_a_volume() -> None:
-    """Nothing before the finer map tells channels from a depth; the first reading is understood, and refused."""
+def test_an_image_is_not_taken_for_a_volume() -> None:
+    """Nothing before the finer map tells channels from a depth: the first reading succeeds, with 2 colours."""
     model = law.model('a = Relu (x)  y = Resize (a, "", s)', s=np.float32([1, 1, 2, 2]), image="float[N,2,6,8] x")
-    with pytest.raises(UnsupportedModel, match="this is not a classifier"):
-        onnx_fcn.convert(model, validate=False)
+    conversion = onnx_fcn.convert(model)
+    assert (conversion.report.axes, conversion.report.window) == ("NCHW", (6, 8))
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)

@@ -115,17 +115,17 @@ def ask_head(c: Comparison, larger: Sequence[LargerImage]) -> None:
 def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
     """Run the original head on windows, each with its other inputs; in one batch if the batch is free."""
     image, types = c.walk.image, {cut.name: windows[0][0].dtype}
-    head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.names, types))
+    head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.of_head, types))
     axis = batch_axis(cut.fact)
     if takes_batches(c, cut) and axis is not None:
         images = random_feeds(c, image.size, len(windows))  # a head may read its batch from the image
         with contextlib.suppress(ModelError):
             stack = np.concatenate([window for window, _ in windows], axis)
-            answers = dict(zip(c.names, head({**images, cut.name: stack})))
+            answers = dict(zip(c.of_head, head({**images, cut.name: stack})))
             split = {n: np.split(answers[n], len(windows), batch_axis(f) or 0) for n, f in c.facts.items()}
             return [{n: split[n][k] for n in c.facts} for k in range(len(windows))]
     native = {image.name: random_feeds(c, image.size, batches_of(c)[0])[image.name]}
-    return [dict(zip(c.names, head({**feeds, **native, cut.name: window}))) for window, feeds in windows]
+    return [dict(zip(c.of_head, head({**feeds, **native, cut.name: window}))) for window, feeds in windows]
 
 
 def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
@@ -146,14 +146,14 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]
     c.progress(f"heads, batch {BATCHES}")
     try:
-        head = session(c.original, extract(c.original.proto, [cut.name], c.names, {cut.name: stack.dtype}))
-        case.expected = dict(zip(c.names, head({cut.name: np.concatenate(windows, batch_axis(cut.fact) or 0)})))
+        head = session(c.original, extract(c.original.proto, [cut.name], c.of_head, {cut.name: stack.dtype}))
+        case.expected = dict(zip(c.of_head, head({cut.name: np.concatenate(windows, batch_axis(cut.fact) or 0)})))
     except ModelError:  # another batch is built into the graph
         return
-    outputs = [c.maps.get(n, n) for n in c.names]
+    outputs = [c.maps.get(n, n) for n in c.of_head]
     try:
         head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs, {cut.fact.map: stack.dtype}))
-        case.got = _restore_batch(c, dict(zip(c.names, head({cut.fact.map: stack}))))
+        case.got = _restore_batch(c, dict(zip(c.of_head, head({cut.fact.map: stack}))))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
     yield case

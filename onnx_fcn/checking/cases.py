@@ -25,6 +25,7 @@ __all__ = [
     "amplify",
     "batches_of",
     "crop_feeds",
+    "cropped",
     "fed_cut",
     "has_crop",
     "long_case",
@@ -69,7 +70,7 @@ def fed_cut(c: Comparison) -> Cut | None:
 def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> LargerImage:
     """The larger image in `data`, or a random one with a few more windows and `remainder` pixels left over."""
     image, batch = c.walk.image, batches_of(c)[0]
-    size = wide_size(image.size, period_of(c, cut), remainder, _most(c))
+    size = _held(c, wide_size(image.size, period_of(c, cut), remainder, _most(c)))
     feeds = random_feeds(c, size, batch)
     given = (data or {}).get(image.name)
     if given is not None and given.ndim == len(image.shape):
@@ -85,24 +86,32 @@ def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[s
 def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> LargerImage | None:
     """A random image that is long along one axis; None if the budget allows only one too short to show anything."""
     image, batch, period = c.walk.image, batches_of(c)[0], period_of(c, cut)
-    axis, further = (int(c.random.integers(n)) for n in (len(period), max(period)))
+    free = [k for k in range(len(period)) if k not in c.walk.held]
+    axis, further = free[int(c.random.integers(len(free)))], int(c.random.integers(max(period)))
     places = any(c.walk.slots[k].node.op in PLACES for k in upstream(c.walk, cut.name))
     affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
     size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
+    size = size and _held(c, size)
     return None if size is None else LargerImage(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
 
 
 def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
     """A random image slightly larger than the native size, with `remainder` pixels left over."""
-    size, batch = uneven_size(c.walk.image.size, remainder, _most(c)), batches_of(c)[0]
+    size, batch = _held(c, uneven_size(c.walk.image.size, remainder, _most(c))), batches_of(c)[0]
     return Case(size, batch, random_feeds(c, size, batch))
 
 
 def period_of(c: Comparison, cut: Cut | None) -> tuple[int, ...]:
     """Whole pixels from one window to the next, of the cut and of every output, along each axis of the image."""
     periods = {} if cut is None else periods_of(cut)
-    strides = [[math.ceil(a.stride[k]) for a in c.answers.values()] for k in range(len(c.walk.image.size))]
+    axes = [axis for fact in c.walk.results.values() for axis in fact.space]
+    strides = [[math.ceil(a.window_stride) for a in axes if a.image == k] for k in range(len(c.walk.image.size))]
     return tuple(max(1, math.ceil(periods.get(k, 1)), *given) for k, given in enumerate(strides))
+
+
+def _held(c: Comparison, size: Sequence[int]) -> tuple[int, ...]:
+    """A size of the image with the native one along the axes that keep theirs."""
+    return tuple(native if k in c.walk.held else n for k, (n, native) in enumerate(zip(size, c.walk.image.size)))
 
 
 def _most(c: Comparison) -> float:
@@ -161,11 +170,16 @@ def positions_of(c: Comparison, wide: LargerImage) -> list[list[int]]:
 
 def crop_feeds(c: Comparison, wide: LargerImage, position: Sequence[int]) -> dict[str, Array]:
     """The inputs, with the image cropped to one window."""
-    image, offsets = c.walk.image, offsets_of(wide, position)
+    return cropped(c, wide.feeds, offsets_of(wide, position))
+
+
+def cropped(c: Comparison, feeds: Mapping[str, Array], offsets: Mapping[int | None, int]) -> dict[str, Array]:
+    """The inputs, with the image cropped to the native size from these pixels on."""
+    image = c.walk.image
     index = [slice(None)] * len(image.shape)
     for k, (axis, extent) in enumerate(zip(image.space, image.size)):
         index[axis] = slice(offsets.get(k, 0), offsets.get(k, 0) + extent)
-    return {**wide.feeds, image.name: np.ascontiguousarray(wide.feeds[image.name][tuple(index)])}
+    return {**feeds, image.name: np.ascontiguousarray(feeds[image.name][tuple(index)])}
 
 
 def has_crop(c: Comparison, wide: LargerImage, position: Sequence[int]) -> bool:

@@ -16,6 +16,7 @@ COMPARED = {
     "law": "a cell of the map and the original head on its window",
     "crops": "a cell of the map and the original network on its crop",
     "trunk": "a cell of the feature map, away from padding, and the original's for a crop",
+    "dense": "a cell of the map and the original's",
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
     "form": "the answers and what their form makes from the map",
@@ -29,7 +30,8 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law``, ``crops``, ``trunk``, ``phases``, ``form``, ``grid``, ``fit`` or ``metadata``.
+        kind: ``native``, ``law``, ``crops``, ``trunk``, ``dense``, ``phases``, ``form``, ``grid``, ``fit`` or
+            ``metadata``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels; empty where no image is needed.
         batch: the number of images.

@@ -35,6 +35,7 @@ VALUES = {
     "formula": "formula of the number of cells",
     "mirror": "reach of padding that repeats or reflects",
     "period": "number of pixels by which an image may begin later",
+    "held": "axes that keep their native size",
     "inner": "range of the cells that see no padding",
     "exactness": "exactness",
     "context": "context",

@@ -72,7 +72,9 @@ class Comparison:
         scales: for some tensors, what differences are relative to instead of the largest answer.
         rounds: whether the arithmetic is coarser than single floats: then no slope or size shows how it rounds.
         affine: tensors whose answers are sums of products, each with a rounding of its own.
-        exact: for each map, whether its cells have to equal crops.
+        dense: the outputs with an answer for each position, with their maps.
+        facts: the other maps to compare: one answer for each window.
+        exact: for each of these, whether its cells have to equal crops.
         macs: multiply-accumulates of the original on one image; None if they are not known.
         is_own_result: whether the judged file is the result of this walk; after another tool its tensors may have any
             names.
@@ -101,10 +103,13 @@ class Comparison:
         self.scales: dict[str, Scale] = {}
         producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
         self.hidden = self._find_hidden(producer) if self.is_own_result else {}
-        self.facts: dict[str, Lifted] = {**self.walk.results, **self.hidden}
-        every = all(a.exactness == "exact" for a in self.answers.values())
+        self.dense = {name: fact for name, fact in self.walk.results.items() if fact.is_dense}
+        answers = {name: fact for name, fact in self.walk.results.items() if name not in self.dense}
+        self.facts: dict[str, Lifted] = {**answers, **self.hidden}
+        every = all(self.answers[name].exactness == "exact" for name in answers)
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
         self.names = [*self.outputs, *self.hidden]
+        self.of_head = [name for name in self.names if name not in self.dense]
         self.affine = {n for n in self.facts if not self.rounds and self._is_affine(n, producer)}
         renamed = self.walk.renamed
         maps = {name: renamed.get(m := self.walk.results[name].map, m) for name in self.walk.formed}
@@ -219,6 +224,9 @@ class LargerImage(Case):
         positions: the windows to compare, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
         crops: the original's answers on the crops of the last positions.
+        dense: the maps of dense outputs from the original's nodes, where these give them.
+        crop: the farthest crop, with the original's dense outputs.
+        offset: the pixel along each axis of the image at which that crop begins.
     """
 
     cut: Cut = field(kw_only=True)
@@ -231,6 +239,9 @@ class LargerImage(Case):
     positions: list[list[int]] = field(default_factory=list)
     windows: list[Answers] = field(default_factory=list)
     crops: list[Case] = field(default_factory=list)
+    dense: Answers = field(default_factory=dict)
+    crop: Case | None = None
+    offset: dict[int | None, int] = field(default_factory=dict)
 
     @property
     def grid(self) -> list[int]:

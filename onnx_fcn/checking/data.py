@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,9 +19,14 @@ __all__ = ["load_data"]
 
 
 def load_data(
-    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None, document: Document, image: Image
+    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None,
+    document: Document,
+    image: Image,
+    held: Collection[int] = (),
 ) -> dict[str, Array] | None:
     """The user's images by input name, with a type and a shape that the model accepts.
+
+    Along the axes of the image that are `held` they have the native size.
 
     Raises:
         OptionError: if the file cannot be read, or does not fit the inputs.
@@ -36,7 +41,7 @@ def load_data(
     inputs = {i.name: i for i in data_inputs(document.proto.graph)}
     if unknown := set(arrays) - set(inputs):
         raise OptionError(f"the model has no input '{min(unknown)}': its inputs are {', '.join(map(repr, inputs))}")
-    return {name: _fit(array, inputs[name], image) for name, array in arrays.items()}
+    return {name: _fit(array, inputs[name], image, held) for name, array in arrays.items()}
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
@@ -54,8 +59,8 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
         raise OptionError(f"'{os.fspath(path)}' is not an .npy or .npz file of numbers: {error}") from None
 
 
-def _fit(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
-    """The user's data for one input, in its type. Axes of the image may be longer than declared, the others may not.
+def _fit(array: Array, declared: onnx.ValueInfoProto, image: Image, held: Collection[int]) -> Array:
+    """The user's data for one input, in its type. Axes that slide may be longer than declared, the others may not.
 
     Raises:
         OptionError: if the type or the shape does not fit.
@@ -63,8 +68,10 @@ def _fit(array: Array, declared: onnx.ValueInfoProto, image: Image) -> Array:
     wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
     if not np.can_cast(array.dtype, wanted, "same_kind"):
         raise OptionError(f"the data for '{declared.name}' is {array.dtype}, and the model takes {wanted}")
-    space = image.space if declared.name == image.name else ()
-    least = [image.shape[k] if k in space else d for k, d in enumerate(static_dims(declared))]
+    slides = [axis for k, axis in enumerate(image.space) if k not in held]
+    space = slides if declared.name == image.name else ()
+    known = image.space if declared.name == image.name else ()
+    least = [image.shape[k] if k in known else d for k, d in enumerate(static_dims(declared))]
     fits = len(least) == array.ndim and array.size > 0
     if not fits or any(n < m if k in space else n != m for k, (n, m) in enumerate(zip(array.shape, least)) if m):
         shape = ", ".join(f"≥{d}" if k in space else "any" if d is None else str(d) for k, d in enumerate(least))

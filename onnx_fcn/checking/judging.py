@@ -13,11 +13,12 @@ from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
+from onnx_fcn.checking.dense import dense_checks
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.windows import as_physical, original_at
+from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.tables import size_text
@@ -38,6 +39,7 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
         if has_head:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
+        yield from dense_checks(c, wide)
     for wide in run.larger[:1]:
         yield from _phase_checks(c, wide)
     for case in (*run.larger, *run.others):
@@ -99,12 +101,8 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
     for name, said in c.answers.items():
         fact, shape = c.walk.results[name], case.got[name].shape
         counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
-        cells: list[int | None] = [None, None, *(counts.get(a.image, 1) for a in fact.space)]
-        if fact.is_live:
-            cells = [cells[k] for k in fact.order]
-        have = tuple(n for n, cell in zip(shape, cells) if cell is not None)
-        want = tuple(cell for cell in cells if cell is not None)
-        agrees = have == want and len(shape) == len(cells)
+        have, want = shape[2:], tuple(counts.get(a.image, 1) for a in fact.space)
+        agrees = have == want and len(shape) == 2 + len(fact.space)
         note = "" if agrees else f"is a grid of {have} instead of {want}"
         yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)
 
@@ -128,8 +126,8 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     the first answer is the original's.
     """
     for name, want in case.expected.items():
-        have, fact, note = case.got[name], c.facts.get(name), case.note
-        if fact is not None and c.walk.has_head and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
+        have, fact, note = case.got[name], {**c.facts, **c.dense}.get(name), case.note
+        if fact is not None and not c.keeps_size and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size or (fact is None and have.shape != want.shape):
             error, note = np.inf, f"has shape {case.got[name].shape}, but the original has {want.shape}"
@@ -161,7 +159,10 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
             continue
         scores = case.got[name].astype(np.float64)
-        if formed.form in ("mean", "max"):  # in the original's shape
+        if formed.form == "map":  # of a dense output, on the axes of the original
+            scores = original_at(of_size(fact, scores.shape[2:]), scores, [0] * len(fact.space))
+            error = difference(have, scores) if have.shape == scores.shape else np.inf
+        elif formed.form in ("mean", "max"):  # in the original's shape
             axes = tuple(range(2, scores.ndim))
             scores = scores.mean(axes, keepdims=True) if formed.form == "mean" else scores.max(axes, keepdims=True)
             scores = original_at(fact, scores, [0] * len(axes))

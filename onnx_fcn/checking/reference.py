@@ -29,7 +29,7 @@ from onnx_fcn.lifting.constants import for_one_image
 from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk
-from onnx_fcn.lifting.windows import as_physical
+from onnx_fcn.lifting.windows import as_physical, whole_map
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.walk.cut import Cut, cuts_of, upstream
@@ -58,9 +58,8 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
             seen = session(c.original, part)({**feeds, **values})[0]
         except ModelError:
             continue  # the size is built into it
-        physical = as_physical(cut.fact, seen)
         cells = tuple(a.extent if a.image is None else a.count(size[a.image]) for a in cut.fact.space)
-        if physical is not None and physical.shape[2:] == cells:
+        if (physical := whole_map(cut.fact, seen, cells)) is not None:
             return physical
     return None
 

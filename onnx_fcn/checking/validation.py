@@ -6,6 +6,7 @@ All questions decide, except the third if something pads:
     law       on larger images, is every cell the original head on its window of the feature map?
     crops     on larger images, is every cell the original network on its crop of the image?
     trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
+    dense     on larger images, are cells of an output with an answer for each position the original's?
     phases    if operators dilate instead of striding, is each phase of the map that of the original's trunk?
     grid      on images with pixels left over, is the number of answers the reported one?
     form      if the answers are more than the map, are they what the form says?
@@ -41,6 +42,7 @@ from onnx_fcn.checking.cases import (
 )
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, LargerImage, Run, largest_of
+from onnx_fcn.checking.dense import ask_dense, unseen
 from onnx_fcn.checking.judging import all_checks
 from onnx_fcn.checking.reference import interior_map, reference_map, same_trunk
 from onnx_fcn.checking.sizes import remainders
@@ -100,6 +102,9 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     ask_original(c, run.cases, ask)
     for each in heads:
         ask_crops(c, each, run.cases[0], ask)
+    for each in run.larger if c.dense else ():
+        ask_dense(c, each, ask)
+    run.uncovered += unseen(c, wide) if wide is not None else ()
     if heads:
         ask_head(c, heads)
     if heads and batched:

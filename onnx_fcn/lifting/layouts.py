@@ -41,7 +41,6 @@ __all__ = [
     "expand_over",
     "grouped",
     "grouped_many",
-    "materialise",
     "move_factors",
     "padding_refusal",
     "pool_window",
@@ -336,19 +335,6 @@ def shape_with(site: Site, x: Lifted, channels: int) -> str:
     shape = site.emit([x], "Shape")
     batch, space = site.slice(shape, [0], [1], [0]), site.slice(shape, [2], [END], [0])
     return site.emit([batch, np.array([channels], np.int64), space], "Concat", axis=0)
-
-
-def materialise(site: Site, x: Lifted) -> str:
-    """A tensor with the axes of the original in order, for an image of any size.
-
-    Raises:
-        Unsupported: if its layout merges or splits axes of the map.
-    """
-    x = arrange(site, x, x.channels_in_order)
-    if not x.is_plain or x.rank != 2 + len(x.space):
-        raise Unsupported(f"needs the original tensor, but the layout here is {x}", code="not-plain")
-    perm = x.order
-    return x.map if perm == sorted(perm) else site.emit([x], "Transpose", perm=perm)
 
 
 def source_of(site: Site, fact: Unmapped) -> tuple[str, tuple[int, ...]]:

@@ -288,16 +288,23 @@ class Lifted:
         """The atoms of the channel axis in the order of the original tensor."""
         return [a for group in self.layout for a in group if a in self.channels]
 
-    @property
-    def order(self) -> list[int]:
-        """The physical axis (0 the batch, 1 the channels, 2 … space) of each axis of a plain tensor.
+    def placed(self, axes: Sequence[Sequence[Atom]]) -> list[list[int]]:
+        """For each axis of the original tensor, those of these axes, given by their atoms, that are on it.
 
         Axes of size 1, which have no atoms, are matched in order.
         """
-        order: list[int] = []
+        places: list[list[int]] = []
         for group in self.layout:
-            order.append(next(k for k, a in enumerate(self.axes) if a == group and k not in order))
-        return order
+            taken = {k for place in places for k in place}
+            single = [k for k, atoms in enumerate(axes) if not atoms and k not in taken]
+            found = [next(k for k, atoms in enumerate(axes) if atom in atoms) for atom in group]
+            places.append(list(dict.fromkeys(found)) if group else single[:1])
+        return places
+
+    @property
+    def order(self) -> list[int]:
+        """The physical axis (0 the batch, 1 the channels, 2 … space) of each axis of a plain tensor."""
+        return [k for place in self.placed(self.axes) for k in place]
 
     @property
     def is_plain(self) -> bool:
@@ -310,6 +317,25 @@ class Lifted:
         """Does it contain features of single positions (not an unfolded window), with the batch first?"""
         batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
         return batch and not self.is_live and self.unfolded is None and self.folded is None
+
+    @property
+    def is_dense(self) -> bool:
+        """Has each position of the window a value of its own: are positions on other axes than channels?
+
+        The positions of several axes may be on one axis, such as (h w). An axis may be finer than that of the map, as
+        after a pixel shuffle, (h r), or coarser.
+        """
+        positions = {axis.atoms[0] for axis in self.space if axis.atoms}
+        if not positions or self.padding is not None:
+            return False
+        resized = any(len(axis.atoms) > 1 for axis in self.space)
+        for group in self.layout:
+            own = [a for a in group if a in positions or a is self.batch]
+            if own and len(own) < len(group):
+                resized = True
+                if len(own) > 1 or group[0] not in positions:
+                    return False
+        return not resized or self.rank == 2 + len(self.space)
 
     @property
     def is_map(self) -> bool:

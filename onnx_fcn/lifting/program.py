@@ -234,11 +234,34 @@ class Walk:
         return name
 
     @property
+    def contracted(self) -> tuple[str, ...]:
+        """The outputs without an answer for each position; those that slide have one for each window."""
+        facts = {name: self.facts.get(name) for name in self.outputs}
+        return tuple(name for name, f in facts.items() if not (isinstance(f, Lifted) and f.is_dense))
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The axes of the image that keep their size: those that a dense output of the original has not.
+
+        A reader of text lines pools the height away, and has an answer for each step along the width. Were both to
+        slide, there would be several rows of answers, and no axis for them.
+        """
+        held: set[int] = set()
+        for fact in map(self.facts.get, self.outputs):
+            if isinstance(fact, Lifted) and fact.is_dense:
+                placed = {k for place in fact.placed(fact.axes) for k in place}
+                held |= {a.image for k, a in enumerate(fact.space, 2) if a.image is not None and k not in placed}
+        return frozenset(held)
+
+    @property
     def has_head(self) -> bool:
-        """Has the network a dense layer or an output that contracts its window? If not, it is fully convolutional."""
-        facts = (self.facts.get(name) for name in self.outputs)
-        contracts = any(isinstance(f, Lifted) and (f.origins or not f.is_live) for f in facts)
-        return contracts or any(c.kind == "dense" for slot in self.slots for c in slot.changes)
+        """Has the network an output that contracts its window? If not, it is fully convolutional."""
+        return any(isinstance(self.facts.get(name), Lifted) for name in self.contracted)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The outputs that the cut is about: all of them, if none contracts its window."""
+        return self.contracted if self.has_head else self.outputs
 
     @property
     def succeeded(self) -> bool:

@@ -115,11 +115,6 @@ class Site(Emitter):
         return len(self._walk.outputs) > 1
 
     @property
-    def has_head(self) -> bool:
-        """Has the network a dense layer, or an output that contracts its window?"""
-        return self._walk.has_head
-
-    @property
     def reductions(self) -> set[int]:
         """Positions of the reductions that may prove to be context."""
         return self._walk.reductions

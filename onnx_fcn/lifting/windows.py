@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from onnx_fcn._types import Array
-from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of
 
-__all__ = ["as_physical", "batch_axis", "original_at", "physical_of", "window_of", "windows_of"]
+__all__ = ["as_physical", "batch_axis", "of_size", "original_at", "physical_of", "whole_map", "window_of", "windows_of"]
 
 
 def original_at(fact: Lifted, physical: Array, position: Sequence[int]) -> Array:
@@ -43,6 +44,23 @@ def physical_of(fact: Lifted, original: Array) -> Array:
     order = [fact.batch, *fact.channels, *(a for axis in fact.space for a in axis.atoms)]
     physical: Array = values.transpose([atoms.index(a) for a in order]).reshape(batch, fact.width, *fact.window)
     return physical
+
+
+def of_size(fact: Lifted, cells: Sequence[int]) -> Lifted:
+    """The fact of a dense map whose one window is all of its cells: the original tensor of a larger image."""
+    space = tuple(replace(a, atoms=atoms_of(n, "p"), rate=1) for a, n in zip(fact.space, cells))
+    new = {old: axis.atoms for was, axis in zip(fact.space, space) for old in was.atoms}
+    layout = tuple(tuple(b for a in group for b in new.get(a, (a,))) for group in fact.layout)
+    return replace(fact, space=space, layout=layout)
+
+
+def whole_map(fact: Lifted, original: Array, cells: Sequence[int]) -> Array | None:
+    """A dense output of an image with this many cells as its map (N, C, *cells); None if it has another shape."""
+    whole = of_size(fact, cells)
+    batch = original.size // max(math.prod(a.size for g in whole.layout for a in g if a is not fact.batch), 1)
+    if original.shape != tuple(_size(group, fact.batch, batch) for group in whole.layout):
+        return None
+    return physical_of(whole, original)
 
 
 def windows_of(fact: Lifted, physical: Array) -> Array:

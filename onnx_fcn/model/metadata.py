@@ -116,7 +116,7 @@ def to_json(answers: Answers) -> dict[str, Any]:
         "form": answers.form,
         "layout": answers.layout or None,
     }
-    more = {"mirror": answers.mirror, "period": answers.period}
+    more = {"mirror": answers.mirror, "period": answers.period, "held": answers.held}
     return entry | {key: value for key, value in more.items() if value}
 
 
@@ -222,6 +222,7 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
         "" if values["layout"] is None else _layout(values["layout"], rank),
         tuple(list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
         _periods(entry["period"], axes["stride"]) if "period" in entry else (),
+        _held(entry["held"], native) if "held" in entry else (),
     )
 
 
@@ -231,6 +232,14 @@ def _periods(value: Any, strides: Sequence[Number]) -> tuple[Number, ...]:
     if any(ratio(period, stride).denominator != 1 for period, stride in zip(periods, strides)):
         raise ValueError(f"{shorten(value)} are not whole strides")
     return tuple(periods)
+
+
+def _held(value: Any, native: Sequence[int]) -> tuple[int | None, ...]:
+    """The native size along the axes that keep it, None along the others."""
+    sizes = list_of(optional(_whole), count=len(native))(value)
+    if None not in sizes or any(held not in (None, pixels) for held, pixels in zip(sizes, native)):
+        raise ValueError(f"{shorten(value)} are not the native size along some axes")
+    return tuple(sizes)
 
 
 def _check_count(count: Count, native: int) -> None:

@@ -25,9 +25,10 @@ QUESTIONS = {
     "law": "the original head on {} of the feature map",
     "crops": "the original on {}",
     "trunk": "the original trunk on a crop, away from padding",
+    "dense": "the original's map, or that of a crop, away from padding",
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",
-    "form": "the requested form of the answers",
+    "form": "the form of the answers",
     "fit": "the trained layer on the original's features",
     "metadata": "the description of the answers in the metadata",
 }

@@ -232,7 +232,8 @@ def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
     """Sizes of larger images, by whole strides."""
     for factor in FACTORS:
         steps = [(native, math.ceil(stride)) for native, stride in zip(window, answers.stride)]
-        yield tuple(native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
+        larger = (native + max(round((factor - 1) * native / step), 1) * step for native, step in steps)
+        yield tuple(held or n for held, n in zip(answers.held or (None,) * len(window), larger))
 
 
 def tensors_at(document: Document, walk: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnx_fcn.geometry import Geometry
+from onnx_fcn.geometry import SIZE_NAMES, Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
@@ -109,7 +109,8 @@ def _stride(fact: Lifted | None) -> tuple[float, ...]:
 def _example(walk: Walk, geometry: Geometry) -> Example:
     """An image that is larger by whole strides, so that its number of windows is exact however layers round."""
     steps = (math.ceil(stride) for stride in geometry.stride)
-    size = tuple(native + (EXAMPLE - 1) * step for native, step in zip(walk.image.size, steps))
+    larger = (native + (EXAMPLE - 1) * step for native, step in zip(walk.image.size, steps))
+    size = tuple(walk.image.size[k] if k in walk.held else n for k, n in enumerate(larger))
     grid = geometry.grid(*size)
     return Example(size, grid.shape, int(grid.interior.sum()))
 
@@ -122,8 +123,14 @@ def _caveats(
     yield from walk.image.assumed
     if not walk.has_head:
         yield (
-            "The network was fully convolutional already: it has no dense layer, and no operator covers its whole "
-            "window. Only the sizes of its input and outputs became dynamic."
+            "The network was fully convolutional already: it has an answer for each position of its map, and no head. "
+            "Only sizes became dynamic."
+        )
+    for k in sorted(walk.held):
+        name, size = SIZE_NAMES[len(walk.image.size)][k], walk.image.size[k]
+        yield (
+            f"The {name} of the image stays {size}: the answers are for each position along the other "
+            f"{'axis' if len(walk.image.size) == 2 else 'axes'}, and made of the whole {name}."
         )
     stride = max((a.window_stride for fact in walk.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and walk.has_head and not walk.formed:

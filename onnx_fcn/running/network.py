@@ -111,6 +111,7 @@ class Converted:
 
     def check_size(self, size: Sequence[int]) -> None:
         """Raises OptionError if the file takes images of another size only."""
+        self.answers.check_held(size)
         if any(only not in (None, n) for only, n in zip(self.fixed, size)):
             only = "×".join("any" if n is None else str(n) for n in self.fixed)
             raise OptionError(

@@ -289,8 +289,11 @@ def _input(document: Document, walk: Walk, dynamic_batch: bool) -> ValueInfoProt
     declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == walk.image.name))
     dims = declared.type.tensor_type.shape.dim
     if not _keeps_size(walk):
-        for axis, name in zip(walk.image.space, SIZE_NAMES[len(walk.image.space)]):
-            dims[axis].dim_param = name
+        for k, (axis, name) in enumerate(zip(walk.image.space, SIZE_NAMES[len(walk.image.space)])):
+            if k in walk.held:
+                dims[axis].dim_value = walk.image.size[k]
+            else:
+                dims[axis].dim_param = name
     if walk.image.channels is not None:
         dims[walk.image.channels].dim_value = walk.image.shape[walk.image.channels]
     if walk.image.batch is not None:
@@ -319,14 +322,6 @@ def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_ba
                 dim.dim_value = size
             else:
                 dim.dim_param = size
-        return made
-    if result.is_live:  # fully convolutional already: the axes keep their order
-        for k in result.order:
-            dim = shape.dim.add()
-            if k == 1:
-                dim.dim_value = result.width
-            elif k > 1:
-                dim.dim_param = _formula(result.space[k - 2], walk)
         return made
     shape.dim.add().CopyFrom(_batch(document, walk, dynamic_batch))
     shape.dim.add().dim_value = result.width

@@ -1,8 +1,9 @@
 """Where the trunk ends and the head begins.
 
-The **cut** is the last feature map through which every output is reached. The law is about it: a cell of the converted
+The **cut** is the last feature map through which every answer is reached. The law is about it: a cell of the converted
 model's output is the original head, run on one window of that map. So nothing after the cut may pad (windows would see
-each other), and operators that stride there dilate instead, so that all outputs have one grid.
+each other), and operators that stride there dilate instead, so that all answers have one grid. Outputs that are maps
+themselves are no answers: each is on a grid of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["Cut", "cuts_of", "find_cut", "instead_of_padding", "makers_of", "pad
 
 @dataclass(frozen=True)
 class Cut:
-    """The last map that every output is reached through.
+    """The last map that every answer is reached through.
 
     Attributes:
         name: the tensor in the original model.
@@ -47,13 +48,13 @@ def instead_of_padding(walk: Walk, cut: Cut) -> str:
 
 
 def find_cut(walk: Walk) -> Cut | None:
-    """The last map with a live window that all outputs are reached through; None if there is none."""
+    """The last map with a live window that all answers are reached through; None if there is none."""
     cuts = list(cuts_of(walk))
     return cuts[0] if cuts else None
 
 
 def cuts_of(walk: Walk) -> Iterator[Cut]:
-    """Every live map that all outputs are reached through, the last first.
+    """Every live map that all answers are reached through, the last first: all outputs of a network without a head.
 
     Immediate dominators of a directed acyclic graph, in topological order: the nearest common dominator of the
     operands (Cooper, Harvey, Kennedy, "A Simple, Fast Dominance Algorithm", 2001).
@@ -81,11 +82,10 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
         for output in slot.node.outputs:
             if output.name and not isinstance(walk.facts.get(output.name), Known):
                 parent[output.name], depth[output.name] = common, depth[common] + 1
-    top = join(o for o in walk.outputs if o in depth)
-    outputs = set(walk.outputs)
+    top = join(o for o in walk.answers if o in depth)
     while top is not None:
         fact = walk.facts.get(top)
-        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in outputs:
+        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in walk.answers:
             yield Cut(top, fact)
         top = parent.get(top)
 
@@ -95,12 +95,15 @@ def _reads(slot: Slot) -> Iterable[str]:
 
 
 def slots_beyond(walk: Walk, cut: Cut) -> list[int]:
-    """Slots that compute something from the cut."""
+    """Slots that compute something from the cut that an answer needs."""
+    makers, needed = makers_of(walk), set[int]()
+    for name in walk.answers:
+        needed |= upstream(walk, name, makers)
     reached, found = {cut.name}, []
-    for k, slot in enumerate(walk.slots):
-        if any(n in reached for n in _reads(slot)):
+    for k in sorted(needed):
+        if any(n in reached for n in _reads(walk.slots[k])):
             found.append(k)
-            reached |= {o.name for o in slot.node.outputs if o.name}
+            reached |= {o.name for o in walk.slots[k].node.outputs if o.name}
     return found
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.facts import Fact, Unmapped
 from onnx_fcn.lifting.folding import restore_batch
-from onnx_fcn.lifting.layouts import materialise, settle, unfold
+from onnx_fcn.lifting.layouts import settle, unfold
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Image, Rewind
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.walk.dense import as_map
 
 __all__ = ["as_image_map", "check_meeting", "delivered", "named", "on_grid"]
 
@@ -30,23 +30,12 @@ def as_image_map(site: Site, image: Image) -> Lifted:
 
 
 def delivered(site: Site, x: Lifted) -> Lifted:
-    """An output as (N, C, *grid), with its axes in the order of the image's.
-
-    A network without a dense layer or a pooling over its window is fully convolutional already: its maps stay
-    unchanged.
+    """An output as (N, C, *grid), with its axes in the order of the image's: the map of a dense one.
 
     Raises:
-        Unsupported: if it has no head and answers with a map that was upsampled, or if a window cannot be unfolded.
+        Unsupported: if the map of a dense output has its positions in another order, or a window cannot be unfolded.
     """
-    if x.is_plain and x.rank == 2 + len(x.space) and not site.has_head:
-        if any(a.window_stride > a.stride for a in x.space):
-            raise Unsupported(
-                f"answers with a map that was upsampled ({x}): this is not a classifier, as it has no head",
-                code="decoder-output",
-                hint="a network that answers per pixel needs no conversion, only dynamic input sizes",
-            )
-        return x.on(materialise(site, x))
-    return on_grid(site, settle(site, unfold(site, restore_batch(site, x))))
+    return on_grid(site, as_map(site, x) if x.is_dense else settle(site, unfold(site, restore_batch(site, x))))
 
 
 def on_grid(site: Site, x: Lifted) -> Lifted:

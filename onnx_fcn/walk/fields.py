@@ -63,26 +63,31 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     stride = tuple(f.stride for f in field)
     form = walk.formed[name].form if name in walk.formed else "map"
     count, inner = tuple(a.count for a in axes), tuple(a.inner for a in axes)
-    layout = _output_layout(fact, form)
+    layout = _output_layout(walk, name, fact, form)
     mirror = tuple(math.ceil(a.mirror) for a in axes) if any(a.mirror for a in axes) else ()
+    held = tuple(n if k in walk.held else None for k, n in enumerate(walk.image.size)) if walk.held else ()
     period = tuple(int(a.window_stride) for a in axes) if any(a.window_stride != a.stride for a in axes) else ()
     return Answers(
-        window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror, period
+        window, stride, offset, field, count, inner, exactness, reason, context, form, layout, mirror, period, held
     )
 
 
 def answers_by_field(walk: Walk, name: str, fact: Lifted) -> bool:
     """Is an answer about its receptive field, rather than about a window of the native size?"""
-    return fact.is_live or name in walk.by_field
+    return fact.is_dense or name in walk.by_field
 
 
-def _output_layout(fact: Lifted, form: str) -> str:
+def _output_layout(walk: Walk, name: str, fact: Lifted, form: str) -> str:
     """The axes of an output, such as ``NCHW``; empty if they are not batch, channels and cells."""
     if form not in ("map", "argmax") or any(a.image is None for a in fact.space):
         return ""
     names = AXES[len(sliding(fact))]
     letters = ["N", "C", *(names[a.image or 0] for a in fact.space)]
-    text = "".join(letters[k] for k in fact.order) if fact.is_live else "".join(letters)
+    if name in walk.formed and form == "map":  # on the axes of the original
+        places = [k for place in fact.placed(fact.axes) for k in place]
+        own = len(places) == fact.rank and len(set(places)) == fact.rank
+        return "".join(letters[k] for k in places) if own else ""
+    text = "".join(letters)
     return text.replace("C", "") if form == "argmax" else text
 
 

@@ -51,7 +51,7 @@ def finish(walk: Walk, asked: Asked) -> None:
     """
     if asked.form != "map" and not walk.has_head:
         raise OptionError(
-            f"the network has no dense layer, so its maps are not answers that could become '{asked.form}'"
+            f"the network answers for each position already, without a head, so its maps cannot become '{asked.form}'"
         )
     form(walk, asked)
 
@@ -67,6 +67,8 @@ def form(walk: Walk, asked: Asked) -> None:
     causes = []
     for slot in walk.epilogue:
         name = slot.node.outputs[0].name
+        if walk.results[name].is_dense and not asked.keep_size:
+            continue
         site = Site(walk, len(walk.slots), slot)
         try:
             walk.formed[name] = _formed(walk, site, slot, name, asked)
@@ -83,9 +85,9 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
     if asked.keeps_shape:
         _check_rank(walk, name)
     if asked.keep_size:
-        return FormedOutput(
-            as_original(site, x, original, batch), _original_dims(original, batch), x.elem_type, asked.form
-        )
+        dense = walk.formed[name].tensor if name in walk.formed else x.map
+        tensor = dense if x.is_dense else as_original(site, x, original, batch)
+        return FormedOutput(tensor, _original_dims(original, batch), x.elem_type, asked.form)
     sizes = SIZE_NAMES[len(walk.image.space)]
     tensor, elem_type = x.map, x.elem_type
     dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))

@@ -36,6 +36,7 @@ from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
+from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 
 __all__ = ["run"]
@@ -62,15 +63,18 @@ def run(walk: Walk) -> Walk:
 
 
 def _deliver(walk: Walk, name: str) -> None:
-    """Bring one output into the form (N, C, *grid), in a slot after all others."""
+    """Bring one output into the form (N, C, *grid), in a slot after all others; a dense one also on its own axes."""
     fact = walk.facts.get(name)
     if not isinstance(fact, Lifted):
         return
     node = gs.Node("Output", name, outputs=[gs.Variable(name)])
     slot = Slot(node, onnx.NodeProto(), len(walk.slots), replaced=True, operands=(fact,))
     walk.epilogue.append(slot)
+    site = Site(walk, len(walk.slots), slot)
     try:
-        walk.results[name] = delivered(Site(walk, len(walk.slots), slot), fact)
+        walk.results[name] = result = delivered(site, fact)
+        if result.is_dense and (formed := on_original_axes(walk, site, result)) is not None:
+            walk.formed[name] = formed
     except Unsupported as refusal:
         walk.diagnostics[len(walk.slots)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
 

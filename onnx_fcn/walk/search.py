@@ -106,8 +106,6 @@ def _read(document: Document, candidates: Sequence[Image], request: Request) -> 
             tried: list[Walk] = []
             for walk in _walks(document, image, request):
                 tried.append(walk)
-                if _answers_per_pixel(walk):
-                    return walk, causes_of(walk)  # understood: another reading would be a wrong one
                 if _lacks_rules(walk):
                     break  # no other batch helps
                 if walk.succeeded and _depends(walk):
@@ -266,11 +264,6 @@ def _colours_that_slide(document: Document, walk: Walk) -> list[Diagnostic]:
         f"are a depth, give --input-size {written_size(image.size)}"
     )
     return [Diagnostic("colours", image.name, "input", reason, hint)]
-
-
-def _answers_per_pixel(walk: Walk) -> bool:
-    """Is a network refused only because of what it answers?"""
-    return {d.code for d in walk.diagnostics.values()} == {"decoder-output"}
 
 
 def _lacks_rules(walk: Walk) -> bool:

@@ -1,0 +1,216 @@
+"""Outputs with an answer for each position: on a larger image, those of torch's own network on it, on the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import exports
+import law
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import onnx_fcn
+from onnx_fcn import OptionError, UnsupportedModel, ValidationError
+
+#: How a map of 5 channels, with the features `f` before it, becomes the output; and the axes of that.
+ANSWERS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Tensor], str]] = {
+    "the map": (lambda net, f, m: m, "NCHW"),
+    "channels last": (lambda net, f, m: m.permute(0, 2, 3, 1), "NHWC"),
+    "positions in a row": (lambda net, f, m: m.flatten(2), ""),
+    "positions first": (lambda net, f, m: m.permute(0, 2, 3, 1).flatten(1, 2), ""),
+    "rows of all images": (lambda net, f, m: m.permute(0, 2, 3, 1).reshape(-1, 5), ""),
+    "columns first": (lambda net, f, m: m.transpose(2, 3).flatten(2), ""),
+    "channels on two axes": (lambda net, f, m: f.reshape(f.shape[0], 2, 4, *f.shape[2:]).transpose(2, 3), ""),
+    "a dense layer at each position": (lambda net, f, m: net.dense(f.permute(0, 2, 3, 1)), "NHWC"),
+    "the best class": (lambda net, f, m: m.argmax(1), "NHW"),
+    "the largest score": (lambda net, f, m: m.max(1)[0], "NHW"),
+    "the closest of a bank": (lambda net, f, m: net.distances(f).min(1)[0].reshape(f.shape[0], 1, *f.shape[2:]), "NCHW"),
+    "a pixel shuffle": (lambda net, f, m: functional.pixel_shuffle(f, 2), "NCHW"),
+    "a finer map": (lambda net, f, m: functional.interpolate(m, scale_factor=2.0), "NCHW"),
+}
+
+#: The same where the height is pooled away: an answer for each step along the width.
+STEPS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Tensor], str]] = {
+    "a row": (lambda net, f, m: m.mean(2), "NCW"),
+    "steps first": (lambda net, f, m: m.mean(2).permute(2, 0, 1), "WNC"),
+    "a dense layer at each step": (lambda net, f, m: net.dense(f.amax(2).transpose(1, 2)).log_softmax(2), "NWC"),
+    "a kernel as high as the map": (lambda net, f, m: net.column(f).squeeze(2), "NCW"),
+    "a convolution along the steps": (lambda net, f, m: net.along(f.mean(2)), "NCW"),
+}
+
+NATIVE = (24, 32)
+
+
+class Network(nn.Module):
+    """Two convolutions with padding, and answers 4 pixels apart."""
+
+    def __init__(self, answers: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.scores, self.dense = nn.Conv2d(8, 5, 1), nn.Linear(8, 5)
+        self.column, self.along = nn.Conv2d(8, 5, (6, 3), padding=(0, 1)), nn.Conv1d(8, 5, 3, padding=1)
+        self.register_buffer("bank", torch.randn(7, 8))
+
+    def distances(self, f: Tensor) -> Tensor:
+        """The squared distance of each position to each vector of the bank: (N·h·w, vectors)."""
+        rows = f.permute(0, 2, 3, 1).reshape(-1, 8)
+        squares = rows.pow(2).sum(1, keepdim=True) + self.bank.pow(2).sum(1)
+        return squares - 2 * rows @ self.bank.T
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, height, width) in."""
+        f = self.trunk(image)
+        return self.answers(self, f, self.scores(f))
+
+
+def network(answers: Callable[[Any, Tensor, Tensor], Tensor]) -> Network:
+    """A network with the same weights every time."""
+    torch.manual_seed(3)
+    return Network(answers).eval()
+
+
+def image(*size: int, batch: int = 1) -> np.ndarray[Any, Any]:
+    """Noise of (batch, 3, *size)."""
+    return np.random.default_rng(5).standard_normal((batch, 3, *size)).astype(np.float32)
+
+
+def agrees(net: nn.Module, converted: Path, pixels: np.ndarray[Any, Any]) -> None:
+    """Does the converted file answer what torch does?"""
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(pixels)).numpy()
+    (found,) = law.session(onnx.load(converted))({"image": pixels})
+    law.agree(found, wanted, "the answers")
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["free batch", "one image"])
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_for_each_position(kind: str, dynamo: bool, free: bool, tmp_path: Path) -> None:
+    answers, layout = ANSWERS[kind]
+    net, path = network(answers), tmp_path / "out.onnx"
+    file = exports.export(net, tmp_path / "in.onnx", NATIVE, dynamo=dynamo, opset=18, dynamic_batch=free)
+    conversion = onnx_fcn.convert(file, path)
+    (output,) = conversion.report.geometry.outputs.values()
+    assert (output.form, output.layout) == ("map", layout)
+    for size in (NATIVE, (40, 72), (27, 45)):
+        agrees(net, path, image(*size, batch=2 if free else 1))
+    checks = conversion.report.validation.checks if conversion.report.validation else ()
+    assert {"native", "dense", "grid"} <= {c.kind for c in checks}
+    assert all(c.passed for c in onnx_fcn.validate(file, path, seed=1).checks)
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_answers_for_each_step_keep_the_height(kind: str, dynamo: bool, tmp_path: Path) -> None:
+    answers, layout = STEPS[kind]
+    net, path = network(answers), tmp_path / "out.onnx"
+    file = exports.export(net, tmp_path / "in.onnx", NATIVE, dynamo=dynamo, opset=18)
+    conversion = onnx_fcn.convert(file, path)
+    (output,) = conversion.report.geometry.outputs.values()
+    assert (output.layout, output.held) == (layout, (24, None))
+    assert conversion.report.image.after == ("batch", 3, 24, "width")
+    assert any(c.startswith("The height of the image stays 24") for c in conversion.report.caveats)
+    for width in (32, 61, 100):
+        agrees(net, path, image(24, width, batch=2))
+    assert conversion.grid(24, 64).shape == (1, 16)
+    with pytest.raises(OptionError, match="with a height of 24 pixels, not images of 48×64: resize the image"):
+        conversion.grid(48, 64)
+    assert all(c.passed for c in onnx_fcn.validate(file, path, seed=1).checks)
+
+
+def test_data_of_another_height_are_refused(tmp_path: Path) -> None:
+    file = exports.export(network(STEPS["a row"][0]), tmp_path / "in.onnx", NATIVE, dynamo=False, opset=17)
+    onnx_fcn.convert(file, data=image(24, 40))
+    with pytest.raises(OptionError, match=r"has shape \(1, 3, 28, 40\), and the model takes \(any, 3, 24, ≥32\)"):
+        onnx_fcn.convert(file, data=image(28, 40))
+
+
+class Beside(nn.Module):
+    """Scores, and a map beside them: of the last stage, of an earlier one, or computed from the last."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.early = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
+        self.dense, self.smooth = nn.Linear(8, 5), nn.Conv2d(8, 2, 3, 1, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(scores, map)."""
+        early = self.early(image)
+        late = self.late(early)
+        maps = {
+            "early": early,
+            "late": late,
+            "smooth": self.smooth(late),
+            "activation": functional.conv2d(late, self.dense.weight[:, :, None, None], self.dense.bias),
+        }
+        return self.dense(late.mean((2, 3))), maps[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["early", "late", "smooth", "activation"])
+def test_a_map_beside_scores(kind: str, tmp_path: Path) -> None:
+    """Each is on a grid of its own: the map is not an answer for each window."""
+    torch.manual_seed(4)
+    net = Beside(kind).eval()
+    file, path = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    with exports.quiet():
+        torch.onnx.export(
+            net, (torch.zeros(1, 3, *NATIVE),), file, input_names=["image"], output_names=["scores", "map"],
+            dynamo=False, opset_version=17,
+        )  # fmt: skip
+    conversion = onnx_fcn.convert(file, path)
+    assert {c.kind for c in conversion.report.validation.checks if c.subject == "map"} >= {"native", "dense", "grid"}
+    pixels = image(40, 56)
+    with torch.no_grad():
+        features = net.late(net.early(torch.from_numpy(pixels)))
+        pooled = functional.avg_pool2d(features, (6, 8), 1)
+        scores = functional.conv2d(pooled, net.dense.weight[:, :, None, None], net.dense.bias)
+        wanted = net(torch.from_numpy(pixels))[1]
+    found = law.session(onnx.load(path))({"image": pixels})
+    law.agree(found[0], scores.numpy(), "the scores")
+    law.agree(found[1], wanted.numpy(), "the map")
+    formed = onnx_fcn.convert(file, argmax=True)
+    assert [o.form for o in formed.report.geometry.outputs.values()] == ["argmax", "map"]
+
+
+def test_a_feature_vector_of_the_window_is_no_map() -> None:
+    """Positions on the axis of the channels are features of a window: (N, 8·6·8) is one vector."""
+    conversion = onnx_fcn.convert(law.model("c = Conv (x, k)  y = Flatten (c)", k=(5, 6, 2, 2)))
+    assert conversion.report.outputs[0].after == ("N", 30, "height - 3", "width - 2")
+
+
+def test_positions_in_another_order_are_refused() -> None:
+    """Windows of a map: blocks of 2×3 positions are on the first axis, the positions in a block on the last."""
+    body = "c = Conv (x, k)  r = Reshape (c, s)  t = Transpose <perm = [0, 2, 4, 3, 5, 1]> (r)  y = Reshape (t, u)"
+    model = law.model(body, image="float[N,6,6,8] x", k=(6, 6, 3, 3), s=[0, 6, 2, 2, 2, 3], u=[0, 4, 6, 6])
+    with pytest.raises(UnsupportedModel, match="has the positions of the image in another order"):
+        onnx_fcn.convert(model)
+
+
+def test_a_wrong_cell_of_a_dense_output_is_found() -> None:
+    """Only cells of a larger image are wrong: the sum of what lies beyond the native width is added to all."""
+    original = law.model("c = Conv <pads = [1, 1, 1, 1]> (x, k)  y = Sigmoid (c)", k=(5, 6, 3, 3))
+    wrong = onnx_fcn.convert(original).to_proto()
+    (conv,) = [node for node in wrong.graph.node if node.op_type == "Conv"]
+    made, conv.output[0] = conv.output[0], "raw"
+    beyond = [
+        onnx.helper.make_node("Slice", ["raw", "start", "end", "axis"], ["rest"]),
+        onnx.helper.make_node("ReduceSum", ["rest"], ["sum"]),
+        onnx.helper.make_node("Add", ["raw", "sum"], [made]),
+    ]
+    place = list(wrong.graph.node).index(conv) + 1
+    nodes = [*wrong.graph.node[:place], *beyond, *wrong.graph.node[place:]]
+    del wrong.graph.node[:]
+    wrong.graph.node.extend(nodes)
+    for name, value in {"start": 3, "end": 1 << 20, "axis": 3}.items():
+        wrong.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    with pytest.raises(ValidationError, match="a cell of the map and the original's of 'y'"):
+        onnx_fcn.validate(original, wrong)
