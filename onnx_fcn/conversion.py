@@ -105,6 +105,7 @@ def convert(
     keep_size: bool = False,
     windows: bool = False,
     window_stride: int | None = None,
+    slide: Sequence[str] = (),
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -138,6 +139,9 @@ def convert(
             network that slides is converted as without this option.
         window_stride: pixels between these windows, a multiple of the distance at which the map has them; by default
             the stride that the network has at its last map, or half a window if it has none.
+        slide: the axes of the image that slide, such as ``("width",)``; the others keep their size, and padding along
+            them is that of the original. An axis has its first letter as a name, too, and what the file calls it. By
+            default all slide, but for those that a dense output has not, such as the height of a line of text.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
@@ -166,9 +170,10 @@ def convert(
         keep_size,
         windows,
         window_stride,
+        tuple(name.lower() for name in slide),
     )
     keeps_batch = asked.keeps_shape and not dynamic_batch
-    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride)
+    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride, asked.slide)
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
@@ -257,7 +262,15 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
-    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape, asked.windows, asked.window_stride)
+    request = Request(
+        input,
+        size_of(input_size),
+        asked.folds,
+        asked.keeps_shape,
+        asked.windows,
+        asked.window_stride,
+        asked.slide,
+    )
     plain = asked if head is None else asked.as_map
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

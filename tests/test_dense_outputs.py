@@ -30,7 +30,10 @@ ANSWERS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Tensor], str]] = {
     "a dense layer at each position": (lambda net, f, m: net.dense(f.permute(0, 2, 3, 1)), "NHWC"),
     "the best class": (lambda net, f, m: m.argmax(1), "NHW"),
     "the largest score": (lambda net, f, m: m.max(1)[0], "NHW"),
-    "the closest of a bank": (lambda net, f, m: net.distances(f).min(1)[0].reshape(f.shape[0], 1, *f.shape[2:]), "NCHW"),
+    "the closest of a bank": (
+        lambda net, f, m: net.distances(f).min(1)[0].reshape(f.shape[0], 1, *f.shape[2:]),
+        "NCHW",
+    ),
     "a pixel shuffle": (lambda net, f, m: functional.pixel_shuffle(f, 2), "NCHW"),
     "a finer map": (lambda net, f, m: functional.interpolate(m, scale_factor=2.0), "NCHW"),
 }
@@ -58,11 +61,11 @@ class Network(nn.Module):
         self.column, self.along = nn.Conv2d(8, 5, (6, 3), padding=(0, 1)), nn.Conv1d(8, 5, 3, padding=1)
         self.register_buffer("bank", torch.randn(7, 8))
 
-    def distances(self, f: Tensor) -> Tensor:
-        """The squared distance of each position to each vector of the bank: (N·h·w, vectors)."""
+    def closest(self, f: Tensor) -> Tensor:
+        """The squared distance of each position to the closest vector of the bank: (N·h·w,)."""
         rows = f.permute(0, 2, 3, 1).reshape(-1, 8)
         squares = rows.pow(2).sum(1, keepdim=True) + self.bank.pow(2).sum(1)
-        return squares - 2 * rows @ self.bank.T
+        return (squares - 2 * rows @ self.bank.T).min(1)[0]
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, height, width) in."""

@@ -871,7 +871,7 @@ row("several outputs", "f = Flatten (x)  y = MatMul (f, w)  z = Softmax (y)  r =
     outputs="y, z, q", w=(72, 5), v=(72, 7))
 row("an output that is read again", "f = Flatten (x)  y = MatMul (f, w)  z = Relu (y)  q = MatMul (z, v)",
     outputs="q, y, z", w=(72, 7), v=(7, 5))
-row("a vector of features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
+row("features and answers", "p = GlobalAveragePool (x)  y = Flatten (p)  z = MatMul (y, w)", outputs="z, y", w=(6, 5))
 row("two heads on two maps", "f = Flatten (x)  y = MatMul (f, w)  c = Conv (x, k)  g = Flatten (c)  z = MatMul (g, v)",
     outputs="y, z", w=(72, 5), k=(5, 6, 2, 2), v=(30, 7))
 row("an MLP", "f = Flatten (x)  a = Gemm (f, w, b)  r = Relu (a)  e = Dropout (r)  g = Gemm (e, v, c)  "
@@ -947,7 +947,7 @@ for op, opsets in {"MaxPool": (10, 13), "AveragePool": (9, 13, 19), "LpPool": (1
     row(f"a head behind {op} strided, another not", "f = Flatten (x)  y = MatMul (f, w)  "
         f"p = {op} <kernel_shape = [2, 2], strides = [2, 2]> (x)  c = Conv (p, k)  g = Flatten (c)  z = MatMul (g, v)",
         opset=opsets, outputs="y, z", image="float[N,6,4,6] x", w=(144, 5), k=(5, 6, 2, 2), v=(10, 7))
-row("a vector of features and answers", "c = Conv (x, k)  y = Flatten (c)  f = Flatten (x)  z = MatMul (f, w)",
+row("a flattened map beside answers", "c = Conv (x, k)  y = Flatten (c)  f = Flatten (x)  z = MatMul (f, w)",
     outputs="y, z", k=(5, 6, 2, 2), w=(72, 7))
 row("generalised mean", "a = Clip (x, low)  b = Pow (a, three)  p = GlobalAveragePool (b)  c = Pow (p, third)  "
     "f = Flatten (c)  y = MatMul (f, w)", low=1e-6, three=3.0, third=1 / 3, w=(6, 5))

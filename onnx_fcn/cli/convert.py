@@ -138,7 +138,12 @@ def _run(given: argparse.Namespace) -> None:
             tables = list(tables_of(validation, verbose=given.verbose))
         elif given.explain is not None:
             explanation = onnx_fcn.explain(
-                given.model, given.explain, **how, output_stride=given.output_stride, windows=given.windows
+                given.model,
+                given.explain,
+                **how,
+                output_stride=given.output_stride,
+                windows=given.windows,
+                slide=given.slide,
             )
             result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
         else:
@@ -158,6 +163,7 @@ def _run(given: argparse.Namespace) -> None:
                 keep_size=given.keep_size,
                 windows=given.windows,
                 window_stride=given.window_stride,
+                slide=given.slide,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -245,6 +251,13 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         help="run what cannot slide, such as attention, on every window of the last map that does",
     )
     group.add_argument("--window-stride", type=count, metavar="S", help="cut these windows every S pixels")
+    group.add_argument(
+        "--slide",
+        type=names,
+        default=(),
+        metavar="AXIS,…",
+        help="slide along these axes only, such as width, w, or a name in the file; the others keep their size",
+    )
 
 
 def _add_storing(parser: argparse.ArgumentParser) -> None:
@@ -297,7 +310,7 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
     if given.explain is not None and (given.output is not None or given.window_stride or any(made)):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")
-    if given.verify and any((given.output_stride, given.windows, given.window_stride, *made)):
+    if given.verify and any((given.output_stride, given.windows, given.window_stride, given.slide, *made)):
         error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")

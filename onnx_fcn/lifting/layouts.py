@@ -211,7 +211,7 @@ def _space_to_depth(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> L
     name = site.emit([x, kernel], "Conv", kernel_shape=window, strides=window, group=x.width)
     coarser = axis.slid(axis.window // size, axis.atoms[0].name, size, size)
     coarser = replace(coarser, atoms=axis.atoms[: -len(atoms)])
-    site.note_sliding(pads=False, strides=True)
+    site.note_sliding(pads=False, strides=axis.slides)
     space = tuple(coarser if j == k else a for j, a in enumerate(x.space))
     return replace(x, map=name, channels=(*x.channels, *atoms), space=space)
 
@@ -413,7 +413,8 @@ def crop_to_common(site: Site, maps: Sequence[Lifted]) -> list[Lifted]:
     Raises:
         Unsupported: if the smallest map depends on the size of the image, or the opset cannot crop at run time.
     """
-    uneven = [k for k, axes in enumerate(zip(*(m.space for m in maps))) if len({a.count for a in axes}) > 1]
+    spaces = enumerate(zip(*(m.space for m in maps)))
+    uneven = [k for k, axes in spaces if len({a.count for a in axes}) > 1 and any(a.slides for a in axes)]
     maps = [restore_batch(site, m) for m in maps] if uneven else list(maps)
     for k in uneven:
         counts = [m.space[k].count for m in maps]

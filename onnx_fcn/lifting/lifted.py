@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -72,6 +72,7 @@ class Axis:
             the rank, as in 1-D networks written with 2-D operators.
         count: cells of the map for an image of any size.
         inner: the cells that do not depend on what surrounds the image.
+        held: whether the image keeps its size along it: then there is one window, and padding is at its own border.
         mirror: if padding repeats or reflects the map, the pixels by which a cell's sources may be further inside than
             the cell.
     """
@@ -84,6 +85,12 @@ class Axis:
     count: Count = EVERY_PIXEL
     inner: Inner = ALL_INNER
     mirror: Fraction = Fraction(0)
+    held: bool = False
+
+    @property
+    def slides(self) -> bool:
+        """Are there windows at other places along it?"""
+        return self.image is not None and not self.held
 
     @property
     def stride(self) -> Fraction:
@@ -110,8 +117,12 @@ class Axis:
         cells = (self.window if last is None else last + 1) - first
         field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
         count = self.count.slid(self.extent, self.step)
-        inner = self.inner.slid(count, cells, self.step, self.rate, -first * self.rate)
+        inner = self._inner(count, lambda: self.inner.slid(count, cells, self.step, self.rate, -first * self.rate))
         return replace(self, atoms=(), field=field, rate=1, count=count, inner=inner)
+
+    def _inner(self, count: Count, found: Callable[[], Inner]) -> Inner:
+        """The inner cells of a result: all of them, if the image never continues along this axis."""
+        return Inner(0, count) if self.held else found()
 
     def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
         """The axis of an operator's result: its window, and the geometry of its cells."""
@@ -133,13 +144,14 @@ class Axis:
         """The axis after an operator slid along the map; the parameters are in cells of the map."""
         field = self.field.slid(kernel, stride, dilation, pads[0])
         count = self.count.slid(kernel, stride, dilation, *pads, ceil=ceil)
-        inner = self.inner.slid(count, kernel, stride, dilation, pads[0])
+        inner = self._inner(count, lambda: self.inner.slid(count, kernel, stride, dilation, pads[0]))
         return self._made(window, name, field, count, inner, rate)
 
     def resampled(self, window: int, name: str, taps: Taps, add: int = 0) -> Axis:
         """The axis after the map was resampled, with `add` cells more than the scale gives."""
         count = self.count.resampled(taps.scale, add)
-        return self._made(window, name, self.field.resampled(taps), count, self.inner.resampled(count, taps))
+        inner = self._inner(count, lambda: self.inner.resampled(count, taps))
+        return self._made(window, name, self.field.resampled(taps), count, inner)
 
     def finer(self, factor: int, window: int, name: str) -> Axis:
         """The axis after each cell of the map became `factor` cells."""

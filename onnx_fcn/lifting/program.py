@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_fcn.errors import Diagnostic, Unsupported
+from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.constants import Values
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
@@ -32,6 +33,7 @@ class Image:
         space: the axes that slide, in order.
         elem_type: `onnx.TensorProto.DataType`.
         assumed: sentences about its axes, their sizes and its batch that neither the file nor the user states.
+        held: those of the axes `space`, by their place in it, that keep their size; None if the outputs decide.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Image:
     space: tuple[int, ...]
     elem_type: int
     assumed: tuple[str, ...] = ()
+    held: frozenset[int] | None = None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -58,7 +61,8 @@ class Image:
         batch = Atom(1 if self.batch is None else self.shape[self.batch], "n")
         channels = () if self.channels is None else atoms_of(self.shape[self.channels], "c")
         space = tuple(
-            Axis(atoms_of(self.shape[a], letter), image=k) for k, (a, letter) in enumerate(zip(self.space, letters))
+            Axis(atoms_of(self.shape[a], letter), image=k, held=self.held is not None and k in self.held)
+            for k, (a, letter) in enumerate(zip(self.space, letters))
         )
         layout: list[tuple[Atom, ...]] = []
         for axis in range(len(self.shape)):
@@ -233,6 +237,13 @@ class Walk:
         self.names.add(name)
         return name
 
+    def cells(self, axis: Axis) -> int | str:
+        """The number of cells along an axis: a formula, such as ``(height - 224) // 32 + 1``, if it varies."""
+        assert axis.image is not None, "every axis of an output is one of the image"
+        if axis.image in self.held:
+            return axis.count(self.image.size[axis.image])
+        return axis.count.formula(SIZE_NAMES[len(self.image.space)][axis.image])
+
     @property
     def contracted(self) -> tuple[str, ...]:
         """The outputs without an answer for each position; those that slide have one for each window."""
@@ -241,11 +252,13 @@ class Walk:
 
     @property
     def held(self) -> frozenset[int]:
-        """The axes of the image that keep their size: those that a dense output of the original has not.
+        """The axes of the image that keep their size: by default those that a dense output of the original has not.
 
         A reader of text lines pools the height away, and has an answer for each step along the width. Were both to
         slide, there would be several rows of answers, and no axis for them.
         """
+        if self.image.held is not None:
+            return self.image.held
         held: set[int] = set()
         for fact in map(self.facts.get, self.outputs):
             if isinstance(fact, Lifted) and fact.is_dense:

@@ -129,8 +129,8 @@ def _caveats(
     for k in sorted(walk.held):
         name, size = SIZE_NAMES[len(walk.image.size)][k], walk.image.size[k]
         yield (
-            f"The {name} of the image stays {size}: the answers are for each position along the other "
-            f"{'axis' if len(walk.image.size) == 2 else 'axes'}, and made of the whole {name}."
+            f"The {name} of the image stays {size}: there are answers along the other "
+            f"{'axis' if len(walk.image.size) == 2 else 'axes'} only, each of the whole {name}."
         )
     stride = max((a.window_stride for fact in walk.results.values() for a in sliding(fact)), default=Fraction(0))
     if stride >= COARSE and walk.has_head and not walk.formed:

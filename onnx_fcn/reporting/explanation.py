@@ -143,6 +143,7 @@ def explain(
     input: str | None = None,
     output_stride: int | None = None,
     windows: bool = False,
+    slide: Sequence[str] = (),
 ) -> Explanation:
     """Explain a node or tensor by name, also in a network that is refused.
 
@@ -153,6 +154,7 @@ def explain(
         input: the name of the image input, if there are several inputs.
         output_stride: pixels between answers, as for `convert`.
         windows: run what cannot slide on every window, as for `convert`.
+        slide: the axes of the image that slide, as for `convert`.
 
     Raises:
         ModelError: if the source is not a usable model.
@@ -163,7 +165,7 @@ def explain(
     """
     asked = Asked(output_stride=output_stride, windows=windows)
     document = Given.open(source, asked).selected
-    request = Request(input, size_of(input_size), windows=windows)
+    request = Request(input, size_of(input_size), windows=windows, slide=tuple(name.lower() for name in slide))
     walk, causes = explored(document, request)
     if walk is None:
         raise UnsupportedModel(causes)

@@ -30,6 +30,7 @@ from onnx_fcn.lifting.layouts import (
 )
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.lifting.windows import physical_of
 
 __all__ = ["align", "combine"]
 
@@ -40,7 +41,7 @@ class Term:
 
     Attributes:
         fact: its layout, over the axes of the result; the map's name is empty for a constant.
-        value: the elements of a constant, in the order of `fact.channels`.
+        value: the elements of a constant, (C, *space), with one cell along each axis that slides.
         uniform: whether it is the same at every position. It then has no window to contract.
     """
 
@@ -168,8 +169,7 @@ def _fill(
         assert isinstance(fact, Known)
         term = _constant_term(_value(site, fact), [Term(_with(t.fact, axis, group)) for t, group in maps])
         assert term.value is not None
-        value = term.value.reshape(1, -1, *[1] * len(term.fact.space))
-        spread = term.fact.on(site.constant(value, source=fact.name))
+        spread = term.fact.on(site.constant(term.value[None], source=fact.name))
     filled = spread.on(expand_over(site, spread.map, spread.width, like))  # (N | 1, C, 1, …) -> (N, C, *space)
     return Term(_without(filled, axis), uniform=True), filled.layout[axis]
 
@@ -207,9 +207,10 @@ def _unfold_mismatched(
         places = {tuple(_image(t.fact, a) for a in g) for t, g in zip(terms, groups) if g}
         images = {i for place in places for i in place if i is not None}
         mixed = any((i is None) != (j is None) for p in places for q in places for i, j in zip(p, q))
+        fixed = all(_fixed_axis(t.fact, g) is not None for t, g in zip(terms, groups) if g)
         for value in values:  # a constant that differs between positions
             k = axis - rank + value.ndim
-            if images and k >= 0 and value.shape[k] > 1 and np.any(value != value.take([0], k)):
+            if images and not fixed and k >= 0 and value.shape[k] > 1 and np.any(value != value.take([0], k)):
                 wanted |= images
         if any(shape[axis - rank] > 1 for shape in shapes if axis - rank + len(shape) >= 0):  # a second image
             wanted |= images
@@ -230,6 +231,12 @@ def _image(fact: Lifted, atom: Atom) -> int | None:
     return next((a.image for a in fact.space if atom in a.atoms), None)
 
 
+def _fixed_axis(fact: Lifted, group: Sequence[Atom]) -> int | None:
+    """The axis of the map that is this axis of the original, if it has one window only, which is all of it."""
+    k = fact.space_of(group)
+    return k if k is not None and not fact.space[k].slides and fact.space[k].rate == 1 else None
+
+
 def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
     """Bring maps to equal rank, by adding axes of length 1."""
     rank = max(len(t.fact.space) for t in terms)
@@ -246,7 +253,7 @@ def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
 
 
 def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
-    """A constant as a term. Its axes along the batch or the window shrink to one element.
+    """A constant as a term. Its axes along the batch, or along a window that slides, shrink to one element.
 
     Raises:
         Unsupported: if it differs between the images of a batch.
@@ -254,11 +261,17 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
     like, rank = terms[0].fact, terms[0].fact.rank
     layout: list[tuple[Atom, ...]] = [()] * (rank - value.ndim)
     channels: list[Atom] = []
+    space = [replace(a, atoms=()) for a in like.space]
     for k in range(value.ndim):
         axis = rank - value.ndim + k
         groups = [t.fact.layout[axis] for t in terms]
         batch = any(a is t.fact.batch for t, g in zip(terms, groups) for a in g)
         moving = any(_image(t.fact, a) is not None for t, g in zip(terms, groups) for a in g)
+        fixed = next((j for t, g in zip(terms, groups) if g and (j := _fixed_axis(t.fact, g)) is not None), None)
+        if fixed is not None and value.shape[k] > 1:
+            space[fixed] = replace(space[fixed], atoms=atoms_of(value.shape[k], "k"))
+            layout.append(space[fixed].atoms)
+            continue
         if value.shape[k] > 1 and (batch or moving):
             first = value.take([0], k)
             if np.any(value != first):
@@ -267,8 +280,8 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
         group = atoms_of(value.shape[k], "k")
         layout.append(group)
         channels += group
-    space = tuple(replace(a, atoms=()) for a in like.space)
-    return Term(Lifted("", like.batch, tuple(channels), space, tuple(layout), like.elem_type), value.reshape(-1), True)
+    fact = Lifted("", like.batch, tuple(channels), tuple(space), tuple(layout), like.elem_type)
+    return Term(fact, physical_of(fact, value)[0], uniform=True)
 
 
 def _unify_atoms(terms: Sequence[Term]) -> list[Term]:
@@ -334,10 +347,11 @@ def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Op
     assert isinstance(fact, Known)
     if term.value.size == 1:
         return fact if site.value(fact).ndim <= 1 else site.constant(term.value.reshape(()), source=fact.name)
-    value = term.value.reshape([a.size for a in term.fact.channels])
-    value = value.transpose([term.fact.channels.index(a) for a in have])
-    value = value.reshape([a.size if a in have else 1 for a in channels])
-    value = np.broadcast_to(value, [a.size for a in channels]).reshape(-1, *[1] * len(term.fact.space))
+    cells, axes = term.value.shape[1:], len(term.fact.channels)
+    value = term.value.reshape([*(a.size for a in term.fact.channels), *cells])
+    value = value.transpose([*(term.fact.channels.index(a) for a in have), *range(axes, value.ndim)])
+    value = value.reshape([*(a.size if a in have else 1 for a in channels), *cells])
+    value = np.broadcast_to(value, [*(a.size for a in channels), *cells]).reshape(-1, *cells)
     return site.constant(value, source=fact.name)
 
 

@@ -106,7 +106,7 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count
         ends_off = (-first * space.rate, -rest * space.rate)
         made = space.slid(count, x.layout[axis][0].name, 1, stride, pads=ends_off, rate=rate)
         origins = x.origins
-        site.note_sliding(pads=False, strides=stride > 1)
+        site.note_sliding(pads=False, strides=stride > 1 and space.slides)
     if x.padding is not None and count == 1:
         raise padding_refusal(site, x)
     return replace(

@@ -28,11 +28,15 @@ def batch_normalization(site: Site, x: Lifted, scale: Fact, bias: Fact, mean: Fa
         raise Unsupported("its statistics depend on the image", code="not-constant")
     if x.rank < 2 or x.batch in x.layout[1]:
         raise Unsupported(f"normalises axis 1 of {x}, which is not the channel axis", code="not-channels")
-    x, atoms = as_channels(site, x, [1])
-    if len(atoms) == len(x.channels):
+    fixed = x.space_of(x.layout[1])
+    if fixed is None or x.space[fixed].slides:
+        x, atoms = as_channels(site, x, [1])
+    else:
+        atoms = x.layout[1]
+    if set(atoms) == set(x.channels):
         x = arrange(site, x, atoms)
         return x.on(site.emit([x, *parameters]))
-    # only some of the channels: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
+    # only some of the channels, or an axis of the map: y = x·a + b with a = scale/√(var + ε), b = bias - mean·a
     weight, shift, center, spread = (site.value(p).astype(np.float64) for p in parameters)
     a = weight / np.sqrt(spread + float(site.attr("epsilon", 1e-5)))
     kind, shape = site.dtype(x.elem_type), [-1, *[1] * (x.rank - 2)]

@@ -243,8 +243,9 @@ def _place_sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[
     steps = [split_stride(site, x.space[k], slide.stride) for slide, k in zip(slides, axes)]
     dilates = any(rate > 1 for _, rate in steps)  # ceil_mode applies to all axes, so all are written the same way
     placed = {k: _slide_axis(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
-    pads = any(s.begin or s.end or s.overflows(x.space[k].window) for s, k in zip(slides, axes))
-    site.note_sliding(pads=pads, strides=any(stride > 1 for stride, _ in steps))
+    moving = [(slide, step, x.space[k]) for slide, (step, _), k in zip(slides, steps, axes) if x.space[k].slides]
+    pads = any(slide.begin or slide.end or slide.overflows(axis.window) for slide, _, axis in moving)
+    site.note_sliding(pads=pads, strides=any(step > 1 for _, step, _ in moving))
     ceil = any(s.ceil for s in slides) and not dilates
     return Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), ceil=ceil)
 

@@ -193,7 +193,7 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
     check_undilated(site, x, "upsamples the map")
     steps = _upsamplings(site, x.window, shape[2:])
     space = tuple(_finer(x, axis, step) for axis, step in zip(x.space, steps))
-    site.note_sliding(pads=not all(s.is_local for s in steps), strides=False)
+    site.note_sliding(pads=not all(s.is_local for s, a in zip(steps, x.space) if a.slides), strides=False)
     pads = [*(s.begin for s in steps), *(s.end for s in steps)]
     y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
     return result(site, x, Plan(tuple(map(Placed, space))), axes, y, shape[1] * group)
@@ -398,7 +398,8 @@ def pad(
             layout[k] = space[axis].atoms
             if mode in MIRRORS:
                 space[axis] = space[axis].mirrored(MIRRORS[mode] * max(*margin, 0))
-            padding = site.position if begins[k] > 0 or ends[k] > 0 else padding
+            grows = (begins[k] > 0 or ends[k] > 0) and space[axis].slides
+            padding = site.position if grows else padding
         elif x.layout[k] == x.channels and k != 0:
             front[1], back[1] = begins[k], ends[k]
             channels = layout[k] = atoms_of(size, "c")

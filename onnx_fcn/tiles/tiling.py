@@ -135,6 +135,8 @@ def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> t
         raise OptionError(f"tiles cannot be exact: answers are {float(answers.stride[axis]):g} pixels apart")
     step = int(answers.period[axis]) // stride if answers.period else 1
     cells = count(pixels)
+    if answers.held and answers.held[axis] is not None:  # a crop has this size, too
+        return (Cut(slice(0, cells), slice(0, pixels), slice(0, cells)),)
     chunk = max(tile // stride, 1)
     margin = math.ceil(answers.mirror[axis] / stride) if answers.mirror else 0
     cuts = []

@@ -31,6 +31,7 @@ class Asked:
         keep_size: for images of the native size only, in the shapes of the original.
         windows: run what cannot slide on every window.
         window_stride: pixels between these windows; None for the network's own.
+        slide: names of the axes of the image that slide; empty if the network decides.
     """
 
     folds: bool = False
@@ -43,6 +44,7 @@ class Asked:
     keep_size: bool = False
     windows: bool = False
     window_stride: int | None = None
+    slide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
@@ -110,9 +112,11 @@ class Asked:
             ModelError: if a value has the wrong type.
             OptionError: if the options contradict each other.
         """
-        outputs = asked.get("outputs", [])
+        outputs, slide = asked.get("outputs", []), asked.get("slide", [])
         strides: dict[str, Any] = {name: asked.get(name) for name in ("output_stride", "window_stride")}
-        if not isinstance(outputs, list) or not all(isinstance(n, int | None) for n in strides.values()):
+        lists = isinstance(outputs, list) and isinstance(slide, list)
+        if not lists or not all(isinstance(n, int | None) for n in strides.values()):
             raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
         flags: dict[str, Any] = {name: bool(asked.get(name)) for name in FLAGS}
-        return cls(outputs=tuple(map(str, outputs)), reduce=str(asked.get("reduce", "")), **strides, **flags)
+        reduce, named = str(asked.get("reduce", "")), tuple(map(str, outputs))
+        return cls(outputs=named, reduce=reduce, slide=tuple(map(str, slide)), **strides, **flags)

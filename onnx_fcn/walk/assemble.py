@@ -18,7 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.lifted import BATCH, Axis, Lifted
+from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
@@ -318,15 +318,13 @@ def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_ba
             dim = shape.dim.add()
             if size is None:
                 dim.CopyFrom(_batch(document, walk, dynamic_batch))
-            elif isinstance(size, int):
-                dim.dim_value = size
             else:
-                dim.dim_param = size
+                _set(dim, size)
         return made
     shape.dim.add().CopyFrom(_batch(document, walk, dynamic_batch))
     shape.dim.add().dim_value = result.width
     for axis in result.space:
-        shape.dim.add().dim_param = _formula(axis, walk)
+        _set(shape.dim.add(), walk.cells(axis))
     return made
 
 
@@ -344,7 +342,9 @@ def _keeps_size(walk: Walk) -> bool:
     return any(formed.form == "keep-size" for formed in walk.formed.values())
 
 
-def _formula(axis: Axis, walk: Walk) -> str:
-    """The number of cells along an axis, such as ``(height - 224) // 32 + 1``."""
-    assert axis.image is not None, "every axis of an output is one of the image"
-    return axis.count.formula(SIZE_NAMES[len(walk.image.space)][axis.image])
+def _set(dim: TensorShapeProto.Dimension, size: int | str) -> None:
+    """Declare a size, or the formula for it."""
+    if isinstance(size, int):
+        dim.dim_value = size
+    else:
+        dim.dim_param = size

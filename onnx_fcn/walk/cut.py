@@ -82,10 +82,11 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
         for output in slot.node.outputs:
             if output.name and not isinstance(walk.facts.get(output.name), Known):
                 parent[output.name], depth[output.name] = common, depth[common] + 1
-    top = join(o for o in walk.answers if o in depth)
+    answers = walk.answers
+    top = join(o for o in answers if o in depth)
     while top is not None:
         fact = walk.facts.get(top)
-        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in walk.answers:
+        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in answers:
             yield Cut(top, fact)
         top = parent.get(top)
 

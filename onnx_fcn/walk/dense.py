@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.folding import restore_batch
 from onnx_fcn.lifting.layouts import move_factors, settle
@@ -100,14 +99,16 @@ def _merged(site: Site, name: str, groups: Sequence[Sequence[tuple[Atom, ...]]],
 
 def _dim(walk: Walk, x: Lifted, axes: Sequence[tuple[Atom, ...]]) -> int | str:
     """The size of an axis of the original, on which these axes of the map are: a formula if it depends on the image."""
-    names = SIZE_NAMES[len(walk.image.space)]
-    factors: list[str] = []
+    product, factors = 1, list[str]()
     for atoms in axes:
         axis = next((a for a in x.space if atoms and a.atoms == atoms), None)
-        if axis is not None:
-            factors.append(axis.count.formula(names[axis.image or 0]))
-        elif x.batch in atoms:
-            factors.append("batch" if walk.batch == BATCH else str(walk.batch))
-    if not factors:
-        return Atom.product(a for atoms in axes for a in atoms)
-    return factors[0] if len(factors) == 1 else " * ".join(f"({f})" if " " in f else f for f in factors)
+        size = walk.cells(axis) if axis is not None else Atom.product(atoms)
+        if x.batch in atoms and walk.batch == BATCH:
+            size = "batch"
+        if isinstance(size, int):
+            product *= size
+        else:
+            factors.append(size)
+    if len(axes) < 2 or not factors:
+        return factors[0] if factors else product
+    return " * ".join([*([str(product)] if product > 1 else []), *(f"({f})" if " " in f else f for f in factors)])

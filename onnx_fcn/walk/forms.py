@@ -90,7 +90,7 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
         return FormedOutput(tensor, _original_dims(original, batch), x.elem_type, asked.form)
     sizes = SIZE_NAMES[len(walk.image.space)]
     tensor, elem_type = x.map, x.elem_type
-    dims: tuple[int | str | None, ...] = (None, x.width, *(a.count.formula(sizes[a.image or 0]) for a in x.space))
+    dims: tuple[int | str | None, ...] = (None, x.width, *map(walk.cells, x.space))
     if (asked.reduce or asked.full_size) and elem_type not in FLOATS:
         raise Unsupported("is a map of integers, which cannot be averaged or interpolated", code="form")
     if asked.reduce:

@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import onnx
-from onnx import GraphProto
+from onnx import GraphProto, ValueInfoProto
 
 from onnx_fcn.errors import ModelError, OptionError
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, names_used, needed_nodes, static_dims
+from onnx_fcn.model.graphs import (
+    data_inputs,
+    declared_as,
+    dim_name,
+    dims_in_words,
+    names_used,
+    needed_nodes,
+    static_dims,
+)
 from onnx_fcn.model.operators import DENSE, SLIDING, UNCHANGED
 from onnx_fcn.tables import size_text
 
@@ -81,6 +89,7 @@ class Request:
             batch of one, too.
         windows: run what cannot slide on every window.
         window_stride: pixels between these windows; None for the stride that the network has at its last map.
+        slide: names of the axes that slide, while the others keep their size; empty if the outputs decide.
     """
 
     input: str | None = None
@@ -89,6 +98,7 @@ class Request:
     declared_batch: bool = False
     windows: bool = False
     window_stride: int | None = None
+    slide: tuple[str, ...] = ()
 
 
 def size_of(size: object) -> tuple[int, ...] | None:
@@ -118,7 +128,7 @@ def images(document: Document, request: Request, open_size: int | None = None) -
             an axis are left out.
 
     Raises:
-        OptionError: if there is no such input.
+        OptionError: if there is no such input, or no input has all axes that are to slide.
         ModelError: if an input is larger than any image, or has no valid type.
     """
     given = data_inputs(document.proto.graph)
@@ -139,6 +149,7 @@ def images(document: Document, request: Request, open_size: int | None = None) -
     used = {name for k in needed_nodes(document.proto.graph) for name in names_used(document.proto.graph.node[k])}
     given = [i for i in given if i.name in used] or given
     given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
+    _check_axes(given, request.slide)
     for declared in given:
         dims = static_dims(declared)
         if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
@@ -163,9 +174,37 @@ def images(document: Document, request: Request, open_size: int | None = None) -
                 shape[batch] = shape[batch] or BATCH
             elif None in shape:
                 continue
+            held = _held(declared, space, request.slide)
+            if request.slide and held is None:
+                continue
             for filled in _filled(document, declared.name, shape, batch, channels, is_sized=open_size is None):
                 _check_size(declared.name, [d for k, d in enumerate(filled) if k != batch])
-                yield Image(declared.name, filled, batch, channels, space, declared.type.tensor_type.elem_type)
+                kind = declared.type.tensor_type.elem_type
+                yield Image(declared.name, filled, batch, channels, space, kind, held=held)
+
+
+def _names(declared: ValueInfoProto, space: Sequence[int]) -> list[set[str]]:
+    """The names of the axes of an image: a word, its first letter, and what the file calls it."""
+    words = SIZE_NAMES[len(space)]
+    own = [dim_name(declared.type.tensor_type.shape.dim[axis]).lower() for axis in space]
+    return [{word, word[0], name} - {""} for word, name in zip(words, own)]
+
+
+def _held(declared: ValueInfoProto, space: Sequence[int], slide: Sequence[str]) -> frozenset[int] | None:
+    """The axes of a reading that do not slide, by their place in it; None if it has not all axes that shall."""
+    names = _names(declared, space)
+    if not slide or any(not any(name in axis for axis in names) for name in slide):
+        return None
+    return frozenset(k for k, axis in enumerate(names) if axis.isdisjoint(slide))
+
+
+def _check_axes(given: Sequence[ValueInfoProto], slide: Sequence[str]) -> None:
+    """Raises OptionError if no reading of an input has all axes that are to slide."""
+    readings = [(declared, space) for declared in given for _, _, space in FORMS.get(len(static_dims(declared)), [])]
+    if slide and all(_held(declared, space, slide) is None for declared, space in readings):
+        axes = [axis for declared, space in readings for axis in _names(declared, space)]
+        known = dict.fromkeys(name for axis in axes for name in sorted(axis) if len(name) > 1)
+        raise OptionError(f"the image has no axes {' and '.join(map(repr, slide))}: --slide takes {', '.join(known)}")
 
 
 def _filled(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
+from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.lifting.refusals import OF_FAULTS
 from onnx_fcn.lifting.regions import Region
@@ -22,6 +23,11 @@ from onnx_fcn.walk.search import causes_of, explored
 from onnx_fcn.walk.shapes import is_consistent
 
 __all__ = ["answering", "lift"]
+
+
+#: Refusals of networks that may slide along some axes of the image: they treat the positions along another in their own
+#: ways, or mix them.
+ALONG_AXES = frozenset({"per-position", "not-spatial", "not-channels"})
 
 
 def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] | None = None) -> Walk:
@@ -59,9 +65,17 @@ def _advice(
     causes: Sequence[Diagnostic],
     advise: Callable[[Walk, Region], str],
 ) -> str:
-    """What to say of windows to whoever gave a refused network; nothing if they are no remedy, or it may be damaged."""
+    """What to say to whoever gave a refused network: that it slides along one axis, or on windows.
+
+    Nothing if that is no remedy, or it may be damaged.
+    """
     if not OF_FAULTS.isdisjoint(d.code for d in causes):
         return ""
+    if not request.slide and {d.code for d in causes} <= ALONG_AXES:
+        words = SIZE_NAMES[len(walk.image.space)]
+        for word in words if len(words) > 1 else ():
+            if not explored(document, replace(request, slide=(word,)))[1]:
+                return f"--slide {word} converts it for images of any {word}"
     planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
     return next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
 
