@@ -15,7 +15,17 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.model.graphs import names_used
 
-__all__ = ["Cut", "cuts_of", "find_cut", "instead_of_padding", "makers_of", "padded_beyond", "slots_beyond", "upstream"]
+__all__ = [
+    "Cut",
+    "cuts_of",
+    "find_cut",
+    "instead_of_padding",
+    "makers_of",
+    "padded_beyond",
+    "pooling_weights",
+    "slots_beyond",
+    "upstream",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Cut:
 
 def padded_beyond(walk: Walk, cut: Cut) -> list[int]:
     """Slots that pad a map after the cut."""
-    return [k for k in slots_beyond(walk, cut) if (s := walk.slots[k].slides) is not None and s.pads]
+    return [k for k in slots_beyond(walk, cut.name) if (s := walk.slots[k].slides) is not None and s.pads]
 
 
 def instead_of_padding(walk: Walk, cut: Cut) -> str:
@@ -94,9 +104,26 @@ def _reads(slot: Slot) -> Iterable[str]:
     return names_used(slot.proto)
 
 
-def slots_beyond(walk: Walk, cut: Cut) -> list[int]:
-    """Slots that compute something from the cut."""
-    reached, found = {cut.name}, []
+def pooling_weights(walk: Walk) -> frozenset[str]:
+    """Operators that were taken for context, but weigh the positions of a window for a pooling of the head.
+
+    They are those whose weights nothing slides over, and of which nothing else that is context is computed.
+    """
+    beyond = {k: slots_beyond(walk, walk.slots[k].proto.output[0]) for k in walk.weights}
+    needed = {k for k, js in beyond.items() if any(j in walk.context or _slides_over_map(walk, j) for j in js)}
+    return frozenset(walk.slots[k].name for k in walk.weights - needed)
+
+
+def _slides_over_map(walk: Walk, position: int) -> bool:
+    """Does an operator slide, and not just cover the window?"""
+    slot = walk.slots[position]
+    made = [walk.facts.get(name) for name in slot.proto.output]
+    return slot.slides is not None and any(isinstance(f, Lifted) and f.is_live for f in made)
+
+
+def slots_beyond(walk: Walk, name: str) -> list[int]:
+    """Slots that compute something from a tensor."""
+    reached, found = {name}, []
     for k, slot in enumerate(walk.slots):
         if any(n in reached for n in _reads(slot)):
             found.append(k)
