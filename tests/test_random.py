@@ -31,12 +31,13 @@ from law import Array
 from networks import Network, networks
 from onnx import helper
 from test_rules import FAULTS
-from trunks import conv, cropped, meeting, pool, resize
+from trunks import conv, cropped, gate, meeting, pool, resize
 
 import onnx_fcn
 from onnx_fcn import Conversion, UnsupportedModel, ValidationError
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.rules import broadcasting, channels, resizing
+from onnx_fcn.walk import passes
 
 #: Largest difference allowed, relative to the largest answer: up to a dozen layers in a row, each with the rounding of
 #: `law.ROUNDING`. A weight in the wrong place is a thousand times that.
@@ -307,6 +308,11 @@ def no_larger_half(patch: pytest.MonkeyPatch) -> None:
         "SAME_UPPER" if attr(self, name, default) == "SAME_LOWER" else attr(self, name, default))  # fmt: skip
 
 
+def weights_are_those_of_windows(patch: pytest.MonkeyPatch) -> None:
+    """A softmax over all positions is a part of the head wherever it is."""
+    patch.setattr(passes, "pooling_weights", lambda walk: frozenset(walk.slots[k].name for k in walk.weights))
+
+
 #: Faults of rules that larger images show, and the layers that are drawn to find them.
 LARGER = {
     centred_on_the_map: (resize,),
@@ -314,6 +320,7 @@ LARGER = {
     crops_begin_early: (cropped, conv),
     nothing_is_cut_where_branches_meet: (meeting,),
     no_larger_half: (conv, pool),
+    weights_are_those_of_windows: (gate,),
 }
 
 

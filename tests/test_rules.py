@@ -1049,6 +1049,61 @@ row("gate in three steps", "a = ReduceMean <axes = [4]> (x)  b = ReduceMax <axes
     image="float[N,6,4,3,2] x", cut="m", space=(2, 3, 4), w=(144, 5))
 row("pooling in steps as a head", "a = ReduceMean <axes = [3]> (x)  u = ReduceMax <axes = [2]> (a)  f = Flatten (u)  "
     "y = MatMul (f, w)", w=(6, 5))
+row("gate by ReduceLogSumExp of many channels", "p = ReduceLogSumExp <axes = [2, 3]> (x)  g = Sigmoid (p)  "
+    f"n = Mul (x, g)  m = MaxPool <kernel_shape = [9, 9], strides = [9, 9]> (n)  {HEAD}",
+    image="float[N,512,9,27] x", trunk=False, cut="m", stride=9, w=(1536, 5))
+FLAT = {"flat": [0, 1, -1], "all": [0, 6, -1], "one": [1], "three": [3], "vector": [-1, 6, 1, 1]}
+WEIGHTS = "a = Conv (x, q)  b = Reshape (a, flat)  s = Softmax <axis = 2> (b)"  # (N, 1, H·W)
+BACK = "h = Shape (a)  z = Reshape (s, h)"  # (N, 1, H, W)
+SUMS = {
+    "by MatMul": "r = Reshape (x, all)  t = Transpose <perm = [0, 2, 1]> (s)  c = MatMul (r, t)",
+    "by MatMul, weights first": "r = Reshape (x, all)  t = Transpose <perm = [0, 2, 1]> (r)  c = MatMul (s, t)",
+    "by MatMul of four axes": "r = Reshape (x, all)  o = Unsqueeze <axes = [1]> (r)  t = Unsqueeze <axes = [3]> (s)  "
+        "c = MatMul (o, t)",
+    "by ReduceSum": f"{BACK}  e = Mul (x, z)  c = ReduceSum <axes = [2, 3], keepdims = 0> (e)",
+    "in steps": f"{BACK}  e = Mul (x, z)  d = ReduceSum <axes = [2]> (e)  c = ReduceSum <axes = [3], keepdims = 0> (d)",
+    "by Einsum": 'r = Reshape (x, all)  c = Einsum <equation = "ncp,nop->nco"> (r, s)',
+    "by Einsum of four axes": f'{BACK}  c = Einsum <equation = "nohw,nchw->oc"> (z, x)',
+}
+for name, sums in SUMS.items():
+    one = {"image": "float[1,6,4,3] x"} if "->oc" in sums else {}
+    row(f"attention pooling {name}", f"{WEIGHTS}  {sums}  f = Reshape (c, features)  y = MatMul (f, w)",
+        opset=12, q=(1, 6, 1, 1), features=[-1, 6], w=(6, 5), outputs="float[N,5] y", **FLAT, **one)
+    row(f"global context {name}", f"{WEIGHTS}  {sums}  v = Reshape (c, vector)  l = Conv (v, u)  m = Add (x, l)  "
+        f"n = Conv (m, k)  g = Relu (n)  {HEAD.replace('(m)', '(g)')}", opset=12, cut="n", q=(1, 6, 1, 1),
+        u=(6, 6, 1, 1), k=(5, 6, 2, 2), w=(30, 7), outputs="float[N,7] y", **FLAT, **one)
+row("global context and attention pooling", f"{WEIGHTS}  {SUMS['by MatMul']}  v = Reshape (c, vector)  "
+    "g = Sigmoid (v)  m = Mul (x, g)  i = Conv (m, q)  j = Reshape (i, flat)  o = Softmax <axis = 2> (j)  "
+    "p = Shape (i)  e = Reshape (o, p)  d = Mul (m, e)  f = ReduceSum <axes = [2, 3], keepdims = 0> (d)  "
+    "y = MatMul (f, w)", opset=12, cut="m", q=(1, 6, 1, 1), w=(6, 5), outputs="float[N,5] y", **FLAT)
+row("global context of several heads", "a = Conv (x, q)  b = Reshape (a, heads)  s = Softmax <axis = 3> (b)  "
+    "r = Reshape (x, parts)  t = Transpose <perm = [0, 1, 3, 2]> (r)  c = MatMul (s, t)  v = Reshape (c, vector)  "
+    f"g = Sigmoid (v)  m = Mul (x, g)  {HEAD}",
+    cut="m", q=(2, 6, 1, 1), heads=[0, 2, 1, -1], parts=[0, 2, 3, -1], w=(72, 5), outputs="float[N,5] y", **FLAT)
+row("attention pooling of several heads", "a = Conv (x, q)  b = Reshape (a, heads)  s = Softmax <axis = 3> (b)  "
+    "r = Reshape (x, parts)  t = Transpose <perm = [0, 1, 3, 2]> (r)  c = MatMul (s, t)  f = Reshape (c, features)  "
+    "y = MatMul (f, w)", q=(2, 6, 1, 1), heads=[0, 2, 1, -1], parts=[0, 2, 3, -1], features=[-1, 6], w=(6, 5),
+    outputs="float[N,5] y")
+row("positions weighed by a softmax, and convolved", f"{WEIGHTS}  {BACK}  e = Mul (x, z)  m = Conv (e, k)  {HEAD}",
+    opset=12, cut="m", q=(1, 6, 1, 1), k=(5, 6, 2, 2), w=(30, 7), outputs="float[N,7] y", **FLAT)
+row("positions weighed by a softmax before a dense layer", f"{WEIGHTS}  {BACK}  m = Mul (x, z)  {HEAD}",
+    opset=12, q=(1, 6, 1, 1), w=(72, 7), outputs="float[N,7] y", **FLAT)
+row("values weighed by a softmax of all of them, and convolved", "b = Flatten (x)  s = Softmax <axis = 1> (b)  "
+    f"h = Shape (x)  z = Reshape (s, h)  m = Conv (z, k)  {HEAD}", opset=(11, 13), cut="m", k=(5, 6, 2, 2), w=(30, 7),
+    outputs="float[N,7] y")
+row("global context by a logarithm of sums", "a = Conv (x, q)  b = ReduceLogSumExp <axes = [2, 3]> (a)  "
+    f"d = Sub (a, b)  s = Exp (d)  e = Mul (x, s)  c = ReduceSum <axes = [2, 3]> (e)  m = Add (x, c)  {HEAD}",
+    opset=12, cut="m", q=(1, 6, 1, 1), w=(72, 5))
+MIXED = {"image": "float[1,6,4,3] x", "outputs": "float[1,7] y", "v": (6, 4), "w": (30, 7)}
+EXPERTS = "p = GlobalAveragePool (x)  f = Flatten (p)  d = MatMul (f, v)  r = Sigmoid (d)  e = MatMul (r, experts)"
+row("kernel mixed from experts by the image", f"{EXPERTS}  k = Reshape (e, dims)  m = Conv (x, k)  "
+    "g = Flatten (m)  y = MatMul (g, w)", cut="m", experts=(4, 120), dims=[5, 6, 2, 2], **MIXED)
+row("kernel for each channel, mixed by the image", f"{EXPERTS}  k = Reshape (e, dims)  h = Shape (x)  "
+    "i = Reshape (x, h)  c = Conv <group = 6, pads = [1, 1, 1, 1]> (i, k)  t = Transpose <perm = [1, 0, 2, 3]> (c)  "
+    "m = Reshape (t, h)  g = Flatten (m)  y = MatMul (g, w)", cut="m", experts=(4, 54), dims=[6, 1, 3, 3],
+    **MIXED | {"w": (72, 7)})
+row("kernel from another input", f"m = Conv (x, k)  {HEAD}", image="float[1,6,4,3] x, float[5,6,2,2] k", trunk=False,
+    w=(30, 7))
 row("two gates in a row", f"{GATE}  n = Mul (x, g)  h = GlobalAveragePool (n)  i = Conv (h, v)  j = Conv (i, u)  "
     f"l = Sigmoid (j)  m = Mul (n, l)  {HEAD}", cut="m", v=(2, 6, 1, 1), u=(6, 2, 1, 1), w=(72, 5))
 row("gates before and behind pads that are computed", f"{GATE}  n = Mul (x, g)  s = Shape (n)  z = Sub (s, s)  "
@@ -1264,9 +1319,30 @@ refusal("batch normalisation that gives its statistics", "[norm] c, m, v, d, e =
     g=(6,), b=(6,), q=(6,), s=positive("s", 6), w=(72, 5))
 refusal("noise", "[noise] n = RandomNormal <shape = [1, 6, 4, 3]> ()  a = Add (x, n)  f = Flatten (a)  "
     "y = MatMul (f, w)", ("random", "noise", "other values in every run"), w=(72, 5))
-refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = Conv (x, r)  "
+refusal("kernel from the image", "p = GlobalAveragePool (x)  r = Reshape (p, s)  [dynamic] c = ConvTranspose (x, r)  "
     "f = Flatten (c)  y = MatMul (f, w)",
-    ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[1, 6, 1, 1], w=(12, 5))
+    ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", s=[6, 1, 1, 1], w=(12, 5))
+refusal("kernel for each image", "p = GlobalAveragePool (x)  q = Flatten (p)  d = MatMul (q, v)  "
+    "r = Reshape (d, dims)  i = Reshape (x, joined)  [dynamic] c = Conv <group = 2> (i, r)  "
+    "f = Reshape (c, split)  y = MatMul (f, w)",
+    ("kernel-per-image", "dynamic", "each image of a batch with a kernel of its own"), image="float[2,6,4,3] x",
+    v=(6, 6), dims=[2, 6, 1, 1], joined=[1, 12, 4, 3], split=[2, 12], w=(12, 5))
+refusal("kernels of all images", "p = GlobalAveragePool (x)  q = Flatten (p)  d = MatMul (q, v)  "
+    "r = Reshape (d, dims)  [dynamic] c = Conv (x, r)  m = ReduceMean <axes = [1]> (c)  f = Flatten (m)  "
+    "y = MatMul (f, w)", ("kernel-per-image", "dynamic", "each image of a batch with a kernel of its own"),
+    v=(6, 6), dims=[-1, 6, 1, 1], w=(12, 5))
+refusal("kernel from the window", "p = GlobalAveragePool (x)  r = Reshape (p, s)  a = Flatten (x)  d = MatMul (a, v)  "
+    "u = Unsqueeze <axes = [2, 3]> (d)  [dynamic] c = Conv (u, r)  y = Flatten (c)",
+    ("not-constant", "dynamic", "depend on the image"), image="float[1,6,4,3] x", opset=11, s=[1, 6, 1, 1], v=(72, 6))
+refusal("channels with channels", "q = Reshape (x, s)  k = Transpose <perm = [0, 2, 1]> (q)  [gram] g = MatMul (q, k)  "
+    "f = Flatten (g)  y = MatMul (f, w)", ("product-of-maps", "gram", "bilinear pooling"), s=[0, 6, 12], w=(36, 5))
+refusal("channels with channels, by Einsum", "q = Reshape (x, s)  k = Relu (q)  "
+    '[gram] g = Einsum <equation = "ncp,ndp->ncd"> (q, k)  f = Flatten (g)  y = MatMul (f, w)',
+    ("product-of-maps", "gram", "bilinear pooling"), s=[0, 6, 12], w=(36, 5))
+refusal("an einsum of maps along a diagonal", "q = Reshape (x, s)  "
+    '[diagonal] g = Einsum <equation = "nii,nii->n"> (q, q)  '
+    "y = Relu (g)", ("einsum", "diagonal", "takes a diagonal"), image="float[N,4,2,2] x", s=[0, 4, 4],
+    outputs="float[N] y")
 refusal("limits from the image", f'{DENSE}  m = ReduceMax <keepdims = 0> (x)  [clip] y = Clip (d, "", m)',
     ("not-constant", "clip", "depend on the position"), image="float[1,6,4,3] x", w=(72, 5))
 refusal("table looked up by answers", f"{DENSE}  i = ArgMax <axis = 1> (d)  [embed] y = Gather (e, i)",
@@ -1275,6 +1351,15 @@ refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], stride
     "b = Slice (x, zero, two, axes)  [join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)",
     ("strides-meet", "join", "every 2 and every 4 pixels"), image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2],
     axes=[2, 3], w=(24, 5))
+BACK_AGAIN = ("a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)  s = Shape (x)  "
+              '[up] r = Resize <mode = "{}", nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"> '
+              '(a, "", "", s)  [gate] n = Mul (x, r)  m = Conv (n, k)  f = Flatten (m)  y = MatMul (f, w)')
+refusal("nearest cells of a gate that was pooled from an odd size", BACK_AGAIN.format("nearest"),
+    ("rounding", "up", "resizes 3 cells to 7, the size of a map of which a stride of 2 left them: by 7/3"),
+    image="float[N,6,8,7] x", k=(5, 6, 1, 1), w=(280, 5), outputs="float[N,5] y")
+refusal("a gate that was pooled from an odd size and interpolated", BACK_AGAIN.format("linear"),
+    ("sizes-meet", "gate", "a cell every 8/5 and every 2 pixels: one was resized to the size of another"),
+    image="float[N,6,8,5] x", k=(5, 6, 1, 1), w=(200, 5), outputs="float[N,5] y")
 refusal("corners aligned",
     '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
     "f = Flatten (r)  y = MatMul (f, w)",

@@ -8,6 +8,10 @@ An operator that reduces over all positions of a live map is a head or context. 
   (`keep_global`).
 - The result **still has positions** (a normalisation by the statistics of all of them). It has already met the map
   inside the operator, so it is context immediately, and the node stays: `all_positions`.
+- The result **weighs the positions** against each other (a softmax over all of them). The weighted sum of a map that
+  follows is a gate or the pooling of a head, and only what follows the sum tells which. It is context at first:
+  `weigh_positions`. If nothing slides over what is computed from the weights, and none of it proves to be context, the
+  walk is repeated with `site.is_head` true: the weights are then those of the positions of the window.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["all_positions", "keep_global"]
+__all__ = ["all_positions", "keep_global", "weigh_positions"]
 
 
 def all_positions(site: Site, x: Lifted, does: str) -> None:
@@ -32,6 +36,16 @@ def all_positions(site: Site, x: Lifted, does: str) -> None:
     check_undilated(site, x, does)
     site.record_reduction(x, contextable=True)
     site.note_context(x)
+
+
+def weigh_positions(site: Site, x: Lifted, does: str) -> None:
+    """Record an operator that weighs all positions of a live map: context, unless it proves to be a part of the head.
+
+    Raises:
+        Unsupported: if the map is dilated, as for `all_positions`.
+    """
+    all_positions(site, x, does)
+    site.record_weights()
 
 
 def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:

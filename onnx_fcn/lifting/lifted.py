@@ -355,6 +355,15 @@ class Lifted:
         spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])
         return spatial and self.rank >= 2 and set(self.layout[1]) == set(self.channels)
 
+    def covers_positions(self, axes: Iterable[int]) -> bool:
+        """Do these axes of the original tensor contain all positions of the window, and not the batch?
+
+        The window then has to be live along every axis of the image.
+        """
+        atoms = {a for k in axes for a in self.layout[k]}
+        along = [axis.atoms for axis in self.space if axis.image is not None]
+        return all(along) and atoms.issuperset(a for group in along for a in group) and self.batch not in atoms
+
     def is_channels(self, axis: int) -> bool:
         """Is this axis of the original tensor exactly the physical channel axis?"""
         return self.layout[axis] == self.channels

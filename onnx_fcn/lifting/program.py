@@ -219,6 +219,7 @@ class Walk:
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
     products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the slots at fault
     reductions: set[int] = field(default_factory=set)  # slots that may prove to be context
+    weights: set[int] = field(default_factory=set)  # slots that weigh all positions of a map
     names: set[str] = field(default_factory=set)
     by_field: frozenset[str] = frozenset()  # outputs about what they see, although no window is live
     counts: dict[str, int] = field(default_factory=dict)  # for each hint, the last number used to make a name unique

@@ -152,6 +152,10 @@ class Site(Emitter):
             self._walk.reductions.add(self.position)
         return x.origins | {self.position}
 
+    def record_weights(self) -> None:
+        """Record that this operator weighs the positions of a map against each other."""
+        self._walk.weights.add(self.position)
+
     def note_context(self, x: Lifted) -> None:
         """Record that this operator sees the whole image, whatever its size."""
         self._walk.context.add(self.position)

@@ -363,12 +363,16 @@ def _join_spaces(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
     """
     result = []
     for axes in zip(*(f.space for f in facts)):
-        strides = {a.stride * a.rate for a in axes}
+        strides = sorted({a.stride * a.rate for a in axes})
         if len({(a.stride, a.rate) for a in axes}) > 1:
-            raise Unsupported(
-                f"joins maps with a cell every {' and every '.join(str(s) for s in sorted(strides))} pixels",
-                code="strides-meet",
-            )
+            reason = f"joins maps with a cell every {' and every '.join(map(str, strides))} pixels"
+            if any((s / strides[0]).denominator > 1 for s in strides) and any(s.denominator > 1 for s in strides):
+                raise Unsupported(
+                    f"{reason}: one was resized to the size of another, which is another scale at other sizes",
+                    code="sizes-meet",
+                    hint="export the network for an image size at which its strides leave no cells over",
+                )
+            raise Unsupported(reason, code="strides-meet")
         joined = next((a for a in axes if a.atoms), axes[0])
         for axis in axes:
             joined = joined.joined(axis)

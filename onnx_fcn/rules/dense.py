@@ -16,7 +16,7 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.refusals import product_of_maps
 from onnx_fcn.lifting.registry import lifts
@@ -32,7 +32,7 @@ def standing_convolution(
     x: Lifted,
     weight: Known,
     taps: Mapping[int, range],
-    operands: Callable[[Lifted, Known | str], list[Any]],
+    operands: Callable[[Lifted, Shared | str], list[Any]],
 ) -> Lifted:
     """A convolution over features or flattened positions that does not slide. (N, C, d…) -> (N, M, 1 | d …)
 
@@ -126,8 +126,8 @@ def add_scaled(site: Site, y: Lifted, c: Fact | None, beta: float) -> Lifted:
 
 
 @lifts("MatMul")
-def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
-    """numpy.matmul, where either factor is mapped. (…, M, K)·(K, O) -> (…, M, O)."""
+def matmul(site: Site, a: Fact, b: Fact) -> Fact:
+    """numpy.matmul, where either factor is mapped, or both in a sum over positions. (…, M, K)·(K, O) -> (…, M, O)."""
     if isinstance(a, Lifted) and isinstance(b, Known):
         if len(site.weight_shape(b)) == 1:
             y = contract(site, a, a.rank - 1, b, lambda w: w[:, None])
@@ -138,7 +138,25 @@ def matmul(site: Site, a: Fact, b: Fact) -> Lifted:
             y = contract(site, b, max(b.rank - 2, 0), a, lambda w: w[:, None])
             return replace(y, layout=tuple(g for k, g in enumerate(y.layout) if k != max(b.rank - 2, 0)))
         return contract(site, b, max(b.rank - 2, 0), a, lambda w: w.swapaxes(-1, -2))
+    if isinstance(a, Lifted) and isinstance(b, Lifted) and min(a.rank, b.rank) >= 2:
+        rank = max(a.rank, b.rank)
+        a, b = (f.unsqueezed(range(rank - f.rank)) for f in (a, b))
+        # (…, M, K, 1) · (…, 1, K, O) -> (…, M, O)
+        return weighted_sum(site, a.unsqueezed([rank]), b.unsqueezed([rank - 2]), [rank - 1])
     raise both_mapped(a, b)
+
+
+def weighted_sum(site: Site, a: Lifted, b: Lifted, axes: Sequence[int]) -> Fact:
+    """Σ a·b over axes that contain all positions, of factors that broadcast: a map, pooled by weights from the image.
+
+    Raises:
+        Unsupported: if positions are left, as in attention, or each factor has axes of its own, as in bilinear pooling.
+    """
+    live = [f for f in (a, b) if f.is_live]
+    left = [(bool(g), bool(h)) for k, (g, h) in enumerate(zip(a.layout, b.layout)) if k not in axes]
+    if not live or not all(f.covers_positions(axes) for f in live) or {(True, False), (False, True)} <= {*left}:
+        raise both_mapped(a, b)
+    return reduced(site, combine(site, [a, b], op="Mul"), "ReduceSum", axes, keepdims=False)
 
 
 def both_mapped(a: Fact, b: Fact) -> Unsupported:
@@ -185,9 +203,13 @@ class Equation:
 def einsum(site: Site, *operands: Fact) -> Fact:
     """A sum of products of one mapped operand and at most one constant: a dense layer with its axes in any order.
 
+    Of two mapped operands it may be a sum over all positions.
+
     Raises:
-        Unsupported: if it multiplies maps, takes a diagonal, or sums over the weight alone.
+        Unsupported: if it multiplies other maps, takes a diagonal, or sums over the weight alone.
     """
+    if len(operands) == 2 and all(isinstance(f, Lifted) for f in operands):
+        return _weighted_sum(site, [f for f in operands if isinstance(f, Lifted)])
     x, weight = _factors(site, operands)
     equation = _equation(site, operands, x, weight)
     if equation.alone:
@@ -204,6 +226,26 @@ def einsum(site: Site, *operands: Fact) -> Fact:
     if not equation.summed:
         return _multiply(site, x, weight, equation)
     return _contract(site, x, weight, equation)
+
+
+def _weighted_sum(site: Site, factors: Sequence[Lifted]) -> Fact:
+    """A sum of products of two maps, (kept…, summed…) each, with axes of size 1 for letters that one of them lacks."""
+    terms, result = _letters(site, factors)
+    _check_letters(site, terms, result)
+    letters = result + "".join(dict.fromkeys(t for t in "".join(terms) if t not in result))
+    a, b = (
+        x.transposed([term.index(t) for t in letters if t in term]).unsqueezed(
+            [k for k, t in enumerate(letters) if t not in term]
+        )
+        for x, term in zip(factors, terms)
+    )
+    return weighted_sum(site, a, b, range(len(result), len(letters)))
+
+
+def _check_letters(site: Site, terms: Sequence[str], result: str) -> None:
+    """Raises Unsupported if an equation takes a diagonal."""
+    if any(len(set(t)) != len(t) for t in (*terms, result)):
+        raise _not_dense(site, "takes a diagonal")
 
 
 def _factors(site: Site, operands: Sequence[Fact]) -> tuple[Lifted, Known | None]:
@@ -223,8 +265,7 @@ def _equation(site: Site, operands: Sequence[Fact], x: Lifted, weight: Known | N
         Unsupported: if it is not the equation of a dense layer.
     """
     terms, result = _letters(site, [f for f in operands if isinstance(f, Lifted | Known)])
-    if any(len(set(t)) != len(t) for t in (*terms, result)):
-        raise _not_dense(site, "takes a diagonal")
+    _check_letters(site, terms, result)
     mapped = terms[operands.index(x)]
     others = terms[operands.index(weight)] if weight is not None else ""
     if not set(others) <= set(mapped + result):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.context import all_positions
+from onnx_fcn.lifting.context import all_positions, weigh_positions
 from onnx_fcn.lifting.facts import Fact, Known, Shared
-from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, grouped
+from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, grouped, move_factors
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.lifting.registry import lifts
@@ -68,9 +68,23 @@ def softmax(site: Site, x: Lifted) -> Lifted:
 def softmaxed(site: Site, x: Lifted, op: str, *, coerces: bool) -> Lifted:
     """A softmax along the node's axis; with `coerces`, along that axis and all later ones, merged into one."""
     axis = x.axis(int(site.attr("axis", 1 if coerces else -1)))
-    x, atoms = as_channels(site, x, range(axis, x.rank) if coerces else [axis])
+    axes = range(axis, x.rank) if coerces else [axis]
+    x = move_factors(site, x)
+    if x.covers_positions(axes) and not site.is_head:
+        return _softmaxed_over_map(site, x, axes, op)
+    x, atoms = as_channels(site, x, axes)
     rank = 2 + len(x.space)
     return grouped(site, x, atoms, lambda t, k: site.softmax(t, k, rank if k == 1 else 4, op))
+
+
+def _softmaxed_over_map(site: Site, x: Lifted, axes: Iterable[int], op: str) -> Lifted:
+    """A softmax over all positions of a map of any size, and perhaps over channels: (N, C, *space) -> same."""
+    weigh_positions(site, x, "weighs all positions by a softmax")
+    atoms = {a for k in axes for a in x.layout[k]}
+    kept = [a for a in x.channels if a not in atoms]
+    x = arrange(site, x, [*kept, *(a for a in x.channels if a in atoms)])
+    rows = site.emit([x, np.array([0, Atom.product(kept), -1], np.int64)], "Reshape")
+    return x.on(site.emit([site.softmax(rows, 2, 3, op), site.emit([x], "Shape")], "Reshape"))
 
 
 @lifts("LpNormalization")

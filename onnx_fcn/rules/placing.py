@@ -17,7 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
 from onnx_fcn.lifting.emitter import END
-from onnx_fcn.lifting.facts import Known
+from onnx_fcn.lifting.facts import Known, Shared
 from onnx_fcn.lifting.layouts import padding_refusal
 from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
@@ -274,12 +274,21 @@ def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, ch
     return replace(x, map=name, channels=new, space=plan.space, layout=layout, origins=origins, padding=None)
 
 
-def place_kernel(site: Site, weight: Known, rank: int, axes: Sequence[int], plan: Plan) -> Known | str:
-    """The kernel with its axes in the map's order, cropped to the window."""
+def place_kernel(site: Site, weight: Shared, shape: Sequence[int], axes: Sequence[int], plan: Plan) -> Shared | str:
+    """The kernel, of this shape, with its axes in the map's order, cropped to the window.
+
+    Raises:
+        Unsupported: if a kernel that is computed from the image would have to change.
+    """
+    rank = len(shape) - 2
     order = sorted(range(rank), key=lambda k: axes[k])
-    shape = site.weight_shape(weight)
     whole = all(len(plan.axes[k].taps) == n for k, n in zip(axes, shape[2:]))
     if whole and order == list(range(rank)) and len(plan.kernel) == rank:
         return weight
+    if not isinstance(weight, Known):
+        raise Unsupported(
+            "needs a kernel that is computed from the image in another order of axes, or only a part of it",
+            code="not-constant",
+        )
     dims = (*shape[:2], *plan.kernel)
     return kernel(site, weight, lambda w: plan.cut(w, axes).transpose(0, 1, *(2 + k for k in order)), dims)

@@ -6,6 +6,7 @@ live map, the walk returns to it and treats it as context: it stays global (see 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from onnx_fcn.lifting.dilation import undilate
 from onnx_fcn.lifting.facts import Fact, Unmapped
 from onnx_fcn.lifting.layouts import (
     CONVOLVED,
+    arrange,
     as_channels,
     as_feature_map,
     grouped,
@@ -81,12 +83,10 @@ def reduced(
     if any(a in atoms for k, axis in enumerate(x.space) if k not in over for a in axis.atoms):
         raise Unsupported(f"reduces over a part of an axis of the image: {x}", code="reduce-partial-window")
     left = [x.layout[k] for k in range(x.rank) if k not in axes]
-    # only the batch and the channels may be left: a kept axis of one cell has more cells on a larger image
-    whole = x.is_plain or (all(not g or g in x.axes for g in left) and atoms.isdisjoint(x.channels))
     steps = _steps(site, x)
-    left = [g for g in left if g] if steps else left  # those of one cell were reduced
-    rest = len(left) - (not atoms.issuperset(x.channels) or not x.channels)
-    contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and whole and rest <= 1
+    if steps or x.covers_positions(axes):  # then no axis of size 1 is one of the image
+        left = [g for g in left if g]
+    contextable = len(over) == sum(bool(a.atoms) for a in x.space) > 0 and _leaves_a_vector(x, left)
     if contextable and site.is_context:
         return _global(site, x, kind, axes, operand, steps, keepdims=keepdims)
     first = steps[0].before if contextable and steps else x
@@ -99,6 +99,24 @@ def reduced(
     y = _over(site, x, kind, over, channels)
     layout = tuple(() if k in axes else g for k, g in enumerate(y.layout) if keepdims or k not in axes)
     return replace(y, layout=layout, origins=origins)
+
+
+def _leaves_a_vector(x: Lifted, left: Sequence[tuple[Atom, ...]]) -> bool:
+    """Are the axes that a reduction leaves those of the batch, and all or none of the channels, side by side?
+
+    No other axis may be left: one of a single cell has more cells on a larger image.
+    """
+    kept = [a for g in left for a in g if a in x.channels]
+    others = [g for g in left if not g or not set(g) <= set(x.channels)]
+    if not all(g in ((), (x.batch,)) for g in others) or len(others) > (1 if x.channels else 2):
+        return False
+    places = _places(x, left)
+    return len(kept) in (0, len(x.channels)) and len(places) == len(set(places))
+
+
+def _places(x: Lifted, groups: Sequence[tuple[Atom, ...]]) -> list[int]:
+    """The axes of the map, 0 the batch and 1 the channels, that these groups run along one after the other."""
+    return [k for k, _ in itertools.groupby(x.place(g[0]) for g in groups if g)]
 
 
 @dataclass(frozen=True)
@@ -153,14 +171,14 @@ def _global(
     name = site.reduce_as(x.map, physical) if site.op.startswith("Reduce") else site.reduce(x.map, kind, physical)
     # (N, C | 1, 1 …) has no positions, so reordering its axes costs no more than copying a vector
     rank = 2 + len(x.space)
-    left = [k for k in range(x.rank) if keepdims or k not in axes]
-    groups = [x.layout[k] if k not in axes else () for k in left]
-    shape = [x.axes.index(g) if g else None for g in groups]
-    used = [k for k in shape if k is not None]
+    groups = [x.layout[k] if k not in axes else () for k in range(x.rank) if keepdims or k not in axes]
+    if not channels:
+        name = arrange(site, x.on(name), x.channels_in_order).map
+    used = _places(x, groups)
     perm = [*used, *(k for k in range(rank) if k not in used)]
     if perm != list(range(rank)):
         name = site.emit([name], "Transpose", perm=perm)
-    target = [1 if k is None else x.width if k == 1 else -1 for k in shape]
+    target = [1 if not g else -1 if x.batch in g else Atom.product(g) for g in groups]
     return Unmapped(site.emit([name, np.array(target, np.int64)], "Reshape"))
 
 

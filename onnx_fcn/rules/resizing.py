@@ -219,8 +219,29 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
     else:
         support = 2 if mode == "cubic" else 1
         sampling = Sampling(scale, SHIFTS[transform], "", support, bool(site.attr("antialias", 0)))
-    sampling.check()
+    try:
+        sampling.check()
+    except Unsupported as refusal:
+        raise _resized_back(cells.window, size) or refusal from refusal
     return sampling
+
+
+def _resized_back(window: int, size: int) -> Unsupported | None:
+    """The refusal of a resize to the size of a map of which a stride left these cells, and some over; None for others.
+
+    The original computes the scale from the sizes of its maps: 7/3 for 3 of 7 cells, but 2 for 4 of 8. Which cells meet
+    then depends on whether the size of the whole map is odd, so that windows of it do not have those of the original.
+    """
+    stride = size // window
+    if stride < 2 or size % stride == 0 or size // stride != window:
+        return None
+    return Unsupported(
+        f"resizes {window} cells to {size}, the size of a map of which a stride of {stride} left them: by "
+        f"{Fraction(size, window)} at the native size, but by another scale at others, so that windows of a larger "
+        "image would be resized in different ways",
+        code="rounding",
+        hint=f"export it for an image size at which that map has a multiple of {stride} cells: then it is {stride}",
+    )
 
 
 def _is_early(site: Site) -> bool:

@@ -19,7 +19,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.context import keep_global
 from onnx_fcn.lifting.dilation import check_undilated
-from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
 from onnx_fcn.lifting.layouts import (
     along_channels,
     arrange,
@@ -29,7 +29,7 @@ from onnx_fcn.lifting.layouts import (
     move_factors,
     spatial_axes,
 )
-from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of
+from onnx_fcn.lifting.lifted import BATCH, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel
@@ -77,8 +77,14 @@ def integer_conv(site: Site, x: Lifted, weight: Fact, *zeros: Shared | None) -> 
     return replace(y, elem_type=onnx.TensorProto.INT32)
 
 
-def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Known | str], list[Any]]) -> Lifted:
-    """A convolution that slides or covers the window; `operands` lists its inputs for a map and a kernel."""
+def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Shared | str], list[Any]]) -> Lifted:
+    """A convolution that slides or covers the window; `operands` lists its inputs for a map and a kernel.
+
+    Raises:
+        Unsupported: if its kernel differs between positions, or between the images of a batch.
+    """
+    if isinstance(x, Lifted) and isinstance(weight, Unmapped):
+        return _convolved_by(site, x, weight, operands)
     if not isinstance(x, Lifted) or not isinstance(weight, Known):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
@@ -90,13 +96,39 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Kno
     if not x.is_map and x.is_per_position and x.rank == len(shape):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
         return at_each_position(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
+    return _slid(site, x, weight, shape, operands)
+
+
+def _slid(
+    site: Site,
+    x: Lifted,
+    weight: Shared,
+    shape: Sequence[int],
+    operands: Callable[[Lifted, Shared | str], list[Any]],
+) -> Lifted:
+    """A kernel (M, C/groups, *taps) on a feature map, at every position."""
     x = as_feature_map(site, x)
     x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], shape[2:])
     x, plan = place(site, x, axes, slides)
-    w = place_kernel(site, weight, len(shape) - 2, axes, plan)
+    w = place_kernel(site, weight, shape, axes, plan)
     y = site.emit(operands(x, w), group=site.attr("group", 1), **plan.attrs)
     return result(site, x, plan, axes, y, shape[0])
+
+
+def _convolved_by(
+    site: Site, x: Lifted, weight: Unmapped, operands: Callable[[Lifted, Shared | str], list[Any]]
+) -> Lifted:
+    """A convolution whose kernel is computed from the whole image, or from another input: the same at all positions."""
+    shape = site.shape_of(weight)
+    joined = x.rank > 1 and x.batch in x.layout[1]
+    if joined or (site.batch == BATCH and any(n % BATCH == 0 for n in shape)):
+        raise Unsupported(
+            "convolves each image of a batch with a kernel of its own, which is computed from that image",
+            code="kernel-per-image",
+            hint="export the network with a batch of one",
+        )
+    return _slid(site, x, weight, shape, operands)
 
 
 def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, range] | None:
@@ -118,7 +150,7 @@ def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, ra
 
 
 def _window_sum(
-    site: Site, x: Lifted, weight: Known, shape: Sequence[int], operands: Callable[[Lifted, Known | str], list[Any]]
+    site: Site, x: Lifted, weight: Known, shape: Sequence[int], operands: Callable[[Lifted, Shared | str], list[Any]]
 ) -> Lifted:
     """A convolution over all axes of a tensor, including the batch and the channels, as JAX writes window sums.
 

@@ -16,7 +16,18 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.model.graphs import names_used
 
-__all__ = ["Cut", "cuts_of", "find_cut", "instead_of_padding", "makers_of", "padded_beyond", "slots_beyond", "upstream"]
+__all__ = [
+    "Cut",
+    "before_answers",
+    "cuts_of",
+    "find_cut",
+    "instead_of_padding",
+    "makers_of",
+    "padded_beyond",
+    "pooling_weights",
+    "slots_of_head",
+    "upstream",
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Cut:
 
 def padded_beyond(walk: Walk, cut: Cut) -> list[int]:
     """Slots that pad a map after the cut."""
-    return [k for k in slots_beyond(walk, cut) if (s := walk.slots[k].slides) is not None and s.pads]
+    return [k for k in slots_of_head(walk, cut) if (s := walk.slots[k].slides) is not None and s.pads]
 
 
 def instead_of_padding(walk: Walk, cut: Cut) -> str:
@@ -95,16 +106,42 @@ def _reads(slot: Slot) -> Iterable[str]:
     return names_used(slot.proto)
 
 
-def slots_beyond(walk: Walk, cut: Cut) -> list[int]:
+def slots_of_head(walk: Walk, cut: Cut) -> list[int]:
     """Slots that compute something from the cut that an answer needs."""
-    makers, needed = makers_of(walk), set[int]()
-    for name in walk.answers:
-        needed |= upstream(walk, name, makers)
-    reached, found = {cut.name}, []
-    for k in sorted(needed):
-        if any(n in reached for n in _reads(walk.slots[k])):
+    needed = before_answers(walk)
+    return [k for k in slots_beyond(walk, cut.name) if k in needed]
+
+
+def before_answers(walk: Walk) -> set[int]:
+    """Slots that answers are computed from, rather than dense outputs only."""
+    makers = makers_of(walk)
+    return set().union(*(upstream(walk, name, makers) for name in walk.answers))
+
+
+def pooling_weights(walk: Walk) -> frozenset[str]:
+    """Operators that were taken for context, but weigh the positions of a window for a pooling of the head.
+
+    They are those whose weights nothing slides over, and of which nothing else that is context is computed.
+    """
+    beyond = {k: slots_beyond(walk, walk.slots[k].proto.output[0]) for k in walk.weights}
+    needed = {k for k, js in beyond.items() if any(j in walk.context or _slides_over_map(walk, j) for j in js)}
+    return frozenset(walk.slots[k].name for k in walk.weights - needed)
+
+
+def _slides_over_map(walk: Walk, position: int) -> bool:
+    """Does an operator slide, and not just cover the window?"""
+    slot = walk.slots[position]
+    made = [walk.facts.get(name) for name in slot.proto.output]
+    return slot.slides is not None and any(isinstance(f, Lifted) and f.is_live for f in made)
+
+
+def slots_beyond(walk: Walk, name: str) -> list[int]:
+    """Slots that compute something from a tensor."""
+    reached, found = {name}, []
+    for k, slot in enumerate(walk.slots):
+        if any(n in reached for n in _reads(slot)):
             found.append(k)
-            reached |= {o.name for o in walk.slots[k].node.outputs if o.name}
+            reached |= {o.name for o in slot.node.outputs if o.name}
     return found
 
 

@@ -132,9 +132,7 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         except Unsupported as refusal:
             lifted = [f for f in everything if isinstance(f, Lifted)]
             walk.diagnostics[position] = _diagnosed(walk, slot, refusal, lifted)
-            origins = frozenset().union(*(f.origins for f in lifted if not f.is_live))
-            origins = origins if origins <= walk.reductions else frozenset()
-            outputs = [Blocked(origins, frozenset({position}))] * len(node.outputs)
+            outputs = [Blocked(_origins(walk, position, lifted), frozenset({position}))] * len(node.outputs)
     for tensor, fact in zip(node.outputs, outputs):
         if tensor.name:
             facts[tensor.name] = _apart(walk, tensor.name, fact)
@@ -145,6 +143,16 @@ def _apart(walk: Walk, name: str, fact: Fact) -> Fact:
     if walk.options.apart is None or walk.options.apart[0] != name or not isinstance(fact, Lifted):
         return fact
     return fact.spaced([walk.options.apart[1]] * len(walk.image.space))
+
+
+def _origins(walk: Walk, position: int, lifted: Sequence[Lifted]) -> frozenset[int]:
+    """The reductions that a refused node, or what it reads, descends from, if all of them may be context.
+
+    The node is one of them if it is refused as a head: a reduction that would unfold a window of too many values.
+    """
+    own = frozenset({position} & walk.reductions - walk.context)
+    origins = own.union(*(f.origins for f in lifted if own or not f.is_live))
+    return origins if origins <= walk.reductions else frozenset()
 
 
 def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:

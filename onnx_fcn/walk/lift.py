@@ -109,12 +109,12 @@ def _spaced(document: Document, walk: Walk, output_stride: int) -> Walk:
     if region is not None:
         closer = tuple(min(s, stride) for s in region.stride)
         region = replace(region, stride=closer if stride < own else (stride,) * len(closer))
+    folds, head = walk.options.folds, walk.options.head
     if stride < own:
-        spaced = walked(document, walk.image, folds=walk.options.folds, output_stride=stride, region=region)
+        spaced = walked(document, walk.image, folds=folds, output_stride=stride, region=region, head=head)
     else:
         assert cut is not None, "only a network with a head has a coarser stride"
-        apart = (cut.name, stride)
-        spaced = walked(document, walk.image, folds=walk.options.folds, region=region, apart=apart)
+        spaced = walked(document, walk.image, folds=folds, region=region, apart=(cut.name, stride), head=head)
     if not spaced.succeeded:
         raise UnsupportedModel(causes_of(spaced))
     _check_spaced(walk, spaced, output_stride, coarser=stride > own)

@@ -15,7 +15,15 @@ from onnx_fcn.lifting.program import Image, Options, Slot, Walk
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
-from onnx_fcn.walk.cut import find_cut, instead_of_padding, padded_beyond, slots_beyond, upstream
+from onnx_fcn.walk.cut import (
+    before_answers,
+    find_cut,
+    instead_of_padding,
+    padded_beyond,
+    pooling_weights,
+    slots_of_head,
+    upstream,
+)
 from onnx_fcn.walk.interpret import run
 from onnx_fcn.walk.shapes import Shapes
 
@@ -30,6 +38,7 @@ def walked(
     output_stride: Fraction | None = None,
     region: Region | None = None,
     apart: tuple[str, Fraction] | None = None,
+    head: frozenset[str] = frozenset(),
 ) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
 
@@ -40,10 +49,14 @@ def walked(
         output_stride: the requested stride, in pixels.
         region: the part that runs on every window, if any.
         apart: a map, and the distance of its windows in pixels, if they are not as close as they come.
+        head: reductions that an earlier walk took for context, but that belong to the head.
     """
-    options = Options(output_stride, folds=folds, asked=output_stride is not None, apart=apart)
+    options = Options(output_stride, head, folds=folds, asked=output_stride is not None, apart=apart)
     while True:
         walk = run(_program(document, image, options, region))
+        if not (pooled := pooling_weights(walk)) <= options.head:
+            options = replace(options, head=options.head | pooled)
+            continue
         cut = find_cut(walk)
         if cut is None:
             return walk
@@ -54,12 +67,12 @@ def walked(
             continue
         if not walk.succeeded or not walk.has_head:
             return walk
-        trunk = upstream(walk, cut.name)
-        head = {walk.slots[k].name for k in walk.context if k not in trunk and k in walk.reductions}
-        if head - options.head:
-            options = replace(options, head=options.head | head)
+        own = before_answers(walk) - upstream(walk, cut.name)
+        beyond = {walk.slots[k].name for k in walk.context & walk.reductions & own}
+        if not beyond <= options.head:
+            options = replace(options, head=options.head | beyond)
             continue
-        strides = [s for k in slots_beyond(walk, cut) if (s := walk.slots[k].slides) is not None]
+        strides = [s for k in slots_of_head(walk, cut) if (s := walk.slots[k].slides) is not None]
         if any(s.strides for s in strides) and _coarser(options, shared):
             options = replace(options, output_stride=shared)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -95,9 +95,10 @@ def _size_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto.Tensor]) -
 
 
 def _computed_operands(document: Document) -> frozenset[str]:
-    """Operands that determine the shape of a result, and are not stored."""
+    """Operands that determine the shape of a result, and are not stored; the condition of an If is one."""
     graph = document.proto.graph
     shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
+    shaping |= {node.input[0] for node in graph.node if node.op_type == "If"}
     return frozenset(shaping - {t.name for t in graph.initializer} - {""})
 
 
@@ -145,6 +146,20 @@ def _put_in(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
                 node.input[k] = f"{name}/value"
                 value = np.ascontiguousarray(values[name])
                 graph.initializer.append(onnx.numpy_helper.from_array(value, node.input[k]))
+    nodes = [chosen for node in graph.node for chosen in _chosen(graph, node, values)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _chosen(graph: onnx.GraphProto, node: onnx.NodeProto, values: Mapping[str, Array]) -> Sequence[onnx.NodeProto]:
+    """The nodes of the branch that an If with a known condition chooses; any other node itself."""
+    if node.op_type != "If" or node.input[0] not in values:
+        return [node]
+    name = "then_branch" if values[node.input[0]].reshape(-1)[0] else "else_branch"
+    branch = next(a.g for a in node.attribute if a.name == name)
+    graph.initializer.extend(branch.initializer)
+    results = zip(branch.output, node.output)
+    return [*branch.node, *(onnx.helper.make_node("Identity", [made.name], [given]) for made, given in results)]
 
 
 def _stand_in(graph: onnx.GraphProto) -> None:

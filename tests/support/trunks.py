@@ -102,13 +102,19 @@ def shuffle(g: Graph, x: Map) -> Map:
 
 
 def gate(g: Graph, x: Map) -> Map:
-    """Squeeze and excite, behind a convolution if channels were shuffled: else it is taken for a part of the head."""
+    """Squeeze and excite, behind a convolution if channels were shuffled: else it is taken for a part of the head.
+
+    What is squeezed is a mean or a maximum of all positions, or their sum weighted by a softmax.
+    """
     x = replace(x, name=same(g, x)) if g.regrouped else x
     hidden, ones = g.integer(1, 4), [1] * len(x.space)
     axes = list(range(2, x.rank))
     down, up = g.normal(hidden, x.channels, fan=x.channels), g.normal(x.channels, hidden, fan=hidden)
     if g.flag():
-        h = g.reduce("ReduceMean", x.name, axes, False)
+        if g.flag():
+            h = g.reduce("ReduceMean", x.name, axes, False)
+        else:
+            h = g.reshape(weighted_sum(g, x), [x.channels])
         h = g.emit("Gemm", h, down, g.normal(hidden), transB=1)
         h = g.emit("Gemm", g.emit("Relu", h), up, g.normal(x.channels), transB=1)
         h = g.reshape(g.emit("Sigmoid", h), [x.channels, *ones])
@@ -124,6 +130,14 @@ def gate(g: Graph, x: Map) -> Map:
         h = g.emit("Sigmoid", g.emit("Conv", h, up.reshape(*up.shape, *ones)))
     g.exact = False
     return replace(x, name=g.emit("Mul", *((x.name, h) if g.flag() else (h, x.name))))
+
+
+def weighted_sum(g: Graph, x: Map) -> str:
+    """All positions of a map, weighted by a softmax: (N, C, 1)."""
+    one = g.emit("Conv", x.name, g.normal(1, x.channels, *[1] * len(x.space), fan=x.channels))
+    weights = g.emit("Softmax", g.emit("Reshape", one, g.ints(0, 1, -1)), axis=2)
+    flat = g.emit("Reshape", x.name, g.ints(0, x.channels, -1))
+    return str(g.emit("MatMul", flat, g.emit("Transpose", weights, perm=[0, 2, 1])))
 
 
 def instance_norm(g: Graph, x: Map) -> Map:
