@@ -133,7 +133,8 @@ def convert(
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
         full_size: the map at the resolution of the image, each answer in the middle of its window.
         argmax: the best class instead of the scores: uint8 up to 256 classes, otherwise int64.
-        keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers.
+        keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers. The
+            network need not slide.
         windows: run what cannot slide, such as attention, unchanged on every window of the last map that does. A
             network that slides is converted as without this option.
         window_stride: pixels between these windows, a multiple of the distance at which the map has them; by default
@@ -168,7 +169,7 @@ def convert(
         window_stride,
     )
     keeps_batch = asked.keeps_shape and not dynamic_batch
-    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride)
+    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride, keep_size)
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
@@ -176,6 +177,9 @@ def convert(
         document = original.copy()
     with clock("lift"), blaming_model(given):
         lifted = lift(document, request, partial(advice_on_windows, original))
+        if lifted.standing is not None and (dynamic_batch or asked.folds):
+            option = "--dynamic-batch" if dynamic_batch else "--head folded"
+            raise OptionError(f"the network cannot slide, so its batch stays as it is: leave {option} out")
         asked = asked if lifted.region is not None else asked.as_sliding
         walk = answering(document, lifted, asked)
     images = load_data(data, original, walk.image)
@@ -257,7 +261,8 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
-    request = Request(input, size_of(input_size), asked.folds, asked.keeps_shape, asked.windows, asked.window_stride)
+    size, batch = size_of(input_size), asked.keeps_shape
+    request = Request(input, size, asked.folds, batch, asked.windows, asked.window_stride, asked.keep_size)
     plain = asked if head is None else asked.as_map
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

@@ -15,7 +15,7 @@ from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import Answers, Geometry, interpolate
+from onnx_fcn.geometry import KEEP_SIZE, Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.windows import as_physical, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
@@ -155,7 +155,7 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is what the converted model computes from its maps what numpy computes for this form?"""
     for name, have in case.formed.items():
         formed, fact = c.walk.formed[name], c.walk.results[name]
-        if formed.form == "keep-size":
+        if formed.form == KEEP_SIZE:
             if have.shape != case.expected[name].shape:
                 note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)

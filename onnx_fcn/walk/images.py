@@ -80,6 +80,7 @@ class Request:
         declared_batch: the answers keep the original's shapes, which may depend on a fixed batch: a Squeeze removes a
             batch of one, too.
         windows: run what cannot slide on every window.
+        keeps_size: replace dense layers where they stand if the network cannot slide.
         window_stride: pixels between these windows; None for the stride that the network has at its last map.
     """
 
@@ -89,6 +90,7 @@ class Request:
     declared_batch: bool = False
     windows: bool = False
     window_stride: int | None = None
+    keeps_size: bool = False
 
 
 def size_of(size: object) -> tuple[int, ...] | None:
