@@ -261,9 +261,9 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
-    size, batch = size_of(input_size), asked.keeps_shape
-    request = Request(input, size, asked.folds, batch, asked.windows, asked.window_stride, asked.keep_size)
     plain = asked if head is None else asked.as_map
+    size, batch = size_of(input_size), asked.keeps_shape
+    request = Request(input, size, asked.folds, batch, asked.windows, asked.window_stride, plain.keep_size)
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)
         with _blaming_metadata(judged):

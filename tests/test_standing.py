@@ -35,6 +35,9 @@ TOKENS = "f = Reshape (x, flat)  t = Transpose <perm = [0, 2, 1]> (f)"
 ROW = "r = Flatten (o)"
 MIXED: dict[str, Any] = {"flat": [0, 6, 12], **HEADS}
 
+#: A feature map `m`, (N, 6, 3, 2), of the tokens `o`.
+MAP = "u = Transpose <perm = [0, 2, 1]> (o)  g = Reshape (u, grid)  m = AveragePool <kernel_shape = [2, 2]> (g)"
+
 #: A network of (N, 72), and its weights.
 Network = tuple[str, dict[str, Any]]
 
@@ -61,13 +64,13 @@ AFTER: dict[str, Network] = {
     "four axes": ("u = Reshape (o, grid)  m = MatMul (u, w)  y = Flatten (m)", {"grid": [0, 4, 3, 6], "w": (6, 5)}),
     "four axes on the left": ("u = Reshape (o, grid)  m = MatMul (w, u)  y = Flatten (m)",
         {"grid": [0, 4, 3, 6], "w": (2, 3)}),
-    "a map": ("u = Transpose <perm = [0, 2, 1]> (o)  m = Reshape (u, grid)  d = Flatten (m)  y = Gemm (d, w, b)",
-        {"grid": [0, 6, 4, 3], "w": (72, 5), "b": (5,)}),
-    "a map in steps": ("u = Transpose <perm = [0, 2, 1]> (o)  m = Reshape (u, grid)  d = Reshape (m, twice) "
-        "e = Flatten (d)  y = MatMul (e, w)", {"grid": [0, 6, 4, 3], "twice": [0, 6, 12], "w": (72, 5)}),
-    "a map that is read again": ("u = Transpose <perm = [0, 2, 1]> (o)  m = Reshape (u, grid)  d = Flatten (m) "
+    "a map": (f"{MAP}  d = Flatten (m)  y = Gemm (d, w, b)",
+        {"grid": [0, 6, 4, 3], "w": (36, 5), "b": (5,)}),
+    "a map in steps": (f"{MAP}  d = Reshape (m, twice) "
+        "e = Flatten (d)  y = MatMul (e, w)", {"grid": [0, 6, 4, 3], "twice": [0, 6, 6], "w": (36, 5)}),
+    "a map that is read again": (f"{MAP}  d = Flatten (m) "
         "n = Neg (d)  y = MatMul (d, w)  z = MatMul (n, v)",
-        {"grid": [0, 6, 4, 3], "w": (72, 5), "v": (72, 3), "outputs": "y, z"}),
+        {"grid": [0, 6, 4, 3], "w": (36, 5), "v": (36, 3), "outputs": "y, z"}),
     "two layers of one weight": ("e = MatMul (r, w)  h = Relu (e)  i = Add (h, r)  y = MatMul (i, w)", {"w": (72, 72)}),
     "a hidden layer as an output": ("e = Gemm (r, v, b)  h = Relu (e)  y = MatMul (h, w)",
         {"v": (72, 8), "b": (8,), "w": (8, 5), "outputs": "y, e"}),
@@ -155,10 +158,17 @@ def test_everything_else_stays() -> None:
 
 def test_a_map_is_read_as_it_is() -> None:
     """The kernel covers the map, the bytes are the same, and nothing is flattened."""
-    after = "u = Transpose <perm = [0, 2, 1]> (o)  m = Reshape (u, grid)  d = Flatten (m)  y = Gemm <transB = 1> (d, w)"
-    report = kept(attending(after, grid=[0, 6, 4, 3], w=(5, 72))).report
+    after = f"{MAP}  d = Flatten (m)  y = Gemm <transB = 1> (d, w)"
+    report = kept(attending(after, grid=[0, 6, 4, 3], w=(5, 36))).report
     layer = report.layers[-1]
-    assert (layer.kernel, layer.inputs, layer.reads, layer.same_bytes) == ((4, 3), 6, "m", True)
+    assert (layer.kernel, layer.inputs, layer.reads, layer.same_bytes) == ((3, 2), 6, "m", True)
+
+
+def test_what_is_no_map_is_read_flattened() -> None:
+    """Four axes that no convolution or pooling made, such as those of heads, may make any kernel."""
+    after = "u = Transpose <perm = [0, 2, 1]> (o)  m = Reshape (u, grid)  d = Flatten (m)  y = MatMul (d, w)"
+    report = kept(attending(after, grid=[0, 6, 4, 3], w=(72, 5))).report
+    assert (report.layers[-1].kernel, report.layers[-1].reads) == ((1, 1), "d")
 
 
 def test_one_weight_of_two_layers_is_stored_once() -> None:
@@ -287,17 +297,17 @@ def test_a_size_that_the_user_gives(tmp_path: Path) -> None:
 
 LEFT: dict[str, tuple[str, dict[str, Any], str]] = {
     "five axes": ("u = Reshape (o, five)  m = MatMul (u, w)  y = Flatten (m)", {"five": [0, 2, 2, 3, 6], "w": (6, 5)},
-        "MatMul 'm' stays as it is: it reads a tensor with 5 axes, and a convolution takes up to 4."),
+        "MatMul 'm' stays as it is (reads a tensor with 5 axes, and a convolution takes up to 4)."),
     "a matrix for each image": ("m = MatMul (o, w)  y = Flatten (m)", {"w": (1, 6, 5)},
-        "MatMul 'm' stays as it is: it has a weight of shape 1×6×5, which is not a matrix."),
+        "MatMul 'm' stays as it is (has a weight of shape 1×6×5, which is not a matrix)."),
     "quantised": ("h = Mul (r, hundred)  i = Cast <to = 3> (h)  m = MatMulInteger (i, w)  c = Cast <to = 1> (m)  "
         "y = Reshape (c, rows)", {"hundred": np.float32(100), "rows": [-1, 5],
             "w": np.random.default_rng(0).integers(-99, 99, (72, 5)).astype(np.int8)},
-        "MatMulInteger 'm' stays as it is: it is neither a Gemm nor a MatMul."),
+        "MatMulInteger 'm' stays as it is (is neither a Gemm nor a MatMul)."),
     "an equation": ("y = Einsum <equation = \"nk,ko->no\"> (r, w)", {"w": (72, 5)},
-        "Einsum 'y' stays as it is: it is neither a Gemm nor a MatMul."),
+        "Einsum 'y' stays as it is (is neither a Gemm nor a MatMul)."),
     "doubles": ("d = Cast <to = 11> (r)  y = MatMul (d, w)", {"w": np.ones((72, 5))},
-        "MatMul 'y' stays as it is: it computes with DOUBLE, which onnxruntime does not convolve."),
+        "MatMul 'y' stays as it is (computes with DOUBLE, which onnxruntime does not convolve)."),
 }  # fmt: skip
 
 

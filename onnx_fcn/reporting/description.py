@@ -169,7 +169,7 @@ def _on_standing(standing: Standing) -> Iterator[str]:
         reasons.setdefault(layer.reason, []).append(f"{layer.op} '{layer.node}'")
     for reason, layers in reasons.items():
         others = f" (and {len(layers) - 1} more like it)" if len(layers) > 1 else ""
-        yield f"{layers[0]}{others} stays as it is: it {reason}."
+        yield f"{layers[0]}{others} stays as it is ({reason})."
 
 
 def _closer(walk: Walk) -> str:

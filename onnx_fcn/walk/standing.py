@@ -28,7 +28,7 @@ from onnx_fcn.lifting.weights import kernel, vector
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, nodes_within
 from onnx_fcn.model.inference import dims_in
-from onnx_fcn.model.operators import FACTORS, PRODUCTS, RANDOM, RESHAPES
+from onnx_fcn.model.operators import CHANNELS_FIRST, FACTORS, GLOBAL, PER_IMAGE, PRODUCTS, RANDOM, RESHAPES, SLIDING
 from onnx_fcn.walk.ends import named
 from onnx_fcn.walk.images import Request, batches, leaves_batch_open
 from onnx_fcn.walk.mixing import batches_taken, runs_with_its_batch
@@ -43,6 +43,12 @@ UNREADABLE = frozenset({"converted", "opset", "random"})
 
 #: Operators that may be dense layers.
 LAYERS = PRODUCTS | {"Einsum"}
+
+#: The domains of ONNX's own operators.
+STANDARD = ("", "ai.onnx")
+
+#: Operators whose results are feature maps (N, C, H, W), if they have four axes.
+MAPPING = SLIDING | CHANNELS_FIRST | GLOBAL.keys() | {"ConvTranspose"}
 
 #: The axes of what a convolution of images reads: (N, C, H, W).
 AXES = 4
@@ -172,10 +178,10 @@ def _layer(site: Site, slot: Slot, types: Types) -> Layer | None:
     """
     if slot.node.op not in LAYERS:
         return None
-    factors = [slot.operands[k] for k in FACTORS.get(site.op, (0, 1))]
+    factors = [slot.operands[k] for k in FACTORS.get(site.op, (0, 1)) if k < len(slot.operands)]
     if sum(isinstance(f, Known) for f in factors) != 1:
         return None
-    if site.op not in ("Gemm", "MatMul") or slot.node.domain not in (None, "", "ai.onnx"):
+    if site.op not in ("Gemm", "MatMul") or slot.proto.domain not in STANDARD:
         raise Unsupported("is neither a Gemm nor a MatMul", code="no-rule")
     on_right = isinstance(factors[1], Known)
     x, weight = factors if on_right else reversed(factors)
@@ -256,12 +262,24 @@ def _flattened(site: Site, layer: Layer, inputs: int, types: Types) -> tuple[str
     if rows is None or layer.perm != (0, 1):
         return None
     name = layer.x
-    while (node := site.producer(Known(name))) is not None and node.op_type in RESHAPES:
+    while (node := site.producer(Known(name))) is not None and node.op_type in RESHAPES and node.domain in STANDARD:
         name = node.input[0]
-        dims = dims_in(types[name]) if name in types else None
-        if dims is None or None in dims or len(dims) != AXES:
+    dims = dims_in(types[name]) if name in types else None
+    if dims is None or None in dims or len(dims) != AXES or not _is_map(site, name):
+        return None
+    count, *image = (d for d in dims if d is not None)
+    return (name, tuple(image)) if count == rows[0] and math.prod(image) == inputs else None
+
+
+def _is_map(site: Site, name: str) -> bool:
+    """Is a tensor the result of an operator on maps, or computed from one value by value?"""
+    waiting, seen = [name], {name}
+    while waiting:
+        node = site.producer(Known(waiting.pop()))
+        if node is None or node.op_type not in PER_IMAGE | MAPPING or node.domain not in STANDARD:
             continue
-        count, *image = (d for d in dims if d is not None)
-        if count == rows[0] and math.prod(image) == inputs:
-            return name, tuple(image)
-    return None
+        if node.op_type in MAPPING:
+            return True
+        waiting += set(node.input) - seen
+        seen |= set(node.input)
+    return False
