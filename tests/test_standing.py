@@ -14,6 +14,7 @@ import exports
 import law
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, helper, numpy_helper
@@ -105,9 +106,9 @@ def check(original: ModelProto, converted: ModelProto, tolerance: float = ROUNDI
     assert not products(converted)
     assert list(converted.graph.input) == list(original.graph.input)
     assert list(converted.graph.output) == list(original.graph.output)
-    (image,) = law.data_inputs(original)
-    for batch in [1, 3] if law.dims_of(image)[0] is None else [law.dims_of(image)[0]]:
-        feeds = {image.name: law.noise(image, batch, (-1, 1))}
+    inputs = law.data_inputs(original)
+    for batch in [1, 3] if law.dims_of(inputs[0])[0] is None else [law.dims_of(inputs[0])[0]]:
+        feeds = {declared.name: law.noise(declared, batch, (-1, 1)) for declared in inputs}
         wanted, got = (law.session(m)(feeds) for m in (original, converted))
         for want, have in zip(wanted, got, strict=True):
             assert have.shape == want.shape
@@ -268,6 +269,21 @@ def test_an_image_in_one_row(batch: object) -> None:
     assert "it is a row" in conversion.report.caveats[0]
 
 
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_a_table(batch: object) -> None:
+    """Nothing slides over features, and none of their axes need be positions."""
+    body = "a = Gemm (x, w, b)  h = Relu (a)  y = Gemm (h, v)"
+    original = law.model(body, image=f"float[{batch},48] x", w=(48, 16), b=(16,), v=(16, 3))
+    check(original, kept(original).to_proto())
+
+
+def test_another_input() -> None:
+    original = attending(
+        "c = Concat <axis = 1> (r, z)  y = Gemm (c, w)", image="float[N,6,4,3] x, float[N,8] z", w=(80, 5)
+    )
+    check(original, kept(original).to_proto())
+
+
 def test_channels_last() -> None:
     original = law.model(
         f"u = Reshape (x, rows)  t = MatMul (u, e)  {ATTENTION}  r = Flatten (o)  y = Gemm (r, w)",
@@ -346,7 +362,7 @@ def test_layers_in_a_subgraph_stay() -> None:
 
 def test_the_cause_is_reported() -> None:
     report = kept(attending("y = Gemm (r, w)", w=(72, 5))).report
-    assert report.caveats[0].startswith("The network cannot slide, so that nothing but its dense layers changed")
+    assert report.caveats[0].startswith("The network cannot slide, so only its dense layers were replaced")
     assert "(MatMul 'a': multiplies positions with positions" in report.caveats[0]
     for verbose in (False, True):
         assert "The network cannot slide" in report.text(verbose=verbose)
@@ -423,6 +439,14 @@ def test_verify_finds_a_wrong_weight(files: tuple[Path, Path], capsys: pytest.Ca
     onnx.save(wrong, out)
     with pytest.raises((ModelError, ValidationError)):
         onnx_fcn.validate(source, out)
+
+
+def test_verify_after_another_tool(files: tuple[Path, Path], tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(files[1], options, providers=["CPUExecutionProvider"])
+    assert onnx_fcn.validate(files[0], tmp_path / "optimised.onnx").passed
 
 
 def test_an_edited_claim_is_found(files: tuple[Path, Path]) -> None:

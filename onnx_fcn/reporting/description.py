@@ -163,7 +163,7 @@ def _caveats(
 def _on_standing(standing: Standing) -> Iterator[str]:
     """Why nothing slides, and the dense layers that stay."""
     why = replace(standing.cause, hint="")
-    yield f"The network cannot slide, so that nothing but its dense layers changed, at its own size ({why})."
+    yield f"The network cannot slide, so only its dense layers were replaced, and it keeps its size ({why})."
     reasons: dict[str, list[str]] = {}
     for layer in standing.left:
         reasons.setdefault(layer.reason, []).append(f"{layer.op} '{layer.node}'")
