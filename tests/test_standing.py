@@ -419,6 +419,13 @@ def test_a_file_claims_no_grid(files: tuple[Path, Path]) -> None:
         geometry.grid(8, 8)
 
 
+def test_a_grid_of_no_image_is_refused(files: tuple[Path, Path]) -> None:
+    wrong = onnx.load(files[1])
+    wrong.metadata_props.add(key="onnx_fcn.output.y", value="{}")
+    with pytest.raises(ModelError, match="an image cannot have 0 axes"):
+        onnx_fcn.read_geometry(wrong)
+
+
 @pytest.mark.parametrize("command", ["heatmap", "segment", "page", "apply"])
 def test_commands_on_images_say_why_not(
     command: str, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
