@@ -134,7 +134,8 @@ def convert(
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
         full_size: the map at the resolution of the image, each answer in the middle of its window.
         argmax: the best class instead of the scores: uint8 up to 256 classes, otherwise int64.
-        keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers.
+        keep_size: keep the native size and the shapes of the outputs, with convolutions in place of dense layers. The
+            network need not slide.
         windows: run what cannot slide, such as attention, unchanged on every window of the last map that does. A
             network that slides is converted as without this option.
         window_stride: pixels between these windows, a multiple of the distance at which the map has them; by default
@@ -173,7 +174,9 @@ def convert(
         tuple(name.lower() for name in slide),
     )
     keeps_batch = asked.keeps_shape and not dynamic_batch
-    request = Request(input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride, asked.slide)
+    request = Request(
+        input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride, asked.slide, keep_size
+    )
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
@@ -181,6 +184,9 @@ def convert(
         document = original.copy()
     with clock("lift"), blaming_model(given):
         lifted = lift(document, request, partial(advice_on_windows, original))
+        if lifted.standing is not None and (dynamic_batch or asked.folds):
+            option = "--dynamic-batch" if dynamic_batch else "--head folded"
+            raise OptionError(f"the network cannot slide, so its batch stays as it is: leave {option} out")
         asked = asked if lifted.region is not None else asked.as_sliding
         walk = answering(document, lifted, asked)
     images = load_data(data, original, walk.image, walk.held)
@@ -262,6 +268,7 @@ def validate(
         given = Given.open(original, asked)
     source = given.selected
     document = source.copy()
+    plain = asked if head is None else asked.as_map
     request = Request(
         input,
         size_of(input_size),
@@ -270,8 +277,8 @@ def validate(
         asked.windows,
         asked.window_stride,
         asked.slide,
+        plain.keep_size,
     )
-    plain = asked if head is None else asked.as_map
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)
         with _blaming_metadata(judged):

@@ -40,6 +40,7 @@ from onnx_fcn.errors import OptionError
 
 __all__ = [
     "AXES",
+    "KEEP_SIZE",
     "SIZE_NAMES",
     "Answers",
     "Count",
@@ -64,6 +65,9 @@ LARGEST_DENOMINATOR = 1 << 20
 
 #: The letters of these axes in a layout; N is the batch and C the channels.
 AXES = {1: "W", 2: "HW", 3: "DHW"}
+
+#: The form of answers that exist for images of the native size only.
+KEEP_SIZE = "keep-size"
 
 
 @dataclass(frozen=True)

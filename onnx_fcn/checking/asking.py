@@ -168,7 +168,7 @@ def ask_converted(c: Comparison, run: Run) -> None:
     """
     cases = [*run.cases, *run.larger, *run.others]
     asked = [name for wide in run.larger for name in _maps_of(c, wide)]
-    extras = [n for n in dict.fromkeys([*c.maps.values(), *asked]) if n not in c.outputs]
+    extras = [n for n in dict.fromkeys([*(c.maps.get(n, n) for n in c.names), *asked]) if n not in c.outputs]
     where = ""
     try:
         judge = session(c.converted, with_outputs(c.converted, extras if c.is_own_result else []))
@@ -202,6 +202,6 @@ def _restore_batch(c: Comparison, answers: Answers) -> Answers:
     shape = next((list(answers[n].shape) for n in c.walk.results if answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():
         if fact.folded:
-            grid = [1] * len(fact.space) if c.keeps_size else shape[2:]  # in the original's shapes there is none
+            grid = [1] * len(fact.space) if c.walk.keeps_size else shape[2:]  # in the original's shapes there is none
             answers[name] = np.moveaxis(answers[name].reshape(fact.width, -1, *grid), 0, 1)
     return answers

@@ -64,7 +64,7 @@ MARGIN = 10
 def fed_cut(c: Comparison) -> Cut | None:
     """The last map that the original can be fed with: one outside of branches. None if nothing slides."""
     named = {c.walk.image.name, *(o for node in c.original.proto.graph.node for o in node.output)}
-    return None if c.keeps_size else next((k for k in cuts_of(c.walk) if k.name in named), None)
+    return None if c.walk.keeps_size else next((k for k in cuts_of(c.walk) if k.name in named), None)
 
 
 def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> LargerImage:

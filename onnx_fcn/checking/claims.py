@@ -55,7 +55,7 @@ def claimed_image(model: ModelProto) -> tuple[str | None, tuple[int, ...] | None
     """The name of the image and its native size in pixels, as the metadata give them; None for what is not usable."""
     claims = claims_of(model)
     size = _parse(claims.get("window"))
-    usable = isinstance(size, list) and all(type(n) is int and n > 0 for n in size)
+    usable = isinstance(size, list) and len(size) > 0 and all(type(n) is int and n > 0 for n in size)
     return claims.get("image"), tuple(size) if usable and 0 < math.prod(size) <= LARGEST_CLAIM else None
 
 

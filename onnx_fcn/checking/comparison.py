@@ -15,6 +15,7 @@ import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.checks import Check
+from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.agreement import ROUNDED_TOLERANCE, Scale, tolerance_of
@@ -108,19 +109,14 @@ class Comparison:
         self.facts: dict[str, Lifted] = {**answers, **self.hidden}
         every = all(self.answers[name].exactness == "exact" for name in answers)
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
-        self.names = [*self.outputs, *self.hidden]
+        self.names = [*self.outputs, *self.hidden, *self._hidden_in_place(producer)]
         self.of_head = [name for name in self.names if name not in self.dense]
         self.affine = {n for n in self.facts if not self.rounds and self._is_affine(n, producer)}
         renamed = self.walk.renamed
         maps = {name: renamed.get(m := self.walk.results[name].map, m) for name in self.walk.formed}
-        if self.keeps_size:
+        if self.walk.keeps_size:
             maps = {}
         self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
-
-    @property
-    def keeps_size(self) -> bool:
-        """Does the converted model take images of the native size only?"""
-        return any(formed.form == "keep-size" for formed in self.walk.formed.values())
 
     def scale_of(self, name: str, case: Case) -> Scale:
         """What differences of a tensor are relative to.
@@ -163,6 +159,18 @@ class Comparison:
                     if output and node.op_type in BOUNDED:
                         self.scales[output] = Scale(LEAST_BOUNDED)
         return found
+
+    def _hidden_in_place(self, producer: Mapping[str, onnx.NodeProto]) -> list[str]:
+        """Tensors before saturating operators of a network that cannot slide: they have the same names in both.
+
+        Those nearest to the outputs are found first.
+        """
+        if self.walk.standing is None or not self.is_own_result:
+            return []
+        both = producer.keys() & {o for n in self.lifted.proto.graph.node for o in n.output}
+        hiding = [s for s in reversed(self.walk.slots) if s.node.op in HIDING]
+        entering = dict.fromkeys(s.node.inputs[0].name for s in hiding if isinstance(s.operands[0], Unmapped))
+        return [n for n in entering if n in both and n not in self.outputs][:MOST_HIDDEN]
 
     def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:
         """Is a tensor computed from sums of products by operators that keep the rounding of each?"""

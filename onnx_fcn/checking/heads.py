@@ -73,7 +73,7 @@ def prove_head(
     """
     proof = _Proof(c, fitted, head, judged)
     checks = [*proof.native(data)]
-    if not c.keeps_size:
+    if not c.walk.keeps_size:
         checks += proof.larger()
     return Validation((*checks, *metadata_checks(judged.proto, geometry_of(fitted), c.tolerance)))
 

@@ -16,7 +16,7 @@ from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, Larger
 from onnx_fcn.checking.dense import dense_checks
 from onnx_fcn.checking.reference import fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
-from onnx_fcn.geometry import Answers, Geometry, interpolate
+from onnx_fcn.geometry import KEEP_SIZE, Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
@@ -127,7 +127,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """
     for name, want in case.expected.items():
         have, fact, note = case.got[name], {**c.facts, **c.dense}.get(name), case.note
-        if fact is not None and not c.keeps_size and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
+        if fact is not None and not c.walk.keeps_size and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size or (fact is None and have.shape != want.shape):
             error, note = np.inf, f"has shape {case.got[name].shape}, but the original has {want.shape}"
@@ -153,7 +153,7 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is what the converted model computes from its maps what numpy computes for this form?"""
     for name, have in case.formed.items():
         formed, fact = c.walk.formed[name], c.walk.results[name]
-        if formed.form == "keep-size":
+        if formed.form == KEEP_SIZE:
             if have.shape != case.expected[name].shape:
                 note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)

@@ -119,7 +119,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
 
     If the original's trunk means something else on an image with pixels left over, the wide image has none.
     """
-    if c.keeps_size:
+    if c.walk.keeps_size:
         return
     for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
     costly = c.macs is not None and c.macs > UNEVEN_BUDGET

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_fcn.errors import Diagnostic, Unsupported
-from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.geometry import KEEP_SIZE, SIZE_NAMES
 from onnx_fcn.lifting.constants import Values
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
@@ -18,7 +18,19 @@ from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
 
-__all__ = ["Change", "Emission", "FormedOutput", "Image", "Options", "Rewind", "Slides", "Slot", "Walk", "at_node"]
+__all__ = [
+    "Change",
+    "Emission",
+    "FormedOutput",
+    "Image",
+    "Options",
+    "Rewind",
+    "Slides",
+    "Slot",
+    "Standing",
+    "Walk",
+    "at_node",
+]
 
 
 @dataclass(frozen=True)
@@ -196,6 +208,19 @@ class FormedOutput:
     form: str
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What is to say of a network that cannot slide: see `walk.standing`.
+
+    Attributes:
+        cause: why it cannot.
+        left: the dense layers that did not become convolutions, each with the reason.
+    """
+
+    cause: Diagnostic
+    left: tuple[Diagnostic, ...]
+
+
 @dataclass
 class Walk:
     """The state of a walk, and its result when it has ended."""
@@ -209,6 +234,7 @@ class Walk:
     shape_of: Callable[[str], tuple[int | None, ...] | None]  # shape of an unmapped tensor at the native size
     prologue: Slot
     region: Region | None = None  # the part that runs on every window
+    standing: Standing | None = None  # it cannot slide: only dense layers are replaced
     epilogue: list[Slot] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the delivered outputs
     formed: dict[str, FormedOutput] = field(default_factory=dict)  # what is computed from these
@@ -276,6 +302,11 @@ class Walk:
     def answers(self) -> tuple[str, ...]:
         """The outputs that the cut is about: all of them, if none contracts its window."""
         return self.contracted if self.has_head else self.outputs
+
+    @property
+    def keeps_size(self) -> bool:
+        """Does the result take images of the native size only?"""
+        return self.standing is not None or any(formed.form == KEEP_SIZE for formed in self.formed.values())
 
     @property
     def succeeded(self) -> bool:

@@ -296,12 +296,13 @@ def geometry_in(model: ModelProto) -> Geometry:
             raise ModelError(f"the geometry in the metadata belongs to another graph than this file's: {again}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
         window = tuple(list_of(_whole)(parse(entries["window"])))
-        if len(window) not in AXES:
+        if len(window) not in AXES and (window or names):
             raise ValueError(f"an image cannot have {len(window)} axes")
         if not all(0 < n <= MOST_WINDOW for n in window) or math.prod(window) > MOST_WINDOW:
             raise ValueError(f"no network has a window of {'×'.join(map(shorten, window))} pixels")
         outputs = {name: _from_json(entries[f"output.{name}"], window) for name in names}
-        geometry = Geometry(window, outputs, entries["image"], _layout(entries["layout"], len(window)))
+        layout = _layout(entries["layout"], len(window)) if window else ""
+        geometry = Geometry(window, outputs, entries["image"], layout)
     except KeyError as error:
         raise ModelError(f"the geometry in the metadata cannot be read (it lacks {error}): {again}") from None
     except (RecursionError, ValueError) as error:
@@ -309,7 +310,7 @@ def geometry_in(model: ModelProto) -> Geometry:
     declared = next((i for i in graph.input if i.name == geometry.image), None)
     if declared is None:
         raise ModelError(f"the model has no input '{geometry.image}', which its metadata calls the image: {again}")
-    if (axes := len(declared.type.tensor_type.shape.dim)) != len(geometry.layout):
+    if window and (axes := len(declared.type.tensor_type.shape.dim)) != len(geometry.layout):
         raise ModelError(
             f"the metadata says that the axes of '{geometry.image}' are {geometry.layout}, but it has {axes}: {again}"
         )

@@ -23,6 +23,7 @@ __all__ = [
     "PRODUCTS",
     "RANDOM",
     "REORDERS",
+    "RESHAPES",
     "SHAPED_BY_VALUES",
     "SLIDING",
     "SPREADS",
@@ -55,6 +56,9 @@ SUMS = frozenset({"Gemm", "MatMul", "Conv"})
 
 #: Operators that only move or cast values: they may be between a closing Softmax and the output.
 THROUGH = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Transpose"})
+
+#: Operators that give the values of their operand another shape, and keep their order.
+RESHAPES = THROUGH - {"Cast", "Transpose"}
 
 #: `THROUGH`, and operators that add, scale or average: they turn sums of products into sums of products.
 AFFINE = THROUGH | {"Add", "Sub", "Mul", "Div", "BatchNormalization", "ReduceMean", "GlobalAveragePool", "AveragePool"}

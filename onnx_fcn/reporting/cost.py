@@ -24,7 +24,6 @@ from onnx_fcn.walk.cut import find_cut, upstream
 from onnx_fcn.walk.shapes import native_types
 
 __all__ = [
-    "KEEP_SIZE",
     "ImageCost",
     "NativeCost",
     "Part",
@@ -42,9 +41,6 @@ FACTORS = (1.5, 2, 4)
 
 #: The share of the work before the windows up to which nothing to speak of is saved.
 LITTLE = 0.05
-
-#: The form of answers that exist for images of the native size only.
-KEEP_SIZE = "keep-size"
 
 #: Image sizes as users give them: (height, width), or one number for all axes.
 Sizes = Sequence[int | Sequence[int]]
@@ -112,16 +108,22 @@ def costs_of(
         document: the model after the edit.
         walk: the walk.
         geometry: where the answers are.
-        sizes: image sizes, in pixels; by default 1.5, 2 and 4 times the native size.
+        sizes: image sizes, in pixels; by default 1.5, 2 and 4 times the native size. If nothing slides, there are no
+            costs but that of the original.
 
     Raises:
         OptionError: if an image is too small, or has another number of axes.
     """
-    native, answers = native_cost(original, walk), geometry.of()
+    native = native_cost(original, walk)
+    if walk.standing is not None and sizes:
+        raise OptionError("the network cannot slide, so it has no cost at other sizes")
+    if walk.standing is not None:
+        return native, ()
+    answers = geometry.of()
     chosen = [along_axes(s, len(geometry.window)) for s in sizes]
-    if answers.form == KEEP_SIZE and any(size != geometry.window for size in chosen):
+    if walk.keeps_size and any(size != geometry.window for size in chosen):
         raise OptionError("the model keeps its size, so it has no cost at other sizes")
-    if not chosen and answers.form != KEEP_SIZE:
+    if not chosen and not walk.keeps_size:
         chosen = list(_larger(geometry.window, answers))
     rows, program, repeated = [], Program(document.proto.graph), _repeated(original, walk)
     for size in dict.fromkeys((geometry.window, *chosen)):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import SIZE_NAMES, Geometry
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Change, Emission, Slot, Walk
+from onnx_fcn.lifting.program import Change, Emission, Slot, Standing, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import dim_name
-from onnx_fcn.reporting.cost import KEEP_SIZE, Sizes, along_axes, costs_of
+from onnx_fcn.reporting.cost import Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
 from onnx_fcn.tables import bytes_of, pixels
@@ -77,13 +78,14 @@ def describe(
         layers=layers,
         context=context,
         caveats=(*([ALL_SLIDES] if windows and walk.region is None else []), *_caveats(walk, slots, context, original)),
-        example=None if done or geometry.of().form == KEEP_SIZE else _example(walk, geometry),
+        example=None if done or walk.keeps_size else _example(walk, geometry),
         native=native,
         costs=costs,
         difference=_difference(original, document),
         geometry=geometry,
         fields=fields_of(walk),
         sizes=tuple(along_axes(s, len(image.size)) for s in sizes),
+        slides=walk.standing is None,
     )
 
 
@@ -121,7 +123,9 @@ def _caveats(
     """Sentences that a user should read."""
     size = original.size
     yield from walk.image.assumed
-    if not walk.has_head:
+    if walk.standing is not None:
+        yield from _on_standing(walk.standing)
+    elif not walk.has_head:
         yield (
             "The network was fully convolutional already: it has an answer for each position of its map, and no head. "
             "Only sizes became dynamic."
@@ -161,6 +165,18 @@ def _caveats(
         )
     yield from meetings(walk)
     yield from (context_caveat([node]) for node in context)
+
+
+def _on_standing(standing: Standing) -> Iterator[str]:
+    """Why nothing slides, and the dense layers that stay."""
+    why = replace(standing.cause, hint="")
+    yield f"The network cannot slide, so only its dense layers were replaced, and it keeps its size ({why})."
+    reasons: dict[str, list[str]] = {}
+    for layer in standing.left:
+        reasons.setdefault(layer.reason, []).append(f"{layer.op} '{layer.node}'")
+    for reason, layers in reasons.items():
+        others = f" (and {len(layers) - 1} more like it)" if len(layers) > 1 else ""
+        yield f"{layers[0]}{others} stays as it is ({reason})."
 
 
 def _closer(walk: Walk) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from onnx_fcn._version import __version__
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.errors import OptionError, did_you_mean
-from onnx_fcn.geometry import Answers, Field, Geometry
+from onnx_fcn.geometry import KEEP_SIZE, Answers, Field, Geometry
 from onnx_fcn.model.metadata import to_json
 from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
@@ -64,6 +64,8 @@ class Report:
         geometry: where the answers are: their windows, receptive fields, counts and exactness.
         fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
         sizes: the requested image sizes, in pixels; the JSON has them among the costs.
+        slides: whether the network slides over larger images. If not, there is no grid of answers, and dense layers
+            became convolutions where they stood.
     """
 
     source: str
@@ -88,6 +90,7 @@ class Report:
     geometry: Geometry = field(default_factory=lambda: Geometry((), {}))
     fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
     sizes: tuple[tuple[int, ...], ...] = ()
+    slides: bool = True
 
     def field(self, tensor: str) -> tuple[Field, ...]:
         """The receptive field of a tensor of the original, along each axis of the image.
@@ -154,7 +157,8 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     yield from _first_rows(list(_answers(report)))
     yield from _form(report)
     strides = list(_strides(report))
-    yield "window", ", ".join([pixels(report.window), *strides[:1]])
+    if report.slides:
+        yield "window", ", ".join([pixels(report.window), *strides[:1]])
     yield from (("stride", words) for words in strides[1:])
     yield from _exactness(report.geometry)
     if report.example is not None:
@@ -197,8 +201,13 @@ def _work(report: Report) -> Iterator[str]:
     for cost in shown:
         crops = "" if cost.ratio is None else f", {_macs(cost.crops)} as crops"
         larger.append(f"{size_text(cost.size)}: {_macs(cost.macs)} for {_answers_on(cost.answers)}{crops}")
-    yield "; ".join([f"{_macs(report.native.macs)} MACs a window{batch}", *larger[:1]])
+    yield "; ".join([f"{_macs(report.native.macs)} MACs {_per_unit(report)}{batch}", *larger[:1]])
     yield from larger[1:]
+
+
+def _per_unit(report: Report) -> str:
+    """What the cost of the original is for, as the end of a phrase."""
+    return "a window" if report.slides else "an image"
 
 
 def _caveats(report: Report) -> Iterator[str]:
@@ -225,10 +234,12 @@ def _verbose(report: Report) -> Iterator[Table]:
     yield Table("From an image to its answers", (), tuple(_diagram(report)))
     if report.layers:
         columns = ("node", "was", "becomes", "reads", "weight")
-        yield Table("What answers at every position", columns, tuple(map(_layer_row, report.layers)))
+        title = "What answers at every position" if report.slides else "What became convolutions"
+        yield Table(title, columns, tuple(map(_layer_row, report.layers)))
     yield Table("What changed", (), tuple(_difference_rows(report.difference)))
     headings = ("image", "answers", "MACs", "as crops", "ratio", "activations")
-    yield Table("What a larger image costs", headings, tuple(map(_cost_row, report.costs)))
+    if report.costs:
+        yield Table("What a larger image costs", headings, tuple(map(_cost_row, report.costs)))
     if report.caveats:
         yield Table("What to know", (), tuple((c,) for c in report.caveats))
     if report.validation is not None:
@@ -239,12 +250,13 @@ def _overview(report: Report) -> Iterator[tuple[str, str]]:
     yield from _model(report)
     yield from _answers(report)
     yield from _form(report)
-    yield "window", pixels(report.window)
+    if report.slides:
+        yield "window", pixels(report.window)
     yield from (("stride", words) for words in _strides(report))
     yield from _fields(report.geometry)
     if report.example is not None:
         yield "example", _example(report.example, report.geometry)
-    yield "cost", _native(report.native)
+    yield "cost", _native(report.native, _per_unit(report))
     if report.output is not None:
         yield "written", _written(report)
     if report.seconds:
@@ -256,7 +268,7 @@ def _model(report: Report) -> Iterator[tuple[str, str]]:
     """The rows on the model file and its image."""
     if report.source:
         yield "model", f"{report.source}, {bytes_of(report.source_bytes)}"
-    yield "image", f"{_change(report.image)}, {report.axes}"
+    yield "image", ", ".join(filter(None, (_change(report.image), report.axes)))
 
 
 def _answers(report: Report) -> Iterator[tuple[str, str]]:
@@ -266,7 +278,7 @@ def _answers(report: Report) -> Iterator[tuple[str, str]]:
 
 def _form(report: Report) -> Iterator[tuple[str, str]]:
     """The row on the form of the answers, if it is not a map."""
-    form = report.geometry.of().form if report.geometry.outputs else "map"
+    form = (report.geometry.of().form if report.geometry.outputs else "map") if report.slides else KEEP_SIZE
     if form != "map":
         yield "form", f"{form}: {_FORM_WORDS[form.split()[0]]}"
 
@@ -302,15 +314,15 @@ _FORM_WORDS = {
     "max": "of the map of answers, for an image of any size",
     "full-size": "each answer in the middle of its window, linear in between",
     "argmax": "the best class of each answer",
-    "keep-size": "all shapes unchanged, with convolutions for dense layers",
+    KEEP_SIZE: "all shapes unchanged, with convolutions for dense layers",
 }
 
 
-def _native(cost: NativeCost) -> str:
-    """The cost of one window in the original."""
+def _native(cost: NativeCost, unit: str) -> str:
+    """The cost of one window, or image, in the original."""
     macs, activations = _macs(cost.macs), _activations(cost.activations)
     images = "" if cost.batch == 1 else f", in a batch of {cost.batch}"
-    return f"{macs} multiply-accumulates (MACs) a window, {activations} of activations{images}"
+    return f"{macs} multiply-accumulates (MACs) {unit}, {activations} of activations{images}"
 
 
 def _macs(count: int | None) -> str:
@@ -330,7 +342,7 @@ def _diagram(report: Report) -> Iterator[tuple[str, str]]:
     """The trunk, the cut and the head, top to bottom, with an arrow for each part."""
     before = report.image.before or ()
     channels = [d for d, axis in zip(before, report.axes) if axis == "C" and isinstance(d, int)]
-    yield "image", f"'{report.image.name}', {size_text([*channels, *report.window])}"
+    yield "image", f"'{report.image.name}', {size_text([*channels, *report.window]) or _shape(before)}"
     trunk, head = report.native.trunk, report.native.head
     if report.cut is None:
         yield "  ↓", f"{_nodes(trunk.nodes + head.nodes)}, {_macs(report.native.macs)} MACs"
@@ -354,7 +366,7 @@ def _answer(report: Report, output: Tensor) -> str:
         return ""
     every = f"every {pixels(output.stride, square=True)}"
     if answers.form != "map":
-        return f", {answers.form}" if answers.form == "keep-size" else f", {answers.form} of a map of answers {every}"
+        return f", {answers.form}" if answers.form == KEEP_SIZE else f", {answers.form} of a map of answers {every}"
     width = output.after[1] if len(output.after) > 1 else None
     return f", {width} numbers {every}" if isinstance(width, int) else f", {every}"
 

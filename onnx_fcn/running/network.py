@@ -26,7 +26,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError, OptionError, in_one_line
 from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import graphs, storage
-from onnx_fcn.model.metadata import geometry_in, labels_in, preprocessing_in, trained_in
+from onnx_fcn.model.metadata import asked_of, geometry_in, labels_in, preprocessing_in, trained_in
 from onnx_fcn.model.operators import CARRYING, CHOOSING
 from onnx_fcn.running.preprocess import Preprocessing, for_stored
 
@@ -287,6 +287,10 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         OptionError: as `open_converted` does.
     """
     geometry, graph = geometry_in(model), model.graph
+    if not geometry.outputs and asked_of(model).get("keep_size"):
+        raise OptionError(
+            "the model answers images of one size only: it was made with --keep-size from a network that cannot slide"
+        )
     answers = geometry.of(output)
     name = next(iter(geometry.outputs)) if output is None else output
     if answers.form not in FORMS:

@@ -56,7 +56,7 @@ def assemble(document: Document, walk: Walk, *, dynamic_batch: bool = False) -> 
         nodes=_changed(document, nodes),
         initializers=initializers,
         removed_initializers=gone - set(initializers),
-        inputs={walk.image.name: _input(document, walk, dynamic_batch)},
+        inputs={} if walk.standing is not None else {walk.image.name: _input(document, walk, dynamic_batch)},
         outputs={o.name: _output(o, document, walk, dynamic_batch) for o in graph.output if o.name in walk.results},
         value_info=[],
     )
@@ -288,7 +288,7 @@ def _input(document: Document, walk: Walk, dynamic_batch: bool) -> ValueInfoProt
     declared = ValueInfoProto()
     declared.CopyFrom(next(i for i in document.proto.graph.input if i.name == walk.image.name))
     dims = declared.type.tensor_type.shape.dim
-    if not _keeps_size(walk):
+    if not walk.keeps_size:
         for k, (axis, name) in enumerate(zip(walk.image.space, SIZE_NAMES[len(walk.image.space)])):
             if k in walk.held:
                 dims[axis].dim_value = walk.image.size[k]
@@ -336,10 +336,6 @@ def _batch(document: Document, walk: Walk, dynamic_batch: bool) -> TensorShapePr
         walk.image.batch
     ]
     return batch
-
-
-def _keeps_size(walk: Walk) -> bool:
-    return any(formed.form == "keep-size" for formed in walk.formed.values())
 
 
 def _set(dim: TensorShapeProto.Dimension, size: int | str) -> None:

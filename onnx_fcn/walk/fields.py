@@ -35,7 +35,9 @@ def geometry_of(walk: Walk) -> Geometry:
 
 
 def layout_of(image: Image) -> str:
-    """The axes of an image, such as ``NCHW``."""
+    """The axes of an image, such as ``NCHW``; empty if it is read without positions."""
+    if not image.space:
+        return ""
     letters = dict(zip(image.space, AXES[len(image.space)])) | {image.batch: "N", image.channels: "C"}
     return "".join(letters[k] for k in range(len(image.shape)))
 

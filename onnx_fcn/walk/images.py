@@ -90,6 +90,7 @@ class Request:
         windows: run what cannot slide on every window.
         window_stride: pixels between these windows; None for the stride that the network has at its last map.
         slide: names of the axes that slide, while the others keep their size; empty if the outputs decide.
+        keeps_size: replace dense layers where they stand if the network cannot slide.
     """
 
     input: str | None = None
@@ -99,6 +100,7 @@ class Request:
     windows: bool = False
     window_stride: int | None = None
     slide: tuple[str, ...] = ()
+    keeps_size: bool = False
 
 
 def size_of(size: object) -> tuple[int, ...] | None:

@@ -21,6 +21,7 @@ from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.regions import on_windows, plans
 from onnx_fcn.walk.search import causes_of, explored
 from onnx_fcn.walk.shapes import is_consistent
+from onnx_fcn.walk.standing import in_place
 
 __all__ = ["answering", "lift"]
 
@@ -39,7 +40,8 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         advise: what to say if it is refused, and a part of it could run on every window.
 
     Raises:
-        UnsupportedModel: if it cannot slide; with every root cause for the likeliest reading of its inputs.
+        UnsupportedModel: if it cannot slide, and is not to be left standing; with every root cause for the likeliest
+            reading of its inputs.
         OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
@@ -55,6 +57,8 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         return walk
     if request.windows:
         return on_windows(document, request, walk, causes)
+    if request.keeps_size and (still := in_place(document, request, walk, causes)) is not None:
+        return still
     raise UnsupportedModel(causes, "" if advise is None else _advice(document, request, walk, causes, advise))
 
 

@@ -27,7 +27,7 @@ from onnx_fcn.walk.cut import (
 from onnx_fcn.walk.interpret import run
 from onnx_fcn.walk.shapes import Shapes
 
-__all__ = ["walked"]
+__all__ = ["program", "walked"]
 
 
 def walked(
@@ -53,7 +53,7 @@ def walked(
     """
     options = Options(output_stride, head, folds=folds, asked=output_stride is not None, apart=apart)
     while True:
-        walk = run(_program(document, image, options, region))
+        walk = run(program(document, image, options, region))
         if not (pooled := pooling_weights(walk)) <= options.head:
             options = replace(options, head=options.head | pooled)
             continue
@@ -93,7 +93,7 @@ def _coarser(options: Options, stride: Fraction) -> bool:
     return options.output_stride is None or options.output_stride > stride
 
 
-def _program(document: Document, image: Image, options: Options, region: Region | None) -> Walk:
+def program(document: Document, image: Image, options: Options, region: Region | None = None) -> Walk:
     """The nodes that the outputs need, with a fact for every tensor that no node computes."""
     graph, view = document.proto.graph, document.graph
     initializers = stored_in(graph)
