@@ -1329,7 +1329,7 @@ refusal("kernel for each image", "p = GlobalAveragePool (x)  q = Flatten (p)  d 
     v=(6, 6), dims=[2, 6, 1, 1], joined=[1, 12, 4, 3], split=[2, 12], w=(12, 5))
 refusal("kernels of all images", "p = GlobalAveragePool (x)  q = Flatten (p)  d = MatMul (q, v)  "
     "r = Reshape (d, dims)  [dynamic] c = Conv (x, r)  m = ReduceMean <axes = [1]> (c)  f = Flatten (m)  "
-    "y = MatMul (f, w)", ("kernel-per-image", "dynamic", "each image of a batch with a kernel of its own"),
+    "y = MatMul (f, w)", ("batch", "dynamic", "each image of a batch with a kernel of its own"),
     v=(6, 6), dims=[-1, 6, 1, 1], w=(12, 5))
 refusal("kernel from the window", "p = GlobalAveragePool (x)  r = Reshape (p, s)  a = Flatten (x)  d = MatMul (a, v)  "
     "u = Unsqueeze <axes = [2, 3]> (d)  [dynamic] c = Conv (u, r)  y = Flatten (c)",
