@@ -1123,6 +1123,46 @@ row("another input joined along channels that it is repeated to", "s = Shape (x)
     "g = Expand (r, s)  c = Concat <axis = 1> (x, g)  f = Flatten (c)  y = MatMul (f, w)",
     image="float[N,6,4,3] x, float[N,1] e", outputs="float[N,5] y", t=[-1, 1, 1, 1], w=(144, 5))
 
+# Sequences of tensors, which are rewritten before the walk ------------------------------------------------------------
+
+row("a sequence of equal parts", "q = SplitToSequence <axis = 1> (x, four)  a = SequenceAt (q, one)  "
+    "b = SequenceAt (q, zero)  r = Relu (a)  s = SequenceConstruct (r, b)  c = ConcatFromSequence <axis = 1> (s)  "
+    "f = Flatten (c)  y = MatMul (f, w)", opset=(11, 13, 18, NEWEST), four=4, one=1, zero=0, w=(72, 5))
+row("a sequence of parts of these sizes", "q = SplitToSequence <axis = -3, keepdims = 0> (x, sizes)  "
+    "a = SequenceAt (q, last)  b = SequenceAt (q, one)  c = Concat <axis = 1> (a, b)  f = Flatten (c)  "
+    "y = MatMul (f, w)", opset=(11, 13), sizes=[1, 2, 3], last=-1, one=np.int32(1), w=(60, 5))
+row("a sequence of one part", "q = SplitToSequence <axis = 1> (x, ten)  a = SequenceAt (q, zero)  f = Flatten (a)  "
+    "y = MatMul (f, w)", ten=10, zero=0, w=(72, 5))
+row("a sequence of channels", "q = SplitToSequence <axis = 1> (x)  a = SequenceAt (q, four)  b = SequenceAt (q, one)  "
+    "c = Sub (a, b)  f = Flatten (c)  y = MatMul (f, w)", opset=(11, 13), four=4, one=1, w=(12, 5))
+row("a sequence of channels without their axis", "q = SplitToSequence <axis = 1, keepdims = 0> (x)  "
+    "a = SequenceAt (q, four)  b = SequenceAt (q, one)  s = SequenceConstruct (a, b)  "
+    "c = ConcatFromSequence <axis = 1, new_axis = 1> (s)  f = Flatten (c)  y = MatMul (f, w)",
+    opset=(11, 13), four=4, one=1, w=(24, 5))
+row("a sequence of features", f"{DENSE}  q = SplitToSequence <axis = -1> (d, two)  a = SequenceAt (q, last)  "
+    "b = SequenceAt (q, zero)  s = SequenceConstruct (a, b, a)  y = ConcatFromSequence <axis = -1> (s)",
+    opset=(11, 13), two=2, last=-1, zero=0, w=(72, 5))
+row("a stack of scores", f"{DENSE}  e = Relu (d)  s = SequenceConstruct (d, e)  "
+    "y = ConcatFromSequence <axis = -1, new_axis = 1> (s)", opset=(11, 13), w=(72, 5))
+row("a sequence of rows", "q = SplitToSequence <axis = 2> (x, sizes)  a = SequenceAt (q, one)  f = Flatten (a)  "
+    "y = MatMul (f, w)", sizes=[1, 3], one=1, w=(54, 5))
+row("a sequence with insertions and erasures", "e = SequenceEmpty ()  a = SequenceInsert (e, x)  r = Relu (x)  "
+    "b = SequenceInsert (a, r)  n = Neg (x)  c = SequenceInsert (b, n, zero)  d = SequenceErase (c, last)  "
+    "g = SequenceInsert (d, r)  h = SequenceErase (g)  k = SequenceInsert (h, r, one)  "
+    "z = ConcatFromSequence <axis = 1> (k)  f = Flatten (z)  y = MatMul (f, w)", zero=0, last=-2, one=1,
+    outputs="float[N,5] y", w=(216, 5))
+row("the last element of a sequence by its length", "q = SplitToSequence <axis = 1> (x, two)  n = SequenceLength (q)  "
+    "k = Sub (n, one)  a = SequenceAt (q, k)  f = Flatten (a)  y = MatMul (f, w)", two=2, one=1, w=(24, 5))
+row("a sequence of a map and a gate", "c = Conv <pads = [1, 1, 1, 1]> (x, k)  p = GlobalAveragePool (c)  "
+    "g = Sigmoid (p)  s = SequenceConstruct (c, g)  a = SequenceAt (s, zero)  b = SequenceAt (s, one)  "
+    "m = Mul (a, b)  f = Flatten (m)  y = MatMul (f, w)", cut="m", k=(6, 6, 3, 3), zero=0, one=1, w=(72, 5))
+row("a shape as a sequence", "s = Shape (x)  n = Gather (s, zero)  q = SequenceConstruct (n, rest)  "
+    "t = ConcatFromSequence <axis = 0, new_axis = 1> (q)  f = Reshape (x, t)  y = MatMul (f, w)",
+    zero=0, rest=72, w=(72, 5), outputs="float[N,5] y")
+row("a sequence of sequences' parts", "q = SplitToSequence <axis = 1> (x, three)  a = SequenceAt (q, one)  "
+    "p = SplitToSequence <axis = 1> (a, two)  b = SequenceAt (p, one)  f = Flatten (b)  y = MatMul (f, w)",
+    three=3, one=1, two=2, w=(12, 5))
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -1148,6 +1188,18 @@ refusal("an operator without a rule", f"{DENSE}  [some] y = Compress <axis = 1> 
     ("no-rule", "some", "no rule for Compress"), w=(72, 5), mask=np.arange(5) % 2 == 0)
 refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
     ("no-rule", "y", "no rule for com.microsoft.Inverse"), w=(72, 5), outputs="float[N,5] y")
+refusal("images of a batch as a sequence", "[split] q = SplitToSequence <axis = 0> (x, one)  a = SequenceAt (q, zero)  "
+    "f = Flatten (a)  y = MatMul (f, w)", ("no-rule", "split", "no rule for SplitToSequence"),
+    one=1, zero=0, w=(72, 5), outputs="float[1,5] y")
+refusal("images of a batch as a sequence of known parts", "q = SplitToSequence <axis = 0> (x, sizes)  "
+    "a = SequenceAt (q, zero)  f = Flatten (a)  y = MatMul (f, w)", ("batch", "q/0", "selects images of the batch"),
+    image="float[2,6,4,3] x", sizes=[1, 1], zero=0, w=(72, 5), outputs="float[1,5] y")
+refusal("a sequence that a branch makes", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
+    "[make] s = SequenceConstruct (d, d)  "
+    "[if] q = If (c) <then_branch = t () => (seq(float[N,5]) a) { a = Identity (s) },  "
+    "else_branch = o () => (seq(float[N,5]) b) { b = SequenceErase (s) }>  y = SequenceAt (q, one)",
+    ("no-rule", "make", "no rule for SequenceConstruct"),
+    outputs="float[N,5] y", opset=16, w=(72, 5), zero=0.0, one=np.int64(0))
 refusal("two root causes, and what follows from them", f"{DENSE}  [one] a = GatherElements (d, i)  b = Relu (a)  "
     "e = MatMul (f, v)  [two] c = GatherElements (e, i)  y = Add (b, c)",
     ("no-rule", "one", "GatherElements"), ("no-rule", "two", "GatherElements"), w=(72, 5), v=(72, 5),
