@@ -150,7 +150,7 @@ def _put_in(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
 def _stand_in(graph: onnx.GraphProto) -> None:
     """Replace operators that onnx has no shape inference for by similar ones."""
     for node in graph.node:
-        if node.domain == "com.microsoft" and node.op_type in STAND_INS:
+        if node.domain in ("com.microsoft", "ai.onnx.ml") and node.op_type in STAND_INS:
             node.op_type, operands = STAND_INS[node.op_type]
             node.domain = ""
             node.input[:] = node.input[operands]
