@@ -167,6 +167,8 @@ def test_a_folded_head_takes_the_memory_of_its_reshapes() -> None:
         ("y = MatMul (x, w)", {"x": (2, 7, 30), "y": (2, 7, 5)}, 70 * 30),
         ("y = MatMul (x, w)", {"x": (30,), "y": (5,)}, 150),
         ("y = com.microsoft.FusedMatMul <transA = 1> (x, w)", {"x": (2, 30, 7), "y": (2, 7, 5)}, 70 * 30),
+        ("y = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0, 3.0]> (x)", {"x": (2, 3)}, 2 * 3),
+        ("y = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0, 3.0]> (x)", {}, None),
         ('y = Einsum <equation = "nchw, oc -> nohw"> (x, w)', {"x": (2, 3, 4, 5), "w": (6, 3)}, 120 * 6),
         ('y = Einsum <equation = "nchw -> nhwc"> (x)', {"x": (2, 3, 4, 5)}, 0),
         ("y = MaxPool <kernel_shape = [2, 2]> (x)", {"x": (1, 4, 4, 4), "y": (1, 4, 3, 3)}, 0),

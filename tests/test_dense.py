@@ -507,6 +507,10 @@ NUMBERS = {
     "argmax that keeps its axis": ("y = ArgMax <axis = 1> (l)", "int64[N,1] y"),
     "the first of the best": ("v, y = TopK <axis = 1> (l, one)", "int64[N,1] y"),
     "argmax as floats": ("a = ArgMax <axis = 1> (l)  y = Cast <to = 1> (a)", "float[N,1] y"),
+    "labels that are looked up": (
+        "a = ArgMax <axis = 1> (l)  e = ai.onnx.ml.ArrayFeatureExtractor (labels, a)  y = Reshape (e, flat)",
+        "int64[N] y",
+    ),
 }
 
 
@@ -515,7 +519,7 @@ def test_numbers_of_classes_are_classes(name: str) -> None:
     last, outputs = NUMBERS[name]
     picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     scores = DenseModel(converted(head("y = Identity (l)"))).run(picture)
-    found = DenseModel(converted(head(last, outputs, one=[1]))).run(picture)
+    found = DenseModel(converted(head(last, outputs, one=[1], flat=[-1], labels=[0, 1, 2, 3]))).run(picture)
     np.testing.assert_array_equal(found.classes, scores.classes)
     np.testing.assert_array_equal(found.classes_at_pixels(), scores.classes_at_pixels())
     assert len(np.unique(found.classes)) > 1

@@ -23,6 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnx_fcn
 from onnx_fcn import OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.cli import main
+from onnx_fcn.rules import classical
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 DIGITS = FIXTURES / "digits_unpadded.onnx"
@@ -505,6 +506,46 @@ def test_scores_before_what_only_makes_labels(tmp_path: Path, capsys: pytest.Cap
     alone = classifier(f"{HEAD}  scores = Softmax <axis = 1> (d)", outputs="scores")
     for image in images(alone):
         close(answers(onnx.load(tmp_path / "out.onnx"), image)[0], plain(alone, image)[0])
+
+
+def with_names() -> ModelProto:
+    """A linear classifier as converters of classical models write it: its labels are strings."""
+    original = classifier(f"{HEAD}  y = Relu (d)")
+    coefficients = law.random("coefficients", 2, 7).reshape(-1).tolist()
+    original.graph.node.extend(
+        [
+            helper.make_node("LinearClassifier", ["y"], ["label", "p"], domain="ai.onnx.ml", coefficients=coefficients,
+                intercepts=[0.1, 0.2], post_transform="LOGISTIC", classlabels_strings=["crack", "ok"]),
+            helper.make_node("Normalizer", ["p"], ["q"], domain="ai.onnx.ml", norm="L1"),
+        ]
+    )  # fmt: skip
+    original.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    del original.graph.output[:]
+    original.graph.output.append(helper.make_tensor_value_info("label", TensorProto.STRING, ["N"]))
+    original.graph.output.append(helper.make_tensor_value_info("q", TensorProto.FLOAT, ["N", 2]))
+    return original
+
+
+def test_probabilities_of_a_linear_classifier_with_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = with_names()
+    onnx.save(original, tmp_path / "model.onnx")
+    assert main([str(tmp_path / "model.onnx"), str(tmp_path / "out.onnx")]) == 1
+    assert "gives labels that are strings, which a map cannot contain (leave it out, with --outputs p)" in (
+        capsys.readouterr().err
+    )
+    assert main([str(tmp_path / "model.onnx"), str(tmp_path / "out.onnx"), "--outputs", "q"]) == 0
+    converted = onnx.load(tmp_path / "out.onnx")
+    assert {node.domain for node in converted.graph.node} == {""}
+    del original.graph.output[0]
+    for image in images(original):
+        close(answers(converted, image)[0], plain(original, image)[0])
+
+
+def test_a_fault_beside_names_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings of the original are not compared when it is run twice."""
+    monkeypatch.setattr(classical, "_logistic", lambda site, x: x.on(site.emit([x], "Exp")))
+    with pytest.raises(ValidationError, match="not the same network"):
+        onnx_fcn.convert(with_names(), outputs=["q"])
 
 
 # What cannot be -------------------------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ def proposals(said: str, given: tuple[str, ...], outputs: list[str]) -> list[tup
     for values in re.findall(rf"--output-stride \d+ does not divide: use ({VALUES})", said):
         found += [("--output-stride", value) for value in re.split(", | or ", values)]
     if "--outputs" in said:
-        found += [(*given, "--outputs", name) for name in outputs]
+        named = [name for name in outputs if f"--outputs {name}" in said]
+        found += [(*given, "--outputs", name) for name in named or outputs]
     return found
 
 

@@ -46,7 +46,8 @@ NODES = nodes()
 def values_of(model: ModelProto) -> dict[str, Array]:
     """The value of every tensor for one image of the native size."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    inside = [v for v in inferred.value_info if v.name not in {o.name for o in model.graph.output}]
+    outputs = {o.name for o in model.graph.output}
+    inside = [v for v in inferred.value_info if v.name not in outputs and v.type.HasField("tensor_type")]
     everything = ModelProto()
     everything.CopyFrom(model)
     everything.graph.output.extend(inside)

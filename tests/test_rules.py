@@ -1179,6 +1179,133 @@ row("another input joined along channels that it is repeated to", "s = Shape (x)
     "g = Expand (r, s)  c = Concat <axis = 1> (x, g)  f = Flatten (c)  y = MatMul (f, w)",
     image="float[N,6,4,3] x, float[N,1] e", outputs="float[N,5] y", t=[-1, 1, 1, 1], w=(144, 5))
 
+# Sequences of tensors, which are rewritten before the walk ------------------------------------------------------------
+
+row("a sequence of equal parts", "q = SplitToSequence <axis = 1> (x, four)  a = SequenceAt (q, one)  "
+    "b = SequenceAt (q, zero)  r = Relu (a)  s = SequenceConstruct (r, b)  c = ConcatFromSequence <axis = 1> (s)  "
+    "f = Flatten (c)  y = MatMul (f, w)", opset=(11, 13, 18, NEWEST), four=4, one=1, zero=0, w=(72, 5))
+row("a sequence of parts of these sizes", "q = SplitToSequence <axis = -3, keepdims = 0> (x, sizes)  "
+    "a = SequenceAt (q, last)  b = SequenceAt (q, one)  c = Concat <axis = 1> (a, b)  f = Flatten (c)  "
+    "y = MatMul (f, w)", opset=(11, 13), sizes=[1, 2, 3], last=-1, one=np.int32(1), w=(60, 5))
+row("a sequence of one part", "q = SplitToSequence <axis = 1> (x, ten)  a = SequenceAt (q, zero)  f = Flatten (a)  "
+    "y = MatMul (f, w)", ten=10, zero=0, w=(72, 5))
+row("a sequence of channels", "q = SplitToSequence <axis = 1> (x)  a = SequenceAt (q, four)  b = SequenceAt (q, one)  "
+    "c = Sub (a, b)  f = Flatten (c)  y = MatMul (f, w)", opset=(11, 13), four=4, one=1, w=(12, 5))
+row("a sequence of channels without their axis", "q = SplitToSequence <axis = 1, keepdims = 0> (x)  "
+    "a = SequenceAt (q, four)  b = SequenceAt (q, one)  s = SequenceConstruct (a, b)  "
+    "c = ConcatFromSequence <axis = 1, new_axis = 1> (s)  f = Flatten (c)  y = MatMul (f, w)",
+    opset=(11, 13), four=4, one=1, w=(24, 5))
+row("a sequence of features", f"{DENSE}  q = SplitToSequence <axis = -1> (d, two)  a = SequenceAt (q, last)  "
+    "b = SequenceAt (q, zero)  s = SequenceConstruct (a, b, a)  y = ConcatFromSequence <axis = -1> (s)",
+    opset=(11, 13), two=2, last=-1, zero=0, w=(72, 5))
+row("a stack of scores", f"{DENSE}  e = Relu (d)  s = SequenceConstruct (d, e)  "
+    "y = ConcatFromSequence <axis = -1, new_axis = 1> (s)", opset=(11, 13), w=(72, 5))
+row("a sequence of rows", "q = SplitToSequence <axis = 2> (x, sizes)  a = SequenceAt (q, one)  f = Flatten (a)  "
+    "y = MatMul (f, w)", sizes=[1, 3], one=1, w=(54, 5))
+row("a sequence with insertions and erasures", "e = SequenceEmpty ()  a = SequenceInsert (e, x)  r = Relu (x)  "
+    "b = SequenceInsert (a, r)  n = Neg (x)  c = SequenceInsert (b, n, zero)  d = SequenceErase (c, last)  "
+    "g = SequenceInsert (d, r)  h = SequenceErase (g)  k = SequenceInsert (h, r, one)  "
+    "z = ConcatFromSequence <axis = 1> (k)  f = Flatten (z)  y = MatMul (f, w)", zero=0, last=-2, one=1,
+    outputs="float[N,5] y", w=(216, 5))
+row("the last element of a sequence by its length", "q = SplitToSequence <axis = 1> (x, two)  n = SequenceLength (q)  "
+    "k = Sub (n, one)  a = SequenceAt (q, k)  f = Flatten (a)  y = MatMul (f, w)", two=2, one=1, w=(24, 5))
+row("a sequence of a map and a gate", "c = Conv <pads = [1, 1, 1, 1]> (x, k)  p = GlobalAveragePool (c)  "
+    "g = Sigmoid (p)  s = SequenceConstruct (c, g)  a = SequenceAt (s, zero)  b = SequenceAt (s, one)  "
+    "m = Mul (a, b)  f = Flatten (m)  y = MatMul (f, w)", cut="m", k=(6, 6, 3, 3), zero=0, one=1, w=(72, 5))
+row("a shape as a sequence", "s = Shape (x)  n = Gather (s, zero)  q = SequenceConstruct (n, rest)  "
+    "t = ConcatFromSequence <axis = 0, new_axis = 1> (q)  f = Reshape (x, t)  y = MatMul (f, w)",
+    zero=0, rest=72, w=(72, 5), outputs="float[N,5] y")
+row("a sequence of sequences' parts", "q = SplitToSequence <axis = 1> (x, three)  a = SequenceAt (q, one)  "
+    "p = SplitToSequence <axis = 1> (a, two)  b = SequenceAt (p, one)  f = Flatten (b)  y = MatMul (f, w)",
+    three=3, one=1, two=2, w=(12, 5))
+
+# Classical models behind a network: ai.onnx.ml ------------------------------------------------------------------------
+
+POOLED = "p = GlobalAveragePool (x)  f = Flatten (p)"
+
+
+def listed(name: str, *shape: int, scale: float = 1.0) -> str:
+    """Random numbers as an attribute."""
+    return "[" + ", ".join(f"{scale * v:.4f}" for v in law.random(name, *shape).reshape(-1)) + "]"
+
+
+def quoted(text: str) -> str:
+    """A string as an attribute."""
+    return f'"{text}"'
+
+
+def linear(op: str, rows: int, *attributes: str, features: int = 6) -> str:
+    """A linear model whose best class is not the same for all windows."""
+    given = [f"coefficients = {listed('w', rows, features)}", f"intercepts = {listed('b', rows, scale=0.01)}"]
+    return f"ai.onnx.ml.{op} <{', '.join([*given, *attributes])}>"
+
+
+row("Scaler", f"{POOLED}  y = ai.onnx.ml.Scaler <offset = {listed('o', 6)}, scale = {listed('s', 6)}> (f)",
+    opset=(9, 13, NEWEST), outputs="float[N,6] y")
+row("Scaler by one number", f"{POOLED}  y = ai.onnx.ml.Scaler <offset = [0.5], scale = [3.0]> (f)",
+    outputs="float[N,6] y")
+row("Scaler of pixels", "f = Flatten (x)  s = ai.onnx.ml.Scaler <offset = [0.5], scale = [3.0]> (f)  "
+    "y = MatMul (s, w)", w=(72, 5), outputs="float[N,5] y")
+row("Scaler of doubles", f"{POOLED}  d = Cast <to = 11> (f)  "
+    f"y = ai.onnx.ml.Scaler <offset = {listed('o', 6)}, scale = {listed('s', 6)}> (d)", outputs="float[N,6] y")
+row("Scaler of integers", f"{POOLED}  m = Mul (f, ten)  d = Cast <to = 7> (m)  "
+    f"y = ai.onnx.ml.Scaler <offset = {listed('o', 6)}, scale = {listed('s', 6)}> (d)",
+    ten=10.0, outputs="float[N,6] y")
+for norm in ("MAX", "L1", "L2"):
+    row(f"Normalizer {norm}", f"{POOLED}  y = ai.onnx.ml.Normalizer <norm = {quoted(norm)}> (f)", opset=(9, 13, NEWEST),
+        outputs="float[N,6] y")
+    row(f"Normalizer {norm} of zeros", f"m = Sub (x, c)  r = Relu (m)  p = GlobalMaxPool (r)  f = Flatten (p)  "
+        f"y = ai.onnx.ml.Normalizer <norm = {quoted(norm)}> (f)", image="float[N,2,3,2] x", c=1.5,
+        outputs="float[N,2] y", trunk=False)
+row("Normalizer of pixels", "f = Flatten (x)  n = ai.onnx.ml.Normalizer (f)  y = MatMul (n, w)",
+    w=(72, 5), outputs="float[N,5] y")
+row("LinearRegressor", f"{POOLED}  y = {linear('LinearRegressor', 1)} (f)", opset=(9, 13, NEWEST),
+    outputs="float[N,1] y")
+row("LinearRegressor without intercepts", f"{POOLED}  "
+    f"y = ai.onnx.ml.LinearRegressor <targets = 2, coefficients = {listed('w', 2, 6)}> (f)", outputs="float[N,2] y")
+row("LinearRegressor of pixels", f"f = Flatten (x)  y = {linear('LinearRegressor', 3, 'targets = 3', features=72)} (f)",
+    outputs="float[N,3] y")
+for transform in ("NONE", "SOFTMAX", "LOGISTIC"):
+    after = f"post_transform = {quoted(transform)}"
+    row(f"LinearRegressor {transform}", f"{POOLED}  y = {linear('LinearRegressor', 3, 'targets = 3', after)} (f)",
+        opset=(9, 13), outputs="float[N,3] y")
+    row(f"LinearClassifier {transform}", f"{POOLED}  "
+        f"z, y = {linear('LinearClassifier', 3, 'classlabels_ints = [7, 2, 5]', after)} (f)",
+        opset=(9, 13, NEWEST), outputs="int64[N] z, float[N,3] y")
+    row(f"LinearClassifier {transform} of two classes", f"{POOLED}  "
+        f"z, y = {linear('LinearClassifier', 2, 'classlabels_ints = [0, 1]', after)} (f)",
+        outputs="int64[N] z, float[N,2] y")
+    if transform != "SOFTMAX":
+        row(f"LinearClassifier {transform} of one score", f"{POOLED}  "
+            f"z, y = {linear('LinearClassifier', 1, 'classlabels_ints = [4, 3]', after)} (f)",
+            outputs="int64[N] z, float[N,2] y")
+row("LinearClassifier of integers", f"{POOLED}  m = Mul (f, ten)  i = Cast <to = 7> (m)  "
+    f"z, y = {linear('LinearClassifier', 3, 'classlabels_ints = [7, 2, 5]')} (i)",
+    ten=10.0, outputs="int64[N] z, float[N,3] y")
+NAMES = 'classlabels_strings = ["no", "yes"]'
+LOGISTIC = 'post_transform = "LOGISTIC"'
+row("LinearClassifier of pixels, with names of its classes", "f = Flatten (x)  "
+    f"z, y = {linear('LinearClassifier', 2, NAMES, features=72)} (f)",
+    outputs="float[N,2] y")
+row("Binarizer", f"{POOLED}  y = ai.onnx.ml.Binarizer <threshold = 0.1> (f)", opset=(9, 13, NEWEST),
+    outputs="float[N,6] y")
+row("Binarizer of a map", "m = ai.onnx.ml.Binarizer (x)  f = Flatten (m)  y = MatMul (f, w)",
+    w=(72, 5), outputs="float[N,5] y")
+row("ArrayFeatureExtractor", f"{POOLED}  y = ai.onnx.ml.ArrayFeatureExtractor (f, i)", opset=(9, 13),
+    i=[4, 0, 1], outputs="float[N,3] y")
+row("ArrayFeatureExtractor of columns", "m = ai.onnx.ml.ArrayFeatureExtractor (x, i)  f = Flatten (m)  "
+    "y = MatMul (f, w)", i=[1, 2], w=(48, 5), outputs="float[N,5] y")
+for shape, given in (("the best class", "axis = 1, keepdims = 0"), ("the best class in a column", "axis = 1")):
+    row(f"ArrayFeatureExtractor of labels by {shape}", f"{POOLED}  d = MatMul (f, w)  a = ArgMax <{given}> (d)  "
+        "e = ai.onnx.ml.ArrayFeatureExtractor (labels, a)  y = Reshape (e, s)",
+        w=(6, 3), labels=[7, 2, 5], s=[-1], outputs="int64[N] y")
+row("LinearClassifier of large scores", f"{POOLED}  s = ai.onnx.ml.Scaler <offset = [0.0], scale = [60.0]> (f)  "
+    f"z, c = {linear('LinearClassifier', 3, 'classlabels_ints = [0, 1, 2]', LOGISTIC)} (s)  "
+    'y = ai.onnx.ml.Normalizer <norm = "L1"> (c)', outputs="int64[N] z, float[N,3] y")
+row("LinearClassifier behind a Scaler", f"{POOLED}  s = ai.onnx.ml.Scaler <offset = [0.5], scale = [3.0]> (f)  "
+    f"z, c = {linear('LinearClassifier', 3, 'classlabels_ints = [0, 1, 2]', LOGISTIC)} (s)  "
+    'y = ai.onnx.ml.Normalizer <norm = "L1"> (c)', outputs="float[N,3] y")
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -1204,6 +1331,43 @@ refusal("an operator without a rule", f"{DENSE}  [some] y = Compress <axis = 1> 
     ("no-rule", "some", "no rule for Compress"), w=(72, 5), mask=np.arange(5) % 2 == 0)
 refusal("an operator of another domain without a rule", f"{DENSE}  y = com.microsoft.Inverse (d)",
     ("no-rule", "y", "no rule for com.microsoft.Inverse"), w=(72, 5), outputs="float[N,5] y")
+refusal("images of a batch as a sequence", "[split] q = SplitToSequence <axis = 0> (x, one)  a = SequenceAt (q, zero)  "
+    "f = Flatten (a)  y = MatMul (f, w)", ("no-rule", "split", "no rule for SplitToSequence"),
+    one=1, zero=0, w=(72, 5), outputs="float[1,5] y")
+refusal("images of a batch as a sequence of known parts", "q = SplitToSequence <axis = 0> (x, sizes)  "
+    "a = SequenceAt (q, zero)  f = Flatten (a)  y = MatMul (f, w)", ("batch", "q/0", "selects images of the batch"),
+    image="float[2,6,4,3] x", sizes=[1, 1], zero=0, w=(72, 5), outputs="float[1,5] y")
+refusal("a sequence that a branch makes", f"{DENSE}  m = ReduceMax <keepdims = 0> (x)  c = Greater (m, zero)  "
+    "[make] s = SequenceConstruct (d, d)  "
+    "[if] q = If (c) <then_branch = t () => (seq(float[N,5]) a) { a = Identity (s) },  "
+    "else_branch = o () => (seq(float[N,5]) b) { b = SequenceErase (s) }>  y = SequenceAt (q, one)",
+    ("no-rule", "make", "no rule for SequenceConstruct"),
+    outputs="float[N,5] y", opset=16, w=(72, 5), zero=0.0, one=np.int64(0))
+refusal("a Scaler with a number too few", f"{POOLED}  "
+    f"y = ai.onnx.ml.Scaler <offset = {listed('o', 5)}, scale = {listed('s', 5)}> (f)",
+    ("attribute", "y", "5 offsets and 5 scales for 6 features"), outputs="float[N,6] y")
+refusal("a Scaler of a map", "y = ai.onnx.ml.Scaler <offset = [1.0], scale = [2.0]> (x)",
+    ("rank", "y", "not a table of features"), outputs="float[N,6,4,3] y")
+refusal("an unknown norm", f"{POOLED}  y = ai.onnx.ml.Normalizer <norm = {quoted('L3')}> (f)",
+    ("attribute", "y", "its norm is L3"), outputs="float[N,6] y")
+refusal("labels that are strings", f"{POOLED}  z, y = {linear('LinearClassifier', 2, NAMES)} (f)",
+    ("strings", "z", "labels that are strings"), outputs="string[N] z, float[N,2] y")
+refusal("a linear model with too few coefficients", f"{POOLED}  y = {linear('LinearRegressor', 1, features=5)} (f)",
+    ("attribute", "y", "5 coefficients for 1 × 6 features"), outputs="float[N,1] y")
+refusal("a linear model with too few labels", f"{POOLED}  "
+    f"z, y = {linear('LinearClassifier', 3, 'classlabels_ints = [0, 1]')} (f)",
+    ("attribute", "z", "2 labels for 3 scores"), outputs="int64[N] z, float[N,3] y")
+SOFTMAX, PROBIT = (f"post_transform = {quoted(name)}" for name in ("SOFTMAX", "PROBIT"))
+for op, attribute in (("LinearRegressor", "targets = 1"), ("LinearClassifier", "classlabels_ints = [0, 1]")):
+    names = "y" if op == "LinearRegressor" else "z, y"
+    refusal(f"SOFTMAX of a single score, {op}", f"{POOLED}  "
+        f"{names} = {linear(op, 1, attribute, SOFTMAX)} (f)",
+        ("attribute", names[0], "applies SOFTMAX to a single score"), outputs="float[N,2] y")
+refusal("a transform of scores that is not understood", f"{POOLED}  "
+    f"y = {linear('LinearRegressor', 2, 'targets = 2', PROBIT)} (f)",
+    ("attribute", "y", "its post_transform is PROBIT"), outputs="float[N,2] y")
+refusal("intercepts that do not fit", f"{POOLED}  y = {linear('LinearRegressor', 2, 'targets = 3')} (f)",
+    ("attribute", "y", "2 intercepts for 3 targets"), outputs="float[N,3] y")
 refusal("two root causes, and what follows from them", f"{DENSE}  [one] a = GatherElements (d, i)  b = Relu (a)  "
     "e = MatMul (f, v)  [two] c = GatherElements (e, i)  y = Add (b, c)",
     ("no-rule", "one", "GatherElements"), ("no-rule", "two", "GatherElements"), w=(72, 5), v=(72, 5),

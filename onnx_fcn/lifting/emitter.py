@@ -273,6 +273,15 @@ class Emitter:
         self._check_since(8, "repeats a value over the map, which")
         return self.emit([name, shape], "Expand")
 
+    def where(self, condition: Operand, chosen: Operand, other: Operand) -> str:
+        """A choice for each element.
+
+        Raises:
+            Unsupported: if the opset is older than 9.
+        """
+        self._check_since(9, "chooses between values, which")
+        return self.emit([condition, chosen, other], "Where")
+
     def check_broadcasts(self) -> None:
         """Check that the node's operator broadcasts its operands.
 

@@ -70,6 +70,14 @@ HINTS = {
         ("NonMaxSuppression", "RoiAlign", "MaxRoiPool"),
         "a detector already finds objects anywhere: take the class scores before it as an output",
     ),
+    **dict.fromkeys(
+        (
+            *("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase"),
+            *("SequenceInsert", "SequenceLength", "SplitToSequence"),
+        ),
+        "the length of a sequence, and the places in it, have to be the same for all images: export it without "
+        "branches and loops, and with sizes that are numbers",
+    ),
 }
 
 #: Hints for operators with a subgraph.

@@ -27,7 +27,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from onnx_fcn.model.graphs import names_used, nodes_within, stored_names
 from onnx_fcn.model.inference import declared_types, dims_in, infer_types
-from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED, UNCOUNTED
+from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED, LINEAR, UNCOUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
 __all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensor_of", "tensors_in", "total"]
@@ -152,6 +152,8 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
     attributes = {a.name: a for a in node.attribute}
     if node.op_type in CONVOLUTIONS:
         return _product(output, _rest(dims[CONVOLUTIONS[node.op_type]]))
+    if node.op_type in LINEAR:
+        return _product(dims[0] and dims[0][:-1], (len(attributes["coefficients"].floats),))
     if node.op_type == "ConvTranspose":
         return _product(dims[0], _rest(dims[1]))
     if node.op_type == "Einsum":
@@ -165,7 +167,7 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _counts(node: NodeProto) -> bool:
-    return node.op_type in COUNTED | UNCOUNTED and node.domain in ("", "ai.onnx", "com.microsoft")
+    return node.op_type in COUNTED | UNCOUNTED and node.domain in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
 def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:

@@ -16,6 +16,7 @@ __all__ = [
     "FACTORS",
     "GLOBAL",
     "HIDING",
+    "LINEAR",
     "ORDINARY",
     "PER_IMAGE",
     "PLACES",
@@ -41,9 +42,9 @@ PLACES = frozenset({"CumSum", "GridSample", "NonZero", "Range", "Resize", "Upsam
 #: Operators whose results saturate or discard: what enters them is compared too.
 HIDING = frozenset(
     {
-        *("ArgMax", "ArgMin", "Clip", "Equal", "Erf", "Greater", "GreaterOrEqual", "Hardmax", "HardSigmoid", "Less"),
-        *("LessOrEqual", "LogSoftmax", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid", "Sign", "Softmax", "Softsign"),
-        *("Tanh", "TopK"),
+        *("ArgMax", "ArgMin", "Binarizer", "Clip", "Equal", "Erf", "Greater", "GreaterOrEqual", "Hardmax"),
+        *("HardSigmoid", "Less", "LessOrEqual", "LinearClassifier", "LinearRegressor", "LogSoftmax", "QLinearSigmoid"),
+        *("QLinearSoftmax", "Sigmoid", "Sign", "Softmax", "Softsign", "Tanh", "TopK"),
     }
 )
 
@@ -73,8 +74,11 @@ PRODUCTS = frozenset(
     | {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
 
+#: Linear models of ai.onnx.ml, whose coefficients are attributes.
+LINEAR = frozenset({"LinearClassifier", "LinearRegressor"})
+
 #: Operators whose multiply-accumulates are counted.
-COUNTED = frozenset({*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "Einsum"})
+COUNTED = frozenset({*CONVOLUTIONS, *PRODUCTS, *LINEAR, "ConvTranspose", "Einsum"})
 
 #: Layers with kernels (outputs, channels in a group, *window): the first one shows the channels and axes of the image.
 SLIDING = frozenset({"Conv", "ConvInteger", "FusedConv", "QLinearConv"})
@@ -110,7 +114,7 @@ FACTORS: dict[str, tuple[int, int]] = {
 }
 
 #: Operators that pick elements of an axis, in any order.
-REORDERS = frozenset({"Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice"})
+REORDERS = frozenset({"ArrayFeatureExtractor", "Gather", "GatherElements", "GatherND", "ReverseSequence", "Slice"})
 
 #: Operators that may repeat one value over the positions of a map: the walk remembers this value.
 SPREADS = frozenset({"Expand", "Resize", "Tile", "Upsample"})
@@ -126,10 +130,12 @@ SHAPED_BY_VALUES = frozenset(
 
 _FIRST, _BOTH, _QUANTIZED = slice(1), slice(2), slice(0, 4, 3)
 
-#: Operators of onnxruntime without shape inference in onnx: an operator with the same shapes, and its operands.
+#: Operators of onnxruntime and ai.onnx.ml without shape inference in onnx: an operator with the same shapes, and its
+#: operands.
 STAND_INS = {
     **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), ("Identity", _FIRST)),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), ("Identity", _FIRST)),
+    **dict.fromkeys(("Binarizer", "Normalizer", "Scaler"), ("Identity", _FIRST)),
     **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), ("Identity", _FIRST)),
     **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", _BOTH)),
     "FusedConv": ("Conv", _BOTH),

@@ -9,6 +9,7 @@ of its outputs. It refuses a node by raising `Unsupported` with a message that g
 from onnx_fcn.lifting.registry import rule_of
 from onnx_fcn.rules import (
     channels,
+    classical,
     dense,
     elementwise,
     layout,
@@ -22,6 +23,7 @@ from onnx_fcn.rules import (
 
 __all__ = [
     "channels",
+    "classical",
     "dense",
     "elementwise",
     "layout",

@@ -353,7 +353,8 @@ def _has_classes(graph: GraphProto, name: str) -> bool:
         if list(node.output).index(tensor) in CHOOSING.get(node.op_type, ()):
             return True
         if node.op_type in CARRYING:
-            waiting += node.input if node.op_type == "Concat" else node.input[:1]
+            # a Gather may look up the labels of class indices
+            waiting += node.input if node.op_type in ("Concat", "Gather") else node.input[:1]
     return False
 
 

@@ -1,7 +1,7 @@
 """A model as it was given, and the network in it that is lifted.
 
-The lifted network has its nodes in order, its local functions inlined, and only the requested outputs. The answers
-to be reproduced are those of the untouched file.
+The lifted network has its nodes in order, its local functions inlined, tensors instead of sequences, and only the
+requested outputs. The answers to be reproduced are those of the untouched file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnx_fcn.model.sessions import is_builtin
 from onnx_fcn.rules import rule_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.outputs import select
+from onnx_fcn.walk.sequences import without_sequences
 
 __all__ = ["Given", "Source", "ordered"]
 
@@ -77,7 +78,8 @@ def ordered(file: Document) -> Document:
 
 
 def _ready(file: Document) -> Document:
-    """The same model with its nodes in order, functions on the path of the image inlined, and no name used twice.
+    """The same model with its nodes in order, functions on the path of the image inlined, tensors instead of
+    sequences, and no name used twice.
 
     Raises:
         ModelError: if it is not a usable model.
@@ -86,6 +88,7 @@ def _ready(file: Document) -> Document:
     if functions := _functions_on_the_way(document):
         document = document.copy()
         document.inline(functions)
+    document = without_sequences(document)
     for operator in _defined_by_others(document):
         parts = document.copy()
         with contextlib.suppress(ModelError):  # an operator that ONNX cannot inline is refused as one without a rule

@@ -165,7 +165,7 @@ def _chosen(graph: onnx.GraphProto, node: onnx.NodeProto, values: Mapping[str, A
 def _stand_in(graph: onnx.GraphProto) -> None:
     """Replace operators that onnx has no shape inference for by similar ones."""
     for node in graph.node:
-        if node.domain == "com.microsoft" and node.op_type in STAND_INS:
+        if node.domain in ("com.microsoft", "ai.onnx.ml") and node.op_type in STAND_INS:
             node.op_type, operands = STAND_INS[node.op_type]
             node.domain = ""
             node.input[:] = node.input[operands]

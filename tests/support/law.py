@@ -52,7 +52,7 @@ def model(
     weights: initializers. A tuple is the shape of random ones; a list is integers, such as a Reshape's target; anything
     else is the value itself.
     """
-    domains = [f'"": {opset}', *(f'"{d}": 1' for d in ("com.microsoft",) if f"{d}." in body)]
+    domains = [f'"": {opset}', *(f'"{d}": 1' for d in ("com.microsoft", "ai.onnx.ml") if f"{d}." in body)]
     made = parser.parse_model(
         f"<ir_version: {ir_version}, opset_import: [{', '.join(domains)}]> g ({image}) => ({outputs}) {{ {body} }}"
     )
