@@ -99,7 +99,7 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
     for name, said in c.answers.items():
         fact, shape = c.walk.results[name], case.got[name].shape
         counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
-        cells: list[int | None] = [None, None, *(counts.get(a.image, 1) for a in fact.space)]
+        cells: list[int | None] = [None, None, *(counts.get(a.image, a.window) for a in fact.space)]
         if fact.is_live:
             cells = [cells[k] for k in fact.order]
         have = tuple(n for n, cell in zip(shape, cells) if cell is not None)

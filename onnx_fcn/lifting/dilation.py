@@ -20,7 +20,7 @@ __all__ = ["cell_maps", "check_undilated", "dilation_refusal", "split_stride", "
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
     """(step in cells of the map, rate of the result): beyond the requested output stride operators dilate."""
     target = site.output_stride
-    if target is None:
+    if target is None or axis.image is None:
         return stride, 1
     room, step = target / axis.stride, stride * axis.rate
     step = math.gcd(step, int(room)) if room.denominator == 1 else 1

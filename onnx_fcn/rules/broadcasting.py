@@ -24,6 +24,7 @@ from onnx_fcn.lifting.layouts import (
     as_map,
     crop_to_common,
     expand_over,
+    features_to_space,
     move_factors,
     source_of,
     unfold,
@@ -40,7 +41,7 @@ class Term:
 
     Attributes:
         fact: its layout, over the axes of the result; the map's name is empty for a constant.
-        value: the elements of a constant, in the order of `fact.channels`.
+        value: the elements of a constant, in the order of `fact.layout`.
         uniform: whether it is the same at every position. It then has no window to contract.
     """
 
@@ -102,7 +103,7 @@ def _match_cells(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list
     shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
     while (unfolded := _unfold_mismatched(site, maps, values, shapes)) is not None:
         maps = unfolded
-    maps = _on_the_same_axes(site, maps)
+    maps = _on_the_same_axes(site, _with_features_in_space(site, maps))
     return [replace(t, fact=fact) for t, fact in zip(maps, crop_to_common(site, [t.fact for t in maps]))]
 
 
@@ -195,7 +196,7 @@ def _unfold_mismatched(
 ) -> list[Term] | None:
     """The terms with those axes of the window unfolded on which they cannot broadcast; None if they all broadcast."""
     wanted: set[int | None] = set()
-    live = {a.image for t in terms for a in t.fact.space if a.atoms}
+    live = {a.image for t in terms for a in t.fact.space if a.atoms and a.image is not None}
     for term in terms:  # a value reduced over the window meets the window
         wanted |= {a.image for a in term.fact.space if not a.atoms and a.image in live}
     rank = terms[0].fact.rank
@@ -230,6 +231,24 @@ def _image(fact: Lifted, atom: Atom) -> int | None:
     return next((a.image for a in fact.space if atom in a.atoms), None)
 
 
+def _with_features_in_space(site: Site, terms: Sequence[Term]) -> list[Term]:
+    """The maps with the same axes in space: features that are in space for one of them are so for all."""
+    result = list(terms)
+    for axis in range(terms[0].fact.rank):
+        if any(_is_in_space(t.fact, axis) for t in terms):
+            for k, term in enumerate(result):
+                group = term.fact.layout[axis]
+                if group and set(group) <= set(term.fact.channels):
+                    result[k] = replace(term, fact=features_to_space(site, term.fact, axis))
+    return result
+
+
+def _is_in_space(fact: Lifted, axis: int) -> bool:
+    """Does this axis of the original consist of features that are an axis of the map's space?"""
+    k = fact.space_of(fact.layout[axis])
+    return k is not None and fact.space[k].image is None
+
+
 def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
     """Bring maps to equal rank, by adding axes of length 1."""
     rank = max(len(t.fact.space) for t in terms)
@@ -254,6 +273,7 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
     like, rank = terms[0].fact, terms[0].fact.rank
     layout: list[tuple[Atom, ...]] = [()] * (rank - value.ndim)
     channels: list[Atom] = []
+    space = [replace(a, atoms=()) for a in like.space]
     for k in range(value.ndim):
         axis = rank - value.ndim + k
         groups = [t.fact.layout[axis] for t in terms]
@@ -266,9 +286,13 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
             value = first
         group = atoms_of(value.shape[k], "k")
         layout.append(group)
-        channels += group
-    space = tuple(replace(a, atoms=()) for a in like.space)
-    return Term(Lifted("", like.batch, tuple(channels), space, tuple(layout), like.elem_type), value.reshape(-1), True)
+        place = next((t.fact.space_of(g) for t, g in zip(terms, groups) if _is_in_space(t.fact, axis)), None)
+        if place is None:
+            channels += group
+        else:
+            space[place] = replace(space[place], atoms=group)
+    fact = Lifted("", like.batch, tuple(channels), tuple(space), tuple(layout), like.elem_type)
+    return Term(fact, value.reshape(-1), True)
 
 
 def _unify_atoms(terms: Sequence[Term]) -> list[Term]:
@@ -334,10 +358,11 @@ def _operand(site: Site, term: Term, channels: Sequence[Atom], fact: Fact) -> Op
     assert isinstance(fact, Known)
     if term.value.size == 1:
         return fact if site.value(fact).ndim <= 1 else site.constant(term.value.reshape(()), source=fact.name)
-    value = term.value.reshape([a.size for a in term.fact.channels])
-    value = value.transpose([term.fact.channels.index(a) for a in have])
-    value = value.reshape([a.size if a in have else 1 for a in channels])
-    value = np.broadcast_to(value, [a.size for a in channels]).reshape(-1, *[1] * len(term.fact.space))
+    atoms = [a for group in term.fact.layout for a in group]
+    spread = [a for axis in term.fact.space for a in axis.atoms]
+    value = term.value.reshape([a.size for a in atoms]).transpose([atoms.index(a) for a in (*have, *spread)])
+    value = value.reshape([a.size if a in have else 1 for a in channels] + [a.size for a in spread])
+    value = np.broadcast_to(value, [a.size for a in (*channels, *spread)]).reshape(-1, *term.fact.window)
     return site.constant(value, source=fact.name)
 
 
@@ -349,6 +374,8 @@ def _join_spaces(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
     """
     result = []
     for axes in zip(*(f.space for f in facts)):
+        if len({a.atoms for a in axes if a.atoms}) > 1:
+            raise Unsupported(f"joins {' with '.join(map(str, facts))}: different axes meet", code="axes-meet")
         strides = {a.stride * a.rate for a in axes}
         if len({(a.stride, a.rate) for a in axes}) > 1:
             raise Unsupported(

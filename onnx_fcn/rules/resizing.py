@@ -83,8 +83,9 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
         sampling = _sampling(site, scale, cells, size)
         space[k] = cells.resampled(size, cells.atoms[0].name, sampling.taps)
         layout[axis] = space[k].atoms
-        pads |= sampling.reads_beyond(cells.window, size)
-    site.note_sliding(pads=pads, strides=any(p < 1 for p in physical))
+        pads |= cells.image is not None and sampling.reads_beyond(cells.window, size)
+    strides = any(p < 1 and axis.image is not None for p, axis in zip(physical[2:], x.space))
+    site.note_sliding(pads=pads, strides=strides)
     name = _emit(site, x, operands, physical)
     return replace(x, map=name, space=tuple(space), layout=tuple(layout))
 

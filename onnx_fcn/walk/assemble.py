@@ -325,6 +325,8 @@ def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_ba
             dim = shape.dim.add()
             if k == 1:
                 dim.dim_value = result.width
+            elif k > 1 and result.space[k - 2].image is None:
+                dim.dim_value = result.space[k - 2].window
             elif k > 1:
                 dim.dim_param = _formula(result.space[k - 2], walk)
         return made
