@@ -1344,7 +1344,7 @@ refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] 
     ("einsum", "diagonal", "takes a diagonal"), w=(72, 9), s=[0, 3, 3])
 refusal("a conv along flattened positions", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
     ("not-spatial", "conv", "slides along axis 2 of n c6 (h4 w3) (N×6×12)"), s=[0, 6, 12], k=(2, 6, 3))
-refusal("a conv along two kinds of features and positions", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
+refusal("a conv along two kinds of features", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
     ("not-spatial", "conv", "beside the 3 axes of the map"), s=[0, 1, 3, 2, 4, 3], k=(2, 1, 2, 2, 2, 2))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
     ("reduce-partial-window", "half", "a part of an axis of the image"), s=[0, 6, 2, 2, 3])

@@ -3,8 +3,8 @@
 Sliding commutes with windows, so the operator stays unchanged and only the geometry is updated. Parameters that depend
 on the size (`auto_pad`) are resolved at the native size and frozen. If the native output is a single cell, nothing
 slides: the operator *is* a dense layer (or a pooling) over the window. Its kernel is cropped to the window, its padding
-is removed, and it is applied at every position of the grid. Along axes that are not the image's, it does the same in every
-window, so it stays as it is there, with its padding.
+is removed, and it is applied at every position of the grid. Along axes that are not the image's, it does the same in
+every window, so it stays as it is there, with its padding.
 """
 
 from __future__ import annotations
