@@ -34,7 +34,7 @@ def fact(channels: int = 6, height: Axis | None = None, width: Axis | None = Non
 def axis(
     window: int, name: str, *, stride: Fraction | int = 1, window_stride: Fraction | int = 1, rate: int = 1
 ) -> Axis:
-    return Axis(atoms_of(window, name), Field(stride=Fraction(stride)), Fraction(window_stride), rate)
+    return Axis(atoms_of(window, name), Field(stride=Fraction(stride)), Fraction(window_stride), rate, image=0)
 
 
 def physical(x: Lifted, positions: int = 3) -> np.ndarray:

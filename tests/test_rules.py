@@ -291,6 +291,43 @@ row("conv dilated meets its padding", "c = Conv <pads = [1, 0, 1, 0], dilations 
     "f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 3, 2), w=(5, 7))
 row("conv of pooled features", "p = GlobalAveragePool (x)  c = Conv (p, k, b)  h = HardSwish (c)  f = Flatten (h)  "
     "y = MatMul (f, w)", opset=14, k=(5, 6, 1, 1), b=(5,), w=(5, 7))
+# features as an axis of space: (N, 5, 8) -> (N, 1, 5, 8); whatever pads only that axis is exact
+BANDS = "c = Conv (x, k)  a = Relu (c)  u = Unsqueeze (a, one)"
+SOUND = {"image": "float[N,6,9] x", "space": (2,), "one": [1], "k": (5, 6, 2)}
+row("conv along features", f"{BANDS}  m = Conv <pads = [1, 0, 2, 0], strides = [2, 1]> (u, v)  {HEAD}",
+    v=(4, 1, 3, 2), w=(84, 7), **SOUND)
+row("conv along features, after the position", "c = Conv (x, k)  t = Transpose <perm = [0, 2, 1]> (c)  "
+    f"u = Unsqueeze (t, one)  m = Conv <pads = [0, 2, 0, 1], dilations = [1, 2]> (u, v)  {HEAD}",
+    v=(4, 1, 2, 3), w=(4 * 7 * 4, 7), **SOUND)
+row("conv along features, pooled", f"{BANDS}  n = Conv <pads = [1, 0, 1, 0]> (u, v)  m = GlobalAveragePool (n)  {HEAD}",
+    v=(4, 1, 3, 2), w=(4, 7), **SOUND)
+row("conv along features, mean over them", f"{BANDS}  n = Conv <pads = [1, 0, 1, 0]> (u, v)  "
+    f"m = ReduceMean <axes = [2]> (n)  {HEAD}", v=(4, 1, 3, 2), w=(28, 7), **SOUND)
+row("conv along features, which become channels", f"{BANDS}  n = Conv <pads = [1, 0, 1, 0]> (u, v)  "
+    f"r = Reshape (n, s)  m = Conv (r, l)  {HEAD}", v=(4, 1, 3, 2), s=[0, 20, -1], l=(3, 20, 2), w=(18, 7), **SOUND)
+row("conv along features, joined with a map from before", f"{BANDS}  n = Conv <pads = [1, 0, 1, 0]> (u, v)  "
+    f"d = Add (u, n)  e = Mul (d, g)  i = Add (e, h)  m = Conv (i, l)  {HEAD}",
+    v=(1, 1, 3, 1), g=(5, 1), h=(3, 1, 1), l=(4, 3, 2, 2), w=(4 * 4 * 7, 7), **SOUND)
+row("conv along features, which meet their mean", f"{BANDS}  n = Conv <pads = [1, 0, 1, 0]> (u, v)  "
+    f"o = ReduceMean <axes = [2]> (n)  d = Sub (n, o)  m = Conv (d, l)  {HEAD}",
+    v=(2, 1, 3, 1), l=(4, 2, 2, 2), w=(4 * 4 * 7, 7), **SOUND)
+row("conv along features, normalised", f"{BANDS}  n = Conv <pads = [0, 1, 0, 1]> (t, v)  "
+    f"d = LayerNormalization (n, g, h)  m = Conv (d, l)  {HEAD}".replace("(t, v)", "(z, v)").replace(
+        "n = Conv", "z = Transpose <perm = [0, 1, 3, 2]> (u)  n = Conv"),
+    opset=17, v=(2, 1, 1, 3), g=(5,), h=(5,), l=(4, 2, 2, 2), w=(4 * 4 * 7, 7), **SOUND)
+row("conv along features, then pools", f"{BANDS}  n = Conv (u, v)  o = MaxPool <kernel_shape = [2, 1], "
+    "strides = [2, 1], ceil_mode = 1> (n)  d = AveragePool <kernel_shape = [2, 1], pads = [1, 0, 1, 0]> (o)  "
+    f"m = LpPool <kernel_shape = [2, 2]> (d)  {HEAD}", v=(2, 1, 1, 1), w=(2 * 3 * 7, 7), **SOUND)
+row("conv along features, resized, padded", f"{BANDS}  n = Conv (u, v)  o = Resize <mode = \"nearest\", "
+    "coordinate_transformation_mode = \"asymmetric\", nearest_mode = \"floor\"> (n, , scales)  d = Pad (o, pads)  "
+    f"m = Conv (d, l)  {HEAD}", v=(2, 1, 1, 1), scales=np.float32([1, 1, 2, 1]), pads=[0, 0, 1, 0, 0, 0, 2, 0],
+    l=(3, 2, 4, 2), w=(3 * 10 * 7, 7), **SOUND)
+row("conv along features, transposed", f"{BANDS}  m = ConvTranspose <strides = [2, 1], pads = [1, 0, 1, 0]> (u, v)  "
+    f"{HEAD}", v=(1, 3, 3, 1), w=(3 * 9 * 8, 7), **SOUND)
+row("conv along features covers the positions", f"{BANDS}  m = Conv <pads = [1, 1, 1, 1], strides = [2, 9]> (u, v)  "
+    f"{HEAD}", v=(3, 1, 3, 10), w=(9, 7), **SOUND)
+row("conv along features of positions", f"{BANDS}  m = Conv <pads = [1, 0, 0, 2, 0, 0], strides = [2, 1, 1]> (u, v)  "
+    f"{HEAD}", one=[1], k=(5, 6, 1, 2), v=(4, 1, 3, 2, 1), w=(4 * 3 * 3 * 2, 7))
 row("conv of one axis of the window", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 4, 1), w=(15, 7))
 row("conv transposed", f"m = ConvTranspose <strides = [2, 2]> (x, k)  {HEAD}",
     opset=(7, 11, 13), k=(6, 2, 2, 2), w=(2 * 8 * 6, 7))
@@ -1557,8 +1594,8 @@ refusal("an einsum along a diagonal", f'{DENSE}  r = Reshape (d, s)  [diagonal] 
     ("einsum", "diagonal", "takes a diagonal"), w=(72, 9), s=[0, 3, 3])
 refusal("a conv along flattened positions", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
     ("not-spatial", "conv", "slides along axis 2 of n c6 (h4 w3) (N×6×12)"), s=[0, 6, 12], k=(2, 6, 3))
-refusal("a conv over features and positions", "u = Unsqueeze (x, axes)  [conv] c = Conv (u, k)  y = Flatten (c)",
-    ("not-channels", "conv", "expects the channels on axis 1"), axes=[1], k=(2, 1, 3, 2, 2))
+refusal("a conv along two kinds of features", "r = Reshape (x, s)  [conv] c = Conv (r, k)  y = Flatten (c)",
+    ("not-spatial", "conv", "beside the 3 axes of the map"), s=[0, 1, 3, 2, 4, 3], k=(2, 1, 2, 2, 2, 2))
 refusal("a part of the window reduced", "r = Reshape (x, s)  [half] y = ReduceMax <axes = [2], keepdims = 0> (r)",
     ("reduce-partial-window", "half", "a part of an axis of the image"), s=[0, 6, 2, 2, 3])
 refusal("a part of the window contracted", "r = Reshape (x, s)  [fc] m = MatMul (r, w)  y = Flatten (m)",

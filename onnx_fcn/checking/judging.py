@@ -101,7 +101,7 @@ def _grid_checks(c: Comparison, case: Case) -> Iterator[Check]:
     for name, said in c.answers.items():
         fact, shape = c.walk.results[name], case.got[name].shape
         counts = {a.image: count(case.size[a.image or 0]) for a, count in zip(sliding(fact), said.count)}
-        have, want = shape[2:], tuple(counts.get(a.image, 1) for a in fact.space)
+        have, want = shape[2:], tuple(counts.get(a.image, a.window) for a in fact.space)
         agrees = have == want and len(shape) == 2 + len(fact.space)
         note = "" if agrees else f"is a grid of {have} instead of {want}"
         yield Check("grid", name, case.size, case.batch, 1, 0.0 if agrees else np.inf, c.tolerance, note)

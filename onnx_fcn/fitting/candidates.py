@@ -135,6 +135,8 @@ def usable(network: Network, name: str, *, covers: bool = False) -> Feature:
         )
     if fact.padding is not None or fact.unfolded is not None:
         raise OptionError(f"'{name}' is not a map that a layer can read at every position: choose another with --at")
+    if any(a.atoms and a.image is None for a in fact.space):
+        raise OptionError(f"'{name}' ({fact}) has an axis that is not the image's: choose another map with --at")
     if not covers and not fact.is_plain:
         raise OptionError(f"'{name}' ({fact}) is not a map: its positions and channels are on one axis")
     return Feature(name, fact, covers and fact.is_live)

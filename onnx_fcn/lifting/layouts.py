@@ -5,6 +5,7 @@ settle            channels in the logical order of the original tensor
 unfold            window positions become channels: exact for operators that need all positions of a window at once
 at_each_position  an operator at each position separately: positions become the batch
 spatial_axes      the physical axis of each spatial axis of the original
+features_to_space channels become an axis of space, which is not one of the image
 grouped           an operator along some of the channels
 along_channels    an operator that slides along channels, at every cell of a map
 """
@@ -39,6 +40,7 @@ __all__ = [
     "at_each_position",
     "crop_to_common",
     "expand_over",
+    "features_to_space",
     "grouped",
     "grouped_many",
     "move_factors",
@@ -53,6 +55,9 @@ __all__ = [
 
 #: Types for which onnxruntime has Conv and AveragePool; for others (such as double) other operators do the same.
 CONVOLVED = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+#: The most axes that onnxruntime's poolings slide along.
+MOST_AXES = 3
 
 
 def arrange(site: Site, x: Lifted, channels: Sequence[Atom]) -> Lifted:
@@ -86,6 +91,10 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
         Unsupported: if the window is padded, or would become too many channels or too large kernels.
     """
     axes = [k for k, a in enumerate(x.space) if a.atoms and (axes is None or k in axes)]
+    for k in reversed(axes):
+        if x.space[k].image is None:
+            x = _space_to_features(site, x, k)
+            axes = [j - (j > k) for j in axes if j != k]
     if not axes:
         return x
     if x.padding is not None:
@@ -216,13 +225,66 @@ def _space_to_depth(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> L
     return replace(x, map=name, channels=(*x.channels, *atoms), space=space)
 
 
+def features_to_space(site: Site, x: Lifted, axis: int) -> Lifted:
+    """Make an axis of the original that consists of channels one of space: (N, C·B, *space) -> (N, C, *space, B).
+
+    Every window has it whole, so it is no axis of the image.
+
+    Raises:
+        Unsupported: if onnxruntime slides along fewer axes than the map then has.
+    """
+    atoms = x.layout[axis]
+    if len(x.space) >= MOST_AXES:
+        raise Unsupported(
+            f"slides along axis {axis} of {x} ({x.dims}), beside the {len(x.space)} axes of the map: onnxruntime "
+            f"slides along at most {MOST_AXES}",
+            code="not-spatial",
+            hint=RUN_THE_REST,
+        )
+    others = tuple(a for a in x.channels if a not in atoms)
+    x = arrange(site, x, (*others, *atoms))
+    rank = 2 + len(x.space)
+    target = [0, Atom.product(others), Atom.product(atoms), *[0] * (rank - 2)]
+    # (N, C·B, *space) -> (N, C·B, 1, *space) -> (N, C, B, *space) -> (N, C, *space, B)
+    seen = site.emit([site.unsqueeze(x.map, [2]), np.array(target, np.int64)], "Reshape")
+    name = site.emit([seen], "Transpose", perm=[0, 1, *range(3, rank + 1), 2])
+    return replace(x, map=name, channels=others, space=(*x.space, Axis(atoms)))
+
+
+def _space_to_features(site: Site, x: Lifted, k: int) -> Lifted:
+    """Make an axis of the map's space that is not one of the image channels again, the innermost ones."""
+    rank, atoms = 2 + len(x.space), x.space[k].atoms
+    target = [0, x.width * Atom.product(atoms), 1, *[0] * (rank - 3)]
+    # (N, C, *space, B) -> (N, C, B, *space) -> (N, C·B, 1, *space) -> (N, C·B, *space)
+    perm = [0, 1, 2 + k, *(j for j in range(2, rank) if j != 2 + k)]
+    seen = site.emit([site.emit([x], "Transpose", perm=perm), np.array(target, np.int64)], "Reshape")
+    space = tuple(a for j, a in enumerate(x.space) if j != k)
+    return replace(x, map=site.squeeze(seen, [2]), channels=(*x.channels, *atoms), space=space)
+
+
+def _move_features(site: Site, x: Lifted) -> Lifted:
+    """Move features between channels and space: on axis 1 of the original they are channels, on later axes space.
+
+    What slides first decides which axes are the image's, so features become space only after it. Positions that were
+    unfolded are not features: nothing slides along them again.
+    """
+    for k in reversed(range(len(x.space))):
+        atoms = x.space[k].atoms
+        if atoms and x.space[k].image is None and x.rank > 1 and set(atoms) <= set(x.layout[1]):
+            x = _space_to_features(site, x, k)
+    for axis in range(2, x.rank) if site.has_slid and x.unfolded is None else ():
+        if x.layout[axis] and set(x.layout[axis]) <= set(x.channels):
+            x = features_to_space(site, x, axis)
+    return x
+
+
 def as_feature_map(site: Site, x: Lifted) -> Lifted:
     """The map for an operator that slides, with its channels settled and alone on axis 1.
 
     Raises:
         Unsupported: if axis 1 of the original tensor is not the channels, or axis 0 not the batch.
     """
-    x = move_factors(site, x)
+    x = _move_features(site, move_factors(site, x))
     several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
     if several and set(several) <= set(x.channels):
         raise Unsupported(

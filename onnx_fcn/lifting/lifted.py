@@ -68,8 +68,9 @@ class Axis:
         field: the pixels that each cell sees; its stride is input pixels per cell.
         window_stride: input pixels between neighbouring windows: the coarsest stride so far.
         rate: cells of the map between neighbouring cells of the window (à trous).
-        image: the spatial axis of the image that it runs along; None for an axis of length 1 that only makes up
-            the rank, as in 1-D networks written with 2-D operators.
+        image: the spatial axis of the image that it runs along. None for an axis that every window has whole: features
+            that operators slide along, such as the bands of a spectrogram, or one cell that only makes up the rank, as
+            in 1-D networks written with 2-D operators. Its geometry never changes, and padding it is exact.
         count: cells of the map for an image of any size.
         inner: the cells that do not depend on what surrounds the image.
         held: whether the image keeps its size along it: then there is one window, and padding is at its own border.
@@ -114,6 +115,8 @@ class Axis:
 
     def contracted(self, first: int = 0, last: int | None = None) -> Axis:
         """The axis after its window, or cells first … last of the window, became one cell."""
+        if self.image is None:
+            return replace(self, atoms=())
         cells = (self.window if last is None else last + 1) - first
         field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
         count = self.count.slid(self.extent, self.step)
@@ -126,7 +129,10 @@ class Axis:
 
     def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
         """The axis of an operator's result: its window, and the geometry of its cells."""
-        window_stride, atoms = lcm(self.window_stride, Fraction(field.stride)), atoms_of(window, name)
+        atoms = atoms_of(window, name)
+        if self.image is None:
+            return replace(self, atoms=atoms)
+        window_stride = lcm(self.window_stride, Fraction(field.stride))
         return replace(self, atoms=atoms, field=field, window_stride=window_stride, rate=rate, count=count, inner=inner)
 
     def slid(
@@ -163,7 +169,7 @@ class Axis:
 
     def mirrored(self, inside: int) -> Axis:
         """The axis after cells beyond the edge are made from others, up to `inside` cells further inside."""
-        return replace(self, mirror=self.mirror + inside * self.stride)
+        return self if self.image is None else replace(self, mirror=self.mirror + inside * self.stride)
 
     def joined(self, other: Axis) -> Axis:
         """The axis of a map made from several that have the same cells."""
@@ -257,8 +263,8 @@ class Lifted:
 
     @property
     def is_live(self) -> bool:
-        """Has it a window of more than one cell?"""
-        return any(axis.atoms for axis in self.space)
+        """Has it a window of more than one cell of the image?"""
+        return any(axis.atoms and axis.image is not None for axis in self.space)
 
     def kernel(self, axes: Iterable[int]) -> tuple[list[int], list[int], list[int]]:
         """(kernel, strides, dilations) of an operator that covers the whole window along these spatial axes."""
@@ -328,7 +334,7 @@ class Lifted:
     def is_per_position(self) -> bool:
         """Does it contain features of single positions (not an unfolded window), with the batch first?"""
         batch = self.batch.size == 1 or self.layout[:1] == ((self.batch,),)
-        return batch and not self.is_live and self.unfolded is None and self.folded is None
+        return batch and not any(axis.atoms for axis in self.space) and self.unfolded is None and self.folded is None
 
     @property
     def is_dense(self) -> bool:
@@ -337,13 +343,13 @@ class Lifted:
         The positions of several axes may be on one axis, such as (h w). An axis may be finer than that of the map, as
         after a pixel shuffle, (h r), or coarser.
         """
-        positions = {axis.atoms[0] for axis in self.space if axis.atoms}
+        positions = {axis.atoms[0] for axis in self.space if axis.atoms and axis.slides}
         if not positions or self.padding is not None:
             return False
         resized = any(len(axis.atoms) > 1 for axis in self.space)
         for group in self.layout:
             own = [a for a in group if a in positions or a is self.batch]
-            if own and len(own) < len(group):
+            if own and any(a in self.channels for a in group):
                 resized = True
                 if len(own) > 1 or group[0] not in positions:
                     return False
@@ -351,7 +357,7 @@ class Lifted:
 
     @property
     def is_map(self) -> bool:
-        """Are its axes the batch (or one), the channels, and whole axes of the image (or of one cell)?"""
+        """Are its axes the batch (or one), the channels, and whole axes of the map's space (or of one cell)?"""
         spatial = all(not g or self.space_of(g) is not None for g in self.layout[2:])
         return spatial and self.rank >= 2 and set(self.layout[1]) == set(self.channels)
 

@@ -110,6 +110,11 @@ class Site(Emitter):
         return self._walk.options.asked
 
     @property
+    def has_slid(self) -> bool:
+        """Has an operator slid before this one? It has decided which axes are those of the image."""
+        return any(slot.slides is not None for slot in self._walk.slots[: self.position])
+
+    @property
     def has_several_outputs(self) -> bool:
         """Has the network more than one output?"""
         return len(self._walk.outputs) > 1

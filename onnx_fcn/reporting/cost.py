@@ -275,7 +275,7 @@ def _logical(fact: Lifted, batch: int) -> Dims:
 
 def _physical(fact: Lifted, size: Dims, batch: int) -> Dims:
     """The shape of the map for an image of this size."""
-    return (batch, fact.width, *(1 if a.image is None else a.count(size[a.image]) for a in fact.space))
+    return (batch, fact.width, *(a.window if a.image is None else a.count(size[a.image]) for a in fact.space))
 
 
 def _image(walk: Walk, size: Dims) -> Dims:

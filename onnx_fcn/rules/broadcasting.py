@@ -24,6 +24,7 @@ from onnx_fcn.lifting.layouts import (
     as_map,
     crop_to_common,
     expand_over,
+    features_to_space,
     move_factors,
     source_of,
     unfold,
@@ -103,7 +104,7 @@ def _match_cells(site: Site, maps: list[Term], operands: Sequence[Fact]) -> list
     shapes = [source_of(site, f)[1] for f in operands if isinstance(f, Unmapped)]
     while (unfolded := _unfold_mismatched(site, maps, values, shapes)) is not None:
         maps = unfolded
-    maps = _on_the_same_axes(site, maps)
+    maps = _on_the_same_axes(site, _with_features_in_space(site, maps))
     return [replace(t, fact=fact) for t, fact in zip(maps, crop_to_common(site, [t.fact for t in maps]))]
 
 
@@ -195,7 +196,7 @@ def _unfold_mismatched(
 ) -> list[Term] | None:
     """The terms with those axes of the window unfolded on which they cannot broadcast; None if they all broadcast."""
     wanted: set[int | None] = set()
-    live = {a.image for t in terms for a in t.fact.space if a.atoms}
+    live = {a.image for t in terms for a in t.fact.space if a.atoms and a.image is not None}
     for term in terms:  # a value reduced over the window meets the window
         wanted |= {a.image for a in term.fact.space if not a.atoms and a.image in live}
     rank = terms[0].fact.rank
@@ -235,6 +236,24 @@ def _fixed_axis(fact: Lifted, group: Sequence[Atom]) -> int | None:
     """The axis of the map that is this axis of the original, if it has one window only, which is all of it."""
     k = fact.space_of(group)
     return k if k is not None and not fact.space[k].slides and fact.space[k].rate == 1 else None
+
+
+def _with_features_in_space(site: Site, terms: Sequence[Term]) -> list[Term]:
+    """The maps with the same axes in space: features that are in space for one of them are so for all."""
+    result = list(terms)
+    for axis in range(terms[0].fact.rank):
+        if any(_is_in_space(t.fact, axis) for t in terms):
+            for k, term in enumerate(result):
+                group = term.fact.layout[axis]
+                if group and set(group) <= set(term.fact.channels):
+                    result[k] = replace(term, fact=features_to_space(site, term.fact, axis))
+    return result
+
+
+def _is_in_space(fact: Lifted, axis: int) -> bool:
+    """Does this axis of the original consist of features that are an axis of the map's space?"""
+    k = fact.space_of(fact.layout[axis])
+    return k is not None and fact.space[k].image is None
 
 
 def _on_the_same_axes(site: Site, terms: Sequence[Term]) -> list[Term]:
@@ -363,6 +382,8 @@ def _join_spaces(facts: Sequence[Lifted]) -> tuple[Axis, ...]:
     """
     result = []
     for axes in zip(*(f.space for f in facts)):
+        if len({a.atoms for a in axes if a.atoms}) > 1:
+            raise Unsupported(f"joins {' with '.join(map(str, facts))}: different axes meet", code="axes-meet")
         strides = sorted({a.stride * a.rate for a in axes})
         if len({(a.stride, a.rate) for a in axes}) > 1:
             reason = f"joins maps with a cell every {' and every '.join(map(str, strides))} pixels"

@@ -3,7 +3,8 @@
 Sliding commutes with windows, so the operator stays unchanged and only the geometry is updated. Parameters that depend
 on the size (`auto_pad`) are resolved at the native size and frozen. If the native output is a single cell, nothing
 slides: the operator *is* a dense layer (or a pooling) over the window. Its kernel is cropped to the window, its padding
-is removed, and it is applied at every position of the grid.
+is removed, and it is applied at every position of the grid. Along axes that are not the image's, it does the same in
+every window, so it stays as it is there, with its padding.
 """
 
 from __future__ import annotations
@@ -193,22 +194,28 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
 
 
 def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
-    """Place an operator's axes on the map's axes: it slides, or contracts the window if the output is one cell.
+    """Place an operator's axes on the map's axes: it slides, or contracts the window if that becomes one cell.
 
     Returns the map, cropped if the kernel does not reach the whole window, and the operator on it.
 
     Raises:
         Unsupported: if it contracts a padded window, or its kernel is entirely in its own padding.
     """
-    if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes)):
+    if all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes) if x.space[k].image is not None):
         return _place_over_window(site, x, axes, slides)
     return x, _place_sliding(site, x, axes, slides)
 
 
 def _place_over_window(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
     """Place an operator that reduces a window to one cell at every position of the grid: (*window) -> (1, …)."""
-    placed = {k: _cover_axis(x.space[k], slide) for slide, k in zip(slides, axes)}
-    contracts = any(x.space[k].window > 1 for k in axes)
+    covered = [k for slide, k in zip(slides, axes) if slide.cells(x.space[k].window) == 1]
+    if any(s.ceil and s.overflows(x.space[k].window) for s, k in zip(slides, axes) if k not in covered):
+        raise Unsupported("covers the window, but rounds its size up along another axis", code="ceil")
+    placed = {
+        k: _cover_axis(x.space[k], slide) if k in covered else _slide_axis(x.space[k], slide, slide.stride, 1, False)
+        for slide, k in zip(slides, axes)
+    }
+    contracts = any(x.space[k].window > 1 for k in covered)
     plan = Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), contracts=contracts)
     if contracts and x.padding is not None:
         raise padding_refusal(site, x)

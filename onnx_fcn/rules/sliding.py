@@ -89,7 +89,10 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Sha
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
     if x.is_live and x.channels and not x.layout[1] and shape[:2] == (1, 1):
-        return _window_sum(site, x, weight, shape, operands)
+        still = [k for k in range(2, x.rank) if x.space_of(x.layout[k]) is None and x.layout[k]]
+        along = dict(enumerate(parameters(site, x.shape[2:], shape[2:]), 2))
+        if all(along[k] == Slide(1) for k in still):
+            return _window_sum(site, x, weight, shape, operands, along, still)
     x = move_factors(site, x)
     if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
@@ -150,18 +153,19 @@ def standing(site: Site, x: Lifted, kernel_shape: Sequence[int]) -> dict[int, ra
 
 
 def _window_sum(
-    site: Site, x: Lifted, weight: Known, shape: Sequence[int], operands: Callable[[Lifted, Shared | str], list[Any]]
+    site: Site,
+    x: Lifted,
+    weight: Known,
+    shape: Sequence[int],
+    operands: Callable[[Lifted, Shared | str], list[Any]],
+    slides: dict[int, Slide],
+    still: Sequence[int],
 ) -> Lifted:
     """A convolution over all axes of a tensor, including the batch and the channels, as JAX writes window sums.
 
     (1, 1, N, *space, C) with a kernel of 1 along N and C becomes depthwise, with the same kernel for every channel.
     """
-    still = [k for k in range(2, x.rank) if x.space_of(x.layout[k]) is None and x.layout[k]]
     moving = [k for k in range(2, x.rank) if k not in still]
-    extents = [x.shape[k] for k in range(2, x.rank)]
-    slides = dict(zip(range(2, x.rank), parameters(site, extents, shape[2:])))
-    if any(slides[k] != Slide(1) for k in still) or site.attr("group", 1) != 1:
-        raise Unsupported("convolves along the batch or the channels", code="not-channels")
     channels = [k for k in still if x.batch not in x.layout[k]]
     order = [*(k for k in still if k not in channels), *channels, *moving]
     x = as_feature_map(site, replace(x, layout=tuple(x.layout[k] for k in order)))
@@ -220,14 +224,25 @@ def conv_transpose(site: Site, x: Lifted, weight: Fact, bias: Shared | None = No
     shape, group = site.weight_shape(weight), site.attr("group", 1)
     x = as_feature_map(site, x)
     x, axes = spatial_axes(site, x)
-    if axes != list(range(len(x.space))):
-        raise Unsupported("upsamples a map whose axes are permuted", code="not-spatial")
+    if len(axes) != len(x.space):
+        raise Unsupported("upsamples a map with more axes than the original", code="not-spatial")
     check_undilated(site, x, "upsamples the map")
-    steps = _upsamplings(site, x.window, shape[2:])
+    order = sorted(range(len(axes)), key=lambda k: axes[k])
+    steps = _upsamplings(site, [x.space[k].window for k in axes], shape[2:])
+    steps = [steps[k] for k in order]
     space = tuple(_finer(x, axis, step) for axis, step in zip(x.space, steps))
-    site.note_sliding(pads=not all(s.is_local for s, a in zip(steps, x.space) if a.slides), strides=False)
-    pads = [*(s.begin for s in steps), *(s.end for s in steps)]
-    y = site.emit([x, weight, bias], pads=pads, auto_pad="NOTSET", output_shape=None)
+    pads = not all(s.is_local for s, axis in zip(steps, x.space) if axis.slides)
+    site.note_sliding(pads=pads, strides=False)
+    margins = [*(s.begin for s in steps), *(s.end for s in steps)]
+    attrs: dict[str, Any] = {"pads": margins, "auto_pad": "NOTSET", "output_shape": None}
+    w: Known | str = weight
+    if order != list(range(len(axes))):
+        dims = (*shape[:2], *(shape[2 + k] for k in order))
+        w = kernel(site, weight, lambda w: w.transpose(0, 1, *(2 + k for k in order)), dims)
+        for name in ("kernel_shape", "strides", "dilations", "output_padding"):
+            given = site.attr(name)
+            attrs[name] = [given[k] for k in order] if given else None
+    y = site.emit([x, w, bias], **attrs)
     return result(site, x, Plan(tuple(map(Placed, space))), axes, y, shape[1] * group)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.folding import restore_batch
-from onnx_fcn.lifting.layouts import move_factors, settle
+from onnx_fcn.lifting.layouts import move_factors, settle, unfold
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted
 from onnx_fcn.lifting.program import FormedOutput, Walk
 from onnx_fcn.lifting.site import Site
@@ -27,7 +27,8 @@ def as_map(site: Site, x: Lifted) -> Lifted:
     Raises:
         Unsupported: if only a part of an axis is.
     """
-    x = settle(site, move_factors(site, restore_batch(site, x)))
+    features = [k for k, axis in enumerate(x.space) if axis.image is None]
+    x = settle(site, unfold(site, move_factors(site, restore_batch(site, x)), features))
     whole = [axis.atoms for axis in x.space]
     mixed = any(set(g) & set(x.channels) and not set(g) <= set(x.channels) for g in x.layout)
     if mixed or any(len(atoms) > 1 for atoms in whole):

@@ -75,7 +75,7 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
 def check_meeting(site: Site, facts: Iterable[Fact | None]) -> None:
     """Rewind if a value that was reduced over the window meets a map on which the window is still live."""
     lifted = [f for f in facts if isinstance(f, Lifted)]
-    live = {a.image for f in lifted for a in f.space if a.atoms}
+    live = {a.image for f in lifted for a in f.space if a.atoms and a.image is not None}
     for fact in lifted:
         missing = any(not a.atoms and a.image in live for a in fact.space)
         if missing and fact.origins and fact.origins <= site.reductions:

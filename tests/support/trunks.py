@@ -517,6 +517,22 @@ def response_norm(g: Graph, x: Map) -> Map:
     return replace(x, name=g.emit("Div", x.name, g.emit("Pow", sums, np.array(0.75, g.kind))))
 
 
+def along_features(g: Graph, x: Map) -> Map:
+    """Channels as an axis that convolutions slide along, too, as those of spectrograms do; the last one covers it."""
+    rank = len(x.space)
+    if rank > 2 or x.channels < 2 or min(x.cells) < 3:
+        return x
+    name = g.squeeze("Unsqueeze", same(g, x), [1])
+    stride, begin, end = g.pick(1, 2), g.pick(0, 1), g.pick(0, 1)
+    kernel, pads = [2] * (1 + rank), [begin, *[0] * rank, end, *[0] * rank]
+    w = g.normal(3, 1, *kernel, fan=2 ** (1 + rank))
+    name = g.emit("Conv", name, w, kernel_shape=kernel, strides=[stride, *[1] * rank], pads=pads)
+    left = (x.channels + begin + end - 2) // stride + 1
+    name = combined(g, activated(g, name), g.normal(left, *[1] * rank))
+    name = g.emit("Conv", name, g.normal(4, 3, left, *[1] * rank, fan=3 * left))
+    return Map(g.squeeze("Squeeze", name, [2]), 4, tuple(a.of(a.cells - 1, a.stride) for a in x.space))
+
+
 def coordinates(g: Graph, x: Map) -> Map:
     """Where a cell is, as another channel: no window of a larger map would have what the original has."""
     if g.opset < 11 or g.kind != np.float32 or g.pick(1, 2, 3) < 3:
@@ -531,4 +547,4 @@ def coordinates(g: Graph, x: Map) -> Map:
 
 LAYERS = (conv, pool, activation, batch_norm, constant, residual, branches, recurse, shuffle, gate, resize, padded_conv,
           cropped, channels_last, across_channels, transposed_conv, instance_norm, depth_to_space, space_to_depth,
-          mean_subtracted, weighted)  # fmt: skip
+          mean_subtracted, weighted, along_features)  # fmt: skip
