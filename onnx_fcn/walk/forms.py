@@ -49,7 +49,8 @@ def finish(walk: Walk, asked: Asked) -> None:
         UnsupportedModel: if an output cannot have that form.
         OptionError: if the network has no head, and so no answers.
     """
-    if asked.form != "map" and not walk.has_head:
+    replaced = asked.keep_size and any(c.kind == "dense" for slot in walk.slots for c in slot.changes)
+    if asked.form != "map" and not walk.has_head and not replaced:
         raise OptionError(
             f"the network answers for each position already, without a head, so its maps cannot become '{asked.form}'"
         )

@@ -22,9 +22,9 @@ CHECKOUT = re.compile(r"docs/|\.md\b|\.py\b|Traceback")
 #: What numpy, onnx and onnxruntime say where shapes do not fit.
 FOREIGN = re.compile(r"cannot reshape array|could not be broadcast|GEMM|Dimension mismatch|not aligned|RuntimeError")
 
-#: Options by which a model is read, and by which images are given with it, whatever it is to become; and the one by
+#: Options by which a model is read, and by which images are given with it, whatever it is to become; and those by
 #: which a network that is refused is converted.
-READING = frozenset({"--data", "--input", "--input-size", "--windows"})
+READING = frozenset({"--data", "--input", "--input-size", "--slide", "--windows"})
 
 
 @functools.cache
