@@ -28,11 +28,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import onnx
+
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
 __all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of", "lcm"]
 
+
+#: Types of the numbers of classes.
+INDICES = frozenset({onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 #: The batch that shapes are first evaluated with: a prime of which no literal in a real network is a multiple, so every
 #: multiple of it comes from the batch.
@@ -341,10 +346,12 @@ class Lifted:
         """Has each position of the window a value of its own: are positions on other axes than channels?
 
         The positions of several axes may be on one axis, such as (h w). An axis may be finer than that of the map, as
-        after a pixel shuffle, (h r), or coarser.
+        after a pixel shuffle, (h r), or coarser. But a matrix with positions alone on axis 1, n (h w), contains a
+        vector of features for each image, as n (c h w) does, unless it contains numbers of classes.
         """
         positions = {axis.atoms[0] for axis in self.space if axis.atoms and axis.slides}
-        if not positions or self.padding is not None:
+        is_matrix = self.rank == 2 and self.width == 1 and positions == set(self.layout[1])
+        if not positions or (is_matrix and self.elem_type not in INDICES):
             return False
         resized = any(len(axis.atoms) > 1 for axis in self.space)
         for group in self.layout:

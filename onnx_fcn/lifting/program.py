@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -271,13 +272,13 @@ class Walk:
             return axis.count(self.image.size[axis.image])
         return axis.count.formula(SIZE_NAMES[len(self.image.space)][axis.image])
 
-    @property
+    @cached_property
     def contracted(self) -> tuple[str, ...]:
         """The outputs without an answer for each position; those that slide have one for each window."""
         facts = {name: self.facts.get(name) for name in self.outputs}
         return tuple(name for name, f in facts.items() if not (isinstance(f, Lifted) and f.is_dense))
 
-    @property
+    @cached_property
     def held(self) -> frozenset[int]:
         """The axes of the image that keep their size: by default those that a dense output of the original has not.
 

@@ -6,6 +6,7 @@ and everything that depends on the opset version in `emitter`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -112,7 +113,7 @@ class Site(Emitter):
     @property
     def has_slid(self) -> bool:
         """Has an operator slid before this one? It has decided which axes are those of the image."""
-        return any(slot.slides is not None for slot in self._walk.slots[: self.position])
+        return any(slot.slides is not None for slot in itertools.islice(self._walk.slots, self.position))
 
     @property
     def has_several_outputs(self) -> bool:

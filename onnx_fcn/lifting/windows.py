@@ -47,16 +47,28 @@ def physical_of(fact: Lifted, original: Array) -> Array:
 
 
 def of_size(fact: Lifted, cells: Sequence[int]) -> Lifted:
-    """The fact of a dense map whose one window is all of its cells: the original tensor of a larger image."""
-    space = tuple(replace(a, atoms=atoms_of(n, "p"), rate=1) for a, n in zip(fact.space, cells))
-    new = {old: axis.atoms for was, axis in zip(fact.space, space) for old in was.atoms}
-    layout = tuple(tuple(b for a in group for b in new.get(a, (a,))) for group in fact.layout)
-    return replace(fact, space=space, layout=layout)
+    """The fact of a dense map whose one window is all of its cells: the original tensor of a larger image.
+
+    Axes that are not in the original tensor, since they were reduced, stay single cells.
+    """
+    places, space = fact.placed(fact.axes), list(fact.space)
+    layout: list[tuple[Atom, ...]] = list(fact.layout)
+    for k, (axis, n) in enumerate(zip(fact.space, cells)):
+        made = replace(axis, atoms=atoms_of(n, "p"), rate=1)
+        for j, group in enumerate(fact.layout):
+            if axis.atoms and axis.atoms[0] in group:
+                layout[j] = tuple(b for a in layout[j] for b in (made.atoms if a in axis.atoms else (a,)))
+                space[k] = made
+            elif not axis.atoms and places[j] == [2 + k]:
+                layout[j], space[k] = made.atoms, made
+    return replace(fact, space=tuple(space), layout=tuple(layout))
 
 
 def whole_map(fact: Lifted, original: Array, cells: Sequence[int]) -> Array | None:
-    """A dense output of an image with this many cells as its map (N, C, *cells); None if it has another shape."""
+    """The tensor of an image with this many cells as its map (N, C, *cells); None if it has another shape."""
     whole = of_size(fact, cells)
+    if whole.window != tuple(cells):
+        return None
     batch = original.size // max(math.prod(a.size for g in whole.layout for a in g if a is not fact.batch), 1)
     if original.shape != tuple(_size(group, fact.batch, batch) for group in whole.layout):
         return None

@@ -31,7 +31,6 @@ from onnx_fcn.lifting.layouts import (
 )
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.site import Site
-from onnx_fcn.lifting.windows import physical_of
 
 __all__ = ["align", "combine"]
 
@@ -281,6 +280,7 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
     layout: list[tuple[Atom, ...]] = [()] * (rank - value.ndim)
     channels: list[Atom] = []
     space = [replace(a, atoms=()) for a in like.space]
+    places = list[int]()  # for each axis of the constant, that of the map, with the channels first
     for k in range(value.ndim):
         axis = rank - value.ndim + k
         groups = [t.fact.layout[axis] for t in terms]
@@ -290,6 +290,7 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
         if fixed is not None and value.shape[k] > 1:
             space[fixed] = replace(space[fixed], atoms=atoms_of(value.shape[k], "k"))
             layout.append(space[fixed].atoms)
+            places.append(2 + fixed)
             continue
         if value.shape[k] > 1 and (batch or moving):
             first = value.take([0], k)
@@ -298,9 +299,11 @@ def _constant_term(value: Array, terms: Sequence[Term]) -> Term:
             value = first
         group = atoms_of(value.shape[k], "k")
         layout.append(group)
+        places.append(1)
         channels += group
     fact = Lifted("", like.batch, tuple(channels), tuple(space), tuple(layout), like.elem_type)
-    return Term(fact, physical_of(fact, value)[0], uniform=True)
+    ordered = value.transpose(sorted(range(value.ndim), key=places.__getitem__))
+    return Term(fact, ordered.reshape(fact.width, *fact.window), uniform=True)
 
 
 def _unify_atoms(terms: Sequence[Term]) -> list[Term]:

@@ -68,8 +68,8 @@ def form(walk: Walk, asked: Asked) -> None:
     causes = []
     for slot in walk.epilogue:
         name = slot.node.outputs[0].name
-        if walk.results[name].is_dense and not asked.keep_size:
-            continue
+        if walk.results[name].is_dense and name not in walk.by_field and not asked.keep_size:
+            continue  # it is no answer about a window
         site = Site(walk, len(walk.slots), slot)
         try:
             walk.formed[name] = _formed(walk, site, slot, name, asked)
