@@ -183,6 +183,84 @@ def test_a_map_beside_scores(kind: str, tmp_path: Path) -> None:
     assert [o.form for o in formed.report.geometry.outputs.values()] == ["argmax", "map"]
 
 
+#: A map of 5 channels of 6×8 pixels, with padding.
+PADDED = "m = Conv <pads = [1, 1, 1, 1]> (x, k)"
+
+
+def obeys(body: str, image: str, size: tuple[int, ...], outputs: str = "y", **weights: Any) -> onnx_fcn.Conversion:
+    """Convert a network whose nodes mean the same at any size, and compare it with itself on a larger image."""
+    model = law.model(body, image=image, outputs=outputs, **weights)
+    conversion = onnx_fcn.convert(model)
+    feeds = {"x": law.random("image", *size).astype(np.float32)}
+    wanted = law.session(law.trunk_of(model, outputs.split(", ")))(feeds)
+    for found, want in zip(law.session(conversion.to_proto())(feeds), wanted, strict=True):
+        law.agree(found, want, "the answers")
+    return conversion
+
+
+@pytest.mark.parametrize("body", ["y = Transpose <perm = [0, 2, 3, 1]> (m)", "y = Relu (m)"])
+def test_an_image_of_one_row(body: str) -> None:
+    """An axis of a single cell is on the axis on which the original has it, and may have more."""
+    obeys(f"{PADDED}  {body}", "float[N,6,1,8] x", (2, 6, 3, 11), k=(5, 6, 3, 3))
+
+
+def test_a_height_that_is_kept_as_an_axis_slides() -> None:
+    """(N, C, 1, w): the original has an axis for more rows."""
+    conversion = onnx_fcn.convert(law.model(f"{PADDED}  y = ReduceMean <axes = [2]> (m)", k=(5, 6, 3, 3)))
+    assert conversion.report.outputs[0].after == ("N", 5, "height - 3", "width")
+
+
+def test_the_map_may_come_first_and_the_form_is_for_the_scores() -> None:
+    body = f"{PADDED}  y = Relu (m)  f = Flatten (m)  s = MatMul (f, w)  z = Softmax (s)"
+    model = law.model(body, outputs="y, z", k=(5, 6, 3, 3), w=(60, 4))
+    for options in ({"full_size": True}, {"reduce": "mean"}, {"logits": True}, {"argmax": True}):
+        report = onnx_fcn.convert(model, **options).report
+        assert report.geometry.of("y").form == "map"
+        assert report.geometry.of("z").form != "map" or "logits" in options
+
+
+def test_logits_that_are_the_cut() -> None:
+    body = f"{PADDED}  y = Sigmoid (m)  f = Flatten (m)  z = MatMul (f, w)"
+    conversion = onnx_fcn.convert(law.model(body, outputs="y, z", k=(5, 6, 3, 3), w=(60, 4)), logits=True)
+    assert conversion.report.validation is not None
+
+
+def test_rows_of_several_images_say_how_many_there_are() -> None:
+    rows = f"{PADDED}  t = Transpose <perm = [0, 2, 3, 1]> (m)  y = Reshape (t, s)"
+    for image, batch in (("float[N,6,4,3] x", "N"), ("float[2,6,4,3] x", "2")):
+        report = onnx_fcn.convert(law.model(rows, image=image, k=(5, 6, 3, 3), s=[-1, 5])).report
+        assert report.outputs[0].after == (f"{batch} * height * width", 5)
+
+
+def test_outputs_along_different_axes_are_refused() -> None:
+    body = f"{PADDED}  y = ReduceMean <axes = [2], keepdims = 0> (m)  z = ReduceMean <axes = [3], keepdims = 0> (m)"
+    model = law.model(body, outputs="y, z", k=(5, 6, 3, 3))
+    with pytest.raises(UnsupportedModel, match="none has both"):
+        onnx_fcn.convert(model)
+    assert onnx_fcn.convert(model, outputs=["y"]).report.geometry.of().held == (4, None)
+
+
+def test_a_size_that_is_computed_from_the_image_is_told() -> None:
+    body = (
+        "m = Conv <strides = [2, 2]> (x, k)  s = Shape (x)  hw = Slice (s, two, four)  n = Shape (m)  "
+        'nc = Slice (n, zero, two)  t = Concat <axis = 0> (nc, hw)  y = Resize (m, "", "", t)'
+    )
+    bounds = {"zero": [0], "two": [2], "four": [4]}
+    model = law.model(body, image="float[N,6,8,12] x", opset=13, k=(5, 6, 2, 2), **bounds)
+    assert any("resizes to a size that it computes from the image" in c for c in onnx_fcn.convert(model).report.caveats)
+
+
+def test_a_line_of_steps_is_read_back(tmp_path: Path) -> None:
+    """An output without the axis that is held has a layout, a heat map and tiles."""
+    out = tmp_path / "out.onnx"
+    body = f"{PADDED}  p = ReduceMean <axes = [2], keepdims = 0> (m)  y = Softmax <axis = 1> (p)"
+    onnx_fcn.convert(law.model(body, image="float[N,3,8,9] x", k=(5, 3, 3, 3)), out)
+    answers = onnx_fcn.read_geometry(out).of()
+    assert (answers.layout, answers.held) == ("NCW", (8, None))
+    result = onnx_fcn.DenseModel(out).run(np.zeros((8, 40, 3), np.uint8))
+    assert result.grid.shape == (1, 40)
+
+
 def test_a_feature_vector_of_the_window_is_no_map() -> None:
     """Positions on the axis of the channels are features of a window: (N, 8·6·8) is one vector."""
     conversion = onnx_fcn.convert(law.model("c = Conv (x, k)  y = Flatten (c)", k=(5, 6, 2, 2)))

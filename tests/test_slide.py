@@ -96,7 +96,7 @@ def test_padding_along_such_an_axis_is_that_of_the_original() -> None:
 
 def test_an_axis_has_a_word_a_letter_and_its_name_in_the_file() -> None:
     model = law.model("f = Flatten (x)  y = MatMul (f, w)", image="float[N,6,4,steps] x", w=(72, 5))
-    for name in ("width", "w", "steps", "STEPS"):
+    for name in ("width", "w", "steps", "STEPS"):  # a letter is a name unless the file has given it to another axis
         report = onnx_fcn.convert(model, input_size=(4, 3), slide=[name]).report
         assert report.image.after == ("N", 6, 4, "width")
     assert onnx_fcn.convert(model, input_size=(4, 3), slide=["h", "w"]).report.geometry.of().held == ()
@@ -123,3 +123,28 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="takes images with a height of 4 pixels, not images of 8×9: resize"):
         onnx_fcn.DenseModel(out).run_tensor(np.zeros((1, 6, 8, 9), np.float32))
     assert onnx_fcn.read_geometry(out).of().held == (4, None)
+
+
+def test_an_output_stride_is_one_of_the_axis_that_slides() -> None:
+    """The held height has a stride of 4, the width one of 2."""
+    body = "c = Conv <strides = [4, 2]> (x, k)  f = Flatten (c)  y = MatMul (f, w)"
+    model = law.model(body, image="float[N,6,8,11] x", k=(5, 6, 4, 3), w=(50, 4))
+    strides = {s: onnx_fcn.convert(model, slide=["width"], output_stride=s).report.stride[1] for s in (1, 2, 4)}
+    assert strides == {1: 1, 2: 2, 4: 4}
+
+
+def test_a_letter_that_the_file_gives_to_another_axis() -> None:
+    model = law.model("c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", image="float[N,6,w,h] x",
+                      k=(5, 6, 2, 2), w=(30, 5))  # fmt: skip
+    held = onnx_fcn.convert(model, input_size=(4, 3), slide=["w"]).report.geometry.of().held
+    assert held == (None, 3)
+
+
+def test_bands_may_become_features() -> None:
+    """(N, width, bands·channels): the bands are features of each step."""
+    body = "m = Conv <pads = [1, 1, 1, 1]> (x, k)  t = Transpose <perm = [0, 3, 2, 1]> (m)  y = Reshape (t, s)"
+    model = law.model(body, image="float[N,3,4,7] x", k=(5, 3, 3, 3), s=[0, 0, 20])
+    converted = onnx_fcn.convert(model, slide=["width"]).to_proto()
+    image = {"x": law.random("image", 2, 3, 4, 11).astype(np.float32)}
+    (found,), (wanted,) = law.session(converted)(image), law.session(law.trunk_of(model, ["y"]))(image)
+    law.agree(found, wanted, "the answers")

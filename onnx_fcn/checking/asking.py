@@ -152,8 +152,9 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
         return
     outputs = [c.maps.get(n, n) for n in c.of_head]
     try:
-        head = session(c.converted, extract(c.converted.proto, [cut.fact.map], outputs, {cut.fact.map: stack.dtype}))
-        case.got = _restore_batch(c, dict(zip(c.of_head, head({cut.fact.map: stack}))))
+        made = c.walk.renamed.get(cut.fact.map, cut.fact.map)
+        head = session(c.converted, extract(c.converted.proto, [made], outputs, {made: stack.dtype}))
+        case.got = _restore_batch(c, dict(zip(c.of_head, head({made: stack}))))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
     yield case
@@ -199,7 +200,7 @@ def _maps_of(c: Comparison, wide: LargerImage) -> list[str]:
 
 def _restore_batch(c: Comparison, answers: Answers) -> Answers:
     """The answers with (1, C, 1, N·grid) restored to (N, C, *grid), if the batch was folded around the head."""
-    shape = next((list(answers[n].shape) for n in c.walk.results if answers[n].ndim > 2), [])
+    shape = next((list(answers[n].shape) for n in c.facts if n not in c.hidden and answers[n].ndim > 2), [])
     for name, fact in c.hidden.items():
         if fact.folded:
             grid = [1] * len(fact.space) if c.walk.keeps_size else shape[2:]  # in the original's shapes there is none

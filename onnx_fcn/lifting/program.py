@@ -20,6 +20,7 @@ from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
 
 __all__ = [
+    "BATCH_SIZE",
     "Change",
     "Emission",
     "FormedOutput",
@@ -190,6 +191,10 @@ class Options:
     folds: bool = False
     asked: bool = False
     apart: tuple[str, Fraction] | None = None
+
+
+#: In a formula of `FormedOutput.dims`, the size of the batch as the image declares it.
+BATCH_SIZE = "{batch}"
 
 
 @dataclass(frozen=True)

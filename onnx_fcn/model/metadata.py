@@ -208,6 +208,7 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
         _check_count(count, pixels)
         for steps in (count, inner.behind):
             _check_rate(steps, pixels, stride)
+    held = _held(entry["held"], native) if "held" in entry else ()
     return Answers(
         tuple(axes["window"]),
         tuple(axes["stride"]),
@@ -219,10 +220,10 @@ def _from_json(text: str, native: Sequence[int]) -> Answers:
         values["reason"],
         tuple(values["context"]),
         values["form"],
-        "" if values["layout"] is None else _layout(values["layout"], rank),
+        "" if values["layout"] is None else _layout(values["layout"], rank, held),
         tuple(list_of(_distance, count=rank)(entry["mirror"])) if "mirror" in entry else (),
         _periods(entry["period"], axes["stride"]) if "period" in entry else (),
-        _held(entry["held"], native) if "held" in entry else (),
+        held,
     )
 
 
@@ -259,13 +260,13 @@ def _check_rate(count: Count, native: int, stride: Number) -> None:
         raise ValueError(f"its cells would not be {float(stride):g} pixels apart")
 
 
-def _layout(text: Any, rank: int) -> str:
-    """A layout: the axes of the image in any order, and perhaps a batch and channels."""
-    if (
-        not isinstance(text, str)
-        or len(set(text)) < len(text)
-        or not set(AXES[rank]) <= set(text) <= {*AXES[rank], *"NC"}
-    ):
+def _layout(text: Any, rank: int, held: Sequence[int | None] = ()) -> str:
+    """A layout: the axes of the image in any order, and perhaps a batch and channels.
+
+    An output need not have those that keep their size.
+    """
+    needed = {name for name, size in zip(AXES[rank], held or (None,) * rank) if size is None}
+    if not isinstance(text, str) or len(set(text)) < len(text) or not needed <= set(text) <= {*AXES[rank], *"NC"}:
         raise ValueError(f"{shorten(text)} is not a layout of {rank} axes")
     return text
 

@@ -19,7 +19,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Emission, Slot, Walk
+from onnx_fcn.lifting.program import BATCH_SIZE, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
 from onnx_fcn.model.graphs import names_used, stored_names
@@ -318,6 +318,9 @@ def _output(declared: ValueInfoProto, document: Document, walk: Walk, dynamic_ba
             dim = shape.dim.add()
             if size is None:
                 dim.CopyFrom(_batch(document, walk, dynamic_batch))
+            elif BATCH_SIZE in str(size):
+                batch = _batch(document, walk, dynamic_batch)
+                _set(dim, str(size).replace(BATCH_SIZE, batch.dim_param or str(batch.dim_value or "batch")))
             else:
                 _set(dim, size)
         return made

@@ -110,7 +110,7 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
             dims = _original_dims(original, batch)
     if asked.full_size:
         tensor = _enlarged(walk, site, x, by_field=answers_by_field(walk, name, x))
-        dims = (None, x.width, *sizes)
+        dims = (None, x.width, *(n if k in walk.held else sizes[k] for k, n in enumerate(walk.image.size)))
     if asked.argmax:
         if elem_type not in COMPARED:
             raise Unsupported("is a map of a type for which onnxruntime has no ArgMax", code="form")

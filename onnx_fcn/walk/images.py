@@ -186,10 +186,10 @@ def images(document: Document, request: Request, open_size: int | None = None) -
 
 
 def _names(declared: ValueInfoProto, space: Sequence[int]) -> list[set[str]]:
-    """The names of the axes of an image: a word, its first letter, and what the file calls it."""
+    """The names of the axes of an image: what the file calls it, or else a word and its first letter."""
     words = SIZE_NAMES[len(space)]
     own = [dim_name(declared.type.tensor_type.shape.dim[axis]).lower() for axis in space]
-    return [{word, word[0], name} - {""} for word, name in zip(words, own)]
+    return [{name} - {""} | ({word, word[0]} - set(own)) for word, name in zip(words, own)]
 
 
 def _held(declared: ValueInfoProto, space: Sequence[int], slide: Sequence[str]) -> frozenset[int] | None:

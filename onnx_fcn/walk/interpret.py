@@ -59,6 +59,10 @@ def run(walk: Walk) -> Walk:
     if walk.succeeded:
         for name in walk.outputs:
             _deliver(walk, name)
+        if walk.image.held is None and len(walk.held) == len(walk.image.space):
+            reason = "has answers along one axis of the image, and another output along the other: none has both"
+            hint = "choose one of them with --outputs, or the axis with --slide"
+            walk.diagnostics[len(walk.slots)] = Diagnostic("no-common-axis", walk.outputs[0], "output", reason, hint)
     return walk
 
 

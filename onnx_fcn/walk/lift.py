@@ -131,7 +131,8 @@ def _check_stride(walk: Walk, output_stride: int) -> Fraction:
     Raises:
         OptionError: if it is neither.
     """
-    strides = sorted({a.stride for f in walk.results.values() for a in f.space if a.image is not None})
+    axes = [a for f in walk.results.values() for a in f.space if a.image is not None and a.image not in walk.held]
+    strides = sorted({a.stride for a in axes})
     if not strides:
         raise OptionError("no answer depends on the position, so --output-stride does not apply")
     slides = walk.has_head and find_cut(walk) is not None
@@ -153,7 +154,7 @@ def _check_spaced(plain: Walk, spaced: Walk, output_stride: int, *, coarser: boo
     for name, fact in spaced.results.items():
         for axis, was in zip(fact.space, plain.results[name].space):
             wanted = Fraction(output_stride) if coarser else min(was.stride, output_stride)
-            if axis.image is not None and axis.stride != wanted:
+            if axis.image is not None and axis.image not in plain.held and axis.stride != wanted:
                 raise UnsupportedModel(
                     [
                         Diagnostic(
