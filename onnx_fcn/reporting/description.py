@@ -11,7 +11,6 @@ from fractions import Fraction
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import SIZE_NAMES, Geometry
-from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slot, Standing, Walk
 from onnx_fcn.model.document import Document
@@ -143,12 +142,6 @@ def _caveats(
             f"There is one answer every {pixels([_number(stride)])}: {_closer(walk)} {_number(stride / 2):g} "
             "also gives the answers in between."
         )
-    resized = [s.name for s in slots if s.node.op in ("Resize", "Upsample") and s.slides is not None and _reads_size(s)]
-    if resized and any(fact.is_dense for fact in walk.results.values()):
-        yield (
-            f"'{resized[0]}' resizes to a size that it computes from the image. It enlarges by the factor of the "
-            "native size instead, so where pixels are left over, there are other cells than the original has."
-        )
     same = [s.name for s in slots if s.slides is not None and str(s.node.attrs.get("auto_pad", "")).startswith("SAME")]
     if same:
         others = f" and {len(same) - 1} more" if len(same) > 1 else ""
@@ -184,11 +177,6 @@ def _on_standing(standing: Standing) -> Iterator[str]:
     for reason, layers in reasons.items():
         others = f" (and {len(layers) - 1} more like it)" if len(layers) > 1 else ""
         yield f"{layers[0]}{others} stays as it is ({reason})."
-
-
-def _reads_size(slot: Slot) -> bool:
-    """Does an operator read a value that is computed from the size of the image?"""
-    return any(isinstance(fact, Known) and fact.sized for fact in slot.operands)
 
 
 def _closer(walk: Walk) -> str:

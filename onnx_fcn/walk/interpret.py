@@ -36,6 +36,7 @@ from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
+from onnx_fcn.walk.cut import upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 
@@ -59,6 +60,7 @@ def run(walk: Walk) -> Walk:
     if walk.succeeded:
         for name in walk.outputs:
             _deliver(walk, name)
+        _check_resized(walk)
         if walk.image.held is None and len(walk.held) == len(walk.image.space):
             reason = "has answers along one axis of the image, and another output along the other: none has both"
             hint = "choose one of them with --outputs, or the axis with --slide"
@@ -81,6 +83,23 @@ def _deliver(walk: Walk, name: str) -> None:
             walk.formed[name] = formed
     except Unsupported as refusal:
         walk.diagnostics[len(walk.slots)] = Diagnostic(refusal.code, name, "output", refusal.reason, refusal.hint)
+
+
+def _check_resized(walk: Walk) -> None:
+    """Refuse dense outputs behind a Resize to a size that is computed from the image.
+
+    Its size at the native size is a scale, which is right for windows. But a dense output is about the whole image, for
+    which the original's nodes compute another size where pixels are left over.
+    """
+    for name in walk.results:
+        for k in sorted(upstream(walk, name)) if walk.results[name].is_dense else ():
+            slot = walk.slots[k]
+            sized = any(isinstance(fact, Known) and fact.sized for fact in slot.operands)
+            if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and sized:
+                reason = f"is resized to a size that '{slot.name}' computes from that of the image"
+                hint = "its own nodes answer for images of any size, once the sizes of the input are dynamic"
+                walk.diagnostics[len(walk.slots)] = Diagnostic("resized", name, "output", reason, hint)
+                return
 
 
 def _forget(walk: Walk, position: int) -> None:

@@ -37,7 +37,9 @@ __all__ = ["on_windows", "plans"]
 
 #: Refusals for which windows are no remedy: images that change each other, answers that are maps already, inputs whose
 #: axes are not known.
-NO_REMEDY = frozenset({"batch", "colours", "converted", "no-image", "no-positions", "opset", "random"})
+NO_REMEDY = frozenset(
+    {"batch", "colours", "converted", "no-common-axis", "no-image", "no-positions", "opset", "random", "resized"}
+)
 
 #: Domains of operators that onnxruntime runs everywhere.
 RUN_ANYWHERE = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
