@@ -234,8 +234,11 @@ class Mixer(nn.Module):
         return self.head((x + self.channels(self.norm(x))).mean(1).relu())
 
 
-@pytest.mark.parametrize("free", [True, False], ids=["free", "fixed"])
-@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize(
+    ("dynamo", "free"),
+    [(False, True), (False, False), (True, False), pytest.param(True, True, marks=pytest.mark.slow)],
+    ids=["legacy, free", "legacy, fixed", "dynamo, fixed", "dynamo, free"],
+)
 @pytest.mark.parametrize("build", [Transformer, Recurrent])
 def test_exports(build: Callable[[], nn.Module], dynamo: bool, free: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
