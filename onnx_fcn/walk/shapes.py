@@ -98,7 +98,7 @@ def _computed_operands(document: Document) -> frozenset[str]:
     """Operands that determine the shape of a result, and are not stored; the condition of an If is one."""
     graph = document.proto.graph
     shaping = {name for node in graph.node if node.op_type in SHAPED_BY_VALUES for name in node.input[1:]}
-    shaping |= {node.input[0] for node in graph.node if node.op_type == "If"}
+    shaping |= {node.input[0] for node in graph.node if node.op_type == "If" and node.input}
     return frozenset(shaping - {t.name for t in graph.initializer} - {""})
 
 
