@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
 
 from onnx_fcn.checking.cases import cropped
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.comparison import Case, Comparison, LargerImage
-from onnx_fcn.checking.reference import interior, reference_map
-from onnx_fcn.lifting.lifted import Lifted, lcm
+from onnx_fcn.checking.reference import crop_difference, interior, reference_map
+from onnx_fcn.lifting.lifted import lcm
 from onnx_fcn.lifting.windows import whole_map
 from onnx_fcn.model.agreement import difference
 from onnx_fcn.walk.cut import Cut
@@ -52,20 +51,9 @@ def dense_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         if wide.crop is None or not inside.any():
             continue
         want = whole_map(fact, wide.crop.expected[name], fact.window)
-        cells = have[_window_at(fact, wide.offset)]
-        if want is None or cells.shape != want.shape:
-            error = math.inf
-        else:
-            have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (cells, want))
-            error = difference(have, want)
+        error = crop_difference(fact, have, wide.offset, want, inside)
         note = "a crop, away from padding"
         yield Check("dense", name, wide.size, wide.batch, int(inside.sum()), error, c.tolerance, note)
-
-
-def _window_at(fact: Lifted, offset: dict[int | None, int]) -> tuple[Any, ...]:
-    """The slices of a map (N, C, *space) with the cells of the window that begins at these pixels."""
-    starts = [int(offset.get(a.image, 0) / a.stride) for a in fact.space]
-    return (..., *(slice(s, s + a.extent, a.rate) for s, a in zip(starts, fact.space)))
 
 
 def unseen(c: Comparison, wide: LargerImage) -> Iterator[str]:

@@ -14,7 +14,7 @@ from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
 from onnx_fcn.checking.dense import dense_checks
-from onnx_fcn.checking.reference import fits, interior, trunk_of
+from onnx_fcn.checking.reference import crop_difference, fits, interior, trunk_of
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import KEEP_SIZE, Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
@@ -231,16 +231,8 @@ def _trunk_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         want = None if crop.within is None else as_physical(fact, crop.within)
         if want is None:
             continue
-        offsets = offsets_of(wide, position)
-        starts = [int(offsets.get(a.image, 0) / a.stride) for a in fact.space]
-        slices: list[Any] = [slice(s, s + a.extent, a.rate) for s, a in zip(starts, fact.space)]
-        have = wide.found[(..., *slices)]
-        if have.shape != want.shape:
-            errors.append(float("inf"))
-            continue
-        have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
-        errors.append(difference(have, want))
-        cells += len(want)
+        errors.append(crop_difference(fact, wide.found, offsets_of(wide, position), want, inside))
+        cells += int(inside.sum()) if np.isfinite(errors[-1]) else 0
     if errors:
         yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
 

@@ -15,7 +15,9 @@ cells of its maps that no padding reaches, on crops (`interior`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,11 +32,12 @@ from onnx_fcn.lifting.facts import Known, Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.lifting.windows import as_physical, whole_map
+from onnx_fcn.model.agreement import difference
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.walk.cut import Cut, cuts_of, upstream
 
-__all__ = ["fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
+__all__ = ["crop_difference", "fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
 
 
 #: Attributes that a pooling keeps when it becomes global.
@@ -178,6 +181,27 @@ def _has_interior(fact: Lifted, size: Sequence[int]) -> bool:
             if first >= axis.window or first * axis.rate >= axis.inner.behind(size[axis.image]):
                 return False
     return True
+
+
+def crop_difference(
+    fact: Lifted, found: Array, offsets: Mapping[int | None, int], want: Array | None, inside: Array
+) -> float:
+    """How far cells of a map (N, C, *space) are from those of a crop of the image.
+
+    Args:
+        fact: the map.
+        found: its values.
+        offsets: the pixel along each axis of the image at which the crop begins.
+        want: the map of the crop, one window; None if it has another shape.
+        inside: the cells of the window that count (`interior`).
+    """
+    starts = [int(offsets.get(a.image, 0) / a.stride) for a in fact.space]
+    slices: list[Any] = [slice(s, s + a.extent, a.rate) for s, a in zip(starts, fact.space)]
+    have = found[(..., *slices)]
+    if want is None or have.shape != want.shape:
+        return math.inf
+    have, want = (m.transpose(*range(2, m.ndim), 0, 1)[inside] for m in (have, want))
+    return difference(have, want)
 
 
 def interior(fact: Lifted, size: Sequence[int], phase: Sequence[int] = (), cells: Sequence[int] = ()) -> Array:

@@ -36,7 +36,7 @@ from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
-from onnx_fcn.walk.cut import upstream
+from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 
@@ -91,9 +91,10 @@ def _check_resized(walk: Walk) -> None:
     Its size at the native size is a scale, which is right for windows. But a dense output is about the whole image, for
     which the original's nodes compute another size where pixels are left over.
     """
-    for name in walk.results:
-        for k in sorted(upstream(walk, name)) if walk.results[name].is_dense else ():
-            slot = walk.slots[k]
+    dense = [name for name, result in walk.results.items() if result.is_dense]
+    makers = makers_of(walk) if dense else {}
+    for name in dense:
+        for slot in (walk.slots[k] for k in sorted(upstream(walk, name, makers))):
             sized = any(isinstance(fact, Known) and fact.sized for fact in slot.operands)
             if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and sized:
                 reason = f"is resized to a size that '{slot.name}' computes from that of the image"

@@ -153,7 +153,7 @@ def _put_in(graph: onnx.GraphProto, values: Mapping[str, Array]) -> None:
 
 def _chosen(graph: onnx.GraphProto, node: onnx.NodeProto, values: Mapping[str, Array]) -> Sequence[onnx.NodeProto]:
     """The nodes of the branch that an If with a known condition chooses; any other node itself."""
-    if node.op_type != "If" or node.input[0] not in values:
+    if node.op_type != "If" or not node.input or node.input[0] not in values:
         return [node]
     name = "then_branch" if values[node.input[0]].reshape(-1)[0] else "else_branch"
     branch = next(a.g for a in node.attribute if a.name == name)
