@@ -23,7 +23,7 @@ if sys.argv[:1] == ["-m"] and "onnx_fcn" in sys.orig_argv:  # about to import __
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnx_fcn._version import __version__
+from onnx_fcn.model.version import __version__
 
 if TYPE_CHECKING:
     from onnx_fcn.checking.checks import Check, Validation

@@ -589,7 +589,7 @@ import sys, os
 sys.argv, sys.orig_argv = {words[:1]!r}, ["python", *{words!r}]
 class Interrupts:
     def find_spec(name, path, target=None):
-        if name == "onnx_fcn._version":
+        if name == "onnx_fcn.model.version":
             os.kill(os.getpid(), {int(signal.SIGINT)})
             for _ in range(1000): pass
 sys.meta_path.insert(0, Interrupts)

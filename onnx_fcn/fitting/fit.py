@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnx_fcn._version import __version__
 from onnx_fcn.errors import OptionError
 from onnx_fcn.files import target_of
 from onnx_fcn.fitting import solver
@@ -28,6 +27,7 @@ from onnx_fcn.fitting.fitted import Fitted, Tested
 from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.fitting.sampling import Data, Progress, Sampler
 from onnx_fcn.fitting.search import Samples, Score, extent_of, folds_of, searched
+from onnx_fcn.model.version import __version__
 from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked

@@ -20,11 +20,11 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnx_fcn._version import __version__
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number, ratio
 from onnx_fcn.model import storage
 from onnx_fcn.model.entries import Check, formula_of, list_of, name_of, object_of, optional, parse, shorten, text_of
+from onnx_fcn.model.version import __version__
 
 __all__ = [
     "FORMAT",

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx_fcn._version import __version__
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel, did_you_mean
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
@@ -20,6 +19,7 @@ from onnx_fcn.lifting.lifted import Lifted, dim_of
 from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.version import __version__
 from onnx_fcn.reporting.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, size_text
 from onnx_fcn.walk.asked import Asked

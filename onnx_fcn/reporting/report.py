@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnx_fcn._version import __version__
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.geometry import KEEP_SIZE, Answers, Field, Geometry
 from onnx_fcn.model.metadata import to_json
+from onnx_fcn.model.version import __version__
 from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.reporting.cost import ImageCost, NativeCost
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
