@@ -96,7 +96,7 @@ def convert(
     dynamic_batch: bool = False,
     sizes: Sizes = (),
     head: Literal["conv", "folded"] = "conv",
-    output_stride: int | None = None,
+    output_stride: int | Sequence[int] | None = None,
     outputs: Sequence[str] = (),
     logits: bool = False,
     reduce: Literal["mean", "max"] | None = None,
@@ -126,9 +126,10 @@ def convert(
             and 4 times the native size.
         head: ``"conv"``, or ``"folded"``: with the batch folded into a spatial axis around the head, which is faster
             for batches of small images, and takes 4·C·k² bytes per cell for a window of k×k cells and C channels.
-        output_stride: pixels between answers; has to divide the stride of the network, or to be a multiple of it. If it
-            is less, operators that would stride further dilate instead (à trous), so that every r-th answer is one of
-            the map without this option; if it is more, the head is computed for every r-th window only.
+        output_stride: pixels between answers, or one number for each axis that slides, such as (4, 16); has to divide
+            the stride of the network, or to be a multiple of it. If it is less, operators that would stride further
+            dilate instead (à trous), so that every r-th answer is one of the map without this option; if it is more,
+            the head is computed for every r-th window only.
         outputs: names of outputs, or of other tensors of the graph, to answer with; by default all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.

@@ -163,13 +163,18 @@ def inside(plain: Plain, image: Array, of: Array, answer: Array, stride: Sequenc
     return same
 
 
-def check(row: Row, wanted: int, *, sizes: Sequence[Sequence[int]] = ()) -> None:
-    """The law of an output stride, at the native size and larger ones, for all phases."""
+def check(row: Row, wanted: int | Sequence[int], *, sizes: Sequence[Sequence[int]] = ()) -> None:
+    """The law of an output stride, at the native size and larger ones, for all phases.
+
+    By axis, it may also be a multiple of the stride of the network.
+    """
     model = row.build()
     converted = onnx_fcn.convert(model, output_stride=wanted).to_proto()
     onnx.checker.check_model(converted, full_check=True)
     run, plain = law.session(converted), Plain(model, row.cut, row.gates)
-    steps = [min(s, wanted) for s in row.stride]
+    asked = [wanted] * len(row.stride) if isinstance(wanted, int) else wanted
+    steps = [min(s, w) for s, w in zip(row.stride, asked)]
+    kept = tuple(slice(None, None, max(1, w // s)) for s, w in zip(row.stride, asked)) if asked is wanted else ()
     rates = [s // t for s, t in zip(row.stride, steps)]
     native = [d for d in law.dims_of(plain.image)[2:] if d is not None]
     more = [(2, 1, 1), (4, 4, 2) if row.pads else (3, 2, 1)]
@@ -194,15 +199,16 @@ def check(row: Row, wanted: int, *, sizes: Sequence[Sequence[int]] = ()) -> None
                 if any(n < w for n, w in zip(shifted.shape[2:], native)):
                     continue
                 wants = plain(shifted, image)
-                for k, (got, want) in enumerate(zip(answers, wants, strict=True)):
+                for k, (got, whole) in enumerate(zip(answers, wants, strict=True)):
                     got = got[(..., *(slice(p, None, r) for p, r in zip(phase, rates)))]
+                    want = whole[(..., *kept)]
                     if not any(phase) or not row.pads:
                         assert got.shape == want.shape, f"phase {phase} at {size}"
                         agree(got, want, f"phase {phase} at {size}")
                         compared[phase] += 1
                         continue
                     if k == 0:
-                        within = inside(plain, shifted, image, want, row.stride)
+                        within = inside(plain, shifted, image, whole, row.stride)[kept]
                     both = tuple(slice(min(m, n)) for m, n in zip(got.shape[2:], want.shape[2:]))
                     cells = within[both]
                     if batch == 1 and cells.any():
@@ -367,6 +373,35 @@ CASES = [(name, wanted) for name, r in ROWS.items() for wanted in r.wanted]
 @pytest.mark.parametrize(("name", "wanted"), CASES, ids=[f"{n}, {w}" for n, w in CASES])
 def test_answers_in_between(name: str, wanted: int) -> None:
     check(ROWS[name], wanted)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_another_stride_along_each_axis(name: str) -> None:
+    """Closer along one axis, and as they are or further apart along the others."""
+    row = ROWS[name]
+    closer, axes = row.wanted[0], len(row.stride)
+    for k in range(axes if axes > 1 else 0):
+        if closer < row.stride[k]:
+            check(row, [closer if j == k else s * (1 + (j + k) % 2) for j, s in enumerate(row.stride)])
+
+
+def test_strides_by_axis() -> None:
+    """One number for each axis that slides, told in the report, and read back."""
+    original = ROWS["convolutions"].build()
+    both = onnx_fcn.convert(original, output_stride=[2, 8])
+    assert both.report.geometry.outputs["y"].stride == (2, 8)
+    assert onnx_fcn.validate(original, both.to_proto()).passed
+    same, plain = (onnx_fcn.convert(original, output_stride=s).to_proto() for s in ((2, 2), 2))
+    assert same.graph == plain.graph
+    for stride, message in [
+        ((4, 3), r"4 pixels apart along the width, which --output-stride 4x3 does not divide: use 1, 2, 4, or a "
+         "multiple of 4 there"),
+        ((2, 2, 2), "--output-stride 2x2x2 has 3 numbers, but answers slide along height, width"),
+        ((), r"from 1 on, or one for each axis, not \(\)"),
+        ((2, 0), r"from 1 on, or one for each axis, not \(2, 0\)"),
+    ]:  # fmt: skip
+        with pytest.raises(OptionError, match=message):
+            onnx_fcn.convert(original, output_stride=stride)
 
 
 # Answers that are further apart ---------------------------------------------------------------------------------------
@@ -686,7 +721,7 @@ def test_refused(name: str) -> None:
 @pytest.mark.parametrize(("wanted", "message"), [
     (3, "4 pixels apart, which --output-stride 3 does not divide: use 1, 2, 4"),
     (6, "--output-stride 6 does not divide: use 1, 2, 4, or a multiple of 4"),
-    (0, "a number of pixels from 1 on"), (-2, "from 1 on, not -2"),
+    (0, "a number of pixels from 1 on"), (-2, "from 1 on, or one for each axis, not -2"),
 ])  # fmt: skip
 def test_strides_that_do_not_divide(wanted: int, message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -80,6 +80,17 @@ def size(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.split("[x×]", text.lower()))
 
 
+def stride(text: str) -> int | tuple[int, ...]:
+    """Parse a stride in pixels: 8 → 8; by axis: 4x16 → (4, 16)."""
+    try:
+        found = size(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number of pixels from 1 on, or one for each axis, such as 4x16"
+        ) from None
+    return found if len(found) > 1 else found[0]
+
+
 def names_in_order(text: str) -> tuple[str, ...]:
     """cat,dog → ("cat", "dog"); none may be empty, since their places count."""
     found = tuple(name.strip() for name in text.split(","))

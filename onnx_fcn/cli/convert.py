@@ -17,7 +17,7 @@ from importlib import import_module
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
-from onnx_fcn.cli.arguments import count, names, seed, size
+from onnx_fcn.cli.arguments import count, names, seed, size, stride
 from onnx_fcn.cli.output import StdoutError, json_file, write_out
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
 from onnx_fcn.reporting.checks import tables_of, validation_dict
@@ -223,9 +223,10 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--output-stride",
-        type=count,
-        metavar="S",
-        help="give an answer every S pixels; if S is less than the network strides, operators dilate instead (à trous)",
+        type=stride,
+        metavar="S|SxS",
+        help="give an answer every S pixels (4x16: by axis); if S is less than the network strides, operators dilate "
+        "instead (à trous)",
     )
     group.add_argument(
         "--outputs", type=names, default=(), metavar="NAME,…", help="answer with these outputs or tensors of the graph"

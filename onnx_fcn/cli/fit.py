@@ -16,6 +16,7 @@ from onnx_fcn.cli.arguments import (
     preprocessing,
     seed,
     size,
+    stride,
 )
 from onnx_fcn.cli.output import json_file
 from onnx_fcn.fitting.fit import fit
@@ -133,7 +134,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     network.add_argument("--output", metavar="NAME", help="the output to replace, if there are several")
     network.add_argument("--input", metavar="NAME", help="the input that is the image, if there are several")
     network.add_argument("--input-size", type=size, metavar="224", help="the native size; also 224x320")
-    network.add_argument("--output-stride", type=count, metavar="N", help="pixels between answers: operators dilate")
+    network.add_argument("--output-stride", type=stride, metavar="S|SxS", help="pixels between answers")
     network.add_argument("--full-size", action="store_true", help="scores at the resolution of the image")
     network.add_argument("--argmax", action="store_true", help="the best class instead of the scores")
     network.add_argument("--external-data", action="store_true", help="weights in a file beside the model")

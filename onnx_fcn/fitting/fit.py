@@ -63,7 +63,7 @@ def fit(
     held_out: tuple[PathLike, PathLike] | None = None,
     preprocess: str | Preprocessing | None = None,
     level: int = 0,
-    output_stride: int | None = None,
+    output_stride: int | Sequence[int] | None = None,
     full_size: bool = False,
     argmax: bool = False,
     output_name: str | None = None,

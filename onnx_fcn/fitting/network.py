@@ -30,7 +30,7 @@ from onnx_fcn.walk.fields import geometry_of
 from onnx_fcn.walk.forms import form
 from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.heads import Head, map_at, with_head
-from onnx_fcn.walk.images import Request, Size, size_of
+from onnx_fcn.walk.images import Request, Size, size_of, written_size
 from onnx_fcn.walk.lift import answering, lift
 from onnx_fcn.walk.mixing import check_freed
 
@@ -190,8 +190,8 @@ def open_network(
         walk = answering(document, lift(document, request), asked.as_map)
         if walk.options.apart is not None:
             raise OptionError(
-                f"--output-stride {asked.output_stride} is more than the network strides, and a trained layer has an "
-                "answer at every cell of its maps: leave it out"
+                f"--output-stride {written_size(asked.output_strides)} is more than the network strides, and a trained "
+                "layer has an answer at every cell of its maps: leave it out"
             )
         document.commit(assemble(document, walk))
     geometry = geometry_of(walk)

@@ -19,7 +19,7 @@ __all__ = ["cell_maps", "check_undilated", "dilation_refusal", "split_stride", "
 
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
     """(step in cells of the map, rate of the result): beyond the requested output stride operators dilate."""
-    target = site.output_stride
+    target = site.output_stride(axis)
     if target is None or not axis.slides:
         return stride, 1
     room, step = target / axis.stride, stride * axis.rate

@@ -212,7 +212,7 @@ def _depth_to_space(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> L
 def _space_to_depth(site: Site, x: Lifted, k: int, atoms: tuple[Atom, ...]) -> Lifted:
     """Space to depth along one axis: its inner factor becomes channels, by one-hot kernels."""
     axis, size = x.space[k], Atom.product(atoms)
-    target = site.output_stride
+    target = site.output_stride(axis)
     if axis.rate != 1 or (target is not None and axis.stride * size > target):
         raise dilation_refusal(site, "moves cells of the map to its channels")
     window = [size if j == k else 1 for j in range(len(x.space))]

@@ -394,14 +394,18 @@ class Lifted:
         """The same fact about another tensor, such as the result of an elementwise operator."""
         return replace(self, map=name, elem_type=self.elem_type if elem_type is None else elem_type)
 
-    def spaced(self, stride: Sequence[Fraction]) -> Lifted:
-        """The same map with its windows so many pixels apart, along each axis of the image: whole cells."""
+    def spaced(self, strides: Sequence[Fraction | None]) -> Lifted:
+        """The same map with its windows so many pixels apart, along each axis of the image: whole cells.
+
+        None leaves them as they are along that axis.
+        """
 
         def apart(axis: Axis) -> Axis:
-            if axis.image is None:
+            stride = None if axis.image is None else strides[axis.image]
+            if stride is None:
                 return axis
-            assert (stride[axis.image] / axis.stride).denominator == 1, "windows are whole cells apart"
-            return replace(axis, window_stride=stride[axis.image])
+            assert (stride / axis.stride).denominator == 1, "windows are whole cells apart"
+            return replace(axis, window_stride=stride)
 
         return replace(self, space=tuple(map(apart, self.space)))
 

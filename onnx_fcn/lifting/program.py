@@ -30,6 +30,7 @@ __all__ = [
     "Slides",
     "Slot",
     "Standing",
+    "Strides",
     "Walk",
     "at_node",
 ]
@@ -174,23 +175,29 @@ class Rewind(Exception):
         self.slots = frozenset(slots)
 
 
+#: Pixels along each axis of the image, or None.
+Strides = tuple[Fraction | None, ...]
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of one walk.
 
     Attributes:
-        output_stride: the coarsest stride, in input pixels; beyond it operators dilate instead.
+        output_stride: the coarsest stride along each axis of the image, in input pixels; beyond it operators dilate
+            instead. None keeps the network's own; empty if all axes keep theirs.
         head: reductions that an earlier walk took for context, but that belong to the head.
         folds: fold the batch into a spatial axis around the head.
         asked: the user chose the output stride; otherwise it is the one that all answers share.
-        apart: a map, and how far its windows are apart instead of as close as they come, in input pixels.
+        apart: a map, and how far its windows are apart along each axis of the image, in input pixels; None for as
+            close as they come.
     """
 
-    output_stride: Fraction | None = None
+    output_stride: Strides = ()
     head: frozenset[str] = frozenset()
     folds: bool = False
     asked: bool = False
-    apart: tuple[str, Fraction] | None = None
+    apart: tuple[str, Strides] | None = None
 
 
 #: In a formula of `FormedOutput.dims`, the size of the batch as the image declares it.

@@ -17,7 +17,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Emitter
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slides
 from onnx_fcn.lifting.regions import Region
 
@@ -100,10 +100,10 @@ class Site(Emitter):
         assert self._walk.region is not None, "the program has a region"
         return self._walk.region
 
-    @property
-    def output_stride(self) -> Fraction | None:
-        """The coarsest stride that answers may have, in input pixels; None to keep the network's own."""
-        return self._walk.options.output_stride
+    def output_stride(self, axis: Axis) -> Fraction | None:
+        """The coarsest stride that answers may have along an axis, in input pixels; None to keep the network's own."""
+        strides = self._walk.options.output_stride
+        return strides[axis.image] if strides and axis.image is not None else None
 
     @property
     def is_stride_requested(self) -> bool:

@@ -141,7 +141,7 @@ def explain(
     *,
     input_size: Size | None = None,
     input: str | None = None,
-    output_stride: int | None = None,
+    output_stride: int | Sequence[int] | None = None,
     windows: bool = False,
     slide: Sequence[str] = (),
 ) -> Explanation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ class Asked:
 
     Attributes:
         folds: fold the batch into a spatial axis around the head.
-        output_stride: pixels between answers: if fewer than the network strides, operators dilate (à trous); if more,
-            answers are left out.
+        output_stride: pixels between answers, or one number for each axis that slides: if fewer than the network
+            strides, operators dilate (à trous); if more, answers are left out.
         outputs: names of the outputs to answer with, or of other tensors; empty for all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
         reduce: ``mean`` or ``max`` of the map; empty for the map itself.
@@ -35,7 +35,7 @@ class Asked:
     """
 
     folds: bool = False
-    output_stride: int | None = None
+    output_stride: int | Sequence[int] | None = None
     outputs: tuple[str, ...] = ()
     logits: bool = False
     reduce: str = ""
@@ -48,9 +48,12 @@ class Asked:
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
-        for name, stride in (("output-stride", self.output_stride), ("window-stride", self.window_stride)):
-            if stride is not None and (type(stride) is not int or stride < 1):
-                raise OptionError(f"--{name} is a number of pixels from 1 on, not {stride!r}")
+        if self.window_stride is not None and not _are_pixels([self.window_stride]):
+            raise OptionError(f"--window-stride is a number of pixels from 1 on, not {self.window_stride!r}")
+        if self.output_stride is not None and not _are_pixels(self.output_strides):
+            raise OptionError(
+                f"--output-stride is a number of pixels from 1 on, or one for each axis, not {self.output_stride!r}"
+            )
         if self.reduce not in ("", "mean", "max"):
             raise OptionError(f"a map is reduced to its mean or its max, not to '{self.reduce}'")
         asked = [name for name, value in self._forms() if value]
@@ -72,6 +75,12 @@ class Asked:
             ("full-size", self.full_size),
             ("argmax", self.argmax),
         ]
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """The requested pixels between answers: one number for all axes, one for each, or none."""
+        given = self.output_stride
+        return () if given is None else tuple(given) if isinstance(given, Sequence) else (given,)
 
     @property
     def form(self) -> str:
@@ -115,8 +124,12 @@ class Asked:
         outputs, slide = asked.get("outputs", []), asked.get("slide", [])
         strides: dict[str, Any] = {name: asked.get(name) for name in ("output_stride", "window_stride")}
         lists = isinstance(outputs, list) and isinstance(slide, list)
-        if not lists or not all(isinstance(n, int | None) for n in strides.values()):
+        if not lists or not all(isinstance(n, int | None | list) for n in strides.values()):
             raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
         flags: dict[str, Any] = {name: bool(asked.get(name)) for name in FLAGS}
         reduce, named = str(asked.get("reduce", "")), tuple(map(str, outputs))
         return cls(outputs=named, reduce=reduce, slide=tuple(map(str, slide)), **strides, **flags)
+
+
+def _are_pixels(strides: Sequence[object]) -> bool:
+    return len(strides) > 0 and all(type(n) is int and n > 0 for n in strides)

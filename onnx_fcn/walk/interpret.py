@@ -166,7 +166,7 @@ def _apart(walk: Walk, name: str, fact: Fact) -> Fact:
     """The fact of a tensor, with its windows further apart if that is the map where they are to be."""
     if walk.options.apart is None or walk.options.apart[0] != name or not isinstance(fact, Lifted):
         return fact
-    return fact.spaced([walk.options.apart[1]] * len(walk.image.space))
+    return fact.spaced(walk.options.apart[1])
 
 
 def _origins(walk: Walk, position: int, lifted: Sequence[Lifted]) -> frozenset[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -92,69 +92,107 @@ def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
         OptionError: if the strides of the network do not allow it, or the form does not apply to any output.
     """
     if asked.output_stride is not None:
-        walk = _spaced(document, walk, asked.output_stride)
+        walk = _spaced(document, walk, asked.output_strides)
     finish(walk, asked)
     return walk
 
 
-def _spaced(document: Document, walk: Walk, output_stride: int) -> Walk:
-    """The walk with answers `output_stride` pixels apart, of a model that was lifted at its own stride.
+def _spaced(document: Document, walk: Walk, requested: tuple[int, ...]) -> Walk:
+    """The walk with answers so many pixels apart, of a model that was lifted at its own stride.
 
     For closer answers operators dilate; for answers that are further apart the head steps over windows of the cut.
 
     Raises:
         UnsupportedModel: if something in it cannot dilate.
-        OptionError: if `output_stride` neither divides the strides of the network nor is a multiple of them.
+        OptionError: if a requested stride neither divides the strides of the network nor is a multiple of them.
     """
-    own, stride = _check_stride(walk, output_stride), Fraction(output_stride)
-    if stride == own:
+    strides = _strides(walk)
+    own = {k: found[-1] for k, found in strides.items()}
+    asked = _along_axes(walk, own, requested)
+    _check_strides(walk, strides, asked, requested)
+    closer = {k: s for k, s in asked.items() if s < own[k]}
+    further = {k: s for k, s in asked.items() if s > own[k]}
+    if not closer and not further:
         return walk
-    region, cut = walk.region, find_cut(walk)
-    if region is not None:
-        closer = tuple(min(s, stride) for s in region.stride)
-        region = replace(region, stride=closer if stride < own else (stride,) * len(closer))
-    folds, head = walk.options.folds, walk.options.head
-    if stride < own:
-        spaced = walked(document, walk.image, folds=folds, output_stride=stride, region=region, head=head)
-    else:
+    axes, apart = range(len(walk.image.space)), None
+    if further:
+        cut = find_cut(walk)
         assert cut is not None, "only a network with a head has a coarser stride"
-        spaced = walked(document, walk.image, folds=folds, region=region, apart=(cut.name, stride), head=head)
+        apart = cut.name, tuple(further.get(k) for k in axes)
+    region = walk.region
+    if region is not None:
+        between = (further.get(k, min(s, closer.get(k, s))) for k, s in enumerate(region.stride))
+        region = replace(region, stride=tuple(between))
+    finer = tuple(None if k in further else asked.get(k) for k in axes) if closer else ()
+    folds, head = walk.options.folds, walk.options.head
+    spaced = walked(document, walk.image, folds=folds, output_stride=finer, region=region, apart=apart, head=head)
     if not spaced.succeeded:
         raise UnsupportedModel(causes_of(spaced))
-    _check_spaced(walk, spaced, output_stride, coarser=stride > own)
+    _check_spaced(walk, spaced, closer, further)
     return spaced
 
 
-def _check_stride(walk: Walk, output_stride: int) -> Fraction:
-    """The largest stride of all answers, which `output_stride` has to divide, or to be a multiple of.
+def _strides(walk: Walk) -> dict[int, list[Fraction]]:
+    """The strides of all answers along each axis of the image that slides, the largest last.
 
     Raises:
-        OptionError: if it is neither.
+        OptionError: if there are none.
     """
-    axes = [a for f in walk.results.values() for a in f.space if a.image is not None and a.image not in walk.held]
-    strides = sorted({a.stride for a in axes})
-    if not strides:
+    every = [a for f in walk.results.values() for a in f.space]
+    sliding = [(a.image, a.stride) for a in every if a.image is not None and a.image not in walk.held]
+    if not sliding:
         raise OptionError("no answer depends on the position, so --output-stride does not apply")
-    slides = walk.has_head and find_cut(walk) is not None
-    if slides and not any(output_stride % s for s in strides):
-        return strides[-1]
-    if any(s % output_stride and output_stride % s for s in strides) or output_stride > strides[-1]:
-        stride = int(strides[-1])
-        fit = ", ".join(str(n) for n in range(1, stride + 1) if not any(s % n and n % s for s in strides))
-        apart = f"{' and '.join(map(str, strides))} {'pixel' if strides == [1] else 'pixels'} apart"
-        coarser = f", or a multiple of {stride}" if slides and not any(stride % s for s in strides) else ""
+    axes = sorted({k for k, _ in sliding})
+    return {k: sorted({stride for image, stride in sliding if image == k}) for k in axes}
+
+
+def _along_axes(walk: Walk, own: Mapping[int, Fraction], requested: tuple[int, ...]) -> dict[int, Fraction]:
+    """The requested stride along each axis of the image.
+
+    One number is meant for all axes: those along which the answers are closer keep their stride, unless all are.
+
+    Raises:
+        OptionError: if there are several numbers, but not one for each axis.
+    """
+    if len(requested) == len(own):
+        return dict(zip(own, map(Fraction, requested)))
+    if len(requested) > 1:
+        names = ", ".join(SIZE_NAMES[len(walk.image.space)][k] for k in own)
         raise OptionError(
-            f"the answers lie {apart}, which --output-stride {output_stride} does not divide: use {fit}{coarser}"
+            f"--output-stride {written_size(requested)} has {len(requested)} numbers, but answers slide along {names}"
         )
-    return strides[-1]
+    stride = Fraction(requested[0])
+    return {k: stride if stride > max(own.values()) else min(stride, s) for k, s in own.items()}
 
 
-def _check_spaced(plain: Walk, spaced: Walk, output_stride: int, *, coarser: bool) -> None:
+def _check_strides(
+    walk: Walk, strides: Mapping[int, list[Fraction]], asked: Mapping[int, Fraction], requested: tuple[int, ...]
+) -> None:
+    """Raises OptionError if a requested stride neither divides the strides of its axis nor is a multiple of them."""
+    slides = walk.has_head and find_cut(walk) is not None
+    for k, stride in asked.items():
+        own = strides[k]
+        multiple = slides and not any(stride % s for s in own)
+        if multiple or (stride <= own[-1] and not any(s % stride and stride % s for s in own)):
+            continue
+        most = int(own[-1])
+        fit = ", ".join(str(n) for n in range(1, most + 1) if not any(s % n and n % s for s in own))
+        along = f" along the {SIZE_NAMES[len(walk.image.space)][k]}" if len(requested) > 1 else ""
+        apart = f"{' and '.join(map(str, own))} {'pixel' if own == [1] else 'pixels'} apart{along}"
+        coarser = f", or a multiple of {most}" if slides and not any(most % s for s in own) else ""
+        raise OptionError(
+            f"the answers lie {apart}, which --output-stride {written_size(requested)} does not divide: "
+            f"use {fit}{coarser}{' there' if along else ''}"
+        )
+
+
+def _check_spaced(plain: Walk, spaced: Walk, closer: Mapping[int, Fraction], further: Mapping[int, Fraction]) -> None:
     """Raises UnsupportedModel if an answer did not come out at the requested stride."""
     for name, fact in spaced.results.items():
         for axis, was in zip(fact.space, plain.results[name].space):
-            wanted = Fraction(output_stride) if coarser else min(was.stride, output_stride)
-            if axis.image is not None and axis.image not in plain.held and axis.stride != wanted:
+            image = -1 if axis.image is None else axis.image
+            wanted = further.get(image, min(was.stride, closer.get(image, was.stride)))
+            if axis.stride != wanted:
                 raise UnsupportedModel(
                     [
                         Diagnostic(

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.program import Image, Options, Slot, Walk
+from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
@@ -35,9 +35,9 @@ def walked(
     image: Image,
     *,
     folds: bool = False,
-    output_stride: Fraction | None = None,
+    output_stride: Strides = (),
     region: Region | None = None,
-    apart: tuple[str, Fraction] | None = None,
+    apart: tuple[str, Strides] | None = None,
     head: frozenset[str] = frozenset(),
 ) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
@@ -46,12 +46,12 @@ def walked(
         document: the model.
         image: the reading of its inputs.
         folds: fold the batch into a spatial axis around the head.
-        output_stride: the requested stride, in pixels.
+        output_stride: the requested stride along each axis of the image, in pixels.
         region: the part that runs on every window, if any.
-        apart: a map, and the distance of its windows in pixels, if they are not as close as they come.
+        apart: a map, and the distance of its windows along each axis in pixels, if they are not as close as they come.
         head: reductions that an earlier walk took for context, but that belong to the head.
     """
-    options = Options(output_stride, head, folds=folds, asked=output_stride is not None, apart=apart)
+    options = Options(output_stride, head, folds=folds, asked=bool(output_stride), apart=apart)
     while True:
         walk = run(program(document, image, options, region))
         if not (pooled := pooling_weights(walk)) <= options.head:
@@ -61,8 +61,8 @@ def walked(
         if cut is None:
             return walk
         meet = any(d.code == "strides-meet" for d in walk.diagnostics.values())
-        shared = max(a.stride for a in cut.fact.space)
-        if meet and _coarser(options, shared):  # levels of a pyramid: bring them to the stride that they share
+        shared = _at_most(options.output_stride, max(a.stride for a in cut.fact.space), len(image.space))
+        if meet and shared != options.output_stride:  # levels of a pyramid: bring them to the stride that they share
             options = replace(options, output_stride=shared)
             continue
         if not walk.succeeded or not walk.has_head:
@@ -73,7 +73,7 @@ def walked(
             options = replace(options, head=options.head | beyond)
             continue
         strides = [s for k in slots_of_head(walk, cut) if (s := walk.slots[k].slides) is not None]
-        if any(s.strides for s in strides) and _coarser(options, shared):
+        if any(s.strides for s in strides) and shared != options.output_stride:
             options = replace(options, output_stride=shared)
             continue
         for k in padded_beyond(walk, cut):
@@ -88,9 +88,9 @@ def walked(
         return walk
 
 
-def _coarser(options: Options, stride: Fraction) -> bool:
-    """May operators make the map coarser than this?"""
-    return options.output_stride is None or options.output_stride > stride
+def _at_most(strides: Strides, most: Fraction, axes: int) -> Strides:
+    """Strides along so many axes, none of them coarser than `most`."""
+    return tuple(most if s is None else min(s, most) for s in strides or (None,) * axes)
 
 
 def program(document: Document, image: Image, options: Options, region: Region | None = None) -> Walk:
