@@ -252,6 +252,20 @@ def test_a_size_that_is_computed_from_the_image_is_refused() -> None:
         onnx_fcn.convert(model)
 
 
+@pytest.mark.parametrize(("read", "joined"), [("m", "nc, hw"), ("x", "b, c, hw")])
+def test_a_literal_size_beside_the_shape_of_the_image_is_a_scale(read: str, joined: str) -> None:
+    """torch writes `interpolate(size=…)` as the numbers of images and channels, read off, and two literal ones."""
+    body = (
+        f"m = Conv <strides = [2, 2]> (x, k)  n = Shape ({read})  nc = Slice (n, zero, two)  b = Slice (n, zero, one)  "
+        f't = Concat <axis = 0> ({joined})  y = Resize (m, "", "", t)'
+    )
+    shapes = {"zero": [0], "one": [1], "two": [2], "c": [5], "hw": [8, 12]}
+    model = law.model(body, image="float[N,6,8,12] x", opset=13, k=(5, 6, 2, 2), **shapes)
+    image = law.random("x", 2, 6, 13, 21).astype(np.float32)
+    (found,) = law.session(onnx_fcn.convert(model).to_proto())({"x": image})
+    assert found.shape == (2, 5, 12, 20)
+
+
 def test_a_line_of_steps_is_read_back(tmp_path: Path) -> None:
     """An output without the axis that is held has a layout, a heat map and tiles."""
     out = tmp_path / "out.onnx"

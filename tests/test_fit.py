@@ -186,6 +186,35 @@ def test_every_kind_of_network(name: str, tmp_path: Path) -> None:
     assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
 
 
+#: A network with an answer for each step along the width, by axes of its output.
+STEPS = {
+    "steps first": "t = Transpose <perm = [0, 2, 1]> (g)  y = MatMul (t, w)",
+    "classes first": "t = Transpose <perm = [0, 2, 1]> (g)  s = MatMul (t, w)  y = Transpose <perm = [0, 2, 1]> (s)",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_answer_for_each_step(name: str, tmp_path: Path) -> None:
+    """It is where its receptive field is, and about all rows; nothing is half a window beside it."""
+    given = model(
+        f"a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  r = Relu (a)  "
+        f"g = ReduceMean <axes = [2], keepdims = 0> (r)  {STEPS[name]}",
+        image="float[N,3,16,40] x", opset=13, k=(8, 3, 3, 3), w=(8, 4),
+    )  # fmt: skip
+    labelled_noise(tmp_path, (16, 107), 3, 3)
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    fitted = onnx_fcn.fit(
+        given, images, labels, tmp_path / "out.onnx", at="last", preprocess=Preprocessing(scale=1 / 255),
+        held_out=(images, labels),
+    )  # fmt: skip
+    assert fitted.held_out is not None
+    assert fitted.held_out.accuracy > 0.98
+    assert not any("nearer to the border" in note for note in fitted.notes)
+    assert main(["segment", str(tmp_path / "out.onnx"), str(images / "0.npy"), str(tmp_path / "found.npy"), "-q"]) == 0
+    found, want = np.load(tmp_path / "found.npy"), np.load(labels / "0.npy")
+    assert (found == want)[want != 255].mean() > 0.95
+
+
 @pytest.mark.parametrize("tensors", [("c",), ("a", "c"), ("f",)], ids="+".join)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_features_of_tiles_are_those_of_one_pass(name: str, tensors: tuple[str, ...], tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Extractor:
         if self.converted.others:
             raise OptionError(f"the model takes more than an image: {', '.join(map(repr, self.converted.others))}")
         native = network.walk.image.size
-        self._native = native
+        self._native, self._held = native, network.walk.held
         self._sources = [Cells.of(f, native) for f in features]
         self._tile = tile or TILE[len(native)]
         names = list(dict.fromkeys(network.tensor(f.tensor) for f in features))
@@ -157,7 +157,8 @@ class Extractor:
     def beyond(self, feature: Feature, size: Sequence[int], positions: Array) -> int:
         """The number of pixels (n, rank) of an image beyond the outermost cells of a map, whose features they get."""
         source = Cells.of(feature, self._native)
-        outside = [source.beyond(k, positions[:, k], n) for k, n in enumerate(size)]
+        slides = [k for k in range(len(size)) if k not in self._held]  # along another axis a cell is about all pixels
+        outside = [source.beyond(k, positions[:, k], size[k]) for k in slides]
         return int(np.logical_or.reduce(outside).sum())
 
     def _groups(self, positions: Array) -> Iterator[Array]:

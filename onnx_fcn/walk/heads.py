@@ -201,7 +201,7 @@ def _as_map(x: Lifted, name: str, width: int, space: tuple[Axis, ...]) -> Lifted
 
 def has_place(fact: Lifted) -> bool:
     """Does a tensor have axes of the image, so that its cells are where they look? Otherwise it is about windows."""
-    return fact.rank == 2 + len(fact.space)
+    return fact.is_dense or fact.rank == 2 + len(fact.space)
 
 
 def middles_of(fact: Lifted, native: Sequence[int]) -> tuple[Fraction, ...]:

@@ -14,7 +14,7 @@ the walk rewinds to its origins and marks them as context: they stay global, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -95,12 +95,36 @@ def _check_resized(walk: Walk) -> None:
     makers = makers_of(walk) if dense else {}
     for name in dense:
         for slot in (walk.slots[k] for k in sorted(upstream(walk, name, makers))):
-            sized = any(isinstance(fact, Known) and fact.sized for fact in slot.operands)
-            if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and sized:
+            if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and _is_sized(walk, makers, slot):
                 reason = f"is resized to a size that '{slot.name}' computes from that of the image"
                 hint = "its own nodes answer for images of any size, once the sizes of the input are dynamic"
                 walk.diagnostics[len(walk.slots)] = Diagnostic("resized", name, "output", reason, hint)
                 return
+
+
+def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
+    """Does a node resize a map to a size that is computed from the image's?
+
+    Exporters join literal numbers of rows and columns with the numbers of images and channels, which they read off.
+    """
+    x, *operands = slot.operands
+    sized = [fact for fact in operands if isinstance(fact, Known) and fact.sized]
+    if not isinstance(x, Lifted) or not sized:
+        return False
+    space = {axis.atoms[0] for axis in x.space if axis.atoms}
+    along = {k for k, group in enumerate(x.layout) if space & set(group)}
+    for fact in sized:
+        made = walk.slots[makers[fact.name]] if fact.name in makers else None
+        if made is None or made.node.op != "Concat":
+            return True
+        axis = 0
+        for part in made.operands:
+            assert isinstance(part, Known), "a known value is made of known ones"
+            count = walk.values[part.name].size
+            if part.sized and along & set(range(axis, axis + count)):
+                return True
+            axis += count
+    return False
 
 
 def _forget(walk: Walk, position: int) -> None:
