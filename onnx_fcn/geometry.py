@@ -124,6 +124,11 @@ class Field:
         start = min(self.start, other.start)
         return Field(max(self.end, other.end) - start, self.stride, start)
 
+    def around(self, middle: Number) -> Field:
+        """The smallest field that contains this one and has a pixel, or half a one, in its middle."""
+        reach = max(middle - self.start, self.end - 1 - middle)
+        return Field(2 * reach + 1, self.stride, middle - reach)
+
     def everywhere(self) -> Field:
         """The field of context: the whole image, at any size."""
         return Field(math.inf, self.stride, -math.inf)

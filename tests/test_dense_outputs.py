@@ -252,6 +252,34 @@ def test_a_size_that_is_computed_from_the_image_is_refused() -> None:
         onnx_fcn.convert(model)
 
 
+#: Networks with an answer for each position, and the pixel in the middle of the first.
+PLACES = {
+    "a decoder that is as fine as the image": (
+        "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  "
+        "b = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (a, l)  c = ConvTranspose <strides = [2, 2]> (b, u)  d = ConvTranspose <strides = [2, 2]> (c, u)  "
+        "y = Concat <axis = 1> (d, x)", 0),
+    "a map of every second pixel, padded": ("y = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)", 0.5),
+    "a map of every second pixel": ("y = Conv <strides = [2, 2]> (x, k)", 1),
+    "a map of every pixel, padded at its end": ("y = Conv <pads = [0, 0, 2, 2]> (x, k)", 0),
+    "a map of every pixel": ("y = Conv (x, k)", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_cells_that_tile_the_image_lie_in_the_middle_of_their_pixels(name: str) -> None:
+    """The designers of segmenters compare them with labels there; strided layers and finer maps move the fields."""
+    body, first = PLACES[name]
+    kernels = {"k": (6, 6, 3, 3), "l": (6, 6, 3, 3), "u": (6, 6, 2, 2)}
+    model = law.model(body, image="float[N,6,16,24] x", **{n: s for n, s in kernels.items() if f"{n})" in body})
+    answers = onnx_fcn.convert(model).report.geometry.of()
+    grid = answers.grid(32, 52)
+    cell = np.arange(2) + 3
+    assert np.allclose(grid.pixel_of(cell, cell), first + answers.stride[0] * cell)
+    for start, size, field in zip(answers.offset, answers.window, answers.field):
+        assert start <= field.start
+        assert start + size >= field.end
+
+
 @pytest.mark.parametrize(("read", "joined"), [("m", "nc, hw"), ("x", "b, c, hw")])
 def test_a_literal_size_beside_the_shape_of_the_image_is_a_scale(read: str, joined: str) -> None:
     """torch writes `interpolate(size=…)` as the numbers of images and channels, read off, and two literal ones."""

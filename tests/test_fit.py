@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,33 +187,46 @@ def test_every_kind_of_network(name: str, tmp_path: Path) -> None:
     assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
 
 
-#: A network with an answer for each step along the width, by axes of its output.
-STEPS = {
-    "steps first": "t = Transpose <perm = [0, 2, 1]> (g)  y = MatMul (t, w)",
-    "classes first": "t = Transpose <perm = [0, 2, 1]> (g)  s = MatMul (t, w)  y = Transpose <perm = [0, 2, 1]> (s)",
-}
+STEPS = "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  r = Relu (a)"
+TURNED = "g = ReduceMean <axes = [2], keepdims = 0> (r)  t = Transpose <perm = [0, 2, 1]> (g)"
+WIDE: dict[str, Any] = {"image": "float[N,3,16,40] x", "k": (8, 3, 3, 3), "w": (8, 4)}
+
+#: Networks whose maps have other axes than batch, channels and those of the image: (network, map, size of images).
+OTHER_AXES: dict[str, tuple[dict[str, Any], str, tuple[int, ...]]] = {
+    "steps along the width": ({"body": f"{STEPS}  {TURNED}  y = MatMul (t, w)", **WIDE}, "last", (16, 107)),
+    "steps along the width, the last axis": (
+        {"body": f"{STEPS}  {TURNED}  s = MatMul (t, w)  y = Transpose <perm = [0, 2, 1]> (s)", **WIDE},
+        "last", (16, 107),
+    ),
+    "bands of a sound, along which a convolution slides": (
+        {
+            "body": "a = Conv <strides = [4]> (x, k)  u = Unsqueeze (a, one)  c = Conv (u, l)  f = Flatten (c)  "
+            "y = MatMul (f, w)",
+            "image": "float[N,1,160] x", "k": (8, 1, 8), "one": [1], "l": (3, 1, 3, 3), "w": (666, 4),
+        },
+        "u", (400,),
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_an_answer_for_each_step(name: str, tmp_path: Path) -> None:
-    """It is where its receptive field is, and about all rows; nothing is half a window beside it."""
-    given = model(
-        f"a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  r = Relu (a)  "
-        f"g = ReduceMean <axes = [2], keepdims = 0> (r)  {STEPS[name]}",
-        image="float[N,3,16,40] x", opset=13, k=(8, 3, 3, 3), w=(8, 4),
-    )  # fmt: skip
-    labelled_noise(tmp_path, (16, 107), 3, 3)
+@pytest.mark.parametrize("name", OTHER_AXES)
+def test_features_lie_where_their_fields_are(name: str, tmp_path: Path) -> None:
+    """What is trained at a pixel is answered there, and not half a window beside it; a held axis has no border."""
+    network, at, size = OTHER_AXES[name]
+    labelled_noise(tmp_path, size, 3 if len(size) > 1 else 1, 3)
     images, labels = tmp_path / "images", tmp_path / "labels"
     fitted = onnx_fcn.fit(
-        given, images, labels, tmp_path / "out.onnx", at="last", preprocess=Preprocessing(scale=1 / 255),
-        held_out=(images, labels),
+        model(opset=13, **network), images, labels, tmp_path / "out.onnx", at=at,
+        preprocess=Preprocessing(scale=1 / 255), held_out=(images, labels),
     )  # fmt: skip
     assert fitted.held_out is not None
-    assert fitted.held_out.accuracy > 0.98
-    assert not any("nearer to the border" in note for note in fitted.notes)
-    assert main(["segment", str(tmp_path / "out.onnx"), str(images / "0.npy"), str(tmp_path / "found.npy"), "-q"]) == 0
-    found, want = np.load(tmp_path / "found.npy"), np.load(labels / "0.npy")
-    assert (found == want)[want != 255].mean() > 0.95
+    assert fitted.held_out.accuracy > 0.97
+    assert len(size) == 1 or not any("nearer to the border" in note for note in fitted.notes)
+    onnx_fcn.apply(tmp_path / "out.onnx", images / "0.npy", tmp_path / "map.npy")
+    grid = onnx_fcn.read_geometry(tmp_path / "out.onnx").grid(*size)
+    pixels = np.rint(grid.pixel_of(*np.indices(grid.shape))[::-1]).astype(int)
+    want = np.load(labels / "0.npy")[tuple(np.clip(pixels, 0, np.array(size).reshape(-1, *[1] * len(size)) - 1))]
+    assert (np.load(tmp_path / "map.npy").argmax(0) == want)[want != 255].mean() > 0.95
 
 
 @pytest.mark.parametrize("tensors", [("c",), ("a", "c"), ("f",)], ids="+".join)
@@ -434,6 +448,33 @@ def test_labels_beyond_the_outermost_answers_are_counted(tmp_path: Path) -> None
     (tmp_path / "border.csv").write_text("\n".join(rows) + "\n")
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "border.csv", at="last")
     assert any("4 of 7 samples are nearer to the border than the outermost answers" in note for note in fitted.notes)
+
+
+def test_pixels_without_data_are_left_out(tmp_path: Path) -> None:
+    """Images of numbers have NaN there, and so have the features of all windows that see them."""
+    page, labels = np.load(PAGE).astype(np.float32), truth("digit", UPPER)
+    page[60, 200] = np.nan
+    np.save(tmp_path / "page.npy", page)
+    np.save(tmp_path / "labels.npy", labels)
+    fitted = onnx_fcn.fit(DIGITS, tmp_path / "page.npy", tmp_path / "labels.npy", at="last", samples=5000)
+    (note,) = (n for n in fitted.notes if "left out" in n)
+    lost = int(re.match(r"([\d,]+) of [\d,]+ samples are left out, since the features '.*' are not finite", note)[1])
+    assert 0 < lost < 100
+    assert fitted.samples > 1000
+    page[labels == 0] = np.nan
+    np.save(tmp_path / "page.npy", page)
+    with pytest.raises(OptionError, match="are not finite numbers at any labelled pixel of class '0'"):
+        onnx_fcn.fit(DIGITS, tmp_path / "page.npy", tmp_path / "labels.npy", at="last", samples=500)
+    np.save(tmp_path / "part.npy", np.where(np.arange(page.shape[1]) < 230, labels, 255).astype(np.uint8))
+    clean = np.load(PAGE).astype(np.float32)
+    np.save(tmp_path / "clean.npy", clean)
+    clean[100, 100] = np.inf
+    np.save(tmp_path / "infinite.npy", clean)
+    fitted = onnx_fcn.fit(
+        DIGITS, tmp_path / "clean.npy", tmp_path / "part.npy", at="last", samples=100,
+        held_out=(tmp_path / "infinite.npy", tmp_path / "labels.npy"),
+    )  # fmt: skip
+    assert any("held-out images:" in note and "left out" in note for note in fitted.notes)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -134,12 +134,16 @@ def fit(
     network.validate()
     sampler = Sampler(network, candidates, preprocess, samples, seed, tile, providers or ())
     limited = sampler.limit(data)
-    taken = sampler.take(data, say)
+    taken, lost = sampler.take(data, say).finite(data.classes.names)
     candidates, untested = _testable(taken, candidates)
     trained = _trained(network, taken, candidates, folds, balance == "balanced", seed, say)
-    tested = None if tests is None else trained.tested(sampler.take(tests, say))
+    tested, unseen = None, ""
+    if tests is not None:
+        seen, unseen = sampler.take(tests, say).finite(data.classes.names)
+        tested = trained.tested(seen)
     doubts = (*trained.doubts(data, named=at != "auto"), *_outside(sampler.beyond(trained.maps, data, taken), taken))
     say("comparing with the original", 0, 0)
+    notes = (*data.notes, limited, lost, *doubts, *refused, *untested, *_of_held_out(tests, unseen))
     head, formula = _head(network, trained), sampler.formula
     written = network.write(
         head,
@@ -165,7 +169,7 @@ def fit(
         held_out=tested,
         preprocessing=formula,
         balance=balance,
-        notes=tuple(filter(None, (*data.notes, limited, *doubts, *refused, *untested, *_of_held_out(tests)))),
+        notes=tuple(filter(None, notes)),
         geometry=written.geometry,
         validation=written.validation,
         seconds=time.perf_counter() - begun,
@@ -299,9 +303,9 @@ def _testable(taken: Samples, candidates: Sequence[Candidate]) -> tuple[list[Can
     return kept, [f"{c.name} is not tried: it sees {f:g} {reason}" for c, f in zip(candidates, fields) if f > extent]
 
 
-def _of_held_out(tests: Data | None) -> list[str]:
-    """Sentences about held-out images."""
-    return [] if tests is None else [f"held-out images: {note}" for note in tests.notes]
+def _of_held_out(tests: Data | None, unseen: str) -> list[str]:
+    """Sentences about held-out images; `unseen` is about samples that were left out."""
+    return [] if tests is None else [f"held-out images: {note}" for note in (*tests.notes, unseen) if note]
 
 
 def _outside(beyond: int, taken: Samples) -> Iterator[str]:

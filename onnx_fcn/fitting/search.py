@@ -16,11 +16,12 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_fcn._types import Array
+from onnx_fcn.errors import OptionError
 from onnx_fcn.fitting.candidates import Candidate, Feature, joined
 from onnx_fcn.fitting.solver import distances, path, stratified
 from onnx_fcn.running.confusion import Confusion
@@ -66,6 +67,39 @@ class Samples:
         maps = [self.features[name] for name in candidate.tensors]
         chosen = maps if rows is None else [values[rows] for values in maps]
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
+
+    def finite(self, names: Sequence[str]) -> tuple[Samples, str]:
+        """The samples whose features are finite numbers, and a sentence about the others, if any.
+
+        Nothing is to be learnt from NaN, as which images store pixels without data, or from what overflows.
+
+        Args:
+            names: those of the classes.
+
+        Raises:
+            OptionError: if no sample of a class is left.
+        """
+        finite = {name: np.isfinite(values).all(axis=1) for name, values in self.features.items()}
+        kept = np.logical_and.reduce(list(finite.values()))
+        if kept.all():
+            return self, ""
+        worst = min(finite, key=lambda name: int(finite[name].sum()))
+        lost = f"the features '{worst}' are not finite numbers"
+        for number in np.unique(self.classes):
+            if not kept[self.classes == number].any():
+                raise OptionError(
+                    f"{lost} at any labelled pixel of class '{names[number]}': choose other maps with --at, or other "
+                    "images or another preprocessing if they contain NaN or values that the network does not take"
+                )
+        left = replace(
+            self,
+            features={name: values[kept] for name, values in self.features.items()},
+            classes=self.classes[kept],
+            images=self.images[kept],
+            positions=self.positions[kept],
+            weights=self.weights[kept],
+        )
+        return left, f"{int((~kept).sum()):,} of {len(kept):,} samples are left out, since {lost} there"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, Unsupported, did_you_mean
-from onnx_fcn.geometry import Field, Taps
+from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.layouts import crop_to_common
 from onnx_fcn.lifting.lifted import Axis, Lifted, atoms_of
@@ -153,7 +153,7 @@ def finest_of(maps: Sequence[Lifted]) -> int:
 
 
 def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int]) -> Lifted:
-    """The sum of the layers on all maps, on the cells of the finest."""
+    """The sum of the layers on all maps, on the cells of the finest, with its middles in the middle of their fields."""
     finest = finest_of(maps)
     parts = [
         _layer(site, x, kernel, head.bias if k == finest else None)
@@ -166,15 +166,10 @@ def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int
         return main
     same = crop_to_common(site, [main, *others])
     space = tuple(functools.reduce(Axis.joined, axes) for axes in zip(*(x.space for x in same)))
-    space = tuple(_around(replace(a, atoms=own.atoms), own) for a, own in zip(space, main.space))
+    space = tuple(
+        replace(a, atoms=own.atoms, field=a.field.around(own.field.centre)) for a, own in zip(space, main.space)
+    )
     return replace(main, map=site.emit(same, "Sum"), space=space)
-
-
-def _around(joined: Axis, own: Axis) -> Axis:
-    """The axis with a field that has the middle of the finest map's field, where its answers are, in its own middle."""
-    field, middle = joined.field, Fraction(own.field.centre)
-    reach = max(middle - Fraction(field.start), Fraction(field.end) - 1 - middle)
-    return replace(joined, field=Field(2 * reach + 1, field.stride, middle - reach))
 
 
 def _layer(site: Site, x: Lifted, kernel: Array, bias: Array | None) -> Lifted:
