@@ -256,7 +256,8 @@ def test_a_size_that_is_computed_from_the_image_is_refused() -> None:
 PLACES = {
     "a decoder that is as fine as the image": (
         "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  "
-        "b = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (a, l)  c = ConvTranspose <strides = [2, 2]> (b, u)  d = ConvTranspose <strides = [2, 2]> (c, u)  "
+        "b = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (a, l)  "
+        "c = ConvTranspose <strides = [2, 2]> (b, u)  d = ConvTranspose <strides = [2, 2]> (c, u)  "
         "y = Concat <axis = 1> (d, x)", 0),
     "a map of every second pixel, padded": ("y = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)", 0.5),
     "a map of every second pixel": ("y = Conv <strides = [2, 2]> (x, k)", 1),
