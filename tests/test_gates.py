@@ -51,6 +51,15 @@ class Summed(Weighing):
         return (x * super().forward(x).view_as(x[:, :1])).sum((2, 3))
 
 
+class Written(Weighing):
+    """The same with a softmax that is written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.one(x)
+        weights = torch.exp(scores - scores.amax((2, 3), keepdim=True))
+        return (weights / (weights.sum((2, 3), keepdim=True) + 1e-9) * x).sum((2, 3))
+
+
 class Contracted(Weighing):
     """The same by an einsum."""
 
@@ -124,7 +133,7 @@ class MixedKernel(nn.Module):
         return y.permute(1, 0, 2, 3).view(n, c, y.shape[-2], y.shape[-1])
 
 
-POOLS = (Attended, Summed, Contracted, Queried, LogSumExp)
+POOLS = (Attended, Summed, Written, Contracted, Queried, LogSumExp)
 GATES: dict[str, Callable[[], nn.Module]] = {
     "global context": GlobalContext,
     **{f"gate, {pool.__name__}": lambda pool=pool: Gate(pool) for pool in POOLS},

@@ -123,9 +123,28 @@ def pooling_weights(walk: Walk) -> frozenset[str]:
 
     They are those whose weights nothing slides over, and of which nothing else that is context is computed.
     """
-    beyond = {k: slots_beyond(walk, walk.slots[k].proto.output[0]) for k in walk.weights}
-    needed = {k for k, js in beyond.items() if any(j in walk.context or _slides_over_map(walk, j) for j in js)}
-    return frozenset(walk.slots[k].name for k in walk.weights - needed)
+    weights = walk.weights | {k for k in walk.context if _divides_what_it_sums(walk, walk.slots[k])}
+    beyond = {k: slots_beyond(walk, walk.slots[k].proto.output[0]) for k in weights}
+    gates = walk.context - weights
+    needed = {k for k, js in beyond.items() if any(j in gates or _slides_over_map(walk, j) for j in js)}
+    return frozenset(walk.slots[k].name for k in weights - needed)
+
+
+def _divides_what_it_sums(walk: Walk, slot: Slot) -> bool:
+    """Is an operator part of a softmax over all positions that is written out?
+
+    That is exp(x - max(x)) divided by its own sum: the maximum is taken from what it was found in, and what was summed
+    is divided by the sum.
+    """
+    op = {"ReduceMax": "Sub", "GlobalMaxPool": "Sub", "ReduceSum": "Div", "ReduceL1": "Div"}.get(slot.node.op)
+    if op is None:
+        return False
+    source, made = slot.proto.input[0], {slot.proto.output[0]}
+    for other in (walk.slots[k] for k in slots_beyond(walk, slot.proto.output[0])):
+        if other.node.op == op and other.proto.input[0] == source and other.proto.input[1] in made:
+            return True
+        made |= set(other.proto.output)
+    return False
 
 
 def _slides_over_map(walk: Walk, position: int) -> bool:
