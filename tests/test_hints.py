@@ -57,6 +57,11 @@ REFUSED: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
             image="float[N,3,11,11] x", k=(4, 3, 3, 3), w=(36, 5)),
         ("--output-stride", "3"),
     ),
+    "a factor for each band of a spectrogram": (
+        law.model("a = Mul (x, e)  m = Conv (a, k)  f = Flatten (m)  y = MatMul (f, w)",
+            image="float[N,1,6,9] x", e=(1, 1, 6, 1), k=(4, 1, 3, 3), w=(112, 5)),
+        (),
+    ),
     "padding behind the cut": (
         law.model("f = Flatten (x)  y = MatMul (f, w)  c = Conv <pads = [1, 1, 1, 1]> (x, k)  "
             "g = Flatten (c)  z = MatMul (g, v)",
@@ -76,6 +81,7 @@ def proposals(said: str, given: tuple[str, ...], outputs: list[str]) -> list[tup
         found.append(given[:at] + given[end:])
     for option, values in re.findall(rf"(--input-size)(?:, such as)? ({VALUES})", said):
         found += [(*given, option, value) for value in re.split(", | or ", values)]
+    found += [(*given, "--slide", word) for word in re.findall(r"--slide (\w+) converts it", said)]
     for values in re.findall(rf"--output-stride \d+ does not divide: use ({VALUES})", said):
         found += [("--output-stride", value) for value in re.split(", | or ", values)]
     if "--outputs" in said:

@@ -149,6 +149,21 @@ NETWORKS: dict[str, ModelProto] = {
         image="float[N,3,4,5] x, float[N,4] e", k=(4, 3, 2, 2), w=(48, 5),
         v=(random("v", 4, 5) * 1e-3).astype(np.float32),
     ),
+    "an answer for each position, beside scores": law.model(
+        "m = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, k, e)  r = Reshape (m, s)  "
+        "t = Transpose <perm = [0, 2, 1]> (r)  y = MatMul (t, v)  g = GlobalAveragePool (m)  f = Flatten (g)  "
+        "z = MatMul (f, w)", image="float[N,3,8,10] x", outputs="y, z",
+        k=(4, 3, 3, 3), e=(4,), s=[0, 4, 20], v=(4, 5), w=(4, 6),
+    ),
+    "an answer for each step": law.model(
+        "m = Conv <pads = [1, 1, 1, 1]> (x, k, e)  r = Relu (m)  g = ReduceMean <axes = [2], keepdims = 0> (r)  "
+        "t = Transpose <perm = [0, 2, 1]> (g)  y = MatMul (t, w)", image="float[N,3,6,8] x", opset=13,
+        k=(4, 3, 3, 3), e=(4,), w=(4, 5),
+    ),
+    "a map that is enlarged by a literal size": law.model(
+        'm = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, k, e)  u = Resize (m, "", "", n)  y = Conv (u, l)',
+        image="float[1,3,8,10] x", k=(4, 3, 3, 3), e=(4,), n=[1, 4, 8, 10], l=(5, 4, 1, 1),
+    ),
     "half floats": law.model(
         f"m = Relu (x)  {HEAD}", image="float16[N,6,4,3] x", w=(72, 5),
     ),

@@ -159,7 +159,9 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
                 yield Check("form", name, case.size, case.batch, 0, np.inf, c.tolerance, note)
             continue
         scores = case.got[name].astype(np.float64)
-        if formed.form == "map":  # of a dense output, on the axes of the original
+        if not _is_map_of(fact, scores):
+            error = np.inf
+        elif formed.form == "map":  # of a dense output, on the axes of the original
             scores = original_at(of_size(fact, scores.shape[2:]), scores, [0] * len(fact.space))
             error = difference(have, scores) if have.shape == scores.shape else np.inf
         elif formed.form in ("mean", "max"):  # in the original's shape
@@ -170,6 +172,13 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
         else:
             error = form_difference(formed.form, scores, have, c.answers[name], case.size)
         yield Check("form", name, case.size, case.batch, have.size, error, c.tolerance, formed.form)
+
+
+def _is_map_of(fact: Lifted, values: Array) -> bool:
+    """Has a map the axes and the channels of a fact?"""
+    if values.ndim != 2 + len(fact.space) or values.shape[1] != fact.width:
+        return False
+    return all(axis.atoms or n == 1 for axis, n in zip(fact.space, values.shape[2:]) if axis.image is None)
 
 
 def form_difference(form: str, scores: Array, have: Array, answers: Answers, size: Sequence[int]) -> float:
