@@ -122,11 +122,11 @@ def test_everything_works_on_a_trained_file(tmp_path: Path, monkeypatch: pytest.
     np.save(tmp_path / "labels.npy", truth("parity", UPPER))
     monkeypatch.chdir(tmp_path)
     fitted = onnx_fcn.fit(DIGITS, PAGE, "labels.npy", "out.onnx", at="stride:4", names=TASKS["parity"][1])
-    assert main(["segment", "out.onnx", str(PAGE), "classes.png", "classes.npy", "-q"]) == 0
-    assert main(["heatmap", "out.onnx", str(PAGE), "heat.png", "--class", "odd", "-q"]) == 0
+    assert main(["segment", "out.onnx", "-q", str(PAGE), "classes.png", "classes.npy"]) == 0  # options between files
+    assert main(["heatmap", "out.onnx", str(PAGE), "--class", "odd", "heat.png", "-q"]) == 0
     assert main(["page", "out.onnx", str(PAGE), "page.html", "-q"]) == 0
     assert main(["apply", "out.onnx", str(PAGE), "map.npy", "-q"]) == 0
-    assert main(["apply", "out.onnx", str(PAGE), "tiles.npy", "--tile", "96", "-q"]) == 0
+    assert main(["apply", "out.onnx", "--tile", "96", str(PAGE), "tiles.npy", "-q"]) == 0
     assert main(["--verify", str(DIGITS), "out.onnx"]) == 0
     image = dask.array.from_array(np.load(PAGE), chunks=100)
     np.testing.assert_allclose(
@@ -398,7 +398,7 @@ def test_the_command_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.save(tmp_path / "labels.npy", truth("parity", UPPER))
     np.save(tmp_path / "tests.npy", truth("parity", LOWER))
     monkeypatch.chdir(tmp_path)
-    words = ["fit", str(DIGITS), str(PAGE), "labels.npy", "out.onnx", "--names", "even,odd,none", "--json", "fit.json"]
+    words = ["fit", str(DIGITS), str(PAGE), "labels.npy", "--names", "even,odd,none", "out.onnx", "--json", "fit.json"]
     assert main([*words, "--held-out", str(PAGE), "tests.npy", "--samples", "300"]) == 0
     said = capsys.readouterr().out
     for part in (

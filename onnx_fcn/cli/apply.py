@@ -98,7 +98,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         help="use tiles even if answers depend on the whole image: they then depend on their tile",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    return parser.parse_args(words[1:])
+    return parser.parse_intermixed_args(words[1:])
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the report for scripts; - for stdout")
     parser.add_argument("-v", "--verbose", action="store_true", help="report every candidate and every check")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    return parser.parse_args(words[1:])
+    return parser.parse_intermixed_args(words[1:])
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> Sequence[Table]:
         FcnError: if it fails.
         SystemExit: if the arguments are invalid, or ask for help.
     """
-    given = _parser().parse_args(arguments[1:])
+    given = _parser().parse_intermixed_args(arguments[1:])
     if given.ignore is not None and given.truth is None:
         raise OptionError("--ignore is a number in the truth: give --truth as well")
     outputs = outputs_of(given)

@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> Sequence[Table]:
         SystemExit: if the arguments are invalid, or ask for help.
     """
     command = arguments[0]
-    given = _parser(command).parse_args(arguments[1:])
+    given = _parser(command).parse_intermixed_args(arguments[1:])
     outputs = outputs_of(given, (".html", ".htm")) if command == "page" else outputs_of(given)
     view = view_of(given)
     files, rows = {"heatmap": _heatmap, "page": _page}[command](given, view, outputs)
