@@ -248,8 +248,15 @@ def test_a_size_that_is_computed_from_the_image_is_refused() -> None:
     )
     bounds = {"zero": [0], "two": [2], "four": [4]}
     model = law.model(body, image="float[N,6,8,12] x", opset=13, k=(5, 6, 2, 2), **bounds)
-    with pytest.raises(UnsupportedModel, match="is resized to a size that 'up' computes from that of"):
+    with pytest.raises(UnsupportedModel, match=r"is resized to a size that 'up' computes from that of.*its own nodes"):
         onnx_fcn.convert(model)
+    scores = "g = Flatten (m)  z = MatMul (g, w)"
+    both = law.model(
+        f"{body}  {scores}", image="float[N,6,8,12] x", outputs="y, z", opset=13, k=(5, 6, 2, 2), w=(120, 3), **bounds
+    )
+    with pytest.raises(UnsupportedModel, match="keep only the other outputs, with --outputs z"):
+        onnx_fcn.convert(both)
+    onnx_fcn.convert(both, outputs=["z"])
 
 
 #: Networks with an answer for each position, and the pixel in the middle of the first.

@@ -450,6 +450,18 @@ def test_labels_beyond_the_outermost_answers_are_counted(tmp_path: Path) -> None
     assert any("4 of 7 samples are nearer to the border than the outermost answers" in note for note in fitted.notes)
 
 
+def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    """Features that hardly vary have large weights."""
+    small = np.random.default_rng(0).normal(0, 2e-6, (8, 3, 3, 3)).astype(np.float16)
+    network = model(
+        "a = Conv (x, k)  g = GlobalAveragePool (a)  f = Flatten (g)  y = MatMul (f, w)",
+        image="float16[N,3,12,12] x", opset=13, k=small, w=(8, 3),
+    )  # fmt: skip
+    labelled_noise(tmp_path, (30, 40), 3, 1)
+    with pytest.raises(OptionError, match="their weights are beyond the range of float16: choose other maps, or take"):
+        onnx_fcn.fit(network, tmp_path / "images", tmp_path / "labels", at="a", samples=200)
+
+
 def test_pixels_without_data_are_left_out(tmp_path: Path) -> None:
     """Images of numbers have NaN there, and so have the features of all windows that see them."""
     page, labels = np.load(PAGE).astype(np.float32), truth("digit", UPPER)

@@ -179,9 +179,15 @@ def _layer(site: Site, x: Lifted, kernel: Array, bias: Array | None) -> Lifted:
     covers = kernel.shape[2:] == x.window and x.is_live
     taps, strides, dilations = x.kernel(range(len(x.space)) if covers else ())
     kind = site.dtype(x.elem_type)
-    operands: list[Operand] = [x, kernel.astype(kind)]
-    if bias is not None:
-        operands.append(bias.astype(kind))
+    with np.errstate(over="ignore"):
+        weights = [values.astype(kind) for values in (kernel, bias) if values is not None]
+    if not all(np.isfinite(values).all() for values in weights):
+        raise Unsupported(
+            f"its features are so small, or vary so little, that their weights are beyond the range of {kind.name}: "
+            "choose other maps, or take the network in float32",
+            code="type",
+        )
+    operands: list[Operand] = [x, *weights]
     name = site.emit(operands, "Conv", kernel_shape=taps, strides=strides, dilations=dilations)
     space = tuple(a.contracted() if covers and a.atoms else a for a in x.space)
     return _as_map(x, name, len(kernel), space)

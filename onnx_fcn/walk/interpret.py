@@ -43,6 +43,10 @@ from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 __all__ = ["run"]
 
 
+#: The hint for outputs that are resized to a size that is computed from the image.
+RESIZES_ITSELF = "its own nodes answer for images of any size, once the sizes of the input are dynamic"
+
+
 def run(walk: Walk) -> Walk:
     """Lift every node in order, and deliver the outputs."""
     walk.facts[walk.image.name] = _apart(walk, walk.image.name, as_image_map(Site(walk, -1, walk.prologue), walk.image))
@@ -93,13 +97,16 @@ def _check_resized(walk: Walk) -> None:
     """
     dense = [name for name, result in walk.results.items() if result.is_dense]
     makers = makers_of(walk) if dense else {}
+    resized: dict[str, Slot] = {}
     for name in dense:
         for slot in (walk.slots[k] for k in sorted(upstream(walk, name, makers))):
             if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and _is_sized(walk, makers, slot):
-                reason = f"is resized to a size that '{slot.name}' computes from that of the image"
-                hint = "its own nodes answer for images of any size, once the sizes of the input are dynamic"
-                walk.diagnostics[len(walk.slots)] = Diagnostic("resized", name, "output", reason, hint)
-                return
+                resized.setdefault(name, slot)
+    for name, slot in list(resized.items())[:1]:
+        reason = f"is resized to a size that '{slot.name}' computes from that of the image"
+        others = [o for o in walk.outputs if o not in resized]
+        hint = f"keep only the other outputs, with --outputs {','.join(others)}" if others else RESIZES_ITSELF
+        walk.diagnostics[len(walk.slots)] = Diagnostic("resized", name, "output", reason, hint)
 
 
 def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
