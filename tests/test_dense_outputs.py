@@ -288,6 +288,19 @@ def test_cells_that_tile_the_image_lie_in_the_middle_of_their_pixels(name: str) 
         assert start + size >= field.end
 
 
+@pytest.mark.parametrize("pads", ["", ", pads = [1, 1, 1, 1]"], ids=["unpadded", "padded"])
+def test_cells_behind_a_gate_lie_where_they_would_without_it(pads: str, tmp_path: Path) -> None:
+    """They see the whole image, but are not about it."""
+    model = law.model(
+        f"m = Conv <strides = [2, 2]{pads}> (x, k)  p = GlobalAveragePool (m)  g = Sigmoid (p)  s = Mul (m, g)  "
+        "h = GlobalAveragePool (s)  y = Flatten (h)", image="float[N,6,16,24] x", k=(6, 6, 3, 3),
+    )  # fmt: skip
+    local, gated = (onnx_fcn.convert(model, tmp_path / n, outputs=[n]).report.geometry.of() for n in "ms")
+    assert (gated.window, gated.offset, gated.stride) == (local.window, local.offset, local.stride)
+    assert not any(field.is_local for field in gated.field)
+    assert onnx_fcn.read_geometry(tmp_path / "s").of() == gated
+
+
 @pytest.mark.parametrize(("read", "joined"), [("m", "nc, hw"), ("x", "b, c, hw")])
 def test_a_literal_size_beside_the_shape_of_the_image_is_a_scale(read: str, joined: str) -> None:
     """torch writes `interpolate(size=…)` as the numbers of images and channels, read off, and two literal ones."""

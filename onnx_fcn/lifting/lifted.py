@@ -70,7 +70,7 @@ class Axis:
 
     Attributes:
         atoms: the factors of the window along it; empty once the window is contracted.
-        field: the pixels that each cell sees; its stride is input pixels per cell.
+        local: the pixels that each cell sees by itself, without context; its stride is input pixels per cell.
         window_stride: input pixels between neighbouring windows: the coarsest stride so far.
         rate: cells of the map between neighbouring cells of the window (à trous).
         image: the spatial axis of the image that it runs along. None for an axis that every window has whole: features
@@ -78,13 +78,14 @@ class Axis:
             in 1-D networks written with 2-D operators. Its geometry never changes, and padding it is exact.
         count: cells of the map for an image of any size.
         inner: the cells that do not depend on what surrounds the image.
+        whole: whether each cell depends on the whole image, by context.
         held: whether the image keeps its size along it: then there is one window, and padding is at its own border.
         mirror: if padding repeats or reflects the map, the pixels by which a cell's sources may be further inside than
             the cell.
     """
 
     atoms: tuple[Atom, ...]
-    field: Field = PIXEL
+    local: Field = PIXEL
     window_stride: Fraction = Fraction(1)
     rate: int = 1
     image: int | None = None
@@ -92,6 +93,12 @@ class Axis:
     inner: Inner = ALL_INNER
     mirror: Fraction = Fraction(0)
     held: bool = False
+    whole: bool = False
+
+    @property
+    def field(self) -> Field:
+        """The pixels that each cell depends on."""
+        return self.local.everywhere() if self.whole else self.local
 
     @property
     def slides(self) -> bool:
@@ -101,7 +108,7 @@ class Axis:
     @property
     def stride(self) -> Fraction:
         """Input pixels per cell."""
-        return Fraction(self.field.stride)
+        return Fraction(self.local.stride)
 
     @property
     def window(self) -> int:
@@ -123,22 +130,22 @@ class Axis:
         if self.image is None:
             return replace(self, atoms=())
         cells = (self.window if last is None else last + 1) - first
-        field = self.field.slid(cells, self.step, self.rate, -first * self.rate)
+        local = self.local.slid(cells, self.step, self.rate, -first * self.rate)
         count = self.count.slid(self.extent, self.step)
         inner = self._inner(count, lambda: self.inner.slid(count, cells, self.step, self.rate, -first * self.rate))
-        return replace(self, atoms=(), field=field, rate=1, count=count, inner=inner)
+        return replace(self, atoms=(), local=local, rate=1, count=count, inner=inner)
 
     def _inner(self, count: Count, found: Callable[[], Inner]) -> Inner:
         """The inner cells of a result: all of them, if the image never continues along this axis."""
         return Inner(0, count) if self.held else found()
 
-    def _made(self, window: int, name: str, field: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
+    def _made(self, window: int, name: str, local: Field, count: Count, inner: Inner, rate: int = 1) -> Axis:
         """The axis of an operator's result: its window, and the geometry of its cells."""
         atoms = atoms_of(window, name)
         if self.image is None:
             return replace(self, atoms=atoms)
-        window_stride = lcm(self.window_stride, Fraction(field.stride))
-        return replace(self, atoms=atoms, field=field, window_stride=window_stride, rate=rate, count=count, inner=inner)
+        window_stride = lcm(self.window_stride, Fraction(local.stride))
+        return replace(self, atoms=atoms, local=local, window_stride=window_stride, rate=rate, count=count, inner=inner)
 
     def slid(
         self,
@@ -153,16 +160,16 @@ class Axis:
         rate: int = 1,
     ) -> Axis:
         """The axis after an operator slid along the map; the parameters are in cells of the map."""
-        field = self.field.slid(kernel, stride, dilation, pads[0])
+        local = self.local.slid(kernel, stride, dilation, pads[0])
         count = self.count.slid(kernel, stride, dilation, *pads, ceil=ceil)
         inner = self._inner(count, lambda: self.inner.slid(count, kernel, stride, dilation, pads[0]))
-        return self._made(window, name, field, count, inner, rate)
+        return self._made(window, name, local, count, inner, rate)
 
     def resampled(self, window: int, name: str, taps: Taps, add: int = 0) -> Axis:
         """The axis after the map was resampled, with `add` cells more than the scale gives."""
         count = self.count.resampled(taps.scale, add)
         inner = self._inner(count, lambda: self.inner.resampled(count, taps))
-        return self._made(window, name, self.field.resampled(taps), count, inner)
+        return self._made(window, name, self.local.resampled(taps), count, inner)
 
     def finer(self, factor: int, window: int, name: str) -> Axis:
         """The axis after each cell of the map became `factor` cells."""
@@ -178,10 +185,13 @@ class Axis:
 
     def joined(self, other: Axis) -> Axis:
         """The axis of a map made from several that have the same cells."""
-        field, inner = self.field.joined(other.field), self.inner.joined(other.inner)
+        local, inner = self.local.joined(other.local), self.inner.joined(other.inner)
         count = self.count.joined(other.count)
         window_stride, mirror = lcm(self.window_stride, other.window_stride), max(self.mirror, other.mirror)
-        return replace(self, window_stride=window_stride, field=field, count=count, inner=inner, mirror=mirror)
+        whole = self.whole or other.whole
+        return replace(
+            self, window_stride=window_stride, local=local, count=count, inner=inner, mirror=mirror, whole=whole
+        )
 
 
 def dim_of(size: int) -> str:

@@ -55,7 +55,8 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     offset: tuple[Number, ...] = (0,) * len(axes)
     within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, walk.image.size))
     if answers_by_field(walk, name, fact):
-        about = field if name in walk.by_field else tuple(_about(walk, a, padded=bool(pads)) for a in axes)
+        cells = (a.local if name in walk.by_field else _about(walk, a, padded=bool(pads)) for a in axes)
+        about = [f.plain() for f in cells]
         window, offset, within = tuple(f.size for f in about), tuple(f.start for f in about), False
     if context:
         exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
@@ -76,7 +77,7 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
 
 
 def _about(walk: Walk, axis: Axis, *, padded: bool) -> Field:
-    """The pixels that a cell of a dense output is about: its field, around the place that the cell has in the image.
+    """The pixels that a cell of a map is about: those that it sees by itself, around its place in the image.
 
     If the cells tile the native image, as the designers of segmenters have it, cell i is in the middle of pixels
     i·stride … (i + 1)·stride - 1. Its field need not be: every strided layer and every finer map moves it, and without
@@ -84,9 +85,9 @@ def _about(walk: Walk, axis: Axis, *, padded: bool) -> Field:
     """
     pixels = walk.image.size[axis.image or 0]
     tiles = abs(axis.count(pixels) * axis.stride - pixels) < axis.stride and axis.image not in walk.held
-    if not tiles or not (padded or axis.window_stride != axis.stride) or not axis.field.is_local:
-        return axis.field.plain()
-    return axis.field.around((axis.stride - 1) / 2).plain()
+    if not tiles or not (padded or axis.window_stride != axis.stride):
+        return axis.local
+    return axis.local.around((axis.stride - 1) / 2)
 
 
 def answers_by_field(walk: Walk, name: str, fact: Lifted) -> bool:

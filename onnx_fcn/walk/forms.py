@@ -217,7 +217,7 @@ def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
-    extents = [max(w, int(a.field.size)) if by_field else w for w, a in zip(windows, x.space)]
+    extents = [max(w, int(a.local.size)) if by_field else w for w, a in zip(windows, x.space)]
     backs = [step * (w + s) for (_, _, step), w, s in zip(plans, extents, strides)]  # more than can be left over
     name = site.pad_edges(name, [0, 0, *fronts], [0, 0, *backs])
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
@@ -234,7 +234,7 @@ def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
 
 def _window(axis: Axis) -> int:
     """The size of a window that begins at pixel 0 and has the middle of cell 0 in its middle."""
-    window = 2 * Fraction(axis.field.centre) + 1
+    window = 2 * Fraction(axis.local.centre) + 1
     if window.denominator != 1:
         raise Unsupported("has answers whose middles are not in the middle of pixels or between them", code="form")
     return int(window)

@@ -167,7 +167,7 @@ def _joined(site: Site, maps: Sequence[Lifted], head: Head, native: Sequence[int
     same = crop_to_common(site, [main, *others])
     space = tuple(functools.reduce(Axis.joined, axes) for axes in zip(*(x.space for x in same)))
     space = tuple(
-        replace(a, atoms=own.atoms, field=a.field.around(own.field.centre)) for a, own in zip(space, main.space)
+        replace(a, atoms=own.atoms, local=a.local.around(own.local.centre)) for a, own in zip(space, main.space)
     )
     return replace(main, map=site.emit(same, "Sum"), space=space)
 
@@ -210,7 +210,7 @@ def middles_of(fact: Lifted, native: Sequence[int]) -> tuple[Fraction, ...]:
     axes = [(a, None if a.image is None else native[a.image]) for a in fact.space]
     by_field = has_place(fact)
     return tuple(
-        Fraction(0) if n is None else Fraction(a.field.centre) if by_field else Fraction(n - 1, 2) for a, n in axes
+        Fraction(0) if n is None else Fraction(a.local.centre) if by_field else Fraction(n - 1, 2) for a, n in axes
     )
 
 

@@ -276,7 +276,7 @@ def _answered_with(walk: Walk, slot: Slot) -> str:
 def _everywhere(fact: Fact) -> Fact:
     """The fact of a tensor that depends on the whole image."""
     if isinstance(fact, Lifted):
-        return replace(fact, space=tuple(replace(a, field=a.field.everywhere()) for a in fact.space))
+        return replace(fact, space=tuple(replace(a, whole=True) for a in fact.space))
     return replace(fact, context=True) if isinstance(fact, Unmapped) else fact
 
 
