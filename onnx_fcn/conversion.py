@@ -99,6 +99,7 @@ def convert(
     output_stride: int | Sequence[int] | None = None,
     outputs: Sequence[str] = (),
     logits: bool = False,
+    cam: bool = False,
     reduce: Literal["mean", "max"] | None = None,
     full_size: bool = False,
     argmax: bool = False,
@@ -132,6 +133,9 @@ def convert(
             the head is computed for every r-th window only.
         outputs: names of outputs, or of other tensors of the graph, to answer with; by default all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
+        cam: the class activation map: the layers after a pooling over all positions at each cell of the map that it
+            pools, so that the mean, or the maximum, of a window is its score. A closing Softmax, LogSoftmax or Sigmoid
+            is dropped.
         reduce: the mean or the maximum of the map instead of the map: the original's shapes, for images of any size.
         full_size: the map at the resolution of the image, each answer in the middle of its window.
         argmax: the best class instead of the scores: uint8 up to 256 classes, otherwise int64.
@@ -166,6 +170,7 @@ def convert(
         output_stride,
         tuple(outputs),
         logits,
+        cam,
         reduce or "",
         full_size,
         argmax,
@@ -197,7 +202,8 @@ def convert(
             check_freed(document, original, walk)
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
-        report = describe(original, document, walk, source=name, sizes=sizes, windows=windows)
+        dropped = () if logits else tuple(given.logits)
+        report = describe(original, document, walk, source=name, sizes=sizes, windows=windows, dropped=dropped)
     source_graph = fingerprint(given.whole.proto.graph)
     document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
     conversion, macs = Conversion(report, document), report.native.macs

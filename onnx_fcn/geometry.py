@@ -354,8 +354,8 @@ class Answers:
             zeros where the larger image continues) or ``context`` (an answer depends on the whole image).
         reason: the reason for this exactness, in a sentence.
         context: names of the nodes that see the whole image.
-        form: what the output is: ``map`` for the grid of answers, or what is computed from it, such as ``mean`` or
-            ``full-size argmax``.
+        form: what the output is: ``map`` for the grid of answers, ``cam`` for that of the cells of a class activation
+            map, or what is computed from it, such as ``mean`` or ``full-size argmax``.
         layout: the axes of the output, such as ``NCHW``; empty if they are not batch, channels and cells.
         mirror: pixels by which padding that repeats or reflects a map may reach further inside than an answer that sees
             it; empty if there is no such padding.

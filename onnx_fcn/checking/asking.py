@@ -16,6 +16,7 @@ from onnx_fcn.checking.cases import (
     has_crop,
     own_scale,
     random_feeds,
+    sample_cells,
     shake,
     takes_batches,
 )
@@ -26,7 +27,7 @@ from onnx_fcn.model.sessions import extract, session, with_outputs
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
-__all__ = ["ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
+__all__ = ["ask_cells", "ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
 
 
 #: Budget, in multiply-accumulates, for crops that need not agree: enough to measure by how much they differ.
@@ -110,6 +111,24 @@ def ask_head(c: Comparison, larger: Sequence[LargerImage]) -> None:
     others = list(answers)
     for name in c.affine if shakes else ():
         c.scales[name] = own_scale([w[name] for w in first.windows], [w[name] for w in others])
+
+
+def ask_cells(c: Comparison, wide: LargerImage) -> None:
+    """Ask the original head on windows filled with one cell of the map, if some output answers for its cells.
+
+    The mean and the maximum of equal cells are one cell, so the answer for such a window is that for its cell.
+    """
+    cut = wide.cut
+    if not any(cells.reads == {cut.name} for cells in c.walk.unpooled.values()):
+        return
+    space, windows = cut.fact.space, []
+    places = sample_cells([1 if a.image is None else n for a, n in zip(space, wide.map.shape[2:])], c.random)
+    for place in places:
+        cell = wide.map[(..., *(slice(None) if a.image is None else slice(p, p + 1) for a, p in zip(space, place)))]
+        filled = np.broadcast_to(cell, (*cell.shape[:2], *(a.extent for a in space)))
+        windows.append((original_at(cut.fact, filled, [0] * len(space)).astype(cell.dtype), wide.feeds))
+    answers = _run_head(c, cut, windows)
+    wide.cells = [({a.image: p for a, p in zip(space, place)}, found) for place, found in zip(places, answers)]
 
 
 def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from onnx_fcn.checking.checks import Check
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.windows import windows_of
 from onnx_fcn.model.agreement import ROUNDED_TOLERANCE, Scale, tolerance_of
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs
@@ -105,7 +106,7 @@ class Comparison:
         producer = {o: n for n in self.original.proto.graph.node for o in n.output if o}
         self.hidden = self._find_hidden(producer) if self.is_own_result else {}
         self.dense = {name: fact for name, fact in self.walk.results.items() if fact.is_dense}
-        answers = {name: fact for name, fact in self.walk.results.items() if name not in self.dense}
+        answers = {name: self._of_windows(name) for name in self.walk.results if name not in self.dense}
         self.facts: dict[str, Lifted] = {**answers, **self.hidden}
         every = all(self.answers[name].exactness == "exact" for name in answers)
         self.exact = {n: self.answers[n].exactness == "exact" if n in self.answers else every for n in self.facts}
@@ -117,6 +118,29 @@ class Comparison:
         if self.walk.keeps_size:
             maps = {}
         self.maps = {**maps, **{name: fact.map for name, fact in self.hidden.items()}}
+
+    def _of_windows(self, name: str) -> Lifted:
+        """The map of an output with an answer for each window, also if it answers for the cells of each."""
+        fact, cells = self.walk.results[name], self.walk.unpooled.get(name)
+        if cells is None:
+            return fact
+        return replace(fact, space=tuple(a.contracted() if a.atoms else a for a in cells.space))
+
+    def over_windows(self, name: str, got: Array) -> Array:
+        """The answers for windows, (N, C, *grid): of an output that answers for cells, their mean or maximum."""
+        cells = self.walk.unpooled.get(name)
+        if cells is None or any(n < a.extent for n, a in zip(got.shape[2:], cells.space)):
+            return got
+        windows = windows_of(replace(self.walk.results[name], space=cells.space), got.astype(np.float64))
+        axes = tuple(range(-len(cells.space), 0))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no mean
+            pooled: Array = windows.mean(axes) if cells.kind == "mean" else windows.max(axes)
+            return pooled.astype(got.dtype)
+
+    def note_of(self, name: str) -> str:
+        """What is compared of an output that answers for cells; empty for others."""
+        cells = self.walk.unpooled.get(name)
+        return "" if cells is None else f"the {cells.kind} of its cells"
 
     def scale_of(self, name: str, case: Case) -> Scale:
         """What differences of a tensor are relative to.
@@ -231,6 +255,8 @@ class LargerImage(Case):
         found: the converted model's values of `trunk`.
         positions: the windows to compare, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
+        cells: the original head's answers for windows that are filled with one cell of the map, by that cell's place
+            along each axis of the image.
         crops: the original's answers on the crops of the last positions.
         dense: the maps of dense outputs from the original's nodes, where these give them.
         crop: the farthest crop, with the original's dense outputs.
@@ -246,6 +272,7 @@ class LargerImage(Case):
     found: Array | None = None
     positions: list[list[int]] = field(default_factory=list)
     windows: list[Answers] = field(default_factory=list)
+    cells: list[tuple[dict[int | None, int], Answers]] = field(default_factory=list)
     crops: list[Case] = field(default_factory=list)
     dense: Answers = field(default_factory=dict)
     crop: Case | None = None

@@ -126,7 +126,8 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
     the first answer is the original's.
     """
     for name, want in case.expected.items():
-        have, fact, note = case.got[name], {**c.facts, **c.dense}.get(name), case.note
+        have, fact = c.over_windows(name, case.got[name]), {**c.facts, **c.dense}.get(name)
+        note = "; ".join(filter(None, (case.note, c.note_of(name))))
         if fact is not None and not c.walk.keeps_size and have.shape[1:] == (fact.width, *_grid_at(fact, case.size)):
             have = original_at(fact, have, [0] * len(fact.space))
         if have.size != want.size or (fact is None and have.shape != want.shape):
@@ -153,6 +154,8 @@ def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
     """Is what the converted model computes from its maps what numpy computes for this form?"""
     for name, have in case.formed.items():
         formed, fact = c.walk.formed[name], c.walk.results[name]
+        if formed.form == "cam":
+            continue  # it is the map, which is compared over windows
         if formed.form == KEEP_SIZE:
             if have.shape != case.expected[name].shape:
                 note = f"has shape {have.shape}, but the original has {case.expected[name].shape}"
@@ -206,7 +209,7 @@ def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     """Is every cell the original head on its window? And the original network on its crop?"""
     cut = wide.cut
     for name, fact in c.facts.items():
-        answer = wide.got[name]
+        answer = c.over_windows(name, wide.got[name])
         by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, ratios_of(fact, cut))}
         grid = tuple(by_image.get(a.image, 1) for a in fact.space)
         said = _grid_at(fact, wide.size)  # more than whole windows if an output leaves cells of its window unread
@@ -217,9 +220,29 @@ def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         cells = [_cell(fact, answer, at, cut) for at in wide.positions]
         scale = c.scale_of(name, wide)
         law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
-        yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance)
+        yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance, c.note_of(name))
+        yield from _cell_checks(c, name, wide)
         if wide.crops and (wide.inner is not None or c.exact[name]):
             yield _crops_check(c, name, wide, _with_crops(wide, cells))
+
+
+def _cell_checks(c: Comparison, name: str, wide: LargerImage) -> Iterator[Check]:
+    """Is a cell of an output that answers for cells the original head on a window filled with that cell?
+
+    If there is another number of cells, the check of the grid says so.
+    """
+    cells = c.walk.unpooled.get(name)
+    if cells is None or cells.reads != {wide.cut.name} or not wide.cells:
+        return
+    fact, errors = c.walk.results[name], []
+    if wide.got[name].shape[1:] != (fact.width, *_grid_at(fact, wide.size)):
+        return
+    for place, want in wide.cells:
+        at: list[Any] = [slice(place[a.image], place[a.image] + 1) for a in fact.space]
+        have = original_at(fact, wide.got[name][(..., *at)], [0] * len(at))
+        errors.append(difference(have, want[name]))
+    note = "a window filled with one cell"
+    yield Check("law", name, wide.size, wide.batch, len(errors), max(errors), c.tolerance, note)
 
 
 def _with_crops(wide: LargerImage, values: Sequence[Any]) -> Sequence[Any]:

@@ -16,6 +16,9 @@ The law holds for every network. Cells equal crops only if nothing pads and noth
 border of a crop there are zeros, and in the large image there are pixels. So crops are always measured, but decide only
 in that case.
 
+If an output answers for the cells of a window (`walk.cam`), their mean or maximum is compared as the answer for the
+window. Single cells are compared with the original head on a window that is filled with this cell.
+
 Outputs that saturate (a softmax is 0 or 1 for most inputs) would hide faults, so what enters them is compared too.
 """
 
@@ -28,7 +31,15 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.asking import ask_converted, ask_crops, ask_head, ask_original, head_in_batches, original_runner
+from onnx_fcn.checking.asking import (
+    ask_cells,
+    ask_converted,
+    ask_crops,
+    ask_head,
+    ask_original,
+    head_in_batches,
+    original_runner,
+)
 from onnx_fcn.checking.cases import (
     batches_of,
     fed_cut,
@@ -107,6 +118,7 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     run.uncovered += unseen(c, wide) if wide is not None else ()
     if heads:
         ask_head(c, heads)
+        ask_cells(c, heads[0])
     if heads and batched:
         run.cases += head_in_batches(c, heads[0])
     _scale_single(c, run)

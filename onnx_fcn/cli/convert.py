@@ -157,6 +157,7 @@ def _run(given: argparse.Namespace) -> None:
                 output_stride=given.output_stride,
                 outputs=given.outputs,
                 logits=given.logits,
+                cam=given.cam,
                 reduce=given.reduce,
                 full_size=given.full_size,
                 argmax=given.argmax,
@@ -233,6 +234,11 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--logits", action="store_true", help="remove a final Softmax, LogSoftmax or Sigmoid")
     group.add_argument(
+        "--cam",
+        action="store_true",
+        help="give the class activation map: the layers after a pooling over all positions, at each cell before it",
+    )
+    group.add_argument(
         "--reduce",
         choices=("mean", "max"),
         help="give one answer for an image of any size: the mean or maximum of the map",
@@ -307,7 +313,7 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
             error("options for storing the weights require an output")
     if given.verify and not given.validate:
         error("--verify and --no-validate contradict each other")
-    forms = (given.outputs, given.logits, given.reduce, given.full_size, given.argmax, given.keep_size)
+    forms = (given.outputs, given.logits, given.cam, given.reduce, given.full_size, given.argmax, given.keep_size)
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
     if given.explain is not None and (given.output is not None or given.window_stride or any(made)):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")

@@ -135,6 +135,10 @@ class Axis:
         inner = self._inner(count, lambda: self.inner.slid(count, cells, self.step, self.rate, -first * self.rate))
         return replace(self, atoms=(), local=local, rate=1, count=count, inner=inner)
 
+    def unpooled(self) -> Axis:
+        """The axis with each cell of a window by itself, instead of one for the window."""
+        return replace(self, atoms=(), rate=1)
+
     def _inner(self, count: Count, found: Callable[[], Inner]) -> Inner:
         """The inner cells of a result: all of them, if the image never continues along this axis."""
         return Inner(0, count) if self.held else found()

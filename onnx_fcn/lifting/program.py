@@ -31,6 +31,7 @@ __all__ = [
     "Slot",
     "Standing",
     "Strides",
+    "Unpooled",
     "Walk",
     "at_node",
 ]
@@ -191,6 +192,7 @@ class Options:
         asked: the user chose the output stride; otherwise it is the one that all answers share.
         apart: a map, and how far its windows are apart along each axis of the image, in input pixels; None for as
             close as they come.
+        left_out: poolings that are left out, so that what follows them is computed at each cell of the map.
     """
 
     output_stride: Strides = ()
@@ -198,6 +200,22 @@ class Options:
     folds: bool = False
     asked: bool = False
     apart: tuple[str, Strides] | None = None
+    left_out: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Unpooled:
+    """An output without its pooling: see `walk.cam`.
+
+    Attributes:
+        kind: ``mean`` or ``max``, of its cells in a window the answer for that window.
+        reads: the tensors that were pooled.
+        space: its axes, with the windows that the pooling covered.
+    """
+
+    kind: str
+    reads: frozenset[str]
+    space: tuple[Axis, ...]
 
 
 #: In a formula of `FormedOutput.dims`, the size of the batch as the image declares it.
@@ -251,6 +269,7 @@ class Walk:
     epilogue: list[Slot] = field(default_factory=list)
     results: dict[str, Lifted] = field(default_factory=dict)  # the delivered outputs
     formed: dict[str, FormedOutput] = field(default_factory=dict)  # what is computed from these
+    unpooled: dict[str, Unpooled] = field(default_factory=dict)  # those with an answer for each cell of a window
     renamed: dict[str, str] = field(default_factory=dict)  # maps that took the name of an output
     read: frozenset[str] = frozenset()  # tensors that are read by a node or are outputs
     facts: dict[str, Fact] = field(default_factory=dict)

@@ -148,6 +148,11 @@ class Site(Emitter):
         return self._slot.name in self._walk.options.head
 
     @property
+    def is_left_out(self) -> bool:
+        """Is this a pooling that is left out, so that what follows it is computed at each cell?"""
+        return self._slot.name in self._walk.options.left_out
+
+    @property
     def is_context(self) -> bool:
         """Did this reduction prove to be context, which stays global?"""
         return self.position in self._walk.context

@@ -129,7 +129,8 @@ def costs_of(
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
         tensors |= _of_windows(walk, windows)
-        crops = math.prod(windows) * native.macs if walk.has_head and native.macs is not None else None
+        has_windows = walk.has_head and not walk.unpooled
+        crops = math.prod(windows) * native.macs if has_windows and native.macs is not None else None
         once = [count for name, count in program.macs(tensors).items() if name not in repeated]
         head = native.head.macs
         each = [] if walk.region is None else [None if head is None else math.prod(windows) * head]

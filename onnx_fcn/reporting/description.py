@@ -28,6 +28,9 @@ __all__ = ["describe"]
 #: The caveat if everything in a network slides that was to run on windows where it does not.
 ALL_SLIDES = "Everything in the network slides, so no windows were cut: --windows changed nothing."
 
+#: The caveat about an output whose closing probabilities a class activation map leaves out, after its name.
+UNCLOSED = "has scores instead of probabilities, as with --logits: a mean of probabilities is not that of the mean."
+
 #: Weights of at most this many values are compared by value.
 COPIED = 1 << 16
 
@@ -42,7 +45,14 @@ SMALL = 1 << 20
 
 
 def describe(
-    original: Document, document: Document, walk: Walk, *, source: str = "", sizes: Sizes = (), windows: bool = False
+    original: Document,
+    document: Document,
+    walk: Walk,
+    *,
+    source: str = "",
+    sizes: Sizes = (),
+    windows: bool = False,
+    dropped: Sequence[str] = (),
 ) -> Report:
     """The report on a finished walk and its edit.
 
@@ -53,6 +63,7 @@ def describe(
         source: the model's path, as the user wrote it.
         sizes: image sizes to report the cost of.
         windows: what cannot slide was to run on every window.
+        dropped: outputs whose closing probabilities were dropped, although the user did not ask for that.
 
     Raises:
         OptionError: if an image of these sizes is too small, or has another number of axes.
@@ -77,7 +88,11 @@ def describe(
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=(*([ALL_SLIDES] if windows and walk.region is None else []), *_caveats(walk, slots, context, original)),
+        caveats=(
+            *([ALL_SLIDES] if windows and walk.region is None else []),
+            *(f"'{name}' {UNCLOSED}" for name in dropped),
+            *_caveats(walk, slots, context, original),
+        ),
         example=None if done or walk.keeps_size else _example(walk, geometry),
         native=native,
         costs=costs,

@@ -312,6 +312,7 @@ def _written(report: Report) -> str:
 _FORM_WORDS = {
     "mean": "of the map of answers, for an image of any size",
     "max": "of the map of answers, for an image of any size",
+    "cam": "the answer of each cell; the mean, or the maximum, over a window is its score",
     "full-size": "each answer in the middle of its window, linear in between",
     "argmax": "the best class of each answer",
     KEEP_SIZE: "all shapes unchanged, with convolutions for dense layers",
@@ -365,7 +366,7 @@ def _answer(report: Report, output: Tensor) -> str:
     if answers is None or output.after is None:
         return ""
     every = f"every {pixels(output.stride, square=True)}"
-    if answers.form != "map":
+    if answers.form not in ("map", "cam"):
         return f", {answers.form}" if answers.form == KEEP_SIZE else f", {answers.form} of a map of answers {every}"
     width = output.after[1] if len(output.after) > 1 else None
     return f", {width} numbers {every}" if isinstance(width, int) else f", {every}"

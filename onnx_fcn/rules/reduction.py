@@ -94,7 +94,7 @@ def reduced(
     if x.padding is not None and over:
         raise padding_refusal(site, x)
     channels = tuple(a for a in x.channels if a in atoms)
-    if over:
+    if over and not site.is_left_out:
         site.note("window", x, x.kernel(over)[0])
     y = _over(site, x, kind, over, channels)
     layout = tuple(() if k in axes else g for k, g in enumerate(y.layout) if keepdims or k not in axes)
@@ -183,15 +183,20 @@ def _global(
 
 
 def _over(site: Site, x: Lifted, kind: str, over: Sequence[int], channels: Sequence[Atom]) -> Lifted:
-    """Reduce over whole windows and over channel atoms; the caller sets the layout."""
+    """Reduce over whole windows and over channel atoms; the caller sets the layout.
+
+    A pooling that is left out keeps the cells of the window along the axes of the image.
+    """
     if kind not in FORMS or x.elem_type not in POOLED:
         channels = [*channels, *(a for k in over for a in x.space[k].atoms)]
         return grouped(site, unfold(site, x, over), channels, lambda t, axis: site.reduce(t, kind, [axis]), ())
     before, pooling, after = FORMS[kind]
     name = _chain(site, x.map, before)
+    apart = {k for k in over if site.is_left_out and x.space[k].image is not None}
     if over:
-        name = _pooled(site, x, name, over, pooling)
-    y = replace(x, map=name, space=tuple(a.contracted() if k in over else a for k, a in enumerate(x.space)))
+        name = _pooled(site, x, name, over, [k for k in over if k not in apart], pooling)
+    made = {k: x.space[k].unpooled() if k in apart else x.space[k].contracted() for k in over}
+    y = replace(x, map=name, space=tuple(made.get(k, a) for k, a in enumerate(x.space)))
     if channels:
         plain = {"mean": "ReduceMean", "sum": "ReduceSum", "max": "ReduceMax"}[pooling]
         y = grouped(site, y, channels, lambda t, axis: site.reduce(t, plain, [axis]), ())
@@ -204,9 +209,12 @@ def _chain(site: Site, name: str, operators: Sequence[str]) -> str:
     return name
 
 
-def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], pooling: str) -> str:
-    """Pool a map over the whole window along these axes, at every position of the grid."""
-    y = pool_window(site, x.on(name), pooling == "max", over)
+def _pooled(site: Site, x: Lifted, name: str, over: Sequence[int], along: Sequence[int], pooling: str) -> str:
+    """Pool a map over the whole window along some of the axes `over`, at every position of the grid.
+
+    A sum is a mean times the number of cells along all of them.
+    """
+    y = pool_window(site, x.on(name), pooling == "max", along) if along else name
     return site.emit([y, site.scalar(x, float(np.prod(x.kernel(over)[0])))], "Mul") if pooling == "sum" else y
 
 

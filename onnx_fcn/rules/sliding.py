@@ -325,6 +325,10 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     contextable = whole and covers and any(x.space[k].window > 1 for k in axes)
     if contextable and site.is_context:
         return keep_global(site, x, "Global" + op)
+    if site.is_left_out:
+        if not kind or not contextable or any(s.kernel > x.space[k].window for s, k in zip(slides, axes)):
+            raise Unsupported("does not pool exactly the positions of the map", code="cam")
+        return reduced(site, x, kind, range(2, x.rank), keepdims=True)
     x, plan = place(site, x, axes, slides)
     y = pooled(site, x, plan, op, *rest)
     origins = site.record_reduction(x, contextable=contextable) if plan.contracts else x.origins

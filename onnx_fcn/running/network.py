@@ -48,7 +48,7 @@ Source = str | os.PathLike[str] | ModelProto
 CPU = ("CPUExecutionProvider",)
 
 #: Forms of an output that still has one answer per cell.
-FORMS = ("map", "argmax")
+FORMS = ("map", "argmax", "cam", "cam argmax")
 
 #: onnxruntime's messages for a lack of memory.
 OUT_OF_MEMORY = ("Failed to allocate memory", "std::bad_alloc", "bad allocation", "CUDA out of memory")
@@ -303,6 +303,7 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
     layout, declared = geometry.layout, next(o for o in graph.output if o.name == name)
     channels = _size(image, layout, "C") if "C" in layout else 1
     output_type = _dtype(declared, "answers with")
+    is_best = "argmax" in answers.form.split()
     return Converted(
         source if isinstance(source, ModelProto) else os.fspath(source),
         geometry.window,
@@ -315,11 +316,9 @@ def converted_in(model: ModelProto, source: Source, output: str | None = None) -
         _dtype(image, "reads"),
         tuple(i.name for i in graph.input if i.name not in {*stored, image.name}),
         name,
-        None if answers.form == "argmax" else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
+        None if is_best else _size(declared, answers.layout, "C") if "C" in answers.layout else 1,
         output_type,
-        answers.form == "argmax"
-        or (output_type.kind in "iu" and output_type.itemsize > 1)
-        or _has_classes(graph, name),
+        is_best or (output_type.kind in "iu" and output_type.itemsize > 1) or _has_classes(graph, name),
         labels_in(model),
         _formula(model),
         trained_in(model) is not None,

@@ -12,7 +12,7 @@ __all__ = ["Asked"]
 
 
 #: The options that are given or not.
-FLAGS = ("folds", "logits", "full_size", "argmax", "keep_size", "windows")
+FLAGS = ("folds", "logits", "cam", "full_size", "argmax", "keep_size", "windows")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Asked:
             strides, operators dilate (à trous); if more, answers are left out.
         outputs: names of the outputs to answer with, or of other tensors; empty for all outputs.
         logits: drop a closing Softmax, LogSoftmax or Sigmoid.
+        cam: the layers after the pooling at each cell of the map, instead of once for each window.
         reduce: ``mean`` or ``max`` of the map; empty for the map itself.
         full_size: at the resolution of the image.
         argmax: the index of the best class, as uint8 up to 256 classes, else as int64.
@@ -38,6 +39,7 @@ class Asked:
     output_stride: int | Sequence[int] | None = None
     outputs: tuple[str, ...] = ()
     logits: bool = False
+    cam: bool = False
     reduce: str = ""
     full_size: bool = False
     argmax: bool = False
@@ -67,11 +69,14 @@ class Asked:
             raise OptionError("--window-stride is the distance of the windows that --windows cuts: give that, too")
         if self.windows and self.folds:
             raise OptionError("--head folded and --windows contradict each other: windows are run one after another")
+        if self.windows and self.cam:
+            raise OptionError("--windows and --cam contradict each other: a window that is run alone has one answer")
 
     def _forms(self) -> list[tuple[str, object]]:
         return [
             ("keep-size", self.keep_size),
             ("reduce", self.reduce),
+            ("cam", self.cam),
             ("full-size", self.full_size),
             ("argmax", self.argmax),
         ]
@@ -92,7 +97,7 @@ class Asked:
     @property
     def as_map(self) -> Asked:
         """The same without a form: the map itself."""
-        return replace(self, reduce="", full_size=False, argmax=False, keep_size=False)
+        return replace(self, cam=False, reduce="", full_size=False, argmax=False, keep_size=False)
 
     @property
     def as_sliding(self) -> Asked:
@@ -102,7 +107,7 @@ class Asked:
     @property
     def is_whole(self) -> bool:
         """Are all outputs wanted, unchanged?"""
-        return not self.outputs and not self.logits
+        return not (self.outputs or self.logits or self.cam)
 
     @property
     def keeps_shape(self) -> bool:

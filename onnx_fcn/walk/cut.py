@@ -97,9 +97,15 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
     top = join(o for o in answers if o in depth)
     while top is not None:
         fact = walk.facts.get(top)
-        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in answers:
+        is_map = isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None
+        if isinstance(fact, Lifted) and is_map and top not in answers and not _lacks_pooling(walk, fact):
             yield Cut(top, fact)
         top = parent.get(top)
+
+
+def _lacks_pooling(walk: Walk, fact: Lifted) -> bool:
+    """Was a pooling before a map left out? Then the original has another map there."""
+    return any(walk.slots[k].name in walk.options.left_out for k in fact.origins)
 
 
 def _reads(slot: Slot) -> Iterable[str]:

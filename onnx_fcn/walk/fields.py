@@ -7,14 +7,14 @@ are put in its order, and what is true of every node before an output is stated 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.walk.cut import makers_of, upstream
 
-__all__ = ["answers_by_field", "fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
+__all__ = ["about_cells", "answers_by_field", "fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
 
 def fields_of(walk: Walk) -> dict[str, tuple[Field, ...]]:
@@ -50,13 +50,12 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     axes = sliding(fact)
     field = tuple(a.field.plain() for a in axes)
     context = tuple(dict.fromkeys(walk.slots[k].name for k in sorted(walk.context & before)))
-    pads = [walk.slots[k].name for k in sorted(before) if (s := walk.slots[k].slides) is not None and s.pads]
+    pads = [walk.slots[k].name for k in sorted(before) if _pads(walk, k)]
     window: tuple[Number, ...] = walk.image.size
     offset: tuple[Number, ...] = (0,) * len(axes)
     within = all(a.inner.front == 0 and a.inner.behind(pixels) >= 1 for a, pixels in zip(axes, walk.image.size))
     if answers_by_field(walk, name, fact):
-        cells = (a.local if name in walk.by_field else _about(walk, a, padded=bool(pads)) for a in axes)
-        about = [f.plain() for f in cells]
+        about = [f.plain() for f in about_cells(walk, name, axes, before)]
         window, offset, within = tuple(f.size for f in about), tuple(f.start for f in about), False
     if context:
         exactness, reason = "context", f"{_verb(context, 'see')} the whole image, whatever its size"
@@ -76,6 +75,17 @@ def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
     )
 
 
+def _pads(walk: Walk, position: int) -> bool:
+    slides = walk.slots[position].slides
+    return slides is not None and slides.pads
+
+
+def about_cells(walk: Walk, name: str, axes: Sequence[Axis], before: Iterable[int]) -> list[Field]:
+    """The pixels that an answer by field is about, along these axes of an output that the slots `before` compute."""
+    padded = any(_pads(walk, k) for k in before)
+    return [a.local if name in walk.by_field else _about(walk, a, padded=padded) for a in axes]
+
+
 def _about(walk: Walk, axis: Axis, *, padded: bool) -> Field:
     """The pixels that a cell of a map is about: those that it sees by itself, around its place in the image.
 
@@ -92,12 +102,13 @@ def _about(walk: Walk, axis: Axis, *, padded: bool) -> Field:
 
 def answers_by_field(walk: Walk, name: str, fact: Lifted) -> bool:
     """Is an answer about its receptive field, rather than about a window of the native size?"""
-    return fact.is_dense or name in walk.by_field
+    return fact.is_dense or name in walk.by_field or name in walk.unpooled
 
 
 def _output_layout(walk: Walk, name: str, fact: Lifted, form: str) -> str:
     """The axes of an output, such as ``NCHW``; empty if they are not batch, channels and cells."""
-    if form not in ("map", "argmax") or any(a.image is None for a in fact.space):
+    words = set(form.split())
+    if not words <= {"map", "cam", "argmax"} or any(a.image is None for a in fact.space):
         return ""
     names = AXES[len(sliding(fact))]
     letters = ["N", "C", *(names[a.image or 0] for a in fact.space)]
@@ -106,7 +117,7 @@ def _output_layout(walk: Walk, name: str, fact: Lifted, form: str) -> str:
         own = len(places) == fact.rank and len(set(places)) == fact.rank
         return "".join(letters[k] for k in places) if own else ""
     text = "".join(letters)
-    return text.replace("C", "") if form == "argmax" else text
+    return text.replace("C", "") if "argmax" in words else text
 
 
 def _verb(nodes: Sequence[str], verb: str) -> str:

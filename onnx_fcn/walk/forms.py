@@ -1,5 +1,6 @@
 """Other forms of the answers than the map, made from an output on its grid.
 
+    cam         the answers of the cells of each window, which `walk.cam` made: here they only get their name
     reduce      the mean or the maximum of the map: the original's shape again, for images of any size
     full_size   the map at the resolution of the image, each answer in the middle of its window
     argmax      the best class instead of the scores
@@ -10,18 +11,20 @@ Each takes a few nodes after the map, which stays in the graph under a name of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import onnx
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
-from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.lifted import BATCH, Atom, Axis, Lifted, dims_of
+from onnx_fcn.geometry import SIZE_NAMES, Field
+from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, dims_of
 from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
-from onnx_fcn.walk.fields import answers_by_field
+from onnx_fcn.walk.cut import upstream
+from onnx_fcn.walk.fields import about_cells, answers_by_field
 
 __all__ = ["FLOATS", "finish", "form"]
 
@@ -109,7 +112,8 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
             tensor = as_original(site, x.on(tensor), original, batch)
             dims = _original_dims(original, batch)
     if asked.full_size:
-        tensor = _enlarged(walk, site, x, by_field=answers_by_field(walk, name, x))
+        about = about_cells(walk, name, x.space, upstream(walk, name)) if answers_by_field(walk, name, x) else None
+        tensor = _enlarged(walk, site, x, about)
         dims = (None, x.width, *(n if k in walk.held else sizes[k] for k, n in enumerate(walk.image.size)))
     if asked.argmax:
         if elem_type not in COMPARED:
@@ -193,14 +197,17 @@ def _reduced(site: Site, x: Lifted, kind: str) -> str:
     return site.reduce(x.map, {"mean": "ReduceMean", "max": "ReduceMax"}[kind], [2 + k for k in range(len(x.space))])
 
 
-def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
-    """(N, C, *grid) → (N, C, *image): linear between the middles of windows, constant beyond the outermost ones."""
+def _enlarged(walk: Walk, site: Site, x: Lifted, about: Sequence[Field] | None) -> str:
+    """(N, C, *grid) → (N, C, *image): linear between the middles of windows, constant beyond the outermost ones.
+
+    `about`: the pixels that an answer is about along each axis, if not a window of the native size.
+    """
     site.check_interpolates()
     if any(a.stride.denominator != 1 for a in x.space):
         raise Unsupported(
             "has answers a fraction of a pixel apart, so they are not in the middle of pixels", code="form"
         )
-    windows = [_window(a) if by_field else walk.image.size[a.image or 0] for a in x.space]
+    windows = [walk.image.size[a.image or 0] for a in x.space] if about is None else [_window(f) for f in about]
     strides = [int(a.stride) for a in x.space]
     centred = all((w - s) % 2 == 0 for w, s in zip(windows, strides))
     plans = [_centred(w, s) if centred else _asymmetric(w, s) for w, s in zip(windows, strides)]
@@ -217,7 +224,7 @@ def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
     if flat:
         name = site.squeeze(name, [2])
     fronts = [max(front, 0) for _, front, _ in plans]
-    extents = [max(w, int(a.local.size)) if by_field else w for w, a in zip(windows, x.space)]
+    extents = windows if about is None else [max(w, int(f.size)) for w, f in zip(windows, about)]
     backs = [step * (w + s) for (_, _, step), w, s in zip(plans, extents, strides)]  # more than can be left over
     name = site.pad_edges(name, [0, 0, *fronts], [0, 0, *backs])
     starts, steps = [max(-front, 0) for _, front, _ in plans], [step for _, _, step in plans]
@@ -232,9 +239,9 @@ def _enlarged(walk: Walk, site: Site, x: Lifted, *, by_field: bool) -> str:
     return site.emit([name], "Cast", to=x.elem_type) if casts else name
 
 
-def _window(axis: Axis) -> int:
+def _window(about: Field) -> int:
     """The size of a window that begins at pixel 0 and has the middle of cell 0 in its middle."""
-    window = 2 * Fraction(axis.local.centre) + 1
+    window = 2 * Fraction(about.centre) + 1
     if window.denominator != 1:
         raise Unsupported("has answers whose middles are not in the middle of pixels or between them", code="form")
     return int(window)

@@ -14,6 +14,7 @@ from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
 from onnx_fcn.walk.asked import Asked
+from onnx_fcn.walk.cam import activations
 from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.forms import finish
 from onnx_fcn.walk.images import FEW, Request, images, written_size
@@ -93,6 +94,8 @@ def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
     """
     if asked.output_stride is not None:
         walk = _spaced(document, walk, asked.output_strides)
+    if asked.cam:
+        walk = activations(document, walk)
     finish(walk, asked)
     return walk
 

@@ -30,7 +30,15 @@ def select(document: Document, asked: Asked) -> dict[str, str]:
     """
     if asked.outputs:
         _keep(document, asked.outputs)
-    return _drop_probabilities(document) if asked.logits else {}
+    if not asked.logits and not asked.cam:
+        return {}
+    logits = _drop_probabilities(document, "--logits" if asked.logits else "--cam")
+    if asked.logits and not logits:
+        raise OptionError(
+            "no output closes with a Softmax, LogSoftmax or Sigmoid, so there are no probabilities to drop: leave "
+            "--logits out"
+        )
+    return logits
 
 
 def _keep(document: Document, wanted: Sequence[str]) -> None:
@@ -68,7 +76,7 @@ def _declared(document: Document, name: str) -> ValueInfoProto:
     return ValueInfoProto(name=name, type=TypeProto(tensor_type=kind))
 
 
-def _drop_probabilities(document: Document) -> dict[str, str]:
+def _drop_probabilities(document: Document, option: str) -> dict[str, str]:
     graph = document.proto.graph
     producers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     readers: dict[str, list[int]] = {}
@@ -90,14 +98,9 @@ def _drop_probabilities(document: Document) -> dict[str, str]:
             reader = graph.node[others[0]]
             raise OptionError(
                 f"the {node.op_type} before '{output.name}' is read by '{reader.name or reader.output[0]}' too, "
-                "which needs probabilities: leave --logits out, or choose other outputs with --outputs"
+                f"which needs probabilities: leave {option} out, or choose other outputs with --outputs"
             )
         logits[output.name] = node.input[0]
         edited[k] = [helper.make_node("Identity", [node.input[0]], [node.output[0]], node.name)]
-    if not edited:
-        raise OptionError(
-            "no output closes with a Softmax, LogSoftmax or Sigmoid, so there are no probabilities to drop: leave "
-            "--logits out"
-        )
     document.commit(Edit(nodes=edited))
     return logits

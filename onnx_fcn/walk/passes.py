@@ -39,6 +39,7 @@ def walked(
     region: Region | None = None,
     apart: tuple[str, Strides] | None = None,
     head: frozenset[str] = frozenset(),
+    left_out: frozenset[str] = frozenset(),
 ) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
 
@@ -50,8 +51,10 @@ def walked(
         region: the part that runs on every window, if any.
         apart: a map, and the distance of its windows along each axis in pixels, if they are not as close as they come.
         head: reductions that an earlier walk took for context, but that belong to the head.
+        left_out: poolings that are left out, see `walk.cam`.
     """
-    options = Options(output_stride, head, folds=folds, asked=bool(output_stride), apart=apart)
+    asked = bool(output_stride)
+    options = Options(output_stride, head, folds=folds, asked=asked, apart=apart, left_out=left_out)
     while True:
         walk = run(program(document, image, options, region))
         if not (pooled := pooling_weights(walk)) <= options.head:
