@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
         if has_head:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
+            yield from _attention_checks(c, wide)
         yield from dense_checks(c, wide)
     for wide in run.larger[:1]:
         yield from _phase_checks(c, wide)
@@ -244,6 +246,22 @@ def _trunk_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         cells += int(inside.sum()) if np.isfinite(errors[-1]) else 0
     if errors:
         yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
+
+
+def _attention_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
+    """Is the map that attention contributes to the one that the original's nodes give on the whole image?
+
+    No crop shows that. If these nodes do not run there, nothing does, and the check fails.
+    """
+    if wide.attended is None or wide.seen is None:
+        return
+    name, seen, want, note = wide.attended.name, wide.seen, wide.wanted, ""
+    if want is None:
+        error, note = np.inf, "the original's nodes do not run on a larger image"
+    else:
+        error = difference(seen, want) if seen.shape == want.shape else np.inf
+    cells = math.prod(seen.shape[2:])
+    yield Check("attention", name, wide.size, wide.batch, cells, error, c.tolerance, note)
 
 
 def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Array]) -> Check:

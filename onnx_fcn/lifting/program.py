@@ -191,6 +191,7 @@ class Options:
         asked: the user chose the output stride; otherwise it is the one that all answers share.
         apart: a map, and how far its windows are apart along each axis of the image, in input pixels; None for as
             close as they come.
+        attention: what relates positions to each other sees those of the whole image.
     """
 
     output_stride: Strides = ()
@@ -198,6 +199,7 @@ class Options:
     folds: bool = False
     asked: bool = False
     apart: tuple[str, Strides] | None = None
+    attention: bool = False
 
 
 #: In a formula of `FormedOutput.dims`, the size of the batch as the image declares it.
@@ -258,6 +260,7 @@ class Walk:
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
     products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the slots at fault
     reductions: set[int] = field(default_factory=set)  # slots that may prove to be context
+    attention: set[int] = field(default_factory=set)  # slots that relate positions of the whole image to each other
     weights: set[int] = field(default_factory=set)  # slots that weigh all positions of a map
     names: set[str] = field(default_factory=set)
     by_field: frozenset[str] = frozenset()  # outputs about what they see, although no window is live
@@ -330,6 +333,8 @@ class Walk:
     def causes(self) -> dict[int, Diagnostic]:
         """The root causes of a refusal, by slot. Attention replaces the causes before it: see `ABOUT_POSITIONS`."""
         found = dict(self.diagnostics)
+        if self.options.attention:  # it is no cause then
+            return dict(sorted(found.items()))
         for position, slots in sorted(self.products.items()):
             led = [k for k in slots if k in found and found[k].code in ABOUT_POSITIONS]
             if led:

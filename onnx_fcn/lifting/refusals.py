@@ -7,6 +7,7 @@ from onnx_fcn.errors import Unsupported
 __all__ = [
     "ABOUT_POSITIONS",
     "EVALUATION",
+    "ONE_ANSWER",
     "OF_FAULTS",
     "PER_POSITION",
     "REORDERED",
@@ -38,6 +39,9 @@ OF_FAULTS = frozenset(
 
 #: Hint for a head that cannot slide.
 RUN_THE_REST = "it can only run on windows of the map before it"
+
+#: What attention between all positions gives if no position is left.
+ONE_ANSWER = "one answer for all positions of the image, which attention relates to each other"
 
 #: Why an operator that reorders positions cannot slide, and a hint.
 REORDERED = (

@@ -28,6 +28,9 @@ __all__ = ["describe"]
 #: The caveat if everything in a network slides that was to run on windows where it does not.
 ALL_SLIDES = "Everything in the network slides, so no windows were cut: --windows changed nothing."
 
+#: The caveat if nothing in a network needed attention that sees the whole image.
+NO_ATTENTION = "Everything in the network slides, so no attention became context: --context attention changed nothing."
+
 #: Weights of at most this many values are compared by value.
 COPIED = 1 << 16
 
@@ -42,7 +45,14 @@ SMALL = 1 << 20
 
 
 def describe(
-    original: Document, document: Document, walk: Walk, *, source: str = "", sizes: Sizes = (), windows: bool = False
+    original: Document,
+    document: Document,
+    walk: Walk,
+    *,
+    source: str = "",
+    sizes: Sizes = (),
+    windows: bool = False,
+    attention: bool = False,
 ) -> Report:
     """The report on a finished walk and its edit.
 
@@ -53,6 +63,7 @@ def describe(
         source: the model's path, as the user wrote it.
         sizes: image sizes to report the cost of.
         windows: what cannot slide was to run on every window.
+        attention: attention in the trunk was to see the whole image.
 
     Raises:
         OptionError: if an image of these sizes is too small, or has another number of axes.
@@ -77,7 +88,11 @@ def describe(
         cut=None if cut is None or done else Map(cut.name, cut.fact.width, cut.fact.window, _stride(cut.fact)),
         layers=layers,
         context=context,
-        caveats=(*([ALL_SLIDES] if windows and walk.region is None else []), *_caveats(walk, slots, context, original)),
+        caveats=(
+            *([ALL_SLIDES] if windows and walk.region is None else []),
+            *([NO_ATTENTION] if attention and not walk.attention else []),
+            *_caveats(walk, slots, context, original),
+        ),
         example=None if done or walk.keeps_size else _example(walk, geometry),
         native=native,
         costs=costs,

@@ -24,18 +24,30 @@ import onnx_graphsurgeon as gs
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.lifting.constants import stored_in
-from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped
+from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
-from onnx_fcn.lifting.refusals import EVALUATION, PER_POSITION, REORDERED, REPLACE, SUBGRAPHS, hint_for, product_of_maps
+from onnx_fcn.lifting.refusals import (
+    EVALUATION,
+    PER_POSITION,
+    ONE_ANSWER,
+    REORDERED,
+    REPLACE,
+    RUN_THE_REST,
+    SUBGRAPHS,
+    hint_for,
+    product_of_maps,
+)
 from onnx_fcn.lifting.registry import Rule
 from onnx_fcn.lifting.signatures import check_operands
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.lifting.whole import check_factor
 from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
+from onnx_fcn.rules.whole import on_whole_map
 from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
@@ -75,6 +87,11 @@ def run(walk: Walk) -> Walk:
 def _deliver(walk: Walk, name: str) -> None:
     """Bring one output into the form (N, C, *grid), in a slot after all others; a dense one also on its own axes."""
     fact = walk.facts.get(name)
+    if isinstance(fact, Whole):
+        reason = (
+            f"is {ONE_ANSWER}" if not fact.has_positions else f"relates positions of the image to each other: {fact}"
+        )
+        walk.diagnostics[len(walk.slots)] = Diagnostic("attention-answer", name, "output", reason, RUN_THE_REST)
     if not isinstance(fact, Lifted):
         return
     node = gs.Node("Output", name, outputs=[gs.Variable(name)])
@@ -172,9 +189,9 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         reason = "gives other values in every run, so that no answer can be compared with the original's"
         walk.diagnostics[position] = Diagnostic("random", slot.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
-    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
+    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted | Whole) for f in everything):
         outputs = _inline_branch(walk, position, slot, condition)
-    elif not any(isinstance(f, Lifted) for f in everything):
+    elif not any(isinstance(f, Lifted | Whole) for f in everything):
         outputs = _untouched(walk, slot, everything)
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
@@ -242,6 +259,27 @@ def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted
 def _apply(
     walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
 ) -> Sequence[Fact]:
+    if implicit:
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
+    if walk.options.attention and slot.node.op in ("Div", "Mul"):
+        check_factor(site, operands)
+    if any(isinstance(f, Whole) for f in operands):
+        slot.replaced = True
+        return named(site, on_whole_map(site, operands, KINDS))
+    try:
+        outputs = _by_rule(walk, site, slot, operands)
+    except Unsupported as refusal:
+        if refusal.code != "product-of-maps" or not walk.options.attention:
+            raise
+        slot.replaced = True
+        outputs = on_whole_map(site, operands, KINDS)
+    if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
+        outputs = [_everywhere(f) for f in outputs]
+    return named(site, outputs)
+
+
+def _by_rule(walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...]) -> Sequence[Fact]:
+    """What the rule of a node makes of operands with values for every position."""
     rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
     domain = f"{slot.node.domain}." if slot.node.domain else ""
     if rule is None and slot.node.op in ATTENTION:
@@ -252,18 +290,14 @@ def _apply(
             code="no-rule",
             hint=hint_for(slot.node.domain, slot.node.op, _answered_with(walk, slot)),
         )
-    if implicit:
-        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
     check_operands(rule, operands, KINDS)
     check_meeting(site, operands)
     slot.replaced = True
     result = rule(site, *same_folding(site, operands))
-    outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
+    outputs: Sequence[Fact] = [result] if isinstance(result, Fact) else list(result)
     if any(isinstance(f, Lifted) and 0 in f.shape and site.has_output(k) for k, f in enumerate(outputs)):
         raise Unsupported("gives a tensor without any values", code="empty", hint="crop less, or reduce over less")
-    if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
-        outputs = [_everywhere(f) for f in outputs]
-    return named(site, outputs)
+    return outputs
 
 
 def _answered_with(walk: Walk, slot: Slot) -> str:

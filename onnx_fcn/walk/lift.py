@@ -31,6 +31,13 @@ __all__ = ["answering", "lift"]
 ALONG_AXES = frozenset({"per-position", "not-spatial", "not-channels"})
 
 
+#: What to say beside the advice on windows if attention may see the whole image instead.
+ATTENTION_ADVICE = (
+    "--context attention lets attention see the whole of a larger image: everything is shared, and each answer depends "
+    "on all of the image"
+)
+
+
 def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] | None = None) -> Walk:
     """Lift a whole model, with answers at its own stride.
 
@@ -45,7 +52,7 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
-    walk, causes = explored(document, request)
+    walk, causes = explored(document, replace(request, attention=False))
     if walk is None:
         raise UnsupportedModel(causes)
     if not causes:
@@ -55,6 +62,11 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
                 "--output-stride gives answers in between"
             )
         return walk
+    if request.attention:
+        attentive, causes = explored(document, request)
+        if attentive is not None and not causes:
+            return attentive
+        raise UnsupportedModel(causes)
     if request.windows:
         return on_windows(document, request, walk, causes)
     if request.keeps_size and (still := in_place(document, request, walk, causes)) is not None:
@@ -81,7 +93,15 @@ def _advice(
             if not explored(document, replace(request, slide=(word,)))[1]:
                 return f"--slide {word} converts it for images of any {word}"
     planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
-    return next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
+    advice = next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
+    return f"{advice}. {ATTENTION_ADVICE}" if advice and _attends(document, request, causes) else advice
+
+
+def _attends(document: Document, request: Request, causes: Sequence[Diagnostic]) -> bool:
+    """Is a network converted if attention may see the whole image?"""
+    if all(d.code != "product-of-maps" for d in causes):
+        return False
+    return not explored(document, replace(request, attention=True))[1]
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
@@ -124,8 +144,16 @@ def _spaced(document: Document, walk: Walk, requested: tuple[int, ...]) -> Walk:
         between = (further.get(k, min(s, closer.get(k, s))) for k, s in enumerate(region.stride))
         region = replace(region, stride=tuple(between))
     finer = tuple(None if k in further else asked.get(k) for k in axes) if closer else ()
-    folds, head = walk.options.folds, walk.options.head
-    spaced = walked(document, walk.image, folds=folds, output_stride=finer, region=region, apart=apart, head=head)
+    spaced = walked(
+        document,
+        walk.image,
+        folds=walk.options.folds,
+        output_stride=finer,
+        region=region,
+        apart=apart,
+        head=walk.options.head,
+        attention=walk.options.attention,
+    )
     if not spaced.succeeded:
         raise UnsupportedModel(causes_of(spaced))
     _check_spaced(walk, spaced, closer, further)
