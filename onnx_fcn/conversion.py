@@ -145,8 +145,8 @@ def convert(
         slide: the axes of the image that slide, such as ``("width",)``; the others keep their size, and padding along
             them is that of the original. An axis has its first letter as a name, too, and what the file calls it. By
             default all slide, but for those that a dense output has not, such as the height of a line of text.
-        context: ``"attention"``: let attention in the trunk see the whole of a larger image, as squeeze-and-excite does.
-            Answers then depend on the whole image. A network that slides is converted as without this option.
+        context: ``"attention"``: let attention in the trunk see the whole of a larger image, as squeeze-and-excite
+            does. Answers then depend on the whole image. A network that slides is converted as without this option.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.

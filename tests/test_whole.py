@@ -271,7 +271,7 @@ def test_answers_in_between_follow_attention(tmp_path: Path) -> None:
 
 
 def test_the_file_says_what_it_was_asked_for(tmp_path: Path) -> None:
-    model, source = written(NonLocal(), tmp_path, dynamo=False, opset=14)
+    _, source = written(NonLocal(), tmp_path, dynamo=False, opset=14)
     report = onnx_fcn.convert(source, tmp_path / "out.onnx", context="attention").report
     assert [op for _, op in report.context] == ["MatMul", "Softmax", "MatMul"]
     assert [entry["op"] for entry in report.to_dict()["context"]] == ["MatMul", "Softmax", "MatMul"]
@@ -299,7 +299,7 @@ def test_nothing_changes_where_nothing_needs_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"windows": True}, {"keep_size": True}], ids=str)
 def test_contradictions(other: dict[str, bool], tmp_path: Path) -> None:
     _, source = written(NonLocal(), tmp_path, dynamo=False, opset=14)
-    with pytest.raises(OptionError, match="--context attention and --.* contradict each other"):
+    with pytest.raises(OptionError, match=r"--context attention and --.* contradict each other"):
         onnx_fcn.convert(source, context="attention", **other)
 
 

@@ -102,14 +102,11 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
 def _shape_at(walk: Walk, fact: Lifted | Whole, image: Array) -> list[int]:
     """The shape of a tensor of the original for an image of any size."""
     sizes = {} if walk.image.batch is None else {fact.batch: image.shape[walk.image.batch]}
-    if isinstance(fact, Whole):
-        axes = [((a,), e.axis) for a, e in fact.extents.items() if e.axis is not None]
-    else:
-        axes = [(axis.atoms, axis) for axis in fact.space if axis.atoms]
-    for atoms, axis in axes:
-        if axis.image is not None:  # the outermost factor grows
+    axes = fact.space if isinstance(fact, Lifted) else [e.axis for e in fact.extents.values() if e.axis is not None]
+    for axis in axes:
+        if axis.image is not None and axis.atoms:  # the outermost factor grows
             cells = axis.count(image.shape[walk.image.space[axis.image]])
-            sizes[atoms[0]] = cells // Atom.product(atoms[1:])
+            sizes[axis.atoms[0]] = cells // Atom.product(axis.atoms[1:])
     return [math.prod(sizes.get(a, a.size) for a in group) for group in fact.layout]
 
 

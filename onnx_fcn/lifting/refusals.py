@@ -7,8 +7,8 @@ from onnx_fcn.errors import Unsupported
 __all__ = [
     "ABOUT_POSITIONS",
     "EVALUATION",
-    "ONE_ANSWER",
     "OF_FAULTS",
+    "ONE_ANSWER",
     "PER_POSITION",
     "REORDERED",
     "REPLACE",

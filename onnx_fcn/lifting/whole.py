@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def map_of(site: Site, fact: Fact) -> Fact:
     if not isinstance(fact, Whole):
         return fact
     atoms = [a for group in fact.layout for a in group]
-    found = {e.axis.image: a for a in atoms if (e := fact.extents.get(a)) is not None and e.axis is not None}
+    found = {e.axis.image or 0: a for a in atoms if (e := fact.extents.get(a)) is not None and e.axis is not None}
     batch = [fact.batch] if fact.batch.size > 1 else []
     open_atoms = [a for a in atoms if a in fact.extents]
     if len(found) < site.image_axes or len(open_atoms) != len(found) + len(batch):
@@ -93,8 +93,8 @@ def map_of(site: Site, fact: Fact) -> Fact:
     channels = tuple(a for a in atoms if a not in fact.extents)
     groups = [tuple(batch), channels, *((a,) for a in positions)]
     name = _rearranged(site, fact.name, fact.layout, groups, fact.extents)
-    axes = [fact.extents[a].axis for a in positions]
-    space = tuple(replace(axis, atoms=(a,), field=axis.field.everywhere()) for a, axis in zip(positions, axes) if axis)
+    axes = (fact.extents[a].axis for a in positions)
+    space = tuple(replace(axis, field=axis.field.everywhere()) for axis in axes if axis is not None)
     return Lifted(name, fact.batch, channels, space, fact.layout, fact.elem_type)
 
 
@@ -179,7 +179,12 @@ def renewed(x: Whole) -> Whole:
     """The same tensor with other atoms of the same sizes, so that none is on two axes of a product; the batch stays."""
     new = {a: Atom(a.size, a.name) for group in x.layout for a in group if a is not x.batch}
     layout = tuple(tuple(new.get(a, a) for a in group) for group in x.layout)
-    return replace(x, layout=layout, extents={new.get(a, a): e for a, e in x.extents.items()})
+    return replace(x, layout=layout, extents={new.get(a, a): _along(new.get(a, a), e) for a, e in x.extents.items()})
+
+
+def _along(atom: Atom, extent: Extent) -> Extent:
+    """An extent with this atom on its axis."""
+    return extent if extent.axis is None else replace(extent, axis=replace(extent.axis, atoms=(atom,)))
 
 
 def check_same(site: Site, a: Sequence[Atom], b: Sequence[Atom], extents: Mapping[Atom, Extent]) -> None:

@@ -74,7 +74,8 @@ class Operand:
         fact: ``map`` (every window has its own), ``constant``, ``unmapped`` (depends on an input, but not on the
             position), ``whole`` (relates positions of the whole image), ``blocked`` (computed from something
             refused), ``window`` (computed on every window by a region) or ``unused``.
-        layout: for a map, and what relates its positions, the axes of the map that each axis of the tensor consists of, such as ``n (c256 h6 w6)``.
+        layout: for a map, or what relates its positions, the axes of the map that each axis of the tensor consists of,
+            such as ``n (c256 h6 w6)``.
         map: the name of the map in the converted model; None if it has none.
         channels: the number of channels of the map.
         window: cells of the map that one original tensor covers, along each axis of the image.

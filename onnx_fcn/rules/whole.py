@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -27,18 +28,20 @@ from onnx_fcn.rules.layout import resolve_shape
 __all__ = ["on_whole_map", "operators"]
 
 
+#: A rule: `rule(site, *facts of the operands) -> fact(s) of the outputs`.
 WholeRule = Callable[..., "Fact | Sequence[Fact]"]
 
 _RULES: dict[str, WholeRule] = {}
 
-#: Types that an operator gives, if it is not that of its operands.
+R = TypeVar("R", bound=WholeRule)
+
 BOOL = onnx.TensorProto.BOOL
 
 
-def between(*operators: str) -> Callable[[WholeRule], WholeRule]:
+def between(*operators: str) -> Callable[[R], R]:
     """Register a function as the rule of operators between positions: `rule(site, *facts) -> fact(s)`."""
 
-    def register(rule: WholeRule) -> WholeRule:
+    def register(rule: R) -> R:
         assert _RULES.keys().isdisjoint(operators)
         _RULES.update(dict.fromkeys(operators, rule))
         return rule
@@ -192,13 +195,14 @@ def split(site: Site, x: Whole, sizes: Known | None = None) -> list[Whole]:
 @between("Slice")
 def slice_(site: Site, x: Whole, *bounds: Known) -> Whole:
     """A part of axes that do not depend on the size of the image."""
-    given = [site.ints(f) for f in bounds] or [site.attr("starts"), site.attr("ends"), site.attr("axes")]
-    starts, ends, axes, steps = [*given, *[None] * (4 - len(given))]
+    given = [site.ints(f) for f in bounds] or [site.attr(name) for name in ("starts", "ends", "axes")]
+    starts, ends, *more = (numbers or [] for numbers in given)
+    axes = more[0] if more and more[0] else range(len(starts))
+    steps = more[1] if more[1:] else [1] * len(starts)
     made = x
-    for k, start in enumerate(starts or ()):
-        axis = _constant_axis(x, axes[k] if axes else k)
-        taken = range(*slice(start, (ends or ())[k], steps[k] if steps else 1).indices(x.shape[axis]))
-        made = _resized(made, axis, len(taken))
+    for start, end, axis, step in zip(starts, ends, axes, steps):
+        axis = _constant_axis(x, axis)
+        made = _resized(made, axis, len(range(*slice(start, end, step).indices(x.shape[axis]))))
     return replace(made, name=site.emit([x, *bounds]))
 
 

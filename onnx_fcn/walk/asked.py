@@ -72,12 +72,13 @@ class Asked:
 
         if self.context not in ("", "attention"):
             raise OptionError(f"--context is attention or left out, not '{self.context}'")
-        for name, value in (("windows", self.windows), ("keep-size", self.keep_size)):
-            if self.context and value:
-                raise OptionError(
-                    f"--context {self.context} and --{name} contradict each other: attention sees the whole of a larger "
-                    f"image, or {'a window of it' if self.windows else 'an image of the native size'}"
-                )
+        others = [name for name, given in (("windows", self.windows), ("keep-size", self.keep_size)) if given]
+        if self.context and others:
+            seen = "a window" if self.windows else "the native size"
+            raise OptionError(
+                f"--context {self.context} and --{others[0]} contradict each other: attention sees all of a larger "
+                f"image, or {seen} only"
+            )
 
     def _forms(self) -> list[tuple[str, object]]:
         return [

@@ -30,8 +30,8 @@ from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
 from onnx_fcn.lifting.refusals import (
     EVALUATION,
-    PER_POSITION,
     ONE_ANSWER,
+    PER_POSITION,
     REORDERED,
     REPLACE,
     RUN_THE_REST,

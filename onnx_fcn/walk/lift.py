@@ -52,7 +52,8 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
-    walk, causes = explored(document, replace(request, attention=False))
+    plain = replace(request, attention=False)
+    walk, causes = explored(document, plain)
     if walk is None:
         raise UnsupportedModel(causes)
     if not causes:
@@ -62,16 +63,22 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
                 "--output-stride gives answers in between"
             )
         return walk
-    if request.attention:
-        attentive, causes = explored(document, request)
-        if attentive is not None and not causes:
-            return attentive
-        raise UnsupportedModel(causes)
     if request.windows:
         return on_windows(document, request, walk, causes)
     if request.keeps_size and (still := in_place(document, request, walk, causes)) is not None:
         return still
-    raise UnsupportedModel(causes, "" if advise is None else _advice(document, request, walk, causes, advise))
+    whole, reasons = explored(document, replace(request, attention=True)) if _multiplies(causes) else (walk, causes)
+    if request.attention and whole is not None and not reasons:
+        return whole
+    advice = "" if advise is None else _advice(document, plain, walk, causes, advise)
+    if request.attention:
+        raise UnsupportedModel(reasons, advice)
+    raise UnsupportedModel(causes, f"{advice}. {ATTENTION_ADVICE}" if advice and not reasons else advice)
+
+
+def _multiplies(causes: Sequence[Diagnostic]) -> bool:
+    """Is a network refused for a product of positions with positions?"""
+    return any(d.code == "product-of-maps" for d in causes)
 
 
 def _advice(
@@ -93,15 +100,7 @@ def _advice(
             if not explored(document, replace(request, slide=(word,)))[1]:
                 return f"--slide {word} converts it for images of any {word}"
     planned = (p for p in plans(document, request, walk, causes) if isinstance(p, tuple))
-    advice = next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
-    return f"{advice}. {ATTENTION_ADVICE}" if advice and _attends(document, request, causes) else advice
-
-
-def _attends(document: Document, request: Request, causes: Sequence[Diagnostic]) -> bool:
-    """Is a network converted if attention may see the whole image?"""
-    if all(d.code != "product-of-maps" for d in causes):
-        return False
-    return not explored(document, replace(request, attention=True))[1]
+    return next((advise(*p) for p in planned if is_consistent(document, p[0].image)), "")
 
 
 def answering(document: Document, walk: Walk, asked: Asked) -> Walk:
