@@ -30,7 +30,7 @@ from onnx_fcn.lifting.program import Rewind
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["Groups", "check_factor", "check_same", "map_of", "regrouped", "renewed", "whole_of"]
+__all__ = ["Groups", "check_factor", "check_same", "map_of", "regrouped", "renewed", "shape_at_run_time", "whole_of"]
 
 
 #: The axes of a tensor, each as the atoms that it is the product of.

@@ -301,6 +301,40 @@ def einsum(site: Site, *operands: Whole | Shared) -> Whole:
     return _made(site, found, tuple(axes[letter] for letter in result), site.emit(names))
 
 
+@between("Attention")
+def attention(
+    site: Site,
+    q: Whole | Shared,
+    k: Whole | Shared,
+    v: Whole | Shared,
+    mask: Whole | Shared | None = None,
+    *rest: Fact | None,
+) -> Whole:
+    """Queries (N, heads, M, E), keys (N, heads, P, E), values (N, heads, P, O) -> (N, heads, M, O).
+    Or with heads and features on one axis, (N, …, heads·E).
+
+    Raises:
+        Unsupported: if it continues another sequence, or gives more than the weighted values.
+    """
+    if any(f is not None for f in rest) or any(site.has_output(k) for k in range(1, 4)):
+        raise Unsupported("attends to more than the positions of a map", code="attention", hint=RUN_THE_REST)
+    given = [f for f in (q, k, v, mask) if f is not None]
+    (queries, keys, values, *masks), names = _together(site, given)
+    extents = _extents([queries, keys, values, *masks])
+    if {queries.rank, keys.rank, values.rank} not in ({3}, {4}):
+        raise Unsupported(f"attends to {keys}, which is not a list of positions", code="rank", hint=RUN_THE_REST)
+    listed, cells = queries.layout[-2], keys.layout[-2]
+    check_same(site, cells, values.layout[-2], extents)
+    for x in masks:
+        _broadcast(site, [x.layout[-2:], (listed, cells)[-x.rank :]], extents)
+    _broadcast(site, [x.layout[:1] for x in (queries, keys, values)], extents)
+    width = values.shape[-1]
+    if queries.rank == 3:
+        width = width // int(site.attr("kv_num_heads", 1)) * int(site.attr("q_num_heads", 1))
+    site.note_attention(queries)
+    return _made(site, [queries, keys, values], (*queries.layout[:-1], atoms_of(width, "o")), site.emit(names))
+
+
 def _together(site: Site, operands: Sequence[Whole | Shared]) -> tuple[list[Whole], list[Operand]]:
     """Operands as tensors of the whole map with the same batch, and what the node reads for them."""
     batch = next(f.batch for f in operands if isinstance(f, Whole))

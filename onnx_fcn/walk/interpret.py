@@ -88,9 +88,7 @@ def _deliver(walk: Walk, name: str) -> None:
     """Bring one output into the form (N, C, *grid), in a slot after all others; a dense one also on its own axes."""
     fact = walk.facts.get(name)
     if isinstance(fact, Whole):
-        reason = (
-            f"is {ONE_ANSWER}" if not fact.has_positions else f"relates positions of the image to each other: {fact}"
-        )
+        reason = f"relates positions to each other: {fact}" if fact.has_positions else f"is {ONE_ANSWER}"
         walk.diagnostics[len(walk.slots)] = Diagnostic("attention-answer", name, "output", reason, RUN_THE_REST)
     if not isinstance(fact, Lifted):
         return
@@ -153,6 +151,9 @@ def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
 
 def _forget(walk: Walk, position: int) -> None:
     walk.counts.clear()  # since names are given back
+    attention = {k for k in walk.attention if k >= position}
+    walk.attention -= attention
+    walk.context -= attention
     for k in range(position, len(walk.slots)):
         slot = walk.slots[k]
         for emission in slot.emissions:
@@ -259,17 +260,16 @@ def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted
 def _apply(
     walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
 ) -> Sequence[Fact]:
-    if implicit:
-        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
     if walk.options.attention and slot.node.op in ("Div", "Mul"):
         check_factor(site, operands)
     if any(isinstance(f, Whole) for f in operands):
         slot.replaced = True
         return named(site, on_whole_map(site, operands, KINDS))
     try:
-        outputs = _by_rule(walk, site, slot, operands)
+        outputs = _by_rule(walk, site, slot, operands, implicit)
     except Unsupported as refusal:
-        if refusal.code != "product-of-maps" or not walk.options.attention:
+        live = any(isinstance(f, Lifted) and f.is_live for f in operands)
+        if refusal.code != "product-of-maps" or not walk.options.attention or not live:
             raise
         slot.replaced = True
         outputs = on_whole_map(site, operands, KINDS)
@@ -278,7 +278,9 @@ def _apply(
     return named(site, outputs)
 
 
-def _by_rule(walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...]) -> Sequence[Fact]:
+def _by_rule(
+    walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
+) -> Sequence[Fact]:
     """What the rule of a node makes of operands with values for every position."""
     rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
     domain = f"{slot.node.domain}." if slot.node.domain else ""
@@ -290,6 +292,8 @@ def _by_rule(walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ..
             code="no-rule",
             hint=hint_for(slot.node.domain, slot.node.op, _answered_with(walk, slot)),
         )
+    if implicit:
+        raise Unsupported("its subgraph reads a map", code="subgraph", hint=SUBGRAPHS.get(slot.node.op, REPLACE))
     check_operands(rule, operands, KINDS)
     check_meeting(site, operands)
     slot.replaced = True
