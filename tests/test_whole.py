@@ -325,6 +325,40 @@ def test_between_positions(name: str) -> None:
     law.check(network, converted.to_proto(), cut="m", between=(-0.5, 0.5))
 
 
+class Tokens(nn.Module):
+    """A transformer without embeddings: patches as a list of positions, the mean of which is classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norms = nn.Conv2d(3, CHANNELS, 4, 4), nn.ModuleList(nn.LayerNorm(CHANNELS) for _ in range(3))
+        self.qkv, self.out, self.dense = nn.Linear(CHANNELS, 24), nn.Linear(CHANNELS, CHANNELS), nn.Linear(CHANNELS, 5)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        n, p, c = x.shape
+        q, k, v = self.qkv(self.norms[0](x)).reshape(n, p, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, p, c)
+        return self.norms[2](x + functional.gelu(self.out(self.norms[1](x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.trunk(x).mean(1))
+
+
+@exporters
+def test_a_list_of_positions(dynamo: bool, opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, (rows, columns) = Tokens().eval(), (11, 9)
+    source = exports.export(model, tmp_path / "m.onnx", NATIVE, dynamo=dynamo, opset=opset)
+    converted = onnx_fcn.convert(source, context="attention")
+    images = exports.noise(model.patches, 2, (4 * rows + 3, 4 * columns + 1))
+    with torch.no_grad():
+        cells = model.trunk(images).transpose(1, 2).reshape(2, CHANNELS, rows, columns)
+        windows = cells.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)
+        want = model.dense(windows.mean((-2, -1)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).numpy()
+    (got,) = law.session(converted.to_proto())({"image": images.numpy()})
+    assert np.abs(got - want).max() < ROUNDING * np.abs(want).max()
+
+
 @pytest.mark.parametrize("options", [{"head": "folded"}, {"output_stride": 8}], ids=str)
 def test_other_options_go_with_it(options: dict[str, Any], tmp_path: Path) -> None:
     model, source = written(SplitHeads(), tmp_path, dynamo=False, opset=14)

@@ -311,6 +311,7 @@ def attention(
     *rest: Fact | None,
 ) -> Whole:
     """Queries (N, heads, M, E), keys (N, heads, P, E), values (N, heads, P, O) -> (N, heads, M, O).
+
     Or with heads and features on one axis, (N, …, heads·E).
 
     Raises:

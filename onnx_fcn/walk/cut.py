@@ -97,9 +97,14 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
     top = join(o for o in answers if o in depth)
     while top is not None:
         fact = walk.facts.get(top)
-        if isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None and top not in answers:
+        if isinstance(fact, Lifted) and fact.is_live and _is_map(walk, fact) and top not in answers:
             yield Cut(top, fact)
         top = parent.get(top)
+
+
+def _is_map(walk: Walk, fact: Lifted) -> bool:
+    """Has a tensor positions on axes of their own? After attention they may be a list, (N, positions, C)."""
+    return fact.padding is None and (fact.is_plain or (bool(walk.attention) and fact.is_dense))
 
 
 def _reads(slot: Slot) -> Iterable[str]:
