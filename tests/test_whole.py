@@ -91,17 +91,26 @@ class PooledKeys(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear attention: keys and values are contracted over all positions first, as in EfficientViT."""
+    """Linear attention: keys and values are contracted over all positions first, as in EfficientViT.
 
-    def __init__(self) -> None:
+    `padded`: the sum of the keys is that of values of 1, which are padded to the others.
+    """
+
+    def __init__(self, *, padded: bool = False) -> None:
         super().__init__()
+        self.padded = padded
         self.qkv, self.out = nn.Conv2d(CHANNELS, 24, 1), nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         q, k, v = self.qkv(x).reshape(n, 2, 12, h * w).split(4, 2)
         q, k = torch.relu(q), torch.relu(k)
-        y = (v @ k.transpose(-1, -2)) @ q / (k.sum(-1).unsqueeze(2) @ q + 1e-3)
+        if self.padded:
+            v = functional.pad(v, (0, 0, 0, 1), value=1.0)
+            y = (v @ k.transpose(-1, -2)) @ q
+            y = y[:, :, :-1] / (y[:, :, -1:] + 1e-3)
+        else:
+            y = (v @ k.transpose(-1, -2)) @ q / (k.sum(-1).unsqueeze(2) @ q + 1e-3)
         return x + self.out(y.reshape(n, c, h, w))
 
 
@@ -194,6 +203,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "pooled keys": PooledKeys,
     "pooled keys, fused": lambda: PooledKeys(fused=True),
     "linear": Linear,
+    "linear, padded": lambda: Linear(padded=True),
     "axial": Axial,
     "einsum": Summed,
     "arithmetic": Masked,
