@@ -393,14 +393,14 @@ def test_answers_in_between_follow_attention(tmp_path: Path) -> None:
 
 def test_the_file_says_what_it_was_asked_for(tmp_path: Path) -> None:
     _, source = written(NonLocal(), tmp_path, dynamo=False, opset=14)
-    report = onnx_fcn.convert(source, tmp_path / "out.onnx", context="attention").report
+    conversion = onnx_fcn.convert(source, tmp_path / "out.onnx", context="attention")
+    report = conversion.report
     assert [op for _, op in report.context] == ["MatMul", "Softmax", "MatMul"]
     assert [entry["op"] for entry in report.to_dict()["context"]] == ["MatMul", "Softmax", "MatMul"]
     assert report.geometry.exactness == {"scores": "context"}
     assert "'/0/0.2/MatMul' (MatMul) sees the whole image" in report.caveats[0]
     assert onnx_fcn.validate(source, tmp_path / "out.onnx").passed
-    grid = onnx_fcn.geometry_of(tmp_path / "out.onnx").grid(*SIZES[0])
-    assert not grid.interior.any()
+    assert not conversion.grid(*SIZES[0]).interior.any()
 
 
 def test_explanations(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Operand
-from onnx_fcn.lifting.facts import Extent, Fact, Known, Shared, Unmapped, Whole
+from onnx_fcn.lifting.facts import KINDS, Extent, Fact, Known, Shared, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Atom, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ONE_ANSWER, RUN_THE_REST
 from onnx_fcn.lifting.signatures import check_operands
@@ -25,7 +25,7 @@ from onnx_fcn.lifting.whole import check_same, map_of, regrouped, renewed, shape
 from onnx_fcn.rules.dense import letters_of
 from onnx_fcn.rules.layout import resolve_shape
 
-__all__ = ["on_whole_map", "operators"]
+__all__ = ["on_whole_map", "operators", "rule_between"]
 
 
 #: A rule: `rule(site, *facts of the operands) -> fact(s) of the outputs`.
@@ -54,13 +54,18 @@ def operators() -> list[str]:
     return sorted(_RULES)
 
 
-def on_whole_map(site: Site, operands: Sequence[Fact | None], words: Mapping[type, str]) -> list[Fact]:
+def rule_between(domain: str | None, operator: str) -> WholeRule | None:
+    """The rule of an operator between positions, or None."""
+    return _RULES.get(operator) if domain in (None, "", "ai.onnx") else None
+
+
+def on_whole_map(site: Site, operands: Sequence[Fact | None]) -> list[Fact]:
     """The facts of a node that relates positions to each other, or reads what does.
 
     Raises:
         Unsupported: if it has no meaning for images of other sizes, or no rule.
     """
-    rule = _RULES.get(site.op) if site.node.domain in (None, "", "ai.onnx") else None
+    rule = rule_between(site.node.domain, site.op)
     if rule is None and not any(isinstance(f, Lifted) or (isinstance(f, Whole) and f.has_positions) for f in operands):
         raise Unsupported(f"reads {ONE_ANSWER}", code="attention-answer", hint=RUN_THE_REST)
     if rule is None:
@@ -70,7 +75,7 @@ def on_whole_map(site: Site, operands: Sequence[Fact | None], words: Mapping[typ
             hint=RUN_THE_REST,
         )
     given = [whole_of(site, f) if isinstance(f, Lifted) else f for f in operands]
-    check_operands(rule, given, words)
+    check_operands(rule, given, KINDS)
     made = rule(site, *given)
     facts: Sequence[Fact] = [made] if isinstance(made, Fact) else made
     return [map_of(site, f) for f in facts]

@@ -47,7 +47,7 @@ from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
-from onnx_fcn.rules.whole import on_whole_map
+from onnx_fcn.rules.whole import on_whole_map, rule_between
 from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
@@ -264,18 +264,23 @@ def _apply(
         check_factor(site, operands)
     if any(isinstance(f, Whole) for f in operands):
         slot.replaced = True
-        return named(site, on_whole_map(site, operands, KINDS))
+        return named(site, on_whole_map(site, operands))
     try:
         outputs = _by_rule(walk, site, slot, operands, implicit)
     except Unsupported as refusal:
-        live = any(isinstance(f, Lifted) and f.is_live for f in operands)
-        if refusal.code != "product-of-maps" or not walk.options.attention or not live:
+        if refusal.code != "product-of-maps" or not _attends(walk, slot, operands):
             raise
         slot.replaced = True
-        outputs = on_whole_map(site, operands, KINDS)
+        outputs = on_whole_map(site, operands)
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
     return named(site, outputs)
+
+
+def _attends(walk: Walk, slot: Slot, operands: Sequence[Fact | None]) -> bool:
+    """May a product of maps relate the positions of the whole image to each other?"""
+    maps = any(isinstance(f, Lifted) and (f.is_live or f.unfolded is not None) for f in operands)
+    return walk.options.attention and maps and rule_between(slot.node.domain, slot.node.op) is not None
 
 
 def _by_rule(
