@@ -114,6 +114,20 @@ class Linear(nn.Module):
         return x + self.out(y.reshape(n, c, h, w))
 
 
+class MultiQuery(nn.Module):
+    """Heads that share their keys and values, which are repeated by an Expand to the size of the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv = nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q = self.q(x).reshape(n, 2, 4, h * w)
+        k, v = self.kv(x).reshape(n, 1, 8, h * w).expand(n, 2, 8, h * w).split(4, 2)
+        return x + (v @ (k.transpose(2, 3) @ q).softmax(2)).reshape(n, c, h, w)
+
+
 class Axial(nn.Module):
     """Attention along the rows: the columns are in the batch."""
 
@@ -204,6 +218,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "pooled keys, fused": lambda: PooledKeys(fused=True),
     "linear": Linear,
     "linear, padded": lambda: Linear(padded=True),
+    "shared keys": MultiQuery,
     "axial": Axial,
     "einsum": Summed,
     "arithmetic": Masked,
@@ -333,6 +348,16 @@ def test_between_positions(name: str) -> None:
     network = law.model(f"{SCORES} {body} {WEIGHTED}", **given)
     converted = onnx_fcn.convert(network, context="attention")
     law.check(network, converted.to_proto(), cut="m", between=(-0.5, 0.5))
+
+
+def test_padding_that_depends_on_the_size_of_the_image() -> None:
+    """Where pixels are left over, the original pads in another way: it is compared where none are."""
+    scores = SCORES.replace("Conv (x", 'Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x')
+    given = {"image": "float[N,3,9,7] x", "outputs": "float[N,5] y", **WEIGHTS}
+    network = law.model(f"{scores} b = Softmax (a) {WEIGHTED}", **given)
+    report = onnx_fcn.convert(network, context="attention").report
+    assert report.validation is not None
+    assert "attention" in {c.kind for c in report.validation.checks}
 
 
 class Tokens(nn.Module):

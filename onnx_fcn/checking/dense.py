@@ -17,7 +17,7 @@ from onnx_fcn.checking.reference import crop_difference, interior, reference_map
 from onnx_fcn.lifting.lifted import lcm
 from onnx_fcn.lifting.windows import whole_map
 from onnx_fcn.model.agreement import difference
-from onnx_fcn.walk.cut import Cut, upstream
+from onnx_fcn.walk.cut import Cut
 
 __all__ = ["ask_dense", "dense_checks", "unseen"]
 
@@ -47,9 +47,6 @@ def dense_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         if (want := wide.dense.get(name)) is not None:
             error = difference(have, want) if have.shape == want.shape else math.inf
             yield Check("dense", name, wide.size, wide.batch, math.prod(want.shape[2:]), error, c.tolerance)
-        elif c.walk.attention & upstream(c.walk, name):
-            note = "the original's nodes do not run on a larger image"
-            yield Check("attention", name, wide.size, wide.batch, 0, math.inf, c.tolerance, note)
         inside = interior(fact, c.walk.image.size)
         if wide.crop is None or not inside.any():
             continue

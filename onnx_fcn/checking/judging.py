@@ -23,7 +23,7 @@ from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.tables import size_text
-from onnx_fcn.walk.cut import Cut
+from onnx_fcn.walk.cut import Cut, upstream
 from onnx_fcn.walk.fields import geometry_of, sliding
 
 __all__ = ["all_checks", "form_difference", "metadata_checks"]
@@ -40,8 +40,9 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
         if has_head:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
-            yield from _attention_checks(c, wide)
         yield from dense_checks(c, wide)
+    if c.walk.attention and run.larger:
+        yield from _attention_checks(c, run)
     for wide in run.larger[:1]:
         yield from _phase_checks(c, wide)
     for case in (*run.larger, *run.others):
@@ -248,20 +249,24 @@ def _trunk_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
 
 
-def _attention_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
+def _attention_checks(c: Comparison, run: Run) -> Iterator[Check]:
     """Is the map that attention contributes to the one that the original's nodes give on the whole image?
 
-    No crop shows that. If these nodes do not run there, nothing does, and the check fails.
+    No crop shows that. If these nodes run on none of the larger images, nothing does, and the check fails.
     """
-    if wide.attended is None or wide.seen is None:
-        return
-    name, seen, want, note = wide.attended.name, wide.seen, wide.wanted, ""
-    if want is None:
-        error, note = np.inf, "the original's nodes do not run on a larger image"
-    else:
-        error = difference(seen, want) if seen.shape == want.shape else np.inf
-    cells = math.prod(seen.shape[2:])
-    yield Check("attention", name, wide.size, wide.batch, cells, error, c.tolerance, note)
+    wanted = {name for name in c.dense if c.walk.attention & upstream(c.walk, name)}
+    for wide in run.larger:
+        wanted -= wide.dense.keys()
+        if wide.attended is None or wide.seen is None or wide.wanted is None:
+            continue
+        error = difference(wide.seen, wide.wanted) if wide.seen.shape == wide.wanted.shape else np.inf
+        cells = math.prod(wide.seen.shape[2:])
+        yield Check("attention", wide.attended.name, wide.size, wide.batch, cells, error, c.tolerance)
+    if all(wide.wanted is None for wide in run.larger):
+        wanted |= {wide.attended.name for wide in run.larger if wide.attended is not None}
+    for name in sorted(wanted):
+        note = "the original's nodes do not run on a larger image"
+        yield Check("attention", name, run.larger[0].size, run.larger[0].batch, 0, np.inf, c.tolerance, note)
 
 
 def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Array]) -> Check:

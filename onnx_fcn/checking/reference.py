@@ -80,7 +80,7 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
     """The original's trunk as it may mean the same on an image of another size, the most faithful first.
 
     With attention, these are its own nodes, whatever they compute from the size of a map; and the same with numbers of
-    positions that stand in the targets of Reshapes replaced by those of this image.
+    positions that stand in the shapes of Reshapes and Expands replaced by those of this image.
     """
     if not c.walk.attention & upstream(c.walk, cut.name):
         yield trunk_of(c, cut)
@@ -91,7 +91,8 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
     for node in trunk.graph.node:
         k = makers.get(node.output[0])
         fact = c.walk.facts.get(node.output[0])
-        if node.op_type == "Reshape" and len(node.input) == 2 and k is not None and isinstance(fact, Lifted | Whole):
+        shaped = node.op_type in ("Reshape", "Expand") and len(node.input) == 2 and k is not None
+        if shaped and isinstance(fact, Lifted | Whole):
             node.input[1] = f"{node.output[0]}/shape"
             sizes = np.array(_shape_at(c.walk, fact, image), np.int64)
             targets.append(onnx.numpy_helper.from_array(sizes, node.input[1]))
