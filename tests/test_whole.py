@@ -360,6 +360,15 @@ def test_padding_that_depends_on_the_size_of_the_image() -> None:
     assert "attention" in {c.kind for c in report.validation.checks}
 
 
+def test_what_cannot_be_compared_is_rejected() -> None:
+    """A slice of all rows of the native size: the original's nodes give another map of a larger image."""
+    scores = SCORES.replace("c = Conv (x, k)", "c0 = Conv (x, k)  c = Slice (c0, from, to, rows)")
+    given = {"image": "float[N,3,7,6] x", "outputs": "float[N,5] y", **WEIGHTS}
+    network = law.model(f"{scores} b = Softmax (a) {WEIGHTED}", **given, **{"from": [0], "to": [5], "rows": [2]})
+    with pytest.raises(ValidationError, match="the original's nodes do not run on a larger image"):
+        onnx_fcn.convert(network, context="attention")
+
+
 class Tokens(nn.Module):
     """A transformer without embeddings: patches as a list of positions, the mean of which is classified."""
 
