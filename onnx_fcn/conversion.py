@@ -107,6 +107,7 @@ def convert(
     windows: bool = False,
     window_stride: int | None = None,
     slide: Sequence[str] = (),
+    context: Literal["attention"] | None = None,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -148,6 +149,8 @@ def convert(
         slide: the axes of the image that slide, such as ``("width",)``; the others keep their size, and padding along
             them is that of the original. An axis has its first letter as a name, too, and what the file calls it. By
             default all slide, but for those that a dense output has not, such as the height of a line of text.
+        context: ``"attention"``: let attention in the trunk see the whole of a larger image, as squeeze-and-excite
+            does. Answers then depend on the whole image. A network that slides is converted as without this option.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
@@ -178,10 +181,19 @@ def convert(
         windows,
         window_stride,
         tuple(name.lower() for name in slide),
+        context or "",
     )
     keeps_batch = asked.keeps_shape and not dynamic_batch
     request = Request(
-        input, size_of(input_size), asked.folds, keeps_batch, windows, window_stride, asked.slide, keep_size
+        input,
+        size_of(input_size),
+        asked.folds,
+        keeps_batch,
+        windows,
+        window_stride,
+        asked.slide,
+        keep_size,
+        asked.context == "attention",
     )
     _check_paths(source, output)
     with clock("open"):
@@ -193,7 +205,7 @@ def convert(
         if lifted.standing is not None and (dynamic_batch or asked.folds):
             option = "--dynamic-batch" if dynamic_batch else "--head folded"
             raise OptionError(f"the network cannot slide, so its batch stays as it is: leave {option} out")
-        asked = asked if lifted.region is not None else asked.as_sliding
+        asked = asked.needed(windows=lifted.region is not None, attention=lifted.options.attention)
         walk = answering(document, lifted, asked)
     images = load_data(data, original, walk.image, walk.held)
     with clock("assemble"), blaming_model(given):
@@ -203,7 +215,10 @@ def convert(
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
         dropped = () if logits else tuple(given.logits)
-        report = describe(original, document, walk, source=name, sizes=sizes, windows=windows, dropped=dropped)
+        attention = context == "attention"
+        report = describe(
+            original, document, walk, source=name, sizes=sizes, windows=windows, attention=attention, dropped=dropped
+        )
     source_graph = fingerprint(given.whole.proto.graph)
     document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
     conversion, macs = Conversion(report, document), report.native.macs
@@ -285,6 +300,7 @@ def validate(
         asked.window_stride,
         asked.slide,
         plain.keep_size,
+        asked.context == "attention",
     )
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

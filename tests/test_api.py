@@ -241,6 +241,7 @@ def test_imports_run_one_way() -> None:
 READ_OPSETS = {
     "rules.normalization.softmax": "an early softmax runs along all axes from its own on",
     "rules.quantization.quantized_softmax": "so does onnxruntime's, which says in an attribute whose it is",
+    "rules.whole.softmax": "so does one between positions",
     "rules.resizing._is_early": "an early Resize does not say where cells lie, and has its scales first",
     "walk.search.explored": "which opsets are read at all",
 }

@@ -310,7 +310,8 @@ MISTAKES = {
         "constant weight can become a convolution (it can only run on windows of the map before it)",
         vision_transformer,
         "--windows runs what comes after '/patches/Conv_output_0' on every window: 54% of the work comes before, and "
-        "is done once, so a large image takes at least 46% of the work of its crops",
+        "is done once, so a large image takes at least 46% of the work of its crops. --context attention lets "
+        "attention see the whole of a larger image: everything is shared, and each answer depends on all of the image",
     ),
     "a recurrent network": refused(
         "LSTM 'lstm': there is no rule for LSTM, so its meaning at every position is unknown "

@@ -429,6 +429,11 @@ row("pad some axes then conv", f'p = Pad (x, pads, "", axes)  m = Conv (p, k)  {
 row("pad by reflection then conv", f'p = Pad <mode = "reflect"> (x, pads)  m = Conv (p, k)  {HEAD}',
     cut="m", pads=[0, 0, 1, 1, 0, 0, 1, 1], k=(5, 6, 3, 3), w=(60, 7))
 row("pad of channels", f"m = Pad (x, pads)  {HEAD}", pads=[0, 1, 0, 0, 0, 2, 0, 0], w=(9 * 12, 7))
+row("pad of a part of the channels", f"r = Reshape (x, split)  p = Pad (r, pads, value)  m = Reshape (p, join)  {HEAD}",
+    split=[0, 2, 3, 4, 3], pads=[0, 0, 1, 0, 0, 0, 0, 2, 0, 0], value=np.float32(2), join=[0, 12, 4, 3], w=(144, 7))
+row("pad of several axes, one of them a part of the channels", f"r = Reshape (x, split)  p = Pad (r, pads)  "
+    f"m = Reshape (p, join)  {HEAD}", split=[0, 2, 3, 4, 3], pads=[0, 1, 0, -1, 0, 0, 0, 1, 0, 0], join=[0, 12, 3, 3],
+    w=(108, 7))
 row("pad of features", "f = Flatten (x)  d = MatMul (f, w)  p = Pad (d, pads, value)  y = MatMul (p, v)",
     w=(72, 5), pads=[0, 1, 0, 1], value=1.0, v=(7, 4))
 row("pad that crops", f"m = Pad (x, pads)  {HEAD}", pads=[0, 0, -1, 0, 0, 0, -1, -1], w=(6 * 2 * 2, 7))

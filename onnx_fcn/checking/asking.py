@@ -203,7 +203,8 @@ def ask_converted(c: Comparison, run: Run) -> None:
             if isinstance(case, LargerImage):
                 named = _maps_of(c, case)
                 case.map = case.map if case.has_map else answers[named[0]]
-                case.found = None if case.trunk is None else answers[named[-1]]
+                case.found = None if case.trunk is None else answers[_name_of(c, case.trunk)]
+                case.seen = None if case.attended is None else answers[_name_of(c, case.attended)]
             case.formed = {name: answers[name] for name in c.walk.formed}
             case.got = _restore_batch(c, {name: answers[c.maps.get(name, name)] for name in c.names})
     except ModelError as error:
@@ -212,9 +213,13 @@ def ask_converted(c: Comparison, run: Run) -> None:
 
 
 def _maps_of(c: Comparison, wide: LargerImage) -> list[str]:
-    """Tensors of the converted model that a larger image needs: the map of the cut, and that of the trunk."""
-    facts = [*([] if wide.has_map else [wide.cut.fact]), *([wide.trunk.fact] if wide.trunk is not None else [])]
-    return [c.walk.renamed.get(f.map, f.map) for f in facts]
+    """Tensors of the converted model that a larger image needs: maps of the cut, of the trunk, and after attention."""
+    maps = [None if wide.has_map else wide.cut, wide.trunk, wide.attended]
+    return [_name_of(c, found) for found in maps if found is not None]
+
+
+def _name_of(c: Comparison, found: Cut) -> str:
+    return c.walk.renamed.get(found.fact.map, found.fact.map)
 
 
 def _restore_batch(c: Comparison, answers: Answers) -> Answers:

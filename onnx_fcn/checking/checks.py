@@ -16,6 +16,7 @@ COMPARED = {
     "law": "a cell of the map and the original head on its window",
     "crops": "a cell of the map and the original network on its crop",
     "trunk": "a cell of the feature map, away from padding, and the original's for a crop",
+    "attention": "the feature map and that of the original's nodes on the whole image",
     "dense": "a cell of the map and the original's",
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
@@ -30,8 +31,8 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: ``native``, ``law``, ``crops``, ``trunk``, ``dense``, ``phases``, ``form``, ``grid``, ``fit`` or
-            ``metadata``.
+        kind: ``native``, ``law``, ``crops``, ``trunk``, ``attention``, ``dense``, ``phases``, ``form``, ``grid``,
+            ``fit`` or ``metadata``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels; empty where no image is needed.
         batch: the number of images.

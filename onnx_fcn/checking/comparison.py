@@ -253,6 +253,9 @@ class LargerImage(Case):
         map: the cut's map of this image, (N, C, *space).
         has_map: whether `map` comes from the original's trunk, before the converted model has run.
         found: the converted model's values of `trunk`.
+        attended: a map up to the cut that attention over the whole image contributes to, if there is any.
+        wanted: the original's values of `attended`, (N, C, *space); None if its nodes do not run on this image.
+        seen: the converted model's values of `attended`.
         positions: the windows to compare, as cells of the cut's grid; `inner` is the last.
         windows: the original head's answers for these windows.
         cells: the original head's answers for windows that are filled with one cell of the map, by that cell's place
@@ -270,6 +273,9 @@ class LargerImage(Case):
     map: Array = field(default_factory=lambda: np.zeros(0))
     has_map: bool = False
     found: Array | None = None
+    attended: Cut | None = None
+    wanted: Array | None = None
+    seen: Array | None = None
     positions: list[list[int]] = field(default_factory=list)
     windows: list[Answers] = field(default_factory=list)
     cells: list[tuple[dict[int | None, int], Answers]] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.tables import size_text
-from onnx_fcn.walk.cut import Cut
+from onnx_fcn.walk.cut import Cut, upstream
 from onnx_fcn.walk.fields import geometry_of, sliding
 
 __all__ = ["all_checks", "form_difference", "metadata_checks"]
@@ -40,6 +41,8 @@ def all_checks(c: Comparison, run: Run) -> Iterator[Check]:
             yield from _wide_checks(c, wide)
             yield from _trunk_checks(c, wide)
         yield from dense_checks(c, wide)
+    if c.walk.attention and run.larger:
+        yield from _attention_checks(c, run)
     for wide in run.larger[:1]:
         yield from _phase_checks(c, wide)
     for case in (*run.larger, *run.others):
@@ -267,6 +270,24 @@ def _trunk_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         cells += int(inside.sum()) if np.isfinite(errors[-1]) else 0
     if errors:
         yield Check("trunk", wide.trunk.name, wide.size, wide.batch, cells, max(errors), c.tolerance)
+
+
+def _attention_checks(c: Comparison, run: Run) -> Iterator[Check]:
+    """Is the map that attention contributes to the one that the original's nodes give on the whole image?
+
+    No crop shows that. If these nodes do not run on the wide image, which is larger along all axes, the check fails.
+    """
+    for wide in run.larger:
+        if wide.attended is not None and wide.seen is not None and wide.wanted is not None:
+            error = difference(wide.seen, wide.wanted) if wide.seen.shape == wide.wanted.shape else np.inf
+            cells = math.prod(wide.seen.shape[2:])
+            yield Check("attention", wide.attended.name, wide.size, wide.batch, cells, error, c.tolerance)
+    wide = run.larger[0]
+    missing = [n for n in c.dense if n not in wide.dense and c.walk.attention & upstream(c.walk, n)]
+    missing += [wide.attended.name] if wide.attended is not None and wide.wanted is None else []
+    for name in missing:
+        note = "the original's nodes do not run on a larger image"
+        yield Check("attention", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
 
 
 def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Array]) -> Check:

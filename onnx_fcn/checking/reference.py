@@ -16,7 +16,7 @@ cells of its maps that no padding reaches, on crops (`interior`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,25 @@ from onnx_fcn.checking.cases import periods_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.constants import for_one_image
-from onnx_fcn.lifting.facts import Known, Unmapped
-from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.facts import Known, Unmapped, Whole
+from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.lifting.windows import as_physical, whole_map
 from onnx_fcn.model.agreement import difference
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
-from onnx_fcn.walk.cut import Cut, cuts_of, upstream
+from onnx_fcn.walk.cut import Cut, cuts_of, makers_of, upstream
 
-__all__ = ["crop_difference", "fits", "interior", "interior_map", "reference_map", "same_trunk", "trunk_of"]
+__all__ = [
+    "attended_map",
+    "crop_difference",
+    "fits",
+    "interior",
+    "interior_map",
+    "reference_map",
+    "same_trunk",
+    "trunk_of",
+]
 
 
 #: Attributes that a pooling keeps when it becomes global.
@@ -52,9 +61,9 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
         return as_physical(cut.fact, feeds[image.name])
     if not fits(c.walk, cut, size):
         return None
-    trunk = trunk_of(c, cut)
     context = _context_tensors(c.walk, cut)
-    for fed in ([], context) if context else ([],):
+    fed_or_not = ([], context) if context else ([],)
+    for trunk, fed in ((trunk, fed) for trunk in _trunks(c, cut, feeds[image.name]) for fed in fed_or_not):
         try:
             values = _converted_values(c, fed, feeds)
             part = extract(trunk, [*c.inputs, *fed], [cut.name], {n: v.dtype for n, v in values.items()})
@@ -67,8 +76,46 @@ def reference_map(c: Comparison, cut: Cut, feeds: Mapping[str, Array]) -> Array 
     return None
 
 
-def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
-    """The original's trunk, with what is built in for the native size rewritten to mean the same at any size."""
+def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
+    """The original's trunk as it may mean the same on an image of another size, the most faithful first.
+
+    With attention, these are its own nodes, whatever they compute from the size of a map; and the same with numbers of
+    positions that stand in the shapes of Reshapes and Expands replaced by those of this image.
+    """
+    if not c.walk.attention & upstream(c.walk, cut.name):
+        yield trunk_of(c, cut)
+        return
+    yield trunk_of(c, cut, freezes=False)
+    trunk = trunk_of(c, cut, freezes=False)
+    makers, targets = makers_of(c.walk), list[onnx.TensorProto]()
+    for node in trunk.graph.node:
+        k = makers.get(node.output[0])
+        fact = c.walk.facts.get(node.output[0])
+        shaped = node.op_type in ("Reshape", "Expand") and len(node.input) == 2 and k is not None
+        if shaped and isinstance(fact, Lifted | Whole):
+            node.input[1] = f"{node.output[0]}/shape"
+            sizes = np.array(_shape_at(c.walk, fact, image), np.int64)
+            targets.append(onnx.numpy_helper.from_array(sizes, node.input[1]))
+    trunk.graph.initializer.extend(targets)
+    yield trunk
+
+
+def _shape_at(walk: Walk, fact: Lifted | Whole, image: Array) -> list[int]:
+    """The shape of a tensor of the original for an image of any size."""
+    sizes = {} if walk.image.batch is None else {fact.batch: image.shape[walk.image.batch]}
+    axes = fact.space if isinstance(fact, Lifted) else [e.axis for e in fact.extents.values() if e.axis is not None]
+    for axis in axes:
+        if axis.image is not None and axis.atoms:  # the outermost factor grows
+            cells = axis.count(image.shape[walk.image.space[axis.image]])
+            sizes[axis.atoms[0]] = cells // Atom.product(axis.atoms[1:])
+    return [math.prod(sizes.get(a, a.size) for a in group) for group in fact.layout]
+
+
+def trunk_of(c: Comparison, cut: Cut, *, freezes: bool = True) -> ModelProto:
+    """The original's trunk, with what is built in for the native size rewritten to mean the same at any size.
+
+    `freezes`: sizes that are used as numbers are those of a window.
+    """
     walk, part = c.walk, extract(c.original.proto, list(c.inputs), [cut.name])
     slots = {slot.proto.output[0]: k for k, slot in enumerate(walk.slots) if slot.proto.output}
     frozen: dict[str, Array] = {}
@@ -81,7 +128,7 @@ def trunk_of(c: Comparison, cut: Cut) -> ModelProto:
             kept = [a for a in node.attribute if a.name in KEPT]
             del node.attribute[:]
             node.attribute.extend(kept)
-        for place, name in _size_operands(walk, walk.slots[k]):
+        for place, name in _size_operands(walk, walk.slots[k]) if freezes else ():
             node.input[place] = f"{name}/of a window"
             frozen[node.input[place]] = for_one_image(walk.values[name])
     part.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in frozen.items())
@@ -161,6 +208,16 @@ def _same_bytes(a: Array, b: Array) -> bool:
 def _as_bytes(array: Array) -> Array:
     """The bytes of an array: as bytes, NaN equals itself and -0 differs from 0."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def attended_map(walk: Walk, cut: Cut) -> Cut | None:
+    """The last map up to the cut without dilation that all attention before the cut contributes to."""
+    trunk = upstream(walk, cut.name)
+    attention, made = walk.attention & trunk, {o for k in trunk for o in walk.slots[k].proto.output}
+    if not attention:
+        return None
+    maps = (m for m in cuts_of(walk) if m.name in made and attention <= upstream(walk, m.name))
+    return next((m for m in maps if all(a.rate == 1 for a in m.fact.space)), cut)
 
 
 def interior_map(walk: Walk, cut: Cut) -> Cut | None:

@@ -7,6 +7,7 @@ All questions decide, except the third if something pads:
     crops     on larger images, is every cell the original network on its crop of the image?
     trunk     on larger images, are cells of the feature map that no padding reaches those of the original on a crop?
     dense     on larger images, are cells of an output with an answer for each position the original's?
+    attention on larger images, is the map that attention contributes to what the original's nodes give there?
     phases    if operators dilate instead of striding, is each phase of the map that of the original's trunk?
     grid      on images with pixels left over, is the number of answers the reported one?
     form      if the answers are more than the map, are they what the form says?
@@ -55,7 +56,7 @@ from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, LargerImage, Run, largest_of
 from onnx_fcn.checking.dense import ask_dense, unseen
 from onnx_fcn.checking.judging import all_checks
-from onnx_fcn.checking.reference import interior_map, reference_map, same_trunk
+from onnx_fcn.checking.reference import attended_map, interior_map, reference_map, same_trunk
 from onnx_fcn.checking.sizes import remainders
 from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.refusals import EVALUATION
@@ -146,8 +147,11 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
             _find_map(c, long)
         run.larger = [w for w in (wide, long) if w is not None]
         trunk = interior_map(c.walk, cut) if c.is_own_result and not all(c.exact.values()) else None
+        attended = attended_map(c.walk, cut) if c.is_own_result else None
         for each in run.larger:
-            each.trunk = trunk
+            each.trunk, each.attended = trunk, attended
+            if attended is not None:
+                each.wanted = each.map if each.has_map and attended == cut else reference_map(c, attended, each.feeds)
         if all(n < m + p for n, m, p in zip(wide.size, c.walk.image.size, period_of(c, cut))):
             pixels = "×".join(map(str, period_of(c, cut)))
             run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")

@@ -21,6 +21,7 @@ __all__ = [
     "preprocessing",
     "seed",
     "size",
+    "stride",
 ]
 
 

@@ -144,6 +144,7 @@ def _run(given: argparse.Namespace) -> None:
                 output_stride=given.output_stride,
                 windows=given.windows,
                 slide=given.slide,
+                context=given.context,
             )
             result, tables = explanation.to_dict() if given.json else {}, explanation.tables()
         else:
@@ -165,6 +166,7 @@ def _run(given: argparse.Namespace) -> None:
                 windows=given.windows,
                 window_stride=given.window_stride,
                 slide=given.slide,
+                context=given.context,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -259,6 +261,11 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--window-stride", type=count, metavar="S", help="cut these windows every S pixels")
     group.add_argument(
+        "--context",
+        choices=("attention",),
+        help="let attention in the trunk see the whole of a larger image: answers then depend on all of it",
+    )
+    group.add_argument(
         "--slide",
         type=names,
         default=(),
@@ -317,7 +324,9 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
     made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
     if given.explain is not None and (given.output is not None or given.window_stride or any(made)):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")
-    if given.verify and any((given.output_stride, given.windows, given.window_stride, given.slide, *made)):
+    if given.verify and any(
+        (given.output_stride, given.windows, given.window_stride, given.context, given.slide, *made)
+    ):
         error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")

@@ -33,7 +33,7 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of", "lcm"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of", "lcm", "spelled"]
 
 
 #: Types of the numbers of classes.
@@ -208,6 +208,16 @@ def dim_of(size: int) -> str:
 def dims_of(shape: Iterable[int]) -> str:
     """Format a shape for a message, such as N×256×6×6."""
     return "×".join(map(dim_of, shape)) or "a scalar"
+
+
+def spelled(layout: Iterable[Sequence[Atom]], batch: Atom) -> str:
+    """Write the axes of a tensor as products of atoms, such as ``n (c256 h6 w6)``."""
+
+    def spell(group: Sequence[Atom]) -> str:
+        inner = " ".join(f"{a.name}{'' if a is batch else dim_of(a.size)}" for a in group)
+        return inner if len(group) == 1 else f"({inner})"
+
+    return " ".join(map(spell, layout)) or "scalar"
 
 
 def lcm(a: Fraction, b: Fraction) -> Fraction:
@@ -396,11 +406,7 @@ class Lifted:
         return self.layout[axis] == self.channels
 
     def __str__(self) -> str:
-        def spell(group: tuple[Atom, ...]) -> str:
-            inner = " ".join(f"{a.name}{'' if a is self.batch else dim_of(a.size)}" for a in group)
-            return inner if len(group) == 1 else f"({inner})"
-
-        return " ".join(spell(group) for group in self.layout) or "scalar"
+        return spelled(self.layout, self.batch)
 
     # Transformations --------------------------------------------------------------------------------------------
 

@@ -193,6 +193,7 @@ class Options:
         apart: a map, and how far its windows are apart along each axis of the image, in input pixels; None for as
             close as they come.
         left_out: poolings that are left out, so that what follows them is computed at each cell of the map.
+        attention: what relates positions to each other sees those of the whole image.
     """
 
     output_stride: Strides = ()
@@ -201,6 +202,7 @@ class Options:
     asked: bool = False
     apart: tuple[str, Strides] | None = None
     left_out: frozenset[str] = frozenset()
+    attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,7 @@ class Walk:
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
     products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the slots at fault
     reductions: set[int] = field(default_factory=set)  # slots that may prove to be context
+    attention: set[int] = field(default_factory=set)  # slots that relate positions of the whole image to each other
     weights: set[int] = field(default_factory=set)  # slots that weigh all positions of a map
     names: set[str] = field(default_factory=set)
     by_field: frozenset[str] = frozenset()  # outputs about what they see, although no window is live
@@ -349,6 +352,8 @@ class Walk:
     def causes(self) -> dict[int, Diagnostic]:
         """The root causes of a refusal, by slot. Attention replaces the causes before it: see `ABOUT_POSITIONS`."""
         found = dict(self.diagnostics)
+        if self.options.attention:  # it is no cause then
+            return dict(sorted(found.items()))
         for position, slots in sorted(self.products.items()):
             led = [k for k in slots if k in found and found[k].code in ABOUT_POSITIONS]
             if led:

@@ -8,6 +8,7 @@ __all__ = [
     "ABOUT_POSITIONS",
     "EVALUATION",
     "OF_FAULTS",
+    "ONE_ANSWER",
     "PER_POSITION",
     "REORDERED",
     "REPLACE",
@@ -38,6 +39,9 @@ OF_FAULTS = frozenset(
 
 #: Hint for a head that cannot slide.
 RUN_THE_REST = "it can only run on windows of the map before it"
+
+#: What attention between all positions gives if no position is left.
+ONE_ANSWER = "one answer for all positions of the image, which attention relates to each other"
 
 #: Why an operator that reorders positions cannot slide, and a hint.
 REORDERED = (

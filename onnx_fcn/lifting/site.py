@@ -16,7 +16,7 @@ import onnx
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Emitter
-from onnx_fcn.lifting.facts import Fact, Known, Unmapped
+from onnx_fcn.lifting.facts import Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slides
 from onnx_fcn.lifting.regions import Region
@@ -166,6 +166,17 @@ class Site(Emitter):
     def record_weights(self) -> None:
         """Record that this operator weighs the positions of a map against each other."""
         self._walk.weights.add(self.position)
+
+    @property
+    def image_axes(self) -> int:
+        """The number of axes of the image that are positions."""
+        return len(self._walk.image.space)
+
+    def note_attention(self, x: Whole) -> None:
+        """Record that this operator relates positions of the whole image to each other."""
+        self._walk.context.add(self.position)
+        self._walk.attention.add(self.position)
+        self._slot.changes.append(Change("context", reads=x.name, layout=str(x)))
 
     def note_context(self, x: Lifted) -> None:
         """Record that this operator sees the whole image, whatever its size."""

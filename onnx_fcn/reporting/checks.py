@@ -25,6 +25,7 @@ QUESTIONS = {
     "law": "the original head on {} of the feature map",
     "crops": "the original on {}",
     "trunk": "the original trunk on a crop, away from padding",
+    "attention": "the original's map of the whole image, after attention",
     "dense": "the original's map, or that of a crop, away from padding",
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",

@@ -30,6 +30,8 @@ ALL_SLIDES = "Everything in the network slides, so no windows were cut: --window
 
 #: The caveat about an output whose closing probabilities a class activation map leaves out, after its name.
 UNCLOSED = "has scores instead of probabilities, as with --logits: a mean of probabilities is not that of the mean."
+#: The caveat if nothing in a network needed attention that sees the whole image.
+NO_ATTENTION = "Everything in the network slides, so no attention became context: --context attention changed nothing."
 
 #: Weights of at most this many values are compared by value.
 COPIED = 1 << 16
@@ -53,6 +55,7 @@ def describe(
     sizes: Sizes = (),
     windows: bool = False,
     dropped: Sequence[str] = (),
+    attention: bool = False,
 ) -> Report:
     """The report on a finished walk and its edit.
 
@@ -64,6 +67,7 @@ def describe(
         sizes: image sizes to report the cost of.
         windows: what cannot slide was to run on every window.
         dropped: outputs whose closing probabilities were dropped, although the user did not ask for that.
+        attention: attention in the trunk was to see the whole image.
 
     Raises:
         OptionError: if an image of these sizes is too small, or has another number of axes.
@@ -91,6 +95,7 @@ def describe(
         caveats=(
             *([ALL_SLIDES] if windows and walk.region is None else []),
             *(f"'{name}' {UNCLOSED}" for name in dropped),
+            *([NO_ATTENTION] if attention and not walk.attention else []),
             *_caveats(walk, slots, context, original),
         ),
         example=None if done or walk.keeps_size else _example(walk, geometry),

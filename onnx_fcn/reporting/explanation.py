@@ -9,12 +9,12 @@ explained as far as the walk reached.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel, did_you_mean
 from onnx_fcn.geometry import SIZE_NAMES
-from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped
+from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Lifted, dim_of
 from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.document import Document
@@ -58,6 +58,7 @@ PARTS = {
 FACTS = {
     "constant": "constant",
     "unmapped": "the same for all positions",
+    "whole": "of the whole image",
     "blocked": "computed from something that is refused",
     "unused": "unused",
     "window": "of each window",
@@ -71,9 +72,10 @@ class Operand:
     Attributes:
         name: its name.
         fact: ``map`` (every window has its own), ``constant``, ``unmapped`` (depends on an input, but not on the
-            position), ``blocked`` (computed from something refused), ``window`` (computed on every window by a
-            region) or ``unused``.
-        layout: for a map, the axes of the map that each axis of the tensor consists of, such as ``n (c256 h6 w6)``.
+            position), ``whole`` (relates positions of the whole image), ``blocked`` (computed from something
+            refused), ``window`` (computed on every window by a region) or ``unused``.
+        layout: for a map, or what relates its positions, the axes of the map that each axis of the tensor consists of,
+            such as ``n (c256 h6 w6)``.
         map: the name of the map in the converted model; None if it has none.
         channels: the number of channels of the map.
         window: cells of the map that one original tensor covers, along each axis of the image.
@@ -144,6 +146,7 @@ def explain(
     output_stride: int | Sequence[int] | None = None,
     windows: bool = False,
     slide: Sequence[str] = (),
+    context: Literal["attention"] | None = None,
 ) -> Explanation:
     """Explain a node or tensor by name, also in a network that is refused.
 
@@ -155,6 +158,7 @@ def explain(
         output_stride: pixels between answers, as for `convert`.
         windows: run what cannot slide on every window, as for `convert`.
         slide: the axes of the image that slide, as for `convert`.
+        context: ``"attention"``: attention sees the whole image, as for `convert`.
 
     Raises:
         ModelError: if the source is not a usable model.
@@ -163,10 +167,12 @@ def explain(
         OptionError: if there is no such node or tensor (the message gives the nearest names), or `output_stride` does
             not fit.
     """
-    asked = Asked(output_stride=output_stride, windows=windows)
+    asked = Asked(output_stride=output_stride, windows=windows, context=context or "")
     document = Given.open(source, asked).selected
     request = Request(input, size_of(input_size), windows=windows, slide=tuple(name.lower() for name in slide))
     walk, causes = explored(document, request)
+    if causes and context is not None:
+        walk, causes = explored(document, replace(request, attention=True))
     if walk is None:
         raise UnsupportedModel(causes)
     if causes and windows:
@@ -245,7 +251,7 @@ class _Explainer:
             return "refused"
         if any(isinstance(f, Blocked) for f in facts):
             return "blocked"
-        if k in walk.context or any(isinstance(f, Unmapped) and f.context for f in facts):
+        if k in walk.context or any(isinstance(f, Whole) or (isinstance(f, Unmapped) and f.context) for f in facts):
             return "context"
         if all(isinstance(f, Known) for f in facts):
             return "constant"
@@ -289,6 +295,8 @@ class _Explainer:
             return Operand(name, "window" if name in self._region else "unused")
         if isinstance(fact, Known):
             return Operand(name, "constant", value=self._value(fact))
+        if isinstance(fact, Whole):
+            return Operand(name, "whole", layout=str(fact))
         if not isinstance(fact, Lifted):
             return Operand(name, "blocked" if isinstance(fact, Blocked) else "unmapped")
         axes = sliding(fact)
@@ -352,7 +360,8 @@ def _rows(it: Explanation) -> Iterator[tuple[str, str]]:
 
 def _summary(operand: Operand) -> str:
     if operand.fact != "map":
-        return f"'{operand.name}', {FACTS[operand.fact]}" + (f" {operand.value}" if operand.value else "")
+        more = operand.value or operand.layout
+        return f"'{operand.name}', {FACTS[operand.fact]}" + (f" {more}" if more else "")
     return f"'{operand.name}', {operand.layout}"
 
 

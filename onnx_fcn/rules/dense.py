@@ -310,10 +310,13 @@ def _not_dense(site: Site, why: str) -> Unsupported:
 
 
 def _letters(site: Site, operands: Sequence[Lifted | Known]) -> tuple[list[str], str]:
+    return letters_of(site, [f.rank if isinstance(f, Lifted) else len(site.weight_shape(f)) for f in operands])
+
+
+def letters_of(site: Site, ranks: Sequence[int]) -> tuple[list[str], str]:
     """The letters of each operand and of the result, with every ellipsis expanded."""
     equation = str(site.attr("equation")).replace(" ", "")
     left, arrow, result = equation.partition("->")
-    ranks = [f.rank if isinstance(f, Lifted) else len(site.weight_shape(f)) for f in operands]
     dots = [rank - len(t.replace("...", "")) if "..." in t else 0 for rank, t in zip(ranks, left.split(","))]
     spare = [c for c in string.ascii_letters if c not in equation][: max(dots)]
     terms = [t.replace("...", "".join(spare[max(dots) - n :])) for t, n in zip(left.split(","), dots)]

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import undilate
-from onnx_fcn.lifting.facts import Fact, Known, Shared
+from onnx_fcn.lifting.facts import Fact, Known, Shared, Whole
 from onnx_fcn.lifting.layouts import arrange, settle
 from onnx_fcn.lifting.lifted import Atom, Lifted, dims_of
 from onnx_fcn.lifting.refusals import EVALUATION
@@ -53,7 +53,7 @@ def reshape(site: Site, x: Lifted, shape: Fact | None = None) -> Lifted:
         return settle(site, x).reshaped(dims)
 
 
-def resolve_shape(target: Sequence[int], x: Lifted, *, allowzero: bool = False) -> list[int]:
+def resolve_shape(target: Sequence[int], x: Lifted | Whole, *, allowzero: bool = False) -> list[int]:
     """A Reshape target with 0 (copied) and -1 (inferred) filled in.
 
     Raises:

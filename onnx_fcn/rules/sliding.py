@@ -26,6 +26,7 @@ from onnx_fcn.lifting.layouts import (
     as_feature_map,
     at_each_position,
     expand_over,
+    grouped,
     move_factors,
     spatial_axes,
 )
@@ -416,6 +417,21 @@ def average(site: Site, x: Lifted, plan: Plan) -> str:
 MIRRORS = {"edge": 1, "reflect": 2}
 
 
+def _pad_features(
+    site: Site, x: Lifted, axis: int, amounts: tuple[int, int], value: Shared | None, mode: str
+) -> Lifted:
+    """Pad an axis of the original that is a part of the channels: (…, K, …) -> (…, K + amounts, …)."""
+    made = atoms_of(x.shape[axis] + sum(amounts), "c")
+
+    def emit(name: str, place: int) -> str:
+        rank = 2 + len(x.space) if place == 1 else 4
+        front, back = ([amount if k == place else 0 for k in range(rank)] for amount in amounts)
+        return site.pad_as(name, [*front, *back], value, mode)
+
+    y = grouped(site, x, x.layout[axis], emit, made)
+    return replace(y, layout=(*x.layout[:axis], made, *x.layout[axis + 1 :]))
+
+
 @lifts("Pad")
 def pad(
     site: Site, x: Lifted, pads: Fact | None = None, value: Shared | None = None, axes: Fact | None = None
@@ -428,9 +444,13 @@ def pad(
     begins, ends = [0] * x.rank, [0] * x.rank
     for k, a in enumerate(which):
         begins[x.axis(a)], ends[x.axis(a)] = amounts[k], amounts[k + len(which)]
+    mode = str(site.attr("mode", "constant"))
+    for k, group in enumerate(x.layout):
+        if (begins[k] or ends[k]) and group and set(group) < set(x.channels):
+            x = _pad_features(site, x, k, (begins[k], ends[k]), value, mode)
+            begins[k] = ends[k] = 0
     if not any(begins) and not any(ends):
         return x
-    mode = str(site.attr("mode", "constant"))
     x = arrange(site, x, x.channels_in_order)
     rank = 2 + len(x.space)
     front, back = [0] * rank, [0] * rank

@@ -33,6 +33,7 @@ class Asked:
         windows: run what cannot slide on every window.
         window_stride: pixels between these windows; None for the network's own.
         slide: names of the axes of the image that slide; empty if the network decides.
+        context: what of the trunk may see the whole image, besides reductions: ``attention``, or nothing.
     """
 
     folds: bool = False
@@ -47,6 +48,7 @@ class Asked:
     windows: bool = False
     window_stride: int | None = None
     slide: tuple[str, ...] = ()
+    context: str = ""
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
@@ -71,6 +73,16 @@ class Asked:
             raise OptionError("--head folded and --windows contradict each other: windows are run one after another")
         if self.windows and self.cam:
             raise OptionError("--windows and --cam contradict each other: a window that is run alone has one answer")
+
+        if self.context not in ("", "attention"):
+            raise OptionError(f"--context is attention or left out, not '{self.context}'")
+        others = [name for name, given in (("windows", self.windows), ("keep-size", self.keep_size)) if given]
+        if self.context and others:
+            seen = "a window" if self.windows else "the native size"
+            raise OptionError(
+                f"--context {self.context} and --{others[0]} contradict each other: attention sees all of a larger "
+                f"image, or {seen} only"
+            )
 
     def _forms(self) -> list[tuple[str, object]]:
         return [
@@ -99,10 +111,10 @@ class Asked:
         """The same without a form: the map itself."""
         return replace(self, cam=False, reduce="", full_size=False, argmax=False, keep_size=False)
 
-    @property
-    def as_sliding(self) -> Asked:
-        """The same for a network in which everything slides."""
-        return replace(self, windows=False, window_stride=None)
+    def needed(self, *, windows: bool, attention: bool) -> Asked:
+        """The same without what a network did not need: windows, or attention that sees the whole image."""
+        asked = self if windows else replace(self, windows=False, window_stride=None)
+        return asked if attention else replace(asked, context="")
 
     @property
     def is_whole(self) -> bool:
@@ -132,8 +144,8 @@ class Asked:
         if not lists or not all(isinstance(n, int | None | list) for n in strides.values()):
             raise ModelError(f"the metadata of the converted model cannot be read: it was asked for {asked}")
         flags: dict[str, Any] = {name: bool(asked.get(name)) for name in FLAGS}
-        reduce, named = str(asked.get("reduce", "")), tuple(map(str, outputs))
-        return cls(outputs=named, reduce=reduce, slide=tuple(map(str, slide)), **strides, **flags)
+        reduce, context, named = str(asked.get("reduce", "")), str(asked.get("context", "")), tuple(map(str, outputs))
+        return cls(outputs=named, reduce=reduce, context=context, slide=tuple(map(str, slide)), **strides, **flags)
 
 
 def _are_pixels(strides: Sequence[object]) -> bool:

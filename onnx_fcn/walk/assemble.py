@@ -18,6 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.facts import Whole
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import BATCH_SIZE, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
@@ -80,7 +81,7 @@ def _emitted(walk: Walk) -> Nodes:
 def _beside(document: Document, walk: Walk, walked: Iterable[int]) -> Nodes:
     """The nodes that no output needs, except those that depend on the image."""
     beside: Nodes = {}
-    lost = {name for name, fact in walk.facts.items() if isinstance(fact, Lifted)}
+    lost = {name for name, fact in walk.facts.items() if isinstance(fact, Lifted | Whole)}
     lost |= {o for slot in walk.slots for k in slot.covers for o in document.proto.graph.node[k].output if o}
     for k, node in enumerate(document.proto.graph.node):
         if k in walked:

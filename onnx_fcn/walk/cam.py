@@ -87,7 +87,13 @@ def activations(document: Document, walk: Walk) -> Walk:
     left_out = frozenset(slot for pooled in _pooled(walk).values() for slot in pooled.slots)
     stride = options.output_stride if options.asked else ()
     again = walked(
-        document, walk.image, folds=options.folds, output_stride=stride, head=options.head, left_out=left_out
+        document,
+        walk.image,
+        folds=options.folds,
+        output_stride=stride,
+        head=options.head,
+        left_out=left_out,
+        attention=options.attention,
     )
     if not again.succeeded:
         cause = next(iter(again.causes.values()))

@@ -97,7 +97,7 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
     top = join(o for o in answers if o in depth)
     while top is not None:
         fact = walk.facts.get(top)
-        is_map = isinstance(fact, Lifted) and fact.is_live and fact.is_plain and fact.padding is None
+        is_map = isinstance(fact, Lifted) and fact.is_live and _is_map(walk, fact)
         if isinstance(fact, Lifted) and is_map and top not in answers and not _lacks_pooling(walk, fact):
             yield Cut(top, fact)
         top = parent.get(top)
@@ -106,6 +106,11 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
 def _lacks_pooling(walk: Walk, fact: Lifted) -> bool:
     """Was a pooling before a map left out? Then the original has another map there."""
     return any(walk.slots[k].name in walk.options.left_out for k in fact.origins)
+
+
+def _is_map(walk: Walk, fact: Lifted) -> bool:
+    """Has a tensor positions on axes of their own? After attention they may be a list, (N, positions, C)."""
+    return fact.padding is None and (fact.is_plain or (bool(walk.attention) and fact.is_dense))
 
 
 def _reads(slot: Slot) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from onnx_fcn.lifting.facts import Fact, Unmapped
+from onnx_fcn.lifting.facts import Fact, Unmapped, Whole
 from onnx_fcn.lifting.folding import restore_batch
 from onnx_fcn.lifting.layouts import settle, unfold
 from onnx_fcn.lifting.lifted import Lifted
@@ -55,7 +55,7 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
     renamed = dict(site.aliases)
     result: list[Fact] = []
     for name, fact in zip(site.outputs, facts):
-        if isinstance(fact, Lifted | Unmapped):
+        if isinstance(fact, Lifted | Unmapped | Whole):
             old = fact.map if isinstance(fact, Lifted) else fact.name
             if name and old in made and old not in renamed and name not in renamed.values():
                 renamed[old] = name
@@ -67,7 +67,7 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
     def again(fact: Fact) -> Fact:
         if isinstance(fact, Lifted):
             return replace(fact, map=renamed.get(fact.map, fact.map))
-        return replace(fact, name=renamed.get(fact.name, fact.name)) if isinstance(fact, Unmapped) else fact
+        return replace(fact, name=renamed.get(fact.name, fact.name)) if isinstance(fact, Unmapped | Whole) else fact
 
     return [again(f) for f in result]
 

@@ -91,6 +91,7 @@ class Request:
         window_stride: pixels between these windows; None for the stride that the network has at its last map.
         slide: names of the axes that slide, while the others keep their size; empty if the outputs decide.
         keeps_size: replace dense layers where they stand if the network cannot slide.
+        attention: what relates positions to each other sees those of the whole image.
     """
 
     input: str | None = None
@@ -101,6 +102,7 @@ class Request:
     window_stride: int | None = None
     slide: tuple[str, ...] = ()
     keeps_size: bool = False
+    attention: bool = False
 
 
 def size_of(size: object) -> tuple[int, ...] | None:

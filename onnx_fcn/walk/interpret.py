@@ -24,18 +24,30 @@ import onnx_graphsurgeon as gs
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.lifting.constants import stored_in
-from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped
+from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
-from onnx_fcn.lifting.refusals import EVALUATION, PER_POSITION, REORDERED, REPLACE, SUBGRAPHS, hint_for, product_of_maps
+from onnx_fcn.lifting.refusals import (
+    EVALUATION,
+    ONE_ANSWER,
+    PER_POSITION,
+    REORDERED,
+    REPLACE,
+    RUN_THE_REST,
+    SUBGRAPHS,
+    hint_for,
+    product_of_maps,
+)
 from onnx_fcn.lifting.registry import Rule
 from onnx_fcn.lifting.signatures import check_operands
 from onnx_fcn.lifting.site import Site
+from onnx_fcn.lifting.whole import check_factor
 from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
+from onnx_fcn.rules.whole import on_whole_map, rule_between
 from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
@@ -75,6 +87,9 @@ def run(walk: Walk) -> Walk:
 def _deliver(walk: Walk, name: str) -> None:
     """Bring one output into the form (N, C, *grid), in a slot after all others; a dense one also on its own axes."""
     fact = walk.facts.get(name)
+    if isinstance(fact, Whole):
+        reason = f"relates positions to each other: {fact}" if fact.has_positions else f"is {ONE_ANSWER}"
+        walk.diagnostics[len(walk.slots)] = Diagnostic("attention-answer", name, "output", reason, RUN_THE_REST)
     if not isinstance(fact, Lifted):
         return
     node = gs.Node("Output", name, outputs=[gs.Variable(name)])
@@ -136,6 +151,9 @@ def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
 
 def _forget(walk: Walk, position: int) -> None:
     walk.counts.clear()  # since names are given back
+    attention = {k for k in walk.attention if k >= position}
+    walk.attention -= attention
+    walk.context -= attention
     for k in range(position, len(walk.slots)):
         slot = walk.slots[k]
         for emission in slot.emissions:
@@ -172,9 +190,9 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         reason = "gives other values in every run, so that no answer can be compared with the original's"
         walk.diagnostics[position] = Diagnostic("random", slot.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
-    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted) for f in everything):
+    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted | Whole) for f in everything):
         outputs = _inline_branch(walk, position, slot, condition)
-    elif not any(isinstance(f, Lifted) for f in everything):
+    elif not any(isinstance(f, Lifted | Whole) for f in everything):
         outputs = _untouched(walk, slot, everything)
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
@@ -242,6 +260,33 @@ def _diagnosed(walk: Walk, slot: Slot, refusal: Unsupported, lifted: list[Lifted
 def _apply(
     walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
 ) -> Sequence[Fact]:
+    if walk.options.attention and slot.node.op in ("Div", "Mul"):
+        check_factor(site, operands)
+    if any(isinstance(f, Whole) for f in operands):
+        slot.replaced = True
+        return named(site, on_whole_map(site, operands))
+    try:
+        outputs = _by_rule(walk, site, slot, operands, implicit)
+    except Unsupported as refusal:
+        if refusal.code != "product-of-maps" or not _attends(walk, slot, operands):
+            raise
+        slot.replaced = True
+        outputs = on_whole_map(site, operands)
+    if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
+        outputs = [_everywhere(f) for f in outputs]
+    return named(site, outputs)
+
+
+def _attends(walk: Walk, slot: Slot, operands: Sequence[Fact | None]) -> bool:
+    """May a product of maps relate the positions of the whole image to each other?"""
+    maps = any(isinstance(f, Lifted) and (f.is_live or f.unfolded is not None) for f in operands)
+    return walk.options.attention and maps and rule_between(slot.node.domain, slot.node.op) is not None
+
+
+def _by_rule(
+    walk: Walk, site: Site, slot: Slot, operands: tuple[Fact | None, ...], implicit: list[str]
+) -> Sequence[Fact]:
+    """What the rule of a node makes of operands with values for every position."""
     rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
     domain = f"{slot.node.domain}." if slot.node.domain else ""
     if rule is None and slot.node.op in ATTENTION:
@@ -258,12 +303,10 @@ def _apply(
     check_meeting(site, operands)
     slot.replaced = True
     result = rule(site, *same_folding(site, operands))
-    outputs: Sequence[Fact] = [result] if isinstance(result, Lifted | Known | Unmapped | Blocked) else list(result)
+    outputs: Sequence[Fact] = [result] if isinstance(result, Fact) else list(result)
     if any(isinstance(f, Lifted) and 0 in f.shape and site.has_output(k) for k, f in enumerate(outputs)):
         raise Unsupported("gives a tensor without any values", code="empty", hint="crop less, or reduce over less")
-    if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
-        outputs = [_everywhere(f) for f in outputs]
-    return named(site, outputs)
+    return outputs
 
 
 def _answered_with(walk: Walk, slot: Slot) -> str:

@@ -32,6 +32,13 @@ __all__ = ["answering", "lift"]
 ALONG_AXES = frozenset({"per-position", "not-spatial", "not-channels"})
 
 
+#: What to say beside the advice on windows if attention may see the whole image instead.
+ATTENTION_ADVICE = (
+    "--context attention lets attention see the whole of a larger image: everything is shared, and each answer depends "
+    "on all of the image"
+)
+
+
 def lift(document: Document, request: Request, advise: Callable[[Walk, Region], str] | None = None) -> Walk:
     """Lift a whole model, with answers at its own stride.
 
@@ -46,7 +53,8 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         OptionError: if the request does not fit the model.
     """
     _check_channels(document, request)
-    walk, causes = explored(document, request)
+    plain = replace(request, attention=False)
+    walk, causes = explored(document, plain)
     if walk is None:
         raise UnsupportedModel(causes)
     if not causes:
@@ -60,7 +68,18 @@ def lift(document: Document, request: Request, advise: Callable[[Walk, Region], 
         return on_windows(document, request, walk, causes)
     if request.keeps_size and (still := in_place(document, request, walk, causes)) is not None:
         return still
-    raise UnsupportedModel(causes, "" if advise is None else _advice(document, request, walk, causes, advise))
+    whole, reasons = explored(document, replace(request, attention=True)) if _multiplies(causes) else (walk, causes)
+    if request.attention and whole is not None and not reasons:
+        return whole
+    advice = "" if advise is None else _advice(document, plain, walk, causes, advise)
+    if request.attention:
+        raise UnsupportedModel(reasons, advice)
+    raise UnsupportedModel(causes, f"{advice}. {ATTENTION_ADVICE}" if advice and not reasons else advice)
+
+
+def _multiplies(causes: Sequence[Diagnostic]) -> bool:
+    """Is a network refused for a product of positions with positions?"""
+    return any(d.code == "product-of-maps" for d in causes)
 
 
 def _advice(
@@ -127,8 +146,16 @@ def _spaced(document: Document, walk: Walk, requested: tuple[int, ...]) -> Walk:
         between = (further.get(k, min(s, closer.get(k, s))) for k, s in enumerate(region.stride))
         region = replace(region, stride=tuple(between))
     finer = tuple(None if k in further else asked.get(k) for k in axes) if closer else ()
-    folds, head = walk.options.folds, walk.options.head
-    spaced = walked(document, walk.image, folds=folds, output_stride=finer, region=region, apart=apart, head=head)
+    spaced = walked(
+        document,
+        walk.image,
+        folds=walk.options.folds,
+        output_stride=finer,
+        region=region,
+        apart=apart,
+        head=walk.options.head,
+        attention=walk.options.attention,
+    )
     if not spaced.succeeded:
         raise UnsupportedModel(causes_of(spaced))
     _check_spaced(walk, spaced, closer, further)

@@ -40,6 +40,7 @@ def walked(
     apart: tuple[str, Strides] | None = None,
     head: frozenset[str] = frozenset(),
     left_out: frozenset[str] = frozenset(),
+    attention: bool = False,
 ) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
 
@@ -52,9 +53,12 @@ def walked(
         apart: a map, and the distance of its windows along each axis in pixels, if they are not as close as they come.
         head: reductions that an earlier walk took for context, but that belong to the head.
         left_out: poolings that are left out, see `walk.cam`.
+        attention: what relates positions to each other sees those of the whole image.
     """
     asked = bool(output_stride)
-    options = Options(output_stride, head, folds=folds, asked=asked, apart=apart, left_out=left_out)
+    options = Options(
+        output_stride, head, folds=folds, asked=asked, apart=apart, left_out=left_out, attention=attention
+    )
     while True:
         walk = run(program(document, image, options, region))
         if not (pooled := pooling_weights(walk)) <= options.head:
@@ -75,6 +79,15 @@ def walked(
         if not beyond <= options.head:
             options = replace(options, head=options.head | beyond)
             continue
+        for k in walk.attention & own:
+            walk.diagnostics[k] = Diagnostic(
+                "attention-beyond-cut",
+                walk.slots[k].name,
+                walk.slots[k].node.op,
+                f"relates positions in a branch of the head after '{cut.name}', the last map that all answers are "
+                "computed from",
+                instead_of_padding(walk, cut),
+            )
         strides = [s for k in slots_of_head(walk, cut) if (s := walk.slots[k].slides) is not None]
         if any(s.strides for s in strides) and shared != options.output_stride:
             options = replace(options, output_stride=shared)

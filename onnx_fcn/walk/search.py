@@ -233,7 +233,7 @@ def _with_batch(image: Image, batch: int) -> Image:
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
     """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
-        yield walked(document, _with_batch(image, batch), folds=request.folds)
+        yield walked(document, _with_batch(image, batch), folds=request.folds, attention=request.attention)
 
 
 def _depends(walk: Walk) -> bool:

@@ -24,7 +24,7 @@ FOREIGN = re.compile(r"cannot reshape array|could not be broadcast|GEMM|Dimensio
 
 #: Options by which a model is read, and by which images are given with it, whatever it is to become; and those by
 #: which a network that is refused is converted.
-READING = frozenset({"--data", "--input", "--input-size", "--slide", "--windows"})
+READING = frozenset({"--context", "--data", "--input", "--input-size", "--slide", "--windows"})
 
 
 @functools.cache
