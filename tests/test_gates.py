@@ -243,3 +243,17 @@ def test_weights_of_a_dilated_map_are_refused(dynamo: bool, opset: int, tmp_path
     source = exports.export(model, tmp_path / "m.onnx", 2 * NATIVE, dynamo=dynamo, opset=opset)
     with pytest.raises(UnsupportedModel, match="weighs all positions by a softmax, which gives a different result"):
         onnx_fcn.convert(source, output_stride=2)
+
+
+@pytest.mark.parametrize("pool", ["GlobalAveragePool (s)", "AveragePool <kernel_shape = [6, 7]> (s)",
+                                  "ReduceMean <axes = [2, 3]> (s)"])  # fmt: skip
+def test_a_gate_of_a_map_that_slid_along_features(pool: str) -> None:
+    """The map has an axis of space more than the original, which the branch of the gate must not see."""
+    model = law.model(
+        "z = Conv (x, i)  u = Unsqueeze (z, one)  c = Conv (u, k)  d = Conv (c, l)  s = Squeeze (d, two)  "
+        f"g = {pool}  e = Conv (g, v)  q = Sigmoid (e)  t = Mul (s, q)  h = Conv (t, w)  f = Flatten (h)  "
+        "y = MatMul (f, p)",
+        image="float[N,3,8,9] x", opset=13, i=(3, 3, 2, 2), one=[1], k=(3, 1, 2, 2, 2), l=(4, 3, 2, 1, 1), two=[2],
+        v=(4, 4, 1, 1), w=(4, 4, 2, 2), p=(120, 5),
+    )  # fmt: skip
+    assert onnx_fcn.convert(model).report.geometry.of().context == ("g",)

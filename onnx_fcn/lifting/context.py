@@ -21,7 +21,7 @@ from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["all_positions", "keep_global", "weigh_positions"]
+__all__ = ["all_positions", "keep_global", "pooled_globally", "weigh_positions"]
 
 
 def all_positions(site: Site, x: Lifted, does: str) -> None:
@@ -51,4 +51,10 @@ def weigh_positions(site: Site, x: Lifted, does: str) -> None:
 def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
     """Pool the whole map, whatever its size: the result is context, the same for all positions."""
     site.note_context(x)
-    return Unmapped(site.emit([undilate(site, x)], op))
+    return pooled_globally(site, undilate(site, x), op)
+
+
+def pooled_globally(site: Site, x: Lifted, op: str) -> Unmapped:
+    """(N, C, *space) → (N, C, 1, …) on as many axes as the original has: a map that slid along features has more."""
+    name, rank = site.emit([x], op), 2 + len(x.space)
+    return Unmapped(site.squeeze(name, range(x.rank, rank)) if rank > x.rank else name)
