@@ -54,7 +54,10 @@ def keep_global(site: Site, x: Lifted, op: str) -> Unmapped:
     return pooled_globally(site, undilate(site, x), op)
 
 
-def pooled_globally(site: Site, x: Lifted, op: str) -> Unmapped:
-    """(N, C, *space) → (N, C, 1, …) on as many axes as the original has: a map that slid along features has more."""
+def pooled_globally(site: Site, x: Lifted, op: str | None = None) -> Unmapped:
+    """(N, C, *space) → (N, C, 1, …), by default by the node itself.
+
+    It has as many axes as in the original: a map that slid along features has more.
+    """
     name, rank = site.emit([x], op), 2 + len(x.space)
     return Unmapped(site.squeeze(name, range(x.rank, rank)) if rank > x.rank else name)

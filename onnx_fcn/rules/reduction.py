@@ -163,7 +163,7 @@ def _global(
     x = x.on(name) if steps else undilate(site, x)
     if site.op.startswith("Global") and x.is_map and not steps:
         x, _order = spatial_axes(site, as_feature_map(site, x))
-        return pooled_globally(site, x, site.op)
+        return pooled_globally(site, x)
     if site.op.startswith("Reduce") and list(x.layout) == x.axes and not steps:  # channels first: it stays unchanged
         return Unmapped(site.emit([x] if operand is None else [x, operand]))
     reduced_atoms = {a for k in axes for a in x.layout[k]}
