@@ -351,3 +351,19 @@ def test_a_plain_map_is_no_activation_map() -> None:
     for fault in (operator("ArgMin"), attribute("axis", 3)):
         with pytest.raises(ValidationError):
             onnx_fcn.validate(original, edited(best, "ArgMax", fault))
+
+
+def test_outputs_of_different_strides_are_asked_for_alone() -> None:
+    """On the grid of both, not all cells would be those of the coarser one."""
+    model = law.model(
+        "m = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, k)  g = GlobalAveragePool (m)  f = Flatten (g)  "
+        "y = MatMul (f, w)  p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (m)  h = GlobalAveragePool (p)  "
+        "e = Flatten (h)  z = MatMul (e, v)",
+        image="float[N,3,16,16] x", outputs="y, z", k=(4, 3, 3, 3), w=(4, 5), v=(4, 5),
+    )  # fmt: skip
+    with pytest.raises(OptionError, match=r"'z' pools a map with larger strides than another output.*--outputs z"):
+        onnx_fcn.convert(model, cam=True)
+    coarse = onnx_fcn.convert(model, cam=True, outputs=["z"]).report.geometry.of()
+    finer = onnx_fcn.convert(model, cam=True, outputs=["z"], output_stride=2).report.geometry.of()
+    assert (coarse.stride, finer.stride) == ((4, 4), (2, 2))
+    assert coarse.grid(32, 32).pixel_of(3, 3) == finer.grid(32, 32).pixel_of(6, 6)

@@ -102,6 +102,11 @@ def activations(document: Document, walk: Walk) -> Walk:
         windows = {w.image: w for w in pooled.windows}
         space = tuple(_with_window(a, windows.get(a.image)) for a in again.results[name].space)
         again.unpooled[name] = Unpooled(pooled.kind, pooled.reads, space)
+        if not options.asked and any(a.rate > 1 for a in space):
+            raise OptionError(
+                f"'{name}' pools a map with larger strides than another output, so not all cells of a common grid "
+                f"would be its own: choose one output with --outputs, such as --outputs {name}"
+            )
     return again
 
 

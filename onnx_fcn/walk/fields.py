@@ -83,21 +83,24 @@ def _pads(walk: Walk, position: int) -> bool:
 def about_cells(walk: Walk, name: str, axes: Sequence[Axis], before: Iterable[int]) -> list[Field]:
     """The pixels that an answer by field is about, along these axes of an output that the slots `before` compute."""
     padded = any(_pads(walk, k) for k in before)
-    return [a.local if name in walk.by_field else _about(walk, a, padded=padded) for a in axes]
+    cells = walk.unpooled[name].space if name in walk.unpooled else axes
+    rates = {a.image: a.rate for a in cells}
+    return [a.local if name in walk.by_field else _about(walk, a, rates[a.image], padded=padded) for a in axes]
 
 
-def _about(walk: Walk, axis: Axis, *, padded: bool) -> Field:
+def _about(walk: Walk, axis: Axis, rate: int, *, padded: bool) -> Field:
     """The pixels that a cell of a map is about: those that it sees by itself, around its place in the image.
 
     If the cells tile the native image, as the designers of segmenters have it, cell i is in the middle of pixels
     i·stride … (i + 1)·stride - 1. Its field need not be: every strided layer and every finer map moves it, and without
-    padding its middle is all there is.
+    padding its middle is all there is. Every `rate`-th cell of a dilated map is one of the map without dilation, and is
+    where that is.
     """
-    pixels = walk.image.size[axis.image or 0]
-    tiles = abs(axis.count(pixels) * axis.stride - pixels) < axis.stride and axis.image not in walk.held
+    pixels, stride = walk.image.size[axis.image or 0], axis.stride * rate
+    tiles = abs(-(-axis.count(pixels) // rate) * stride - pixels) < stride and axis.image not in walk.held
     if not tiles or not (padded or axis.window_stride != axis.stride):
         return axis.local
-    return axis.local.around((axis.stride - 1) / 2)
+    return axis.local.around((stride - 1) / 2)
 
 
 def answers_by_field(walk: Walk, name: str, fact: Lifted) -> bool:
