@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, dims_of, spelled
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, axis_of, dims_of, spelled
 
 __all__ = ["KINDS", "Blocked", "Extent", "Fact", "Known", "Shared", "Unmapped", "Whole"]
 
@@ -72,6 +72,14 @@ class Whole:
     def rank(self) -> int:
         """Number of axes."""
         return len(self.layout)
+
+    def axis(self, axis: int) -> int:
+        """Normalise an axis to a non-negative number.
+
+        Raises:
+            Unsupported: if the tensor has no such axis.
+        """
+        return axis_of(axis, self.rank)
 
     @property
     def has_positions(self) -> bool:

@@ -33,7 +33,7 @@ import onnx
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
-__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "dim_of", "dims_of", "lcm", "spelled"]
+__all__ = ["BATCH", "Atom", "Axis", "Lifted", "atoms_of", "axis_of", "dim_of", "dims_of", "lcm", "spelled"]
 
 
 #: Types of the numbers of classes.
@@ -198,6 +198,17 @@ class Axis:
         )
 
 
+def axis_of(axis: int, rank: int) -> int:
+    """An axis of a tensor with so many as a non-negative number.
+
+    Raises:
+        Unsupported: if there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise Unsupported(f"refers to axis {axis} of a tensor with {rank} axes")
+    return axis % rank
+
+
 def dim_of(size: int) -> str:
     """Format a size for a message: the batch that shapes are evaluated with is N, and its multiples are 9·N."""
     if size % BATCH or not size:
@@ -311,9 +322,7 @@ class Lifted:
         Raises:
             Unsupported: if the tensor has no such axis.
         """
-        if not -self.rank <= axis < self.rank:
-            raise Unsupported(f"refers to axis {axis} of a tensor with {self.rank} axes")
-        return axis % self.rank
+        return axis_of(axis, self.rank)
 
     def space_of(self, atoms: Sequence[Atom]) -> int | None:
         """The spatial axis whose whole window is these atoms, in order; None if there is no such axis."""

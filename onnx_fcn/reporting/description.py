@@ -30,6 +30,7 @@ ALL_SLIDES = "Everything in the network slides, so no windows were cut: --window
 
 #: The caveat about an output whose closing probabilities a class activation map leaves out, after its name.
 UNCLOSED = "has scores instead of probabilities, as with --logits: a mean of probabilities is not that of the mean."
+
 #: The caveat if nothing in a network needed attention that sees the whole image.
 NO_ATTENTION = "Everything in the network slides, so no attention became context: --context attention changed nothing."
 

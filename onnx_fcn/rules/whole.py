@@ -126,7 +126,7 @@ def dropout(site: Site, x: Whole, *operands: Known | None) -> Whole:
 def softmax(site: Site, x: Whole) -> Whole:
     """Along one axis, before opset 13 along that and all later ones: they may be positions of images of any size."""
     coerces = site.opset < 13
-    first = _axis(x, int(site.attr("axis", 1 if coerces else -1)))
+    first = x.axis(int(site.attr("axis", 1 if coerces else -1)))
     if any(x.batch in group for group in x.layout[first : None if coerces else first + 1]):
         raise Unsupported(f"weighs the images of a batch: {x}", code="batch")
     site.note_attention(x)
@@ -139,7 +139,7 @@ def reduce(site: Site, x: Whole, axes: Known | None = None) -> Whole:
     over = site.axes(axes)
     if over is None:
         raise Unsupported("reduces over the batch, too", code="batch")
-    gone = {_axis(x, k) for k in over}
+    gone = {x.axis(k) for k in over}
     if any(x.batch in x.layout[k] for k in gone):
         raise Unsupported(f"reduces over the batch: {x}", code="batch")
     site.note_attention(x)
@@ -174,11 +174,11 @@ def _new_shape(site: Site, x: Whole, target: Known | None) -> list[int]:
         wanted = site.attr("shape") if target is None else site.ints(target)
         return resolve_shape(wanted or [], x, allowzero=site.flag("allowzero"))
     if site.op == "Flatten":
-        axis = _axis(x, int(site.attr("axis", 1)))
+        axis = x.axis(int(site.attr("axis", 1)))
         return [math.prod(x.shape[:axis]), math.prod(x.shape[axis:])]
     axes = site.axes(target)
     if site.op == "Squeeze":
-        gone = {k for k, d in enumerate(x.shape) if d == 1} if axes is None else {_axis(x, k) for k in axes}
+        gone = {k for k, d in enumerate(x.shape) if d == 1} if axes is None else {x.axis(k) for k in axes}
         return [d for k, d in enumerate(x.shape) if k not in gone]
     rank = x.rank + len(axes or ())
     new, sizes = {k % rank for k in axes or ()}, iter(x.shape)
@@ -217,24 +217,13 @@ def shape(site: Site, x: Whole) -> Known:
     return site.sized_output(np.array(x.shape, np.int64)[site.attr("start", 0) : site.attr("end")])
 
 
-def _axis(x: Whole, axis: int) -> int:
-    """An axis as a number from 0 on.
-
-    Raises:
-        Unsupported: if there is no such axis.
-    """
-    if not -x.rank <= axis < x.rank:
-        raise Unsupported(f"refers to axis {axis} of a tensor with {x.rank} axes")
-    return axis % x.rank
-
-
 def _constant_axis(x: Whole, axis: int) -> int:
     """An axis whose size does not depend on the image.
 
     Raises:
         Unsupported: if it does.
     """
-    axis = _axis(x, axis)
+    axis = x.axis(axis)
     if any(a in x.extents for a in x.layout[axis]):
         raise Unsupported(f"takes a part of the positions of an image, {x}", code="attention-parts", hint=RUN_THE_REST)
     return axis

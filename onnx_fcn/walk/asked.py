@@ -73,7 +73,6 @@ class Asked:
             raise OptionError("--head folded and --windows contradict each other: windows are run one after another")
         if self.windows and self.cam:
             raise OptionError("--windows and --cam contradict each other: a window that is run alone has one answer")
-
         if self.context not in ("", "attention"):
             raise OptionError(f"--context is attention or left out, not '{self.context}'")
         others = [name for name, given in (("windows", self.windows), ("keep-size", self.keep_size)) if given]

@@ -86,15 +86,7 @@ def activations(document: Document, walk: Walk) -> Walk:
         raise OptionError("--cam answers at every cell of the network's map, and takes no coarser --output-stride")
     left_out = frozenset(slot for pooled in _pooled(walk).values() for slot in pooled.slots)
     stride = options.output_stride if options.asked else ()
-    again = walked(
-        document,
-        walk.image,
-        folds=options.folds,
-        output_stride=stride,
-        head=options.head,
-        left_out=left_out,
-        attention=options.attention,
-    )
+    again = walked(document, walk.image, replace(options, output_stride=stride, left_out=left_out))
     if not again.succeeded:
         cause = next(iter(again.causes.values()))
         raise OptionError(f"the network has {NOTHING}: {cause.op} '{cause.node}' {cause.reason} ({INSTEAD})")

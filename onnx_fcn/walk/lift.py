@@ -146,16 +146,8 @@ def _spaced(document: Document, walk: Walk, requested: tuple[int, ...]) -> Walk:
         between = (further.get(k, min(s, closer.get(k, s))) for k, s in enumerate(region.stride))
         region = replace(region, stride=tuple(between))
     finer = tuple(None if k in further else asked.get(k) for k in axes) if closer else ()
-    spaced = walked(
-        document,
-        walk.image,
-        folds=walk.options.folds,
-        output_stride=finer,
-        region=region,
-        apart=apart,
-        head=walk.options.head,
-        attention=walk.options.attention,
-    )
+    options = replace(walk.options, output_stride=finer, asked=bool(finer), apart=apart)
+    spaced = walked(document, walk.image, options, region)
     if not spaced.succeeded:
         raise UnsupportedModel(causes_of(spaced))
     _check_spaced(walk, spaced, closer, further)

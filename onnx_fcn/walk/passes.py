@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.walk.cut import (
+    Cut,
     before_answers,
     find_cut,
     instead_of_padding,
@@ -30,35 +32,19 @@ from onnx_fcn.walk.shapes import Shapes
 __all__ = ["program", "walked"]
 
 
-def walked(
-    document: Document,
-    image: Image,
-    *,
-    folds: bool = False,
-    output_stride: Strides = (),
-    region: Region | None = None,
-    apart: tuple[str, Strides] | None = None,
-    head: frozenset[str] = frozenset(),
-    left_out: frozenset[str] = frozenset(),
-    attention: bool = False,
-) -> Walk:
+#: A walk at the network's own stride.
+PLAIN = Options()
+
+
+def walked(document: Document, image: Image, options: Options = PLAIN, region: Region | None = None) -> Walk:
     """Walk, and walk again with other options for what only the end of a walk shows.
 
     Args:
         document: the model.
         image: the reading of its inputs.
-        folds: fold the batch into a spatial axis around the head.
-        output_stride: the requested stride along each axis of the image, in pixels.
+        options: those of the first walk.
         region: the part that runs on every window, if any.
-        apart: a map, and the distance of its windows along each axis in pixels, if they are not as close as they come.
-        head: reductions that an earlier walk took for context, but that belong to the head.
-        left_out: poolings that are left out, see `walk.cam`.
-        attention: what relates positions to each other sees those of the whole image.
     """
-    asked = bool(output_stride)
-    options = Options(
-        output_stride, head, folds=folds, asked=asked, apart=apart, left_out=left_out, attention=attention
-    )
     while True:
         walk = run(program(document, image, options, region))
         if not (pooled := pooling_weights(walk)) <= options.head:
@@ -79,29 +65,22 @@ def walked(
         if not beyond <= options.head:
             options = replace(options, head=options.head | beyond)
             continue
-        for k in walk.attention & own:
-            walk.diagnostics[k] = Diagnostic(
-                "attention-beyond-cut",
-                walk.slots[k].name,
-                walk.slots[k].node.op,
-                f"relates positions in a branch of the head after '{cut.name}', the last map that all answers are "
-                "computed from",
-                instead_of_padding(walk, cut),
-            )
         strides = [s for k in slots_of_head(walk, cut) if (s := walk.slots[k].slides) is not None]
         if any(s.strides for s in strides) and shared != options.output_stride:
             options = replace(options, output_stride=shared)
             continue
-        for k in padded_beyond(walk, cut):
-            walk.diagnostics[k] = Diagnostic(
-                "padding-beyond-cut",
-                walk.slots[k].name,
-                walk.slots[k].node.op,
-                f"pads a branch of the head after '{cut.name}', the last map that all answers are computed from: "
-                "windows of a larger image would see each other where the original sees padding",
-                instead_of_padding(walk, cut),
-            )
+        after = f"a branch of the head after '{cut.name}', the last map that all answers are computed from"
+        _refuse(walk, cut, walk.attention & own, "attention-beyond-cut", f"relates positions in {after}")
+        apart = "windows of a larger image would see each other where the original sees padding"
+        _refuse(walk, cut, padded_beyond(walk, cut), "padding-beyond-cut", f"pads {after}: {apart}")
         return walk
+
+
+def _refuse(walk: Walk, cut: Cut, slots: Iterable[int], code: str, reason: str) -> None:
+    """Refuse operators after the cut."""
+    for k in slots:
+        slot = walk.slots[k]
+        walk.diagnostics[k] = Diagnostic(code, slot.name, slot.node.op, reason, instead_of_padding(walk, cut))
 
 
 def _at_most(strides: Strides, most: Fraction, axes: int) -> Strides:

@@ -15,7 +15,7 @@ import onnx
 from onnx_fcn.errors import Diagnostic, OptionError, UnsupportedModel
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Image, Slot, Walk
+from onnx_fcn.lifting.program import Image, Options, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
@@ -233,7 +233,7 @@ def _with_batch(image: Image, batch: int) -> Image:
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
     """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
-        yield walked(document, _with_batch(image, batch), folds=request.folds, attention=request.attention)
+        yield walked(document, _with_batch(image, batch), Options(folds=request.folds, attention=request.attention))
 
 
 def _depends(walk: Walk) -> bool:
