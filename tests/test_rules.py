@@ -328,6 +328,20 @@ row("conv along features covers the positions", f"{BANDS}  m = Conv <pads = [1, 
     f"{HEAD}", v=(3, 1, 3, 10), w=(9, 7), **SOUND)
 row("conv along features of positions", f"{BANDS}  m = Conv <pads = [1, 0, 0, 2, 0, 0], strides = [2, 1, 1]> (u, v)  "
     f"{HEAD}", one=[1], k=(5, 6, 1, 2), v=(4, 1, 3, 2, 1), w=(4 * 3 * 3 * 2, 7))
+row("conv along features, softmax of the positions of each", "c = Conv (x, k)  "
+    "t = Transpose <perm = [0, 2, 1]> (c)  u = Unsqueeze (t, one)  n = Conv <pads = [0, 1, 0, 1]> (u, v)  "
+    f"q = Softmax <axis = 2> (n)  m = Conv (q, l)  {HEAD}", cut="q", v=(2, 1, 1, 3), l=(4, 2, 2, 2), w=(4 * 7 * 4, 7),
+    **SOUND)
+# features that are used up, so that the map has an axis more than the original: (N, 4, 1, 4, 2) for (N, 4, 4, 2)
+SPENT = "c = Conv (x, k)  u = Unsqueeze (c, one)  n = Conv (u, v)  s = Squeeze (n, two)"
+USED = {"one": [1], "two": [2], "k": (5, 6, 1, 2), "v": (4, 1, 5, 1, 1)}
+row("conv along all features, LRN", f"{SPENT}  m = LRN <size = 3> (s)  {HEAD}", opset=(13, 21), w=(32, 7), **USED)
+row("conv along all features, resized", f'{SPENT}  m = Resize <mode = "cubic"> (s, "", scales)  {HEAD}',
+    cut="m", step=2, scales=np.float32([1, 1, 2, 2]), w=(128, 7), **USED)
+row("conv along all features, transposed", f"{SPENT}  m = ConvTranspose <strides = [2, 2]> (s, t)  {HEAD}",
+    t=(4, 3, 2, 2), w=(96, 7), **USED)
+row("conv along all features, then others", f"{SPENT}  p = MaxPool <kernel_shape = [2, 1]> (s)  "
+    f"m = Conv (p, t)  {HEAD}", t=(3, 4, 2, 2), w=(6, 7), **USED)
 row("conv of one axis of the window", "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)", k=(5, 6, 4, 1), w=(15, 7))
 row("conv transposed", f"m = ConvTranspose <strides = [2, 2]> (x, k)  {HEAD}",
     opset=(7, 11, 13), k=(6, 2, 2, 2), w=(2 * 8 * 6, 7))

@@ -4,6 +4,7 @@ arrange           channels in an order of atoms: at most one Gather(axis=1) with
 settle            channels in the logical order of the original tensor
 unfold            window positions become channels: exact for operators that need all positions of a window at once
 at_each_position  an operator at each position separately: positions become the batch
+drop_spent        axes of one cell that the original lacks are dropped
 spatial_axes      the physical axis of each spatial axis of the original
 features_to_space channels become an axis of space, which is not one of the image
 grouped           an operator along some of the channels
@@ -39,6 +40,7 @@ __all__ = [
     "as_map",
     "at_each_position",
     "crop_to_common",
+    "drop_spent",
     "expand_over",
     "features_to_space",
     "grouped",
@@ -141,11 +143,14 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
 def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[int]]:
     """The spatial axes of the original tensor (from `first`) as axes of the map, to which it adds axes of length 1.
 
+    Axes of one cell that only the map has are dropped.
+
     Returns the map and, for each of these axes, the spatial axis of the map.
 
     Raises:
         Unsupported: if one of them is not exactly a spatial axis of the map.
     """
+    x = drop_spent(site, x)
     found: list[int | None] = []
     for k in range(first, x.rank):
         group = x.layout[k]
@@ -168,6 +173,20 @@ def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[in
         )
         free += range(rank, rank + missing)
     return x, [free.pop(0) if axis is None else axis for axis in found]
+
+
+def drop_spent(site: Site, x: Lifted) -> Lifted:
+    """The map without axes of one cell that the original lacks: (N, C, 1, *space) -> (N, C, *space).
+
+    Operators that slid along all of the features leave one, and some operators take as many axes as in the original,
+    no more.
+    """
+    spent = [k for k, axis in enumerate(x.space) if not axis.atoms and axis.image is None]
+    dropped = spent[: max(0, 2 + len(x.space) - x.rank)]
+    if not dropped:
+        return x
+    space = tuple(axis for k, axis in enumerate(x.space) if k not in dropped)
+    return replace(x, map=site.squeeze(x.map, [2 + k for k in dropped]), space=space)
 
 
 def move_factors(site: Site, x: Lifted) -> Lifted:

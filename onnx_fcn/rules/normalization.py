@@ -10,7 +10,15 @@ import numpy as np
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.context import all_positions, weigh_positions
 from onnx_fcn.lifting.facts import Fact, Known, Shared
-from onnx_fcn.lifting.layouts import arrange, as_channels, as_feature_map, grouped, move_factors
+from onnx_fcn.lifting.layouts import (
+    arrange,
+    as_channels,
+    as_feature_map,
+    grouped,
+    move_factors,
+    spatial_axes,
+    unfold,
+)
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.lifting.registry import lifts
@@ -54,8 +62,8 @@ def image_scaler(site: Site, x: Lifted) -> Lifted:
 
 @lifts("LRN")
 def local_response(site: Site, x: Lifted) -> Lifted:
-    """Normalisation across neighbouring channels at every position."""
-    x = as_feature_map(site, x)
+    """Normalisation across neighbouring channels at every position, of a map with two axes of space."""
+    x, _order = spatial_axes(site, as_feature_map(site, x))
     return x.on(site.emit([x]))
 
 
@@ -81,6 +89,7 @@ def _softmaxed_over_map(site: Site, x: Lifted, axes: Iterable[int], op: str) -> 
     """A softmax over all positions of a map of any size, and perhaps over channels: (N, C, *space) -> same."""
     weigh_positions(site, x, "weighs all positions by a softmax")
     atoms = {a for k in axes for a in x.layout[k]}
+    x = unfold(site, x, [k for k, axis in enumerate(x.space) if not atoms.issuperset(axis.atoms)])
     kept = [a for a in x.channels if a not in atoms]
     x = arrange(site, x, [*kept, *(a for a in x.channels if a in atoms)])
     rows = site.emit([x, np.array([0, Atom.product(kept), -1], np.int64)], "Reshape")
@@ -130,7 +139,7 @@ def mean_variance_normalization(site: Site, x: Lifted) -> Lifted:
     if any(x.batch in x.layout[a] for a in axes) and x.shape[0] != 1:
         raise Unsupported(f"normalises over the batch: axes {axes} of {x}", code="batch")
     if x.is_live and not site.is_head and set(range(2, x.rank)) <= set(axes):
-        x = as_feature_map(site, x)
+        x, _order = spatial_axes(site, as_feature_map(site, x))
         all_positions(site, x, "normalises over all positions")
         return x.on(site.emit([x]))
     x, atoms = as_channels(site, x, axes)

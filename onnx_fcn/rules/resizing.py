@@ -14,7 +14,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact
-from onnx_fcn.lifting.layouts import arrange, move_factors
+from onnx_fcn.lifting.layouts import arrange, drop_spent, move_factors
 from onnx_fcn.lifting.lifted import Axis, Lifted, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
@@ -67,7 +67,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
     scales, sizes = _targets(site, x, operands)
     if sizes == list(x.shape):
         return x
-    x = arrange(site, x, x.channels_in_order)
+    x = drop_spent(site, arrange(site, x, x.channels_in_order))
     physical = [Fraction(1)] * (2 + len(x.space))
     space, layout = list(x.space), list(x.layout)
     pads = False
