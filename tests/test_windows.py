@@ -268,7 +268,7 @@ def test_law(name: str) -> None:
     obeys(known, original, conversion.to_proto())
 
 
-@pytest.mark.parametrize("opset", [9, 11, 17, 20])
+@pytest.mark.parametrize("opset", [9, 10, 11, 17, 20])
 def test_law_in_other_opsets(opset: int) -> None:
     known = CASES["a class token, repeated for the images of the batch"]
     original = known.build(opset)

@@ -32,6 +32,13 @@ def put(graph: GraphProto, node: NodeProto, operand: int, change: Callable[[Arra
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), tensor.name))
 
 
+def give(model: ModelProto, node: NodeProto, operand: int, value: Array) -> None:
+    """Give a node a constant of its own."""
+    name = f"given {len(model.graph.initializer)}"
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    node.input[operand] = name
+
+
 def set_attribute(node: NodeProto, name: str, value: object) -> None:
     kept = [a for a in node.attribute if a.name != name]
     del node.attribute[:]
@@ -47,30 +54,73 @@ def weight_of_the_trunk(model: ModelProto) -> None:
 
 
 def places_of_the_positions(model: ModelProto) -> None:
-    put(model.graph, made_by(body_of(model), "Add", 2), 1, lambda e: np.roll(e, 1, 1))
+    put(model.graph, made_by(body_of(model), "Add", 1), 1, lambda e: np.roll(e, 1, 1))
+
+
+def steps_of(model: ModelProto) -> NodeProto:
+    """The cells between windows along each axis, times the cells between neighbours along it."""
+    return made_by(model.graph, "Mul")
+
+
+def rows_of(model: ModelProto) -> NodeProto:
+    """The cells of a window along the first axis, times the cells of a row."""
+    return next(n for n in model.graph.node if n.op_type == "Mul" and n.input[1] == columns_of(model).output[0])
+
+
+def columns_of(model: ModelProto) -> NodeProto:
+    """The cells of a row of the map."""
+    return made_by(model.graph, "Slice")
 
 
 def wrong_step(model: ModelProto) -> None:
-    put(body_of(model), made_by(body_of(model), "Mul"), 1, lambda s: s - np.array([0, 1]))
+    put(model.graph, steps_of(model), 1, lambda s: s - np.array([0, 1]))
 
 
 def no_step(model: ModelProto) -> None:
-    put(body_of(model), made_by(body_of(model), "Mul"), 1, np.ones_like)
+    put(model.graph, steps_of(model), 1, np.ones_like)
 
 
 def rows_backwards(model: ModelProto) -> None:
-    put(body_of(model), made_by(body_of(model), "Add"), 1, lambda c: c[::-1].copy())
+    put(model.graph, rows_of(model), 0, lambda c: c[::-1].copy())
 
 
 def a_cell_further(model: ModelProto) -> None:
     """Where the last window has room for it."""
-    put(body_of(model), made_by(body_of(model), "Add"), 1, lambda c: np.minimum(c + 1, c.max()))
+    put(model.graph, rows_of(model), 0, lambda c: np.minimum(c + 1, c.max()))
 
 
 def rows_for_columns(model: ModelProto) -> None:
+    """A row has as many cells as a column."""
+    give(model, columns_of(model), 1, np.array([0]))
+    give(model, columns_of(model), 2, np.array([1]))
+
+
+def images_for_windows(model: ModelProto) -> None:
+    """Of the windows that run together, and the images of the batch, each has a row of the other."""
+    set_attribute(made_by(body_of(model), "Transpose"), "perm", [0, 2, 1, 3])
+
+
+def one_window_in_each_step(model: ModelProto) -> None:
+    """For all that run together with it."""
     body = body_of(model)
-    first, second = (n for n in body.node if n.op_type == "Gather" and n.input[0].endswith("Mul"))
-    first.input[1], second.input[1] = second.input[1], first.input[1]
+    first = made_by(body, "Add").input[0]
+    body.node.insert(0, helper.make_node("Gather", [first, "zero"], ["one"], axis=0))
+    body.node.insert(1, helper.make_node("Shape", [first], ["as many"]))
+    body.node.insert(2, helper.make_node("Expand", ["one", "as many"], ["all"]))
+    made_by(body, "Add").input[0] = "all"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "zero"))
+
+
+def answers_that_only_fill(model: ModelProto) -> None:
+    """The first ones are left out, not those of the windows that fill the last step."""
+    rows = made_by(model.graph, "Slice", -1)
+    rows.input[1] = made_by(model.graph, "Mod").output[0]
+    give(model, rows, 2, np.array([np.iinfo(np.int64).max]))
+
+
+def no_window_that_fills(model: ModelProto) -> None:
+    """A step that is not full has other numbers."""
+    made_by(model.graph, "Mod").op_type = "Mul"
 
 
 def windows_in_another_order(model: ModelProto) -> None:
@@ -91,7 +141,7 @@ def columns_first(model: ModelProto) -> None:
 
 
 def one_window_for_all(model: ModelProto) -> None:
-    put(body_of(model), made_by(body_of(model), "Mul"), 1, np.zeros_like)
+    put(model.graph, steps_of(model), 1, np.zeros_like)
 
 
 def fewer_windows(model: ModelProto) -> None:
@@ -122,7 +172,8 @@ def stride_in_the_metadata(model: ModelProto) -> None:
 
 
 FAULTS = (weight_of_the_region, weight_of_the_trunk, places_of_the_positions, wrong_step, no_step, rows_backwards,
-          a_cell_further, rows_for_columns, windows_in_another_order, answers_in_another_order, columns_first,
+          a_cell_further, rows_for_columns, images_for_windows, one_window_in_each_step, answers_that_only_fill,
+          no_window_that_fills, windows_in_another_order, answers_in_another_order, columns_first,
           one_window_for_all, fewer_windows, answers_and_images_exchanged, scores_over_images, no_softmax,
           another_position, stride_in_the_metadata)  # fmt: skip
 

@@ -79,6 +79,35 @@ def made_by(graph: GraphProto, op: str, at: int = 0) -> NodeProto:
     return [n for n in graph.node if n.op_type == op][at]
 
 
+# Windows that run together --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 8, 9, 11, 13, 17, 23])
+def test_any_number_of_windows(columns: int) -> None:
+    """They run in rows of at most eight, as equal as may be."""
+    original = attended()
+    converted = onnx_fcn.convert(original, windows=True, validate=False).to_proto()
+    image = law.random(str(columns), 2, 3, 9, 5 + 2 * columns).astype(np.float32)
+    close(answers(converted, image), plain(original, image))
+    firsts = scan_in(converted).input[0]
+    converted.graph.output.append(helper.make_tensor_value_info(firsts, TensorProto.INT64, [None, None, 1]))
+    rows = law.session(converted)({"x": image})[-1]
+    assert rows.shape[1] <= 8
+    assert rows.size - columns < max(1, columns / 8)
+
+
+@pytest.mark.parametrize(("image", "opset", "together"), [
+    ("float[N,3,9,7] x", 13, True), ("float[N,3,9,7] x", 10, True), ("float[N,3,9,7] x", 9, False),
+    ("float[1,3,9,7] x", 13, False), ("float[2,3,9,7] x", 13, False),
+])  # fmt: skip
+def test_which_windows_run_together(image: str, opset: int, together: bool) -> None:
+    """Those of a network that takes any number of images, where a count at run time can be sliced by."""
+    original = case(f"{SCORED}  y = Identity (a)", image=image, weights=PLACES).build(opset)
+    body = body_of(onnx_fcn.convert(original, windows=True).to_proto())
+    dims = [d.dim_value or None for d in body.input[0].type.tensor_type.shape.dim]
+    assert dims == ([None, 1] if together else [1])
+
+
 # Forms ----------------------------------------------------------------------------------------------------------------
 
 

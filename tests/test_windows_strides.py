@@ -311,5 +311,5 @@ def check_shares(tally: Counter[str]) -> None:
     """Few slide after all, nearly all others run on windows, and most of these tell a misplaced window."""
     converted, slide = tally["distinct"] + tally["alike"], tally["slides"]
     assert slide < 0.2 * tally.total(), tally
-    assert converted > 0.95 * (tally.total() - slide), tally
+    assert converted > 0.9 * (tally.total() - slide), tally
     assert tally["distinct"] > 0.75 * converted, tally

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from onnx_fcn.checking.cases import (
     BATCHES,
     amplify,
     batches_of,
+    cell_at,
     crop_feeds,
     has_crop,
     own_scale,
@@ -150,6 +152,7 @@ def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[st
 def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     """Both heads on several windows at once, to show that no head mixes its batch.
 
+    If windows are images of a batch themselves, the converted head gets whole maps, and its last answers are taken.
     Yields nothing if the original's head does not run on a batch.
 
     Raises:
@@ -157,12 +160,13 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     """
     cut, size = wide.cut, c.walk.image.size
     positions = [wide.positions[k % len(wide.positions)] for k in range(BATCHES)]
-    stack = np.concatenate([wide.map[window_of(cut.fact, p)] for p in positions])
+    at = [0] * len(positions[0]) if c.walk.region is None else wide.positions[-1]
+    maps = [wide.map[window_of(cut.fact, p)] for p in positions] if c.walk.region is None else [wide.map] * BATCHES
+    stack = np.concatenate(maps)
     case = Case(size, BATCHES, {}, "the head alone")
     if not c.rounds:
         stack, case.loud = amplify(stack, 0), True
-    first = [0] * len(positions[0])
-    windows = [original_at(cut.fact, stack[k : k + 1], first) for k in range(len(stack))]
+    windows = [original_at(cut.fact, stack[k : k + 1], at) for k in range(len(stack))]
     c.progress(f"heads, batch {BATCHES}")
     try:
         head = session(c.original, extract(c.original.proto, [cut.name], c.of_head, {cut.name: stack.dtype}))
@@ -174,9 +178,18 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
         made = c.walk.renamed.get(cut.fact.map, cut.fact.map)
         head = session(c.converted, extract(c.converted.proto, [made], outputs, {made: stack.dtype}))
         case.got = _restore_batch(c, dict(zip(c.of_head, head({made: stack}))))
+        if c.walk.region is not None:
+            case.got |= {n: _only(case.got[n], cell_at(c.facts[n], cut, at)) for n in case.got if n in c.facts}
     except ModelError as error:
         raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
     yield case
+
+
+def _only(answers: Array, cell: Sequence[int]) -> Array:
+    """One cell of a map: (N, C, *grid) → (N, C, 1, …)."""
+    index: list[Any] = [slice(p, p + 1) for p in cell]
+    only: Array = answers[(..., *index)]
+    return only
 
 
 def ask_converted(c: Comparison, run: Run) -> None:

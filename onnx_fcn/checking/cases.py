@@ -24,6 +24,7 @@ __all__ = [
     "BATCHES",
     "amplify",
     "batches_of",
+    "cell_at",
     "crop_feeds",
     "cropped",
     "fed_cut",
@@ -197,6 +198,13 @@ def ratios_of(fact: Lifted, cut: Cut) -> list[int]:
     """Windows of the cut from one cell of a tensor to the next."""
     stride = {a.image: a.stride for a in fact.space}
     return [max(1, int(stride.get(a.image, a.window_stride) / a.window_stride)) for a in cut.fact.space]
+
+
+def cell_at(fact: Lifted, cut: Cut, position: Sequence[int]) -> list[int]:
+    """The cell of a tensor that answers for a window of the cut."""
+    cells = zip(cut.fact.space, position, ratios_of(fact, cut))
+    by_image = {axis.image: p // ratio for axis, p, ratio in cells}
+    return [by_image.get(axis.image, 0) for axis in fact.space]
 
 
 def periods_of(cut: Cut) -> dict[int | None, Fraction]:

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.cases import offsets_of, ratios_of, sample_cells
+from onnx_fcn.checking.cases import cell_at, offsets_of, ratios_of, sample_cells
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.claims import claims_of, false_claims
 from onnx_fcn.checking.comparison import LEAST_BOUNDED, Case, Comparison, LargerImage, Run
@@ -23,7 +23,7 @@ from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.tables import size_text
-from onnx_fcn.walk.cut import Cut, upstream
+from onnx_fcn.walk.cut import upstream
 from onnx_fcn.walk.fields import geometry_of, sliding
 
 __all__ = ["all_checks", "form_difference", "metadata_checks"]
@@ -220,7 +220,7 @@ def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
             note = f"has shape {answer.shape}, but there are {grid} windows with {fact.width} channels"
             yield Check("law", name, wide.size, wide.batch, 0, np.inf, c.tolerance, note)
             continue
-        cells = [_cell(fact, answer, at, cut) for at in wide.positions]
+        cells = [original_at(fact, answer, cell_at(fact, cut, at)) for at in wide.positions]
         scale = c.scale_of(name, wide)
         law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
         yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance, c.note_of(name))
@@ -311,10 +311,3 @@ def _best_class(scores: Array, like: Array) -> Array:
     """The class with the largest score, of scores with the elements of `like`, (N, classes)."""
     best: Array = scores.reshape(like.shape).argmax(axis=1)
     return best
-
-
-def _cell(fact: Lifted, answer: Array, at: Sequence[int], cut: Cut) -> Array:
-    """The answer for one window of the cut, in the shape of the original tensor."""
-    ratios = ratios_of(fact, cut)
-    by_image = {a.image: p // r for a, p, r in zip(cut.fact.space, at, ratios)}
-    return original_at(fact, answer, [by_image.get(a.image, 0) for a in fact.space])

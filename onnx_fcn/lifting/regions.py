@@ -49,6 +49,7 @@ class Region:
         outputs: what comes out.
         covers: the indices of the nodes in the graph that the region takes the place of.
         stride: pixels between windows, along each axis of the image.
+        together: the most windows that run at a time, in one batch.
     """
 
     cut: str
@@ -59,3 +60,4 @@ class Region:
     outputs: tuple[RegionOutput, ...]
     covers: frozenset[int]
     stride: tuple[Fraction, ...]
+    together: int = 1

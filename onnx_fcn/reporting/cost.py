@@ -126,20 +126,23 @@ def costs_of(
     if not chosen and not walk.keeps_size:
         chosen = list(_larger(geometry.window, answers))
     rows, program, repeated = [], Program(document.proto.graph), _repeated(original, walk)
+    most = 1 if walk.region is None else walk.region.together
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
         tensors |= _of_windows(walk, windows)
+        together = min(most, math.prod(windows))
         has_windows = walk.has_head and not walk.unpooled
         crops = math.prod(windows) * native.macs if has_windows and native.macs is not None else None
         once = [count for name, count in program.macs(tensors).items() if name not in repeated]
         head = native.head.macs
         each = [] if walk.region is None else [None if head is None else math.prod(windows) * head]
-        rows.append(ImageCost(size, windows, total([*once, *each]), crops, program.peak(tensors, repeated)))
+        live = program.peak(tensors, {name: together * each_window for name, each_window in repeated.items()})
+        rows.append(ImageCost(size, windows, total([*once, *each]), crops, live))
     return native, tuple(rows)
 
 
 def _repeated(original: Document, walk: Walk) -> dict[str, int]:
-    """The results of the node that runs a region on every window: the bytes that are live within it."""
+    """The results of the node that runs a region on every window: the bytes that are live within it for one of them."""
     if walk.region is None:
         return {}
     graph = GraphProto(node=walk.region.nodes, output=original.proto.graph.output)
@@ -152,19 +155,31 @@ def _repeated(original: Document, walk: Walk) -> dict[str, int]:
 
 def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
     """The tensors around that node: onnx does not infer how many windows there are."""
+    if walk.region is None:
+        return {}
     found: dict[str, Tensor] = {}
-    batch, count = batch_of(walk), math.prod(grid)
-    for emission in (e for slot in walk.slots if slot.covers for e in slot.emissions):
-        facts = [f for o in walk.region.outputs if isinstance(f := walk.facts[o.name], Lifted)] if walk.region else []
-        if emission.node.op in ("ConstantOfShape", "NonZero"):
-            dims = grid if emission.node.op == "ConstantOfShape" else (len(grid), count)
-            found[emission.node.outputs[0].name] = Tensor(onnx.TensorProto.INT64, dims)
-        elif emission.node.op == "Scan":
-            for output, fact in zip(emission.node.outputs, facts):
-                found[output.name] = Tensor(fact.elem_type, (count, batch, fact.width))
-        elif emission.node.op == "Transpose" and (x := found.get(emission.node.inputs[0].name)) is not None and x.dims:
-            dims = tuple(x.dims[k] for k in emission.node.attrs["perm"])
-            found[emission.node.outputs[0].name] = Tensor(x.elem_type, dims)
+    batch, count, most = batch_of(walk), math.prod(grid), walk.region.together
+    facts = [f for o in walk.region.outputs if isinstance(f := walk.facts[o.name], Lifted)]
+    firsts = {"NonZero": (len(grid), count), "Mul": (count, len(grid)), "ReduceSum": (count, 1)}
+    firsts["Concat"] = (count + most, 1)
+    rows: set[str] = set()
+    for node in (e.node for slot in walk.slots if slot.covers for e in slot.emissions):
+        made, x = node.outputs[0].name, found.get(node.inputs[0].name)
+        if node.op == "Scan":
+            rows = {output.name for output in node.outputs}
+            sizes = ((count, batch, fact.width) for fact in facts)
+            found |= {o.name: Tensor(f.elem_type, dims) for o, f, dims in zip(node.outputs, facts, sizes)}
+        elif node.op == "ConstantOfShape":  # one for every window, or for those that fill the last step
+            found[made] = Tensor(onnx.TensorProto.INT64, (most, 1) if found else grid)
+        elif x is None or x.dims is None:
+            continue
+        elif node.op == "Transpose":
+            found[made] = replace(x, dims=tuple(x.dims[k] for k in node.attrs["perm"]))
+        elif node.op in firsts:
+            found[made] = replace(x, dims=firsts[node.op])
+        elif node.inputs[0].name in rows:  # without the windows that filled the last step
+            rows.add(made)
+            found[made] = x
     return found
 
 

@@ -2,13 +2,14 @@
 
 It is not in the registry: a region is a node of a program only, so the walk calls it for the slot that covers one.
 
-A Scan runs them on one window after another. Its body needs nothing of them, not even a free batch, and it holds the
-values of one window at a time, so memory does not grow with the number of windows. Weights stay where they are: a body
-reads tensors of the surrounding graph by name.
+A Scan runs them on one window after another, or on a few together where they take any batch. It holds the values of
+one step at a time, so memory does not grow with the number of windows. Weights stay where they are: a body reads
+tensors of the surrounding graph by name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnx_fcn._types import Array
+from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Shared
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, atoms_of
 from onnx_fcn.lifting.regions import RegionOutput
@@ -26,33 +28,94 @@ from onnx_fcn.model.graphs import rename
 
 __all__ = ["windows"]
 
+#: What a step costs beside its windows, in windows: about as much as was measured for small networks (LeViT).
+STEP = 0.25
+
 
 def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
     """Every window of a map through the original's own nodes, and the answers in their places.
 
-    (N, C, *cells) → places (P, A) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
+    (N, C, *cells) → first cells (P, 1) of the windows → Scan: (N, C, *window) → (N, F) each → (P, N, F) → (N, F, *grid)
+
+    If windows run together, B at a time, the Scan goes over (K, B, 1) first cells: (B·N, C, *window) → (B·N, F) each.
     """
     region = site.region
     x = x.spaced(region.stride)
-    grid = _grid(site, x)
-    ones = onnx.numpy_helper.from_array(np.ones(1, np.int64))
-    places = site.emit([site.emit([grid], "ConstantOfShape", value=ones)], "NonZero")
-    places = site.emit([places], "Transpose", perm=[1, 0])  # scan_input_axes=[1] crashes onnxruntime if there are none
-    body = _body(site, x, dict(zip(region.outside, others)))
-    count = len(region.outputs)
-    made = site.emit_many([places], "Scan", outputs=count, body=body, num_scan_inputs=1)
+    shape = site.emit([x.map], "Shape")
+    cells = site.emit([shape, np.arange(2, 2 + len(x.space))], "Gather", axis=0)
+    grid, strides = _grid(site, x, cells), _strides(site, x, cells)
+    steps = _first_cells(site, x, grid, strides)
+    if region.together > 1:
+        batch, count = (site.slice(s, [0], [1], [0]) for s in (shape, site.emit([steps], "Shape")))
+        steps = _in_steps(site, steps, count, region.together)
+    body = _body(site, x, dict(zip(region.outside, others)), _offsets(site, x, strides))
+    made = site.emit_many([steps], "Scan", outputs=len(region.outputs), body=body, num_scan_inputs=1)
     origins = site.record_reduction(x, contextable=False)
-    answers = [replace(_answer(site, x, o, name, grid), origins=origins) for o, name in zip(region.outputs, made)]
+    answers = []
+    for output, name in zip(region.outputs, made):
+        if region.together > 1:
+            name = _one_by_one(site, name, count, batch, output)
+        answers.append(replace(_answer(site, x, output, name, grid), origins=origins))
     site.note("region", x, x.window, inputs=x.width, outputs=sum(y.width for y in answers))
     return answers
 
 
-def _grid(site: Site, x: Lifted) -> str:
+def _grid(site: Site, x: Lifted, cells: str) -> str:
     """The number of windows along each axis of the map, (A,): (cells - extent) // step + 1."""
-    cells = site.emit([site.emit([x.map], "Shape"), np.arange(2, 2 + len(x.space))], "Gather", axis=0)
     steps = np.array([a.step for a in x.space])
     room = site.emit([cells, np.array([a.extent for a in x.space]) - steps], "Sub")
     return room if max(steps) == 1 else site.emit([room, steps], "Div")
+
+
+def _strides(site: Site, x: Lifted, cells: str) -> list[Operand]:
+    """How many cells further the next one along each axis is, (1,) each, if the cells of the map are one row."""
+    strides: list[Operand] = [np.ones(1, np.int64)]
+    for k in reversed(range(1, len(x.space))):
+        size = site.slice(cells, [k], [k + 1], [0])
+        strides.insert(0, size if len(strides) == 1 else site.emit([size, strides[0]], "Mul"))
+    return strides
+
+
+def _first_cells(site: Site, x: Lifted, grid: str, strides: Sequence[Operand]) -> str:
+    """The first cell of each window, (P, 1), as its number in the row of all cells."""
+    ones = onnx.numpy_helper.from_array(np.ones(1, np.int64))
+    places = site.emit([site.emit([grid], "ConstantOfShape", value=ones)], "NonZero")
+    places = site.emit([places], "Transpose", perm=[1, 0])  # scan_input_axes=[1] crashes onnxruntime if there are none
+    apart = strides[0] if len(strides) == 1 else site.emit(list(strides), "Concat", axis=0)
+    steps = np.array([a.step for a in x.space])
+    if max(steps) > 1:
+        apart = site.emit([apart, steps], "Mul")
+    return site.reduce(site.emit([places, apart], "Mul"), "ReduceSum", [1])
+
+
+def _offsets(site: Site, x: Lifted, strides: Sequence[Operand]) -> str:
+    """How many cells after its first one each cell of a window is, (window,)."""
+    *coarser, last = (axis.rate * np.arange(axis.window) for axis in x.space)
+    total: Operand = last
+    for k, cells in reversed([*enumerate(coarser)]):
+        along = cells.reshape([-1, *[1] * (len(coarser) - k)])
+        total = site.emit([site.emit([along, strides[k]], "Mul"), total], "Add")
+    return site.emit([total, np.array([-1])], "Reshape")
+
+
+def _in_steps(site: Site, firsts: str, count: str, most: int) -> str:
+    """(P, 1) → (K, B, 1) with the B ≤ `most` that costs least; windows at the first cell fill the last step."""
+    sizes = np.arange(1, most + 1)
+    steps = site.emit([site.emit([count], "Cast", to=TensorProto.FLOAT), sizes.astype(np.float32)], "Div")
+    costs = site.emit([site.emit([steps], "Ceil"), (sizes + STEP).astype(np.float32)], "Mul")
+    together = site.emit([sizes, site.emit([costs], "ArgMin", axis=0)], "Gather", axis=0)
+    missing = site.emit([site.emit([np.zeros(1, np.int64), count], "Sub"), together], "Mod")
+    zeros = onnx.numpy_helper.from_array(np.zeros(1, np.int64))
+    fill = site.emit([site.emit([missing, np.array([1])], "Concat", axis=0)], "ConstantOfShape", value=zeros)
+    shape = site.emit([np.array([-1]), together, np.array([1])], "Concat", axis=0)
+    return site.emit([site.emit([firsts, fill], "Concat", axis=0), shape], "Reshape")
+
+
+def _one_by_one(site: Site, name: str, count: str, batch: str, output: RegionOutput) -> str:
+    """(K, B·N, F) → (P, N, F), without the windows that filled the last step."""
+    features = math.prod(d for k, d in enumerate(output.shape) if k != output.batch)
+    target = site.emit([np.array([-1]), batch, np.array([features])], "Concat", axis=0)
+    return site.emit([site.emit([name, target], "Reshape"), np.array([0]), count, np.array([0])], "Slice")
 
 
 def _answer(site: Site, x: Lifted, output: RegionOutput, name: str, grid: str) -> Lifted:
@@ -88,11 +151,12 @@ class _Body:
         return name
 
 
-def _body(site: Site, x: Lifted, others: Mapping[str, Shared]) -> GraphProto:
-    """Place (A,) → the answers of its window, (N, F) each."""
+def _body(site: Site, x: Lifted, others: Mapping[str, Shared], offsets: str) -> GraphProto:
+    """First cell of a window, (1,) → its answers, (N, F) each; (B, 1) → (B·N, F) where windows run together."""
     region, body = site.region, _Body(site)
-    place = site.fresh(f"{site.outputs[0]}/window/place")
-    window = _window(body, x, place)
+    first = site.fresh(f"{site.outputs[0]}/window/first")
+    row = site.emit([x, np.array([0, 0, -1])], "Reshape")
+    window = _window(body, x, row, body.add("Add", first, offsets), together=region.together > 1)
     names = {region.cut: _as_original(body, x, window)}
     names |= {name: _size(body, x, value, window) for name, value in region.sizes.items()}
     names |= {name: fact.name for name, fact in others.items()}
@@ -104,22 +168,19 @@ def _body(site: Site, x: Lifted, others: Mapping[str, Shared]) -> GraphProto:
     graph: GraphProto = onnx.helper.make_graph(
         body.nodes,
         "window",
-        [onnx.helper.make_tensor_value_info(place, TensorProto.INT64, [len(x.space)])],
+        [onnx.helper.make_tensor_value_info(first, TensorProto.INT64, [None, 1] if region.together > 1 else [1])],
         [onnx.helper.make_tensor_value_info(n, o.elem_type, [None, None]) for n, o in zip(made, region.outputs)],
         body.constants,
     )
     return graph
 
 
-def _window(body: _Body, x: Lifted, place: str) -> str:
-    """The window at a place: (N, C, *cells) → (N, C, *window)."""
-    steps = np.array([a.step for a in x.space])
-    starts, name = body.add("Mul", place, steps) if max(steps) > 1 else place, x.map
-    for k, axis in enumerate(x.space):
-        if axis.image is not None:
-            cells = body.add("Add", body.add("Gather", starts, np.array([k])), axis.rate * np.arange(axis.window))
-            name = body.add("Gather", name, cells, axis=2 + k)
-    return name
+def _window(body: _Body, x: Lifted, row: str, cells: str, *, together: bool) -> str:
+    """The window that consists of these cells: (N, C, all cells) → (N, C, *window), or (B·N, C, *window) of several."""
+    name = body.add("Gather", row, cells, axis=2)
+    if together:  # (N, C, B, window) → (B, N, C, window)
+        name = body.add("Transpose", name, perm=[2, 0, 1, 3])
+    return body.add("Reshape", name, np.array([-1, x.width, *x.window]))
 
 
 def _as_original(body: _Body, x: Lifted, window: str) -> str:

@@ -47,6 +47,12 @@ RUN_ANYWHERE = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 #: The first opset with what runs windows one after another.
 SCANS = 9
 
+#: The first opset that slices as many as are counted at run time.
+SLICES = 10
+
+#: The most windows that run together, where that is possible: more are hardly faster, and take more memory.
+TOGETHER = 8
+
 #: How often the cells of a window may be halved after the cut.
 DOUBLINGS = 6
 
@@ -73,6 +79,8 @@ def on_windows(document: Document, request: Request, refused: Walk, causes: Sequ
             reason = f"on windows: the original does not run with a batch of {count}"
             reasons.append(Diagnostic("batch", "", "", reason, APART))
             continue
+        if _runs_together(document, walk, region):
+            region = replace(region, together=TOGETHER)
         found = walked(document, _noted(document, walk), region=region)
         if not found.succeeded:
             raise UnsupportedModel([*causes, *found.causes.values()])
@@ -118,6 +126,13 @@ def _batch_taken(document: Document, walk: Walk) -> Taken:
     if walk.batch == BATCH:
         return batches_taken(document, walk.image, [o.name for o in document.proto.graph.output])
     return "apart" if runs_with_its_batch(document, walk.image) else "one"
+
+
+def _runs_together(document: Document, walk: Walk, region: Region) -> bool:
+    """Can windows be images of a batch? It takes any number of them, then, and reads nothing else of each image."""
+    known = all(isinstance(walk.facts.get(name), Known) for name in region.outside)
+    apart = walk.batch == BATCH and leaves_batch_open(document, walk.image)
+    return apart and known and (opset_of(document.proto) or 1) >= SLICES
 
 
 def _noted(document: Document, walk: Walk) -> Image:
