@@ -171,6 +171,33 @@ class Masked(nn.Module):
         return x + (v @ scores.transpose(-1, -2)).reshape(n, c, h, w)
 
 
+class CrossCovariance(nn.Module):
+    """Attention between channels, of queries and keys that are normalised along the positions (XCiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Conv2d(CHANNELS, 3 * CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(x).reshape(n, 3, 2, c // 2, h * w).unbind(1)
+        q, k = functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        return x + ((q @ k.transpose(-1, -2)).softmax(-1) @ v).reshape(n, c, h, w)
+
+
+class ScaledByItsWidth(nn.Module):
+    """Scores that are divided by the root of the number of channels, as an exporter reads it at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Conv2d(CHANNELS, 3 * CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (one.flatten(2).transpose(1, 2)[:, None] for one in self.qkv(x).chunk(3, 1))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return x + y[:, 0].transpose(1, 2).reshape(x.shape)
+
+
 class Table(nn.Module):
     """Attention with a bias for each pair of positions, as in LeViT."""
 
@@ -222,6 +249,8 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "axial": Axial,
     "einsum": Summed,
     "arithmetic": Masked,
+    "between channels": CrossCovariance,
+    "scaled by its width": ScaledByItsWidth,
 }
 
 exporters = pytest.mark.parametrize(("dynamo", "opset"), [(False, 14), (True, 18)], ids=["torchscript", "dynamo"])

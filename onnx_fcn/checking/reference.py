@@ -80,7 +80,8 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
     """The original's trunk as it may mean the same on an image of another size, the most faithful first.
 
     With attention, these are its own nodes, whatever they compute from the size of a map; and the same with numbers of
-    positions that stand in the shapes of Reshapes and Expands replaced by those of this image.
+    positions that stand in the shapes of Reshapes and Expands replaced by those of this image, or left out where a
+    value is only repeated for all positions.
     """
     if not c.walk.attention & upstream(c.walk, cut.name):
         yield trunk_of(c, cut)
@@ -92,7 +93,10 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
         k = makers.get(node.output[0])
         fact = c.walk.facts.get(node.output[0])
         shaped = node.op_type in ("Reshape", "Expand") and len(node.input) == 2 and k is not None
-        if shaped and isinstance(fact, Lifted | Whole):
+        if shaped and isinstance(fact, Unmapped) and fact.spread == node.input[0]:  # what reads it repeats it as well
+            node.op_type = "Identity"
+            del node.input[1:]
+        elif shaped and isinstance(fact, Lifted | Whole):
             node.input[1] = f"{node.output[0]}/shape"
             sizes = np.array(_shape_at(c.walk, fact, image), np.int64)
             targets.append(onnx.numpy_helper.from_array(sizes, node.input[1]))
