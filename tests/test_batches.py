@@ -6,6 +6,7 @@ decide. One that the file leaves open may be mixed where no rule looks, such as 
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import law
@@ -16,6 +17,8 @@ from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import UnsupportedModel
+from onnx_fcn.lifting.constants import Values
+from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.walk import mixing
 
 TRUNK = "c = Conv <strides = [2, 2]> (x, k)  m = Relu (c)"
@@ -156,3 +159,72 @@ def test_rounding_is_not_mixing() -> None:
     assert mixing._holds(whole, again, alone, 0, 2, 2e-4, 0.01)
     assert mixing._holds(whole, again, np.array([[0.49]]), 0, 2, 2e-4, 0.0)
     assert not mixing._holds(whole, np.array([[0.4], [0.9]]), np.array([[0.5]]), 0, 2, 2e-4, 0.01)
+
+
+# Values that a network computes for each image ------------------------------------------------------------------------
+
+#: What the images have in common, (N, 2, 3), and what depends on their number.
+COMPUTED = {
+    "Add": (["v", "row"], {}),
+    "ArgMax": (["v"], {"axis": 0}),
+    "Concat": (["v", "v"], {"axis": 0}),
+    "CumSum": (["v", "one"], {}),
+    "CumSum over the images": (["v", "zero"], {}),
+    "Expand": (["v", "shape"], {}),
+    "Flatten": (["v"], {}),
+    "MatMul": (["v", "matrix"], {}),
+    "Reshape": (["v", "flat"], {}),
+    "Reshape of the images": (["v", "mixed"], {}),
+    "ReduceMax": (["v", "zeros"], {}),
+    "ReduceMean": (["v", "zeros"], {}),
+    "ReduceSum": (["v", "zeros"], {}),
+    "ReduceSum of each": (["v", "ones"], {}),
+    "Shape": (["v"], {}),
+    "Sin": (["v"], {}),
+    "Size": (["v"], {}),
+    "Softmax": (["v"], {"axis": 0}),
+    "Split": (["v"], {"axis": 1, "num_outputs": 2}),
+    "Tile": (["v", "twice"], {}),
+    "Transpose": (["v"], {"perm": [1, 0, 2]}),
+}
+
+
+@pytest.mark.parametrize("what", COMPUTED)
+def test_a_value_that_is_the_same_for_each_image(what: str) -> None:
+    """It is evaluated for a few images, and no other value is."""
+    inputs, attributes = COMPUTED[what]
+    outputs = ["y", "z"] if what == "Split" else ["y"]
+    node = onnx.helper.make_node(what.split()[0], inputs, outputs, **attributes)
+    one = np.sign(law.random("value", 1, 2, 3)).astype(np.float32) * np.float32([0.5, -1, 2])
+    constants = {
+        "row": np.float32([1, 2, 3]), "zero": np.array(0), "one": np.array(1), "zeros": np.array([0]),
+        "ones": np.array([1]), "shape": np.array([BATCH, 2, 3]), "flat": np.array([-1, 6]),
+        "twice": np.array([1, 2, 1]), "mixed": np.array([3, -1]), "matrix": law.random("matrix", 3, 4).astype(np.float32),
+    }  # fmt: skip
+    computed = []
+    for value in (np.broadcast_to(one, (BATCH, 2, 3)), np.tile(one, (BATCH, 1, 1))):
+        values = Values([node], {}, onnx.numpy_helper.to_array, {"": 20})
+        for name, given in {**constants, "v": value}.items():
+            values.set(name, given)
+        computed.append(values["y"])
+    few, all_of_them = computed
+    assert few.shape == all_of_them.shape
+    assert few.dtype == all_of_them.dtype
+    np.testing.assert_allclose(few, all_of_them, rtol=1e-5)
+
+
+def test_a_value_for_each_image_takes_the_memory_of_one() -> None:
+    """Positions that are counted for each image, as torch's exporter writes them (EdgeNeXt)."""
+    model = law.model(
+        "c = Conv <strides = [2, 2]> (x, k)  n = Shape <start = 0, end = 1> (x)  t = Concat <axis = 0> (n, cells)  "
+        "o = Expand (unit, t)  i = CumSum (o, two)  j = CumSum (o, three)  b = Concat <axis = 1> (i, j)  s = Sin (b)  "
+        "p = Conv (s, q)  a = Add (c, p)  g = GlobalAveragePool (a)  f = Flatten (g)  y = MatMul (f, w)",
+        image="float[N,3,80,80] x", opset=15, k=(8, 3, 2, 2), cells=[1, 40, 40], unit=np.ones((1, 1, 1, 1), np.float32),
+        two=np.array(2), three=np.array(3), q=(8, 2, 1, 1), w=(8, 5),
+    )  # fmt: skip
+    tracemalloc.start()
+    conversion = onnx_fcn.convert(model, windows=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * BATCH * 40 * 40  # one value for each
+    assert conversion.to_proto().graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"

@@ -21,7 +21,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.lifted import BATCH, dims_of
 from onnx_fcn.model.graphs import names_used, nodes_within
 
-__all__ = ["VIEWS", "Values", "for_one_image", "stored_in"]
+__all__ = ["VIEWS", "Values", "for_one_image", "is_repeated", "stored_in"]
 
 
 #: How a graph stores a tensor.
@@ -29,6 +29,9 @@ Stored = TensorProto | SparseTensorProto
 
 #: Computed values with more elements are refused: they come from a malformed graph, not from a weight.
 LARGEST = 1 << 30
+
+#: By how much, relative to the largest, the values of equal images may differ: onnx's implementation rounds.
+ROUNDING = 1e-6
 
 #: The most steps of a Loop that computes a constant: more, or no number of them, may never end.
 MOST_STEPS = 10_000
@@ -124,6 +127,8 @@ class Values:
             return {node.output[0]: np.broadcast_to(fill, [int(d) for d in _operand(inputs, 0)])}
         if node.op_type == "DequantizeLinear":
             view = _dequantize
+        if node.op_type == "Expand":
+            view = _expand
         if view is not None:
             values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             try:
@@ -144,12 +149,27 @@ class Values:
         return dense
 
     def _reference(self, node: onnx.NodeProto) -> dict[str, Array]:
-        """Evaluate one node with onnx's reference implementation."""
+        """Evaluate one node with onnx's reference implementation: for a few images, if they are all the same."""
+        given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
+        _check_ends(node, given)
+        repeated = {n for n, v in given.items() if any(_is_repeated(v, k) for k in range(v.ndim))}
+        if repeated:
+            few = ({n: _images(v, count) if n in repeated else v for n, v in given.items()} for count in (2, 3))
+            try:
+                two, three = (self._referred(node, values) for values in few)
+            except Unsupported:  # the number of images is in another operand
+                return self._referred(node, given)
+            made = {name: _repeated(value, three[name]) for name, value in two.items()}
+            values = {name: value for name, value in made.items() if value is not None}
+            if len(values) == len(made):
+                return values
+        return self._referred(node, given)
+
+    def _referred(self, node: onnx.NodeProto, given: Mapping[str, Array]) -> dict[str, Array]:
+        """The results of a node for these operands, by onnx's reference implementation."""
         from onnx.reference import ReferenceEvaluator
 
-        given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
         outputs = [o for o in node.output if o]
-        _check_ends(node, given)
         graph = onnx.helper.make_graph(
             [node],
             "value",
@@ -163,13 +183,40 @@ class Values:
             graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
         )
         try:
-            results = ReferenceEvaluator(model).run(None, given)
+            results = ReferenceEvaluator(model).run(None, dict(given))
         except Exception as error:  # any exception from the reference evaluator means that there is no value
             raise _no_value(node, list(given.values())) from error
         values = dict(zip(outputs, map(np.asarray, results)))
         if any(v.size > LARGEST for v in values.values()):
             raise Unsupported(f"the value of '{outputs[0]}' is too large", code="unknown-value")
         return values
+
+
+def _is_repeated(value: Array, axis: int) -> bool:
+    """Is an axis that of the images, all of which have the same values?"""
+    return value.shape[axis : axis + 1] == (BATCH,) and value.strides[axis] == 0
+
+
+def _images(value: Array, count: int) -> Array:
+    """A value that is repeated for each image, for so many images."""
+    return value[tuple(slice(count if _is_repeated(value, k) else None) for k in range(value.ndim))]
+
+
+def _repeated(two: Array, three: Array) -> Array | None:
+    """The value for any number of images, from those for two and for three; None unless it is the same for each.
+
+    An operator that counts the images, adds them up or numbers them gives other values for two and for three.
+    """
+    if two.ndim != three.ndim or any(a != b and (a, b) != (2, 3) for a, b in zip(two.shape, three.shape)):
+        return None
+    of_images = [a != b for a, b in zip(two.shape, three.shape)]
+    one = two[tuple(slice(1 if own else None) for own in of_images)]
+    rounding = ROUNDING * np.abs(one).max(initial=0) if one.dtype.kind == "f" else 0
+    for value in (two, three):
+        same = np.abs(value - one) <= rounding if rounding else value == one
+        if not np.all(same | (value != value)) or np.any((value != value) != (one != one)):
+            return None
+    return np.broadcast_to(one, [BATCH if own else n for own, n in zip(of_images, two.shape)])
 
 
 def _check_ends(node: onnx.NodeProto, given: Mapping[str, Array]) -> None:
@@ -186,6 +233,11 @@ def _check_ends(node: onnx.NodeProto, given: Mapping[str, Array]) -> None:
 def for_one_image(value: Array) -> Array:
     """The part of a value for one image, which broadcasts: each axis as long as the evaluation batch is cut to 1."""
     return value[tuple(slice(1) if size == BATCH else slice(None) for size in value.shape)]
+
+
+def is_repeated(value: Array) -> bool:
+    """Is it evidently the same for each image: is nothing but one image stored?"""
+    return all(_is_repeated(value, k) for k, size in enumerate(value.shape) if size == BATCH)
 
 
 def stored_in(graph: onnx.GraphProto) -> dict[str, Stored]:
@@ -219,6 +271,10 @@ def _reshape(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     if not attributes.get("allowzero"):
         target = [value.shape[k] if d == 0 and k < value.ndim else d for k, d in enumerate(target)]
     try:
+        if _is_repeated(value, 0) and target[:1] in ([BATCH], [-1]):  # numpy would copy it for each image
+            one = value[:1].reshape([1 if target[0] == BATCH else -1, *target[1:]])
+            if len(one) == 1:
+                return np.broadcast_to(one, [BATCH, *one.shape[1:]])
         return value.reshape(target)
     except ValueError as error:
         raise Unsupported(
@@ -230,6 +286,14 @@ def _squeeze(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     axes = _axes(inputs, attributes)
     value = _operand(inputs, 0)
     return value.squeeze() if axes is None else value.squeeze(tuple(axes))
+
+
+def _expand(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
+    value, target = _operand(inputs, 0), [int(d) for d in _operand(inputs, 1).reshape(-1)]
+    shape = np.broadcast_shapes(value.shape, tuple(target))
+    if math.prod(shape) > LARGEST:
+        raise Unsupported(f"a constant of shape {dims_of(shape)} is too large", code="unknown-value")
+    return np.broadcast_to(value, shape)
 
 
 def _flatten(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
-from onnx_fcn.lifting.constants import for_one_image
+from onnx_fcn.lifting.constants import for_one_image, is_repeated
 from onnx_fcn.lifting.facts import Blocked, Fact, Known
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Slot, Walk
@@ -112,13 +112,14 @@ class Emitter:
             Unsupported: if it depends on the size of the batch too.
         """
         value = self.value(fact)
+        one = for_one_image(value)
+        stored = one if is_repeated(value) else value
         with np.errstate(invalid="ignore"):  # a mask of infinities has no remainder
-            counts = value.dtype.kind in "iuf" and np.any((value != 0) & (np.fmod(value, BATCH) == 0))
+            counts = value.dtype.kind in "iuf" and np.any((stored != 0) & (np.fmod(stored, BATCH) == 0))
         if self.batch == BATCH and counts:
             raise Unsupported("computes with the size of the batch", code="batch")
         if self.batch == BATCH and BATCH in value.shape:  # repeated for each image
-            one = for_one_image(value)
-            if np.any(value != one):
+            if np.any(stored != one):
                 raise Unsupported("counts the images of the batch", code="batch")
             return one
         return value
