@@ -199,7 +199,8 @@ def test_a_value_that_is_the_same_for_each_image(what: str) -> None:
     constants = {
         "row": np.float32([1, 2, 3]), "zero": np.array(0), "one": np.array(1), "zeros": np.array([0]),
         "ones": np.array([1]), "shape": np.array([BATCH, 2, 3]), "flat": np.array([-1, 6]),
-        "twice": np.array([1, 2, 1]), "mixed": np.array([3, -1]), "matrix": law.random("matrix", 3, 4).astype(np.float32),
+        "twice": np.array([1, 2, 1]), "mixed": np.array([3, -1]),
+        "matrix": law.random("matrix", 3, 4).astype(np.float32),
     }  # fmt: skip
     computed = []
     for value in (np.broadcast_to(one, (BATCH, 2, 3)), np.tile(one, (BATCH, 1, 1))):
