@@ -70,7 +70,7 @@ class Asked:
         if self.window_stride is not None and not self.windows:
             raise OptionError("--window-stride is the distance of the windows that --windows cuts: give that, too")
         if self.windows and self.folds:
-            raise OptionError("--head folded and --windows contradict each other: windows are run one after another")
+            raise OptionError("--head folded and --windows contradict each other: windows keep the head as it is")
         if self.windows and self.cam:
             raise OptionError("--windows and --cam contradict each other: a window that is run alone has one answer")
         if self.context not in ("", "attention"):
