@@ -116,6 +116,18 @@ class GlobalContext(nn.Module):
         return x + self.transform((x.reshape(n, c, h * w).unsqueeze(1) @ weights).view(n, c, 1, 1))
 
 
+class Coarse(nn.Module):
+    """A gate of what a stride of 3 leaves of the map, back to its size (GhostNetV2, Tang et al., 2022)."""
+
+    def __init__(self, mode: str, corners: bool | None) -> None:
+        super().__init__()
+        self.conv, self.mode, self.corners = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1), mode, corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.conv(functional.avg_pool2d(x, 3)).sigmoid()
+        return x * functional.interpolate(gate, x.shape[2:], mode=self.mode, align_corners=self.corners)
+
+
 class MixedKernel(nn.Module):
     """A convolution by a kernel that the image mixes from four (CondConv, Yang et al., 2019)."""
 
@@ -136,6 +148,9 @@ class MixedKernel(nn.Module):
 POOLS = (Attended, Summed, Written, Contracted, Queried, LogSumExp)
 GATES: dict[str, Callable[[], nn.Module]] = {
     "global context": GlobalContext,
+    "coarse gate, nearest": lambda: Coarse("nearest", None),
+    "coarse gate, bilinear": lambda: Coarse("bilinear", False),
+    "coarse gate, corners aligned": lambda: Coarse("bilinear", True),
     **{f"gate, {pool.__name__}": lambda pool=pool: Gate(pool) for pool in POOLS},
 }
 KERNELS: dict[str, Callable[[], nn.Module]] = {

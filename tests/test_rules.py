@@ -1073,6 +1073,27 @@ row("ASPP's image branch", "p = GlobalAveragePool (x)  a = Conv (p, v)  s = Shap
     "h = Slice (s, two, four)  n = Slice (i, zero, two)  t = Concat <axis = 0> (n, h)  "
     f'u = Resize <mode = "linear"> (a, "", "", t)  c = Concat <axis = 1> (x, u)  m = Conv (c, k)  {HEAD}',
     cut="m", v=(2, 6, 1, 1), zero=[0], two=[2], four=[4], k=(5, 8, 2, 2), w=(30, 7), outputs="float[N,7] y")
+BACK_AGAIN = ("a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)  s = Shape (x)  "
+              'r = Resize <mode = "{}", nearest_mode = "floor", coordinate_transformation_mode = "{}"{}> '
+              "(a, {}, {}, {})  n = Mul (x, r)  m = Conv (n, k)  f = Flatten (m)  y = MatMul (f, w)")
+for mode, corners, width in (("nearest", "asymmetric", 7), ("linear", "half_pixel", 5), ("linear", "align_corners", 6)):
+    row(f"a gate back to the size that it was pooled from: {mode}, {corners}, from a width of {width}",
+        BACK_AGAIN.format(mode, corners, "", '""', '""', "s"), cut="m",
+        image=f"float[N,6,8,{width}] x", k=(5, 6, 1, 1), w=(40 * width, 5), outputs="float[N,5] y")
+row("a gate back to the size that it was pooled from, early",
+    BACK_AGAIN.format("nearest", "asymmetric", "", "none", "none", "s"), opset=11, cut="m",
+    image="float[N,6,8,7] x", none=np.float32([]), k=(5, 6, 1, 1), w=(280, 5), outputs="float[N,5] y")
+row("a gate back to the size that it was pooled from, by axes",
+    BACK_AGAIN.format("nearest", "asymmetric", ", axes = [3, 2]", '""', '""', "t").replace("s = Shape (x)",
+    "h = Shape <start = 2, end = 3> (x)  v = Shape <start = 3, end = 4> (x)  t = Concat <axis = 0> (v, h)"),
+    opset=(18, 21), cut="m", image="float[N,6,9,7] x", k=(5, 6, 1, 1), w=(315, 5), outputs="float[N,5] y")
+row("a gate back to the size that it was pooled from, channels last",
+    "a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)  s = Shape (x)  p = Gather (s, last)  "
+    "t = Transpose <perm = [0, 2, 3, 1]> (a)  "
+    'r = Resize <mode = "linear", coordinate_transformation_mode = "align_corners"> (t, "", "", p)  '
+    "u = Transpose <perm = [0, 2, 3, 1]> (x)  n = Mul (u, r)  m = Transpose <perm = [0, 3, 1, 2]> (n)  "
+    "f = Flatten (m)  y = MatMul (f, w)",
+    cut="m", last=[0, 2, 3, 1], image="float[N,6,8,7] x", w=(336, 5), outputs="float[N,5] y")
 row("context joined to the map", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
     f"c = Concat <axis = 1> (x, e)  m = Conv (c, k)  {HEAD}", cut="m", k=(5, 12, 2, 2), w=(30, 7))
 row("gate of flattened positions", "r = Reshape (x, s)  p = ReduceMean <axes = [2]> (r)  g = Sigmoid (p)  "
@@ -1571,15 +1592,10 @@ refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], stride
     "b = Slice (x, zero, two, axes)  [join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)",
     ("strides-meet", "join", "every 2 and every 4 pixels"), image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2],
     axes=[2, 3], w=(24, 5))
-BACK_AGAIN = ("a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)  s = Shape (x)  "
-              '[up] r = Resize <mode = "{}", nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"> '
-              '(a, "", "", s)  [gate] n = Mul (x, r)  m = Conv (n, k)  f = Flatten (m)  y = MatMul (f, w)')
-refusal("nearest cells of a gate that was pooled from an odd size", BACK_AGAIN.format("nearest"),
-    ("rounding", "up", "resizes 3 cells to 7, the size of a map of which a stride of 2 left them: by 7/3"),
-    image="float[N,6,8,7] x", k=(5, 6, 1, 1), w=(280, 5), outputs="float[N,5] y")
-refusal("a gate that was pooled from an odd size and interpolated", BACK_AGAIN.format("linear"),
-    ("sizes-meet", "gate", "a cell every 8/5 and every 2 pixels: one was resized to the size of another"),
-    image="float[N,6,8,5] x", k=(5, 6, 1, 1), w=(200, 5), outputs="float[N,5] y")
+refusal("corners aligned, to a literal size that no map had",
+    '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", "", sizes)  '
+    "f = Flatten (r)  y = MatMul (f, w)",
+    ("align-corners", "up", "between corners"), sizes=[1, 6, 8, 6], image="float[1,6,4,3] x", w=(288, 5))
 refusal("corners aligned",
     '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", scales)  '
     "f = Flatten (r)  y = MatMul (f, w)",

@@ -254,13 +254,12 @@ def amplify(images: Array, axis: int | None) -> Array:
     """
     if axis is None or images.dtype.kind != "f":
         return images
-    shape = [1] * images.ndim
-    shape[axis] = images.shape[axis]
-    numbers = np.arange(images.shape[axis])
-    images = images.take(numbers - (numbers % 3 == 2), axis)
-    factors = np.resize(np.array(DEVIATIONS) * [1, 1, -1], images.shape[axis]).reshape(shape)
-    least = np.sign(images) * np.std(images, dtype=np.float64)
-    larger: Array = ((images + least) * factors).astype(images.dtype)
+    larger = np.empty_like(images)
+    each, made = np.moveaxis(images, axis, 0), np.moveaxis(larger, axis, 0)
+    least = np.std(images, dtype=np.float64)
+    for k, factor in enumerate(np.resize(np.array(DEVIATIONS) * [1, 1, -1], len(each))):  # one by one: they are large
+        image = each[k - 1 if k % 3 == 2 else k]
+        made[k] = (image + np.sign(image) * least) * factor
     return larger
 
 

@@ -299,15 +299,13 @@ def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Ar
     scale = c.scale_of(name, wide)
     errors = [shaped_difference(cell, want, scale) for cell, want in zip(cells, wanted)]
     scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
-    pairs = zip(cells, wanted) if scores else ()
-    same = [np.array_equal(_best_class(cell, want), _best_class(want, want)) for cell, want in pairs]
+    same = [_has_best_of(cell, want) for cell, want in zip(cells, wanted)] if scores else []
     return Check(
         "crops", name, wide.size, wide.batch, len(errors), max(errors), tolerance, why,
         median=float(np.median(errors)), top1=float(np.mean(same)) if scores else None,
     )  # fmt: skip
 
 
-def _best_class(scores: Array, like: Array) -> Array:
-    """The class with the largest score, of scores with the elements of `like`, (N, classes)."""
-    best: Array = scores.reshape(like.shape).argmax(axis=1)
-    return best
+def _has_best_of(scores: Array, want: Array) -> bool:
+    """Have scores the same class with the largest score as others, (N, classes)? Not if their number differs."""
+    return scores.size == want.size and np.array_equal(scores.reshape(want.shape).argmax(axis=1), want.argmax(axis=1))

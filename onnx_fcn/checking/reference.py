@@ -7,6 +7,7 @@ it, or if it reads the size of the map at run time where that of a window is mea
     a size that is used as a number, such as a divisor               that of a window
     context that is computed in another way                          its value in the converted model
     pads, and coordinates of a Resize, that depend on the size       only at sizes that pad and resize alike
+    the literal sizes of a Resize that is context                    those of the larger image
 
 The rest of the trunk stays the original. If it still does not run, for instance because a Reshape names the map's size,
 the converted trunk takes its place. Then only what does not depend on the size is compared with the original: the
@@ -85,6 +86,10 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
     """
     if not c.walk.attention & upstream(c.walk, cut.name):
         yield trunk_of(c, cut)
+        if _resized_context(c.walk, cut):
+            trunk = trunk_of(c, cut)
+            _set_sizes(c.walk, trunk, image)
+            yield trunk
         return
     yield trunk_of(c, cut, freezes=False)
     trunk = trunk_of(c, cut, freezes=False)
@@ -102,6 +107,23 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
             targets.append(onnx.numpy_helper.from_array(sizes, node.input[1]))
     trunk.graph.initializer.extend(targets)
     yield trunk
+
+
+def _resized_context(walk: Walk, cut: Cut) -> bool:
+    """Is a map of the trunk resized to the size of an earlier one, whatever that is?"""
+    return any(walk.slots[k].node.op == "Resize" for k in walk.context & upstream(walk, cut.name))
+
+
+def _set_sizes(walk: Walk, trunk: ModelProto, image: Array) -> None:
+    """Replace the sizes that a trunk resizes maps to, which may be literal, by those for an image of any size."""
+    for node in trunk.graph.node:
+        fact = walk.facts.get(node.output[0])
+        if node.op_type == "Resize" and len(node.input) == 4 and isinstance(fact, Lifted):
+            node.input[3] = f"{node.output[0]}/sizes"
+            found = np.array(_shape_at(walk, fact, image), np.int64)
+            axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
+            values = found if axes is None else found[axes]
+            trunk.graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[3]))
 
 
 def _shape_at(walk: Walk, fact: Lifted | Whole, image: Array) -> list[int]:

@@ -324,6 +324,11 @@ class Emitter:
         region: Operand = np.zeros(0, np.float32) if self.opset < 13 else None
         return self.emit([x, region, scales], op, **attrs)
 
+    def resize_to(self, x: Operand, sizes: Operand) -> str:
+        """The node's own Resize, to the sizes of all axes: an operand since opset 11."""
+        none: Operand = np.zeros(0, np.float32) if self.opset < 13 else None
+        return self.emit([x, none, none, sizes], axes=None)
+
     def pad_as(self, x: Operand, amounts: Sequence[int], value: Operand, mode: str) -> str:
         """The node's own Pad by other amounts: before opset 11 amounts, value and mode are attributes."""
         if self.opset < 11:

@@ -7,7 +7,7 @@ and everything that depends on the opset version in `emitter`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx_fcn.lifting.facts import Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slides
 from onnx_fcn.lifting.regions import Region
+from onnx_fcn.model.graphs import names_used
 
 __all__ = ["Site"]
 
@@ -114,6 +115,32 @@ class Site(Emitter):
     def has_slid(self) -> bool:
         """Has an operator slid before this one? It has decided which axes are those of the image."""
         return any(slot.slides is not None for slot in itertools.islice(self._walk.slots, self.position))
+
+    def maps_before(self) -> Iterator[Lifted]:
+        """The maps that this node's operands were computed from, the last first, and the image at the end."""
+        made = [name for k in self._positions_before() for name in self._walk.slots[k].proto.output]
+        facts = map(self._walk.facts.get, [*made, self._walk.image.name])
+        yield from (f for f in facts if isinstance(f, Lifted))
+
+    def _positions_before(self) -> Iterator[int]:
+        """The slots that this node's operands were computed in, the last first."""
+        needed = {t.name for t in self.node.inputs}
+        for k in reversed(range(self.position)):
+            proto = self._walk.slots[k].proto
+            if not needed.isdisjoint(proto.output):
+                needed.update(names_used(proto))
+                yield k
+
+    def last_resized(self) -> int | None:
+        """The last Resize before this node that is not context, of a map whose strides it made fractions of a pixel."""
+        for k in self._positions_before():
+            slot = self._walk.slots[k]
+            fact = self._walk.facts.get(slot.proto.output[0])
+            if slot.node.op != "Resize" or k in self._walk.context or not isinstance(fact, Lifted):
+                continue
+            if any(axis.stride.denominator > 1 for axis in fact.space):
+                return k
+        return None
 
     @property
     def has_several_outputs(self) -> bool:

@@ -15,7 +15,7 @@ from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.dilation import check_undilated
 from onnx_fcn.lifting.facts import Fact
 from onnx_fcn.lifting.layouts import arrange, drop_spent, move_factors
-from onnx_fcn.lifting.lifted import Axis, Lifted, dim_of
+from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of, dim_of
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 
@@ -24,6 +24,9 @@ LARGEST_DENOMINATOR = 64
 
 #: Cells along an axis up to which onnxruntime's single-precision results are compared with the exact fraction.
 FARTHEST = 1 << 18
+
+#: Codes of refusals of scales that would be others for images of other sizes.
+DEPENDS_ON_SIZE = frozenset({"rounding", "align-corners", "half-pixel-symmetric", "one-cell"})
 
 #: Coordinate shifts: cell j of the result is at (j + a)/scale - b of the map, with these (a, b) in halves.
 SHIFTS = {
@@ -55,11 +58,15 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
         pytorch_half_pixel                          half_pixel; refused if the native result is one cell
         align_corners, tf_crop_and_resize           refused: the coordinates depend on the end of the map
         scales                                      fractions with a denominator of at most 64; others are refused
-        sizes, including computed ones              their scale at the native size
+        sizes, including computed ones              their scale at the native size, or those of an earlier map (below)
         keep_aspect_ratio_policy                    one scale for all axes; refused if it does not give whole sizes
         exclude_outside, clamped coordinates        treated as padding: a cell that reads beyond its window sees more
                                                     of a larger image
         ==========================================  ================================================================
+
+    Where a scale is refused, or what was resized meets a map with other strides, sizes may be those of an earlier map
+    that strides made this one of: 7 cells, of which a stride of 2 left 3. The result then has the size of that map for
+    images of any size, and is context, since a cell's source depends on where the map ends.
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
     """
@@ -68,6 +75,22 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
     if sizes == list(x.shape):
         return x
     x = drop_spent(site, arrange(site, x, x.channels_in_order))
+    earlier = _of_this_size(site, x, operands, sizes) if site.is_context else None
+    if earlier is not None:
+        return _to_size_of(site, x, earlier)
+    try:
+        return _by_scales(site, x, operands, scales, sizes)
+    except Unsupported as refusal:
+        earlier = _of_this_size(site, x, operands, sizes) if refusal.code in DEPENDS_ON_SIZE else None
+        if earlier is None:
+            raise
+        return _to_size_of(site, x, earlier)
+
+
+def _by_scales(
+    site: Site, x: Lifted, operands: tuple[Fact | None, ...], scales: Sequence[Fraction], sizes: Sequence[int]
+) -> Lifted:
+    """The map resized by the same scales for images of any size."""
     physical = [Fraction(1)] * (2 + len(x.space))
     space, layout = list(x.space), list(x.layout)
     pads = False
@@ -219,29 +242,51 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
     else:
         support = 2 if mode == "cubic" else 1
         sampling = Sampling(scale, SHIFTS[transform], "", support, bool(site.attr("antialias", 0)))
-    try:
-        sampling.check()
-    except Unsupported as refusal:
-        raise _resized_back(cells.window, size) or refusal from refusal
+    sampling.check()
     return sampling
 
 
-def _resized_back(window: int, size: int) -> Unsupported | None:
-    """The refusal of a resize to the size of a map of which a stride left these cells, and some over; None for others.
+def _of_this_size(site: Site, x: Lifted, operands: Sequence[Fact | None], sizes: Sequence[int]) -> Lifted | None:
+    """The last map with the size that a resize gives, of which strides left the cells of x; None if there is none.
 
-    The original computes the scale from the sizes of its maps: 7/3 for 3 of 7 cells, but 2 for 4 of 8. Which cells meet
-    then depends on whether the size of the whole map is odd, so that windows of it do not have those of the original.
+    Args:
+        x: the map that is resized.
+        sizes: the shape of the result on the axes of the original tensor.
     """
-    stride = size // window
-    if stride < 2 or size % stride == 0 or size // stride != window:
+    by_sizes = len(operands) > 2 and operands[2] is not None
+    if not by_sizes or str(site.attr("keep_aspect_ratio_policy", "stretch")) != "stretch":
         return None
-    return Unsupported(
-        f"resizes {window} cells to {size}, the size of a map of which a stride of {stride} left them: by "
-        f"{Fraction(size, window)} at the native size, but by another scale at others, so that windows of a larger "
-        "image would be resized in different ways",
-        code="rounding",
-        hint=f"export it for an image size at which that map has a multiple of {stride} cells: then it is {stride}",
-    )
+    check_undilated(site, x, "resizes the map")
+    resized = {x.space_of(group): size for group, size in zip(x.layout, sizes) if Atom.product(group) != size}
+    if None in resized:
+        return None
+    wanted = [resized.get(k, axis.window) for k, axis in enumerate(x.space)]
+    return next((y for y in site.maps_before() if _is_source(y, x, wanted)), None)
+
+
+def _is_source(y: Lifted, x: Lifted, sizes: Sequence[int]) -> bool:
+    """Has a map these numbers of cells in a window, of which strides left those of another, some cells over or not?"""
+    if y.padding is not None or y.folded is not None or len(y.space) != len(x.space):
+        return False
+    for fine, coarse, size in zip(y.space, x.space, sizes):
+        stride = coarse.stride / fine.stride
+        if (fine.image, fine.window, fine.rate) != (coarse.image, size, 1):
+            return False
+        if abs(coarse.window * stride - size) >= max(stride, Fraction(1)):
+            return False
+    return True
+
+
+def _to_size_of(site: Site, x: Lifted, y: Lifted) -> Lifted:
+    """(N, C, *space) resized to the cells of another map, whatever their number: context."""
+    site.note_context(x)
+    rank = 2 + len(x.space)
+    shapes = site.emit([site.emit([x], "Shape"), site.emit([y], "Shape")], "Concat", axis=0)
+    sizes = site.emit([shapes, np.array([0, 1, *range(rank + 2, 2 * rank)])], "Gather", axis=0)
+    atoms = {fine.atoms: atoms_of(size.window, "r") for fine, size in zip(x.space, y.space)}
+    space = tuple(replace(size, atoms=atoms[fine.atoms]) for fine, size in zip(x.space, y.space))
+    layout = tuple(atoms.get(group, group) for group in x.layout)
+    return replace(x, map=site.resize_to(x, sizes), space=space, layout=layout)
 
 
 def _is_early(site: Site) -> bool:

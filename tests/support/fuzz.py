@@ -170,6 +170,7 @@ def use(geometry: Geometry) -> None:
     """Ask a geometry whatever it can be asked; it may have no outputs and refuse sizes, and that is all."""
     for name, answers in geometry.outputs.items():
         size = [max(n, int(w)) for n, w in zip(answers.least, answers.window, strict=True)]
+        size = [n if held is None else held for n, held in zip(size, answers.held or [None] * len(size), strict=True)]
         assert len(answers.fitted(*size)) == len(answers.padding) == len(answers.formulas())
         if max(size) < 10_000:
             grid = geometry.grid(*size, output=name)
