@@ -256,10 +256,12 @@ def amplify(images: Array, axis: int | None) -> Array:
         return images
     larger = np.empty_like(images)
     each, made = np.moveaxis(images, axis, 0), np.moveaxis(larger, axis, 0)
-    least = np.std(images, dtype=np.float64)
-    for k, factor in enumerate(np.resize(np.array(DEVIATIONS) * [1, 1, -1], len(each))):  # one by one: they are large
-        image = each[k - 1 if k % 3 == 2 else k]
-        made[k] = (image + np.sign(image) * least) * factor
+    sources = [each[k - (k % 3 == 2)] for k in range(len(each))]
+    # one after the other, since they may be large: the deviation of all values is that within images and of their means
+    means, variances = zip(*((np.mean(i, dtype=np.float64), np.var(i, dtype=np.float64)) for i in sources))
+    least = np.sqrt(np.mean(variances) + np.var(means))
+    for k, factor in enumerate(np.resize(np.array(DEVIATIONS) * [1, 1, -1], len(each))):
+        made[k] = (sources[k] + np.sign(sources[k]) * least) * factor
     return larger
 
 

@@ -132,13 +132,10 @@ class Site(Emitter):
                 yield k
 
     def last_resized(self) -> int | None:
-        """The last Resize before this node that is not context, of a map whose strides it made fractions of a pixel."""
+        """The last Resize of a map before this node that is not context; None if there is none."""
         for k in self._positions_before():
             slot = self._walk.slots[k]
-            fact = self._walk.facts.get(slot.proto.output[0])
-            if slot.node.op != "Resize" or k in self._walk.context or not isinstance(fact, Lifted):
-                continue
-            if any(axis.stride.denominator > 1 for axis in fact.space):
+            if slot.node.op == "Resize" and slot.slides is not None and k not in self._walk.context:
                 return k
         return None
 

@@ -64,9 +64,9 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
                                                     of a larger image
         ==========================================  ================================================================
 
-    Where a scale is refused, or what was resized meets a map with other strides, sizes may be those of an earlier map
-    that strides made this one of: 7 cells, of which a stride of 2 left 3. The result then has the size of that map for
-    images of any size, and is context, since a cell's source depends on where the map ends.
+    Where a scale is refused, or what was resized meets a map with other strides or counts, sizes may be those of an
+    earlier map that this one was made of: 7 cells, of which a stride of 2 left 3. The result then has the size of that
+    map for images of any size, and is context, since a cell's source depends on where the map ends.
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
     """
@@ -247,7 +247,7 @@ def _sampling(site: Site, scale: Fraction, cells: Axis, size: int) -> Sampling:
 
 
 def _of_this_size(site: Site, x: Lifted, operands: Sequence[Fact | None], sizes: Sequence[int]) -> Lifted | None:
-    """The last map with the size that a resize gives, of which strides left the cells of x; None if there is none.
+    """The last map that x was made of with the size that a resize of x gives; None if there is none.
 
     Args:
         x: the map that is resized.
@@ -265,14 +265,11 @@ def _of_this_size(site: Site, x: Lifted, operands: Sequence[Fact | None], sizes:
 
 
 def _is_source(y: Lifted, x: Lifted, sizes: Sequence[int]) -> bool:
-    """Has a map these numbers of cells in a window, of which strides left those of another, some cells over or not?"""
+    """Has a map that x was made of these numbers of cells in a window, and are they as close together, or closer?"""
     if y.padding is not None or y.folded is not None or len(y.space) != len(x.space):
         return False
     for fine, coarse, size in zip(y.space, x.space, sizes):
-        stride = coarse.stride / fine.stride
-        if (fine.image, fine.window, fine.rate) != (coarse.image, size, 1):
-            return False
-        if abs(coarse.window * stride - size) >= max(stride, Fraction(1)):
+        if (fine.image, fine.window, fine.rate) != (coarse.image, size, 1) or fine.stride > coarse.stride:
             return False
     return True
 

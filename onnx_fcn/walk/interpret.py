@@ -268,7 +268,7 @@ def _apply(
     try:
         outputs = _by_rule(walk, site, slot, operands, implicit)
     except Unsupported as refusal:
-        if refusal.code == "sizes-meet" and (resized := site.last_resized()) is not None:
+        if refusal.code in ("sizes-meet", "counts-meet") and (resized := site.last_resized()) is not None:
             raise Rewind([resized]) from refusal
         if refusal.code != "product-of-maps" or not _attends(walk, slot, operands):
             raise
