@@ -127,7 +127,7 @@ class Site(Emitter):
         needed = {t.name for t in self.node.inputs}
         for k in reversed(range(self.position)):
             proto = self._walk.slots[k].proto
-            if not needed.isdisjoint(proto.output):
+            if any(name in needed for name in proto.output if name):
                 needed.update(names_used(proto))
                 yield k
 
