@@ -182,10 +182,12 @@ COMPUTED = {
     "Shape": (["v"], {}),
     "Sin": (["v"], {}),
     "Size": (["v"], {}),
+    "Slice of later images": (["v", "five", "end", "zeros"], {}),
     "Softmax": (["v"], {"axis": 0}),
     "Split": (["v"], {"axis": 1, "num_outputs": 2}),
     "Tile": (["v", "twice"], {}),
     "Transpose": (["v"], {"perm": [1, 0, 2]}),
+    "Trilu from a later image": (["v", "below"], {}),
 }
 
 
@@ -199,6 +201,7 @@ def test_a_value_that_is_the_same_for_each_image(what: str) -> None:
     constants = {
         "row": np.float32([1, 2, 3]), "zero": np.array(0), "one": np.array(1), "zeros": np.array([0]),
         "ones": np.array([1]), "shape": np.array([BATCH, 2, 3]), "flat": np.array([-1, 6]),
+        "five": np.array([5]), "end": np.array([2**40]), "below": np.array(-9),
         "twice": np.array([1, 2, 1]), "mixed": np.array([3, -1]),
         "matrix": law.random("matrix", 3, 4).astype(np.float32),
     }  # fmt: skip

@@ -272,3 +272,20 @@ def test_a_gate_of_a_map_that_slid_along_features(pool: str) -> None:
         v=(4, 4, 1, 1), w=(4, 4, 2, 2), p=(120, 5),
     )  # fmt: skip
     assert onnx_fcn.convert(model).report.geometry.of().context == ("g",)
+
+
+@pytest.mark.parametrize("weighs", ["Sigmoid", "HardSigmoid", "Neg"])
+@pytest.mark.parametrize(("op", "axis"), [("ReduceMax", 3), ("ReduceMean", 3), ("ReduceMean", 2)])
+def test_a_gate_for_each_feature_that_a_convolution_slides_along(op: str, axis: int, weighs: str) -> None:
+    """What saturates is compared before it does, with an axis of features beside the windows."""
+    model = law.model(
+        f"c = Conv <strides = [5]> (x, k)  a = Abs (c)  u = Unsqueeze (a, one)  m = Conv (u, l)  "
+        f"g = {op} <axes = [{axis}], keepdims = 1> (m)  s = {weighs} (g)  t = Mul (m, s)  f = Flatten (t)  "
+        "y = MatMul (f, w)",
+        image="float[N,1,100] x", opset=13, k=(8, 1, 20), one=[1], l=(4, 1, 3, 3), w=(4 * 6 * 15, 5),
+    )  # fmt: skip
+    image = law.random("sound", 2, 1, 163).astype(np.float32)
+    got = law.session(onnx_fcn.convert(model, input_size=100).to_proto())({"x": image})[0]
+    for k in range(got.shape[2]):
+        crop = np.ascontiguousarray(image[..., 5 * k : 5 * k + 100])
+        law.agree(got[..., k], law.session(model)({"x": crop})[0], f"window {k}")

@@ -21,7 +21,7 @@ from test_windows_forms import PADDED, attended, body_of, close, made_by, scan_i
 
 import onnx_fcn
 import onnx_fcn.dask
-from onnx_fcn import FcnError, ValidationError
+from onnx_fcn import FcnError, UnsupportedModel, ValidationError
 
 # Proofs ---------------------------------------------------------------------------------------------------------------
 
@@ -201,6 +201,21 @@ def test_a_fault_is_rejected(fault: Callable[[ModelProto], None]) -> None:
     assert wrong.SerializeToString() != converted.SerializeToString()
     with pytest.raises(ValidationError):
         onnx_fcn.validate(original, wrong)
+
+
+@pytest.mark.parametrize("images", [1, 3, 7])
+def test_answers_that_the_number_of_images_changes(images: int) -> None:
+    """From one number on, for all images alike: the original runs on one window, which has no others beside it."""
+    original = law.model(
+        "c = Conv <strides = [4, 4], pads = [1, 1, 1, 1]> (x, k)  r = Reshape (c, flat)  "
+        "t = Transpose <perm = [0, 2, 1]> (r)  u = Transpose <perm = [0, 2, 1]> (t)  s = MatMul (t, u)  "
+        "p = Softmax <axis = -1> (s)  z = MatMul (p, t)  g = ReduceMean <axes = [1], keepdims = 0> (z)  "
+        "h = MatMul (g, w)  n = Shape <start = 0, end = 1> (x)  m = Greater (n, images)  f = Cast <to = 1> (m)  "
+        "e = Exp (f)  y = Mul (h, e)",
+        image="float[N,3,16,16] x", opset=15, k=(6, 3, 6, 6), flat=[0, 6, -1], w=(6, 5), images=[images],
+    )  # fmt: skip
+    with pytest.raises((UnsupportedModel, ValidationError)):
+        onnx_fcn.convert(original, windows=True)
 
 
 def test_the_size_of_the_image_in_place_of_the_window_s() -> None:

@@ -134,11 +134,14 @@ def ask_cells(c: Comparison, wide: LargerImage) -> None:
 
 
 def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[str, Array]]]) -> list[Answers]:
-    """Run the original head on windows, each with its other inputs; in one batch if the batch is free."""
+    """Run the original head on windows, each with its other inputs; in one batch if the batch is free.
+
+    Where the converted head runs windows together, one by one: that they change nothing for each other has to show.
+    """
     image, types = c.walk.image, {cut.name: windows[0][0].dtype}
     head = session(c.original, extract(c.original.proto, [cut.name, *c.inputs], c.of_head, types))
     axis = batch_axis(cut.fact)
-    if takes_batches(c, cut) and axis is not None:
+    if takes_batches(c, cut) and axis is not None and c.walk.region is None:
         images = random_feeds(c, image.size, len(windows))  # a head may read its batch from the image
         with contextlib.suppress(ModelError):
             stack = np.concatenate([window for window, _ in windows], axis)

@@ -150,7 +150,7 @@ def _native_checks(c: Comparison, case: Case) -> Iterator[Check]:
 
 def _grid_at(fact: Lifted, size: Sequence[int]) -> tuple[int, ...]:
     """The number of answers of an output along each axis, on an image of this size."""
-    return tuple(1 if a.image is None else a.count(size[a.image]) for a in fact.space)
+    return tuple(a.window if a.image is None else a.count(size[a.image]) for a in fact.space)
 
 
 def _form_checks(c: Comparison, case: Case) -> Iterator[Check]:
@@ -214,7 +214,7 @@ def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
     for name, fact in c.facts.items():
         answer = c.over_windows(name, wide.got[name])
         by_image = {a.image: -(-w // r) for a, w, r in zip(cut.fact.space, wide.grid, ratios_of(fact, cut))}
-        grid = tuple(by_image.get(a.image, 1) for a in fact.space)
+        grid = tuple(a.window if a.image is None else by_image.get(a.image, 1) for a in fact.space)
         said = _grid_at(fact, wide.size)  # more than whole windows if an output leaves cells of its window unread
         if answer.shape[1:] != (fact.width, *said) or any(n < windows for n, windows in zip(said, grid)):
             note = f"has shape {answer.shape}, but there are {grid} windows with {fact.width} channels"

@@ -30,6 +30,10 @@ Stored = TensorProto | SparseTensorProto
 #: Computed values with more elements are refused: they come from a malformed graph, not from a weight.
 LARGEST = 1 << 30
 
+#: Numbers of images that a value is evaluated for if it may be the same for each: what happens from some image on shows
+#: for the larger one.
+FEW, MORE = 2, 37
+
 #: By how much, relative to the largest, the values of equal images may differ: onnx's implementation rounds.
 ROUNDING = 1e-6
 
@@ -149,17 +153,17 @@ class Values:
         return dense
 
     def _reference(self, node: onnx.NodeProto) -> dict[str, Array]:
-        """Evaluate one node with onnx's reference implementation: for a few images, if they are all the same."""
+        """Evaluate one node with onnx's reference implementation: for some images, if they are all the same."""
         given = {name: self._values[name] for name in dict.fromkeys(names_used(node))}
         _check_ends(node, given)
         repeated = {n for n, v in given.items() if any(_is_repeated(v, k) for k in range(v.ndim))}
         if repeated:
-            few = ({n: _images(v, count) if n in repeated else v for n, v in given.items()} for count in (2, 3))
+            some = ({n: _images(v, count) if n in repeated else v for n, v in given.items()} for count in (FEW, MORE))
             try:
-                two, three = (self._referred(node, values) for values in few)
+                few, more = (self._referred(node, values) for values in some)
             except Unsupported:  # the number of images is in another operand
                 return self._referred(node, given)
-            made = {name: _repeated(value, three[name]) for name, value in two.items()}
+            made = {name: _repeated(value, more[name]) for name, value in few.items()}
             values = {name: value for name, value in made.items() if value is not None}
             if len(values) == len(made):
                 return values
@@ -202,21 +206,21 @@ def _images(value: Array, count: int) -> Array:
     return value[tuple(slice(count if _is_repeated(value, k) else None) for k in range(value.ndim))]
 
 
-def _repeated(two: Array, three: Array) -> Array | None:
-    """The value for any number of images, from those for two and for three; None unless it is the same for each.
+def _repeated(few: Array, more: Array) -> Array | None:
+    """The value for any number of images, from those for `FEW` and for `MORE`; None unless it is the same for each.
 
-    An operator that counts the images, adds them up or numbers them gives other values for two and for three.
+    An operator that counts the images, adds them up, numbers them or takes some of them gives other values.
     """
-    if two.ndim != three.ndim or any(a != b and (a, b) != (2, 3) for a, b in zip(two.shape, three.shape)):
+    if few.ndim != more.ndim or any(a != b and (a, b) != (FEW, MORE) for a, b in zip(few.shape, more.shape)):
         return None
-    of_images = [a != b for a, b in zip(two.shape, three.shape)]
-    one = two[tuple(slice(1 if own else None) for own in of_images)]
+    of_images = [a != b for a, b in zip(few.shape, more.shape)]
+    one = few[tuple(slice(1 if own else None) for own in of_images)]
     rounding = ROUNDING * np.abs(one).max(initial=0) if one.dtype.kind == "f" else 0
-    for value in (two, three):
+    for value in (few, more):
         same = np.abs(value - one) <= rounding if rounding else value == one
         if not np.all(same | (value != value)) or np.any((value != value) != (one != one)):
             return None
-    return np.broadcast_to(one, [BATCH if own else n for own, n in zip(of_images, two.shape)])
+    return np.broadcast_to(one, [BATCH if own else n for own, n in zip(of_images, few.shape)])
 
 
 def _check_ends(node: onnx.NodeProto, given: Mapping[str, Array]) -> None:

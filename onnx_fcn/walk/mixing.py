@@ -37,20 +37,21 @@ MANY = 100
 Taken = Literal["one", "apart", "mixed"]
 
 
-def batches_taken(document: Document, image: Image, outputs: Sequence[str]) -> Taken:
+def batches_taken(document: Document, image: Image, outputs: Sequence[str], most: int = 2) -> Taken:
     """Does a network take another batch, and answer for each image in it as for that image alone?
 
     Args:
         document: the model.
         image: its image, with the batch that is known to work.
         outputs: the outputs that depend on it.
+        most: the number of images in the other batch; one more if the known batch has as many.
 
     Returns:
         ``"one"``: it does not run with another batch; ``"apart"``: the images do not affect each other; ``"mixed"``:
         they do.
     """
     try:
-        return "apart" if mixed(document, image, outputs) is None else "mixed"
+        return "apart" if mixed(document, image, outputs, most) is None else "mixed"
     except ModelError:
         return "one"
 
@@ -65,14 +66,18 @@ def runs_with_its_batch(document: Document, image: Image) -> bool:
     return True
 
 
-def mixed(document: Document, image: Image, tensors: Sequence[str]) -> str | None:
+def mixed(document: Document, image: Image, tensors: Sequence[str], most: int = 2) -> str | None:
     """The first of some tensors in which the images of a batch change each other; None if there is none.
+
+    Args:
+        document, image, most: as for `batches_taken`.
+        tensors: the tensors.
 
     Raises:
         ModelError: if the network does not run with another batch than the image has.
     """
     assert image.batch is not None
-    count = 2 if image.shape[image.batch] != 2 else 3
+    count = most + (image.shape[image.batch] == most)
     random = np.random.default_rng(0)
     together, others = (_batch_of(document, image, count, random) for _ in range(2))
     names = [o.name for o in document.proto.graph.output]

@@ -124,7 +124,7 @@ def _batch_taken(document: Document, walk: Walk) -> Taken:
     if not leaves_batch_open(document, walk.image):
         return "apart"
     if walk.batch == BATCH:
-        return batches_taken(document, walk.image, [o.name for o in document.proto.graph.output])
+        return batches_taken(document, walk.image, [o.name for o in document.proto.graph.output], TOGETHER)
     return "apart" if runs_with_its_batch(document, walk.image) else "one"
 
 
