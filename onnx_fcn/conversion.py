@@ -169,31 +169,30 @@ def convert(
     if head not in ("conv", "folded"):
         raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
     asked = Asked(
-        head == "folded",
-        output_stride,
-        tuple(outputs),
-        logits,
-        cam,
-        reduce or "",
-        full_size,
-        argmax,
-        keep_size,
-        windows,
-        window_stride,
-        tuple(name.lower() for name in slide),
-        context or "",
+        folds=head == "folded",
+        output_stride=output_stride,
+        outputs=tuple(outputs),
+        logits=logits,
+        cam=cam,
+        reduce=reduce or "",
+        full_size=full_size,
+        argmax=argmax,
+        keep_size=keep_size,
+        windows=windows,
+        window_stride=window_stride,
+        slide=tuple(name.lower() for name in slide),
+        context=context or "",
     )
-    keeps_batch = asked.keeps_shape and not dynamic_batch
     request = Request(
-        input,
-        size_of(input_size),
-        asked.folds,
-        keeps_batch,
-        windows,
-        window_stride,
-        asked.slide,
-        keep_size,
-        asked.context == "attention",
+        input=input,
+        size=size_of(input_size),
+        folds=asked.folds,
+        declared_batch=asked.keeps_shape and not dynamic_batch,
+        windows=windows,
+        window_stride=window_stride,
+        slide=asked.slide,
+        keeps_size=keep_size,
+        attention=asked.context == "attention",
     )
     _check_paths(source, output)
     with clock("open"):
@@ -292,15 +291,15 @@ def validate(
     document = source.copy()
     plain = asked if head is None else asked.as_map
     request = Request(
-        input,
-        size_of(input_size),
-        asked.folds,
-        asked.keeps_shape,
-        asked.windows,
-        asked.window_stride,
-        asked.slide,
-        plain.keep_size,
-        asked.context == "attention",
+        input=input,
+        size=size_of(input_size),
+        folds=asked.folds,
+        declared_batch=asked.keeps_shape,
+        windows=asked.windows,
+        window_stride=asked.window_stride,
+        slide=asked.slide,
+        keeps_size=plain.keep_size,
+        attention=asked.context == "attention",
     )
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

@@ -183,7 +183,7 @@ def open_network(
         UnsupportedModel: if it cannot become fully convolutional.
         OptionError: if an option does not fit it.
     """
-    request = Request(input, size_of(input_size), False, False)
+    request = Request(input, size_of(input_size))
     given = Given.open(source, asked)
     document = given.selected.copy()
     with blaming_model(given):
