@@ -322,18 +322,27 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
     whole = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
-    covers = all(not s.begin and not s.end and s.kernel >= x.space[k].window for s, k in zip(slides, axes))
-    contextable = whole and covers and any(x.space[k].window > 1 for k in axes)
+    exactly = all(_is_whole(s, x.space[k].window) for s, k in zip(slides, axes))
+    contextable = whole and exactly and any(x.space[k].window > 1 for k in axes)
     if contextable and site.is_context:
         return keep_global(site, x, "Global" + op)
     if site.is_left_out:
-        if not kind or not contextable or any(s.kernel > x.space[k].window for s, k in zip(slides, axes)):
+        if not kind or not contextable:
             raise Unsupported("does not pool exactly the positions of the map", code="cam")
         return reduced(site, x, kind, range(2, x.rank), keepdims=True)
     x, plan = place(site, x, axes, slides)
     y = pooled(site, x, plan, op, *rest)
     origins = site.record_reduction(x, contextable=contextable) if plan.contracts else x.origins
     return replace(result(site, x, plan, axes, y, None), origins=origins)
+
+
+def _is_whole(slide: Slide, window: int) -> bool:
+    """Is a pooling one of all positions along an axis, with the size of the map as its kernel, and not one that slides?
+
+    One that slides, on a map that it happens to cover, has a kernel of another size, padding, or a stride of its own.
+    """
+    strides = slide.stride in (1, slide.kernel) or window == 1
+    return slide.kernel == window and strides and not slide.begin and not slide.end
 
 
 def across(site: Site, x: Lifted) -> dict[int, Slide]:
