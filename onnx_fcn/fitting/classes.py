@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.fitting.labels import Labelled
+from onnx_fcn.model.entries import MOST_NAME, name_of
 from onnx_fcn.running.truth import numbers_of
 
 __all__ = ["Classes", "classes_of"]
@@ -68,11 +69,23 @@ def classes_of(
         codes = _codes_by_name(own, names, counts)
     else:
         codes = _numbered(censuses, labelled, names, counts)
+    for name in names:
+        _check_name(name)
     if len(codes) < 2:
         perhaps = "" if ignored is None else f", and {ignored} stands for no label: --ignore none makes it a class"
         left = "".join(f"; {note}" for note in notes)
         raise OptionError(f"all labelled pixels are '{names[0]}': two classes are needed{perhaps}{left}")
     return Classes(tuple(codes), tuple(names))
+
+
+def _check_name(name: str) -> None:
+    """Raises OptionError if the metadata of a model cannot contain a name."""
+    try:
+        name_of(name)
+    except ValueError as error:
+        raise OptionError(
+            f"{error} of a class: it is text of 1 to {MOST_NAME} letters, in UTF-8 and without control characters"
+        ) from None
 
 
 def _codes_by_name(own: Mapping[int, str], names: Sequence[str], counts: Mapping[int, int]) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "MOST_NAME",
     "Check",
     "formula_of",
     "list_of",
