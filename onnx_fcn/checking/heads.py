@@ -36,7 +36,7 @@ from onnx_fcn.checking.reference import interior, reference_map
 from onnx_fcn.checking.sizes import remainders
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.geometry import interpolate
-from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.lifting.windows import original_at, physical_of, windows_of
 from onnx_fcn.model.agreement import Scale, difference
@@ -134,13 +134,18 @@ def _on_cells(x: Lifted, kernel: Array, values: Array) -> Array:
     return np.moveaxis(np.tensordot(kernel, windows_of(x, values), (range(1, 2 + rank), axes)), 0, 1)
 
 
+def _is_denser(axis: Axis, native: Sequence[int]) -> bool:
+    """Has a map cells between those of the original along an axis, since operators dilate that strode?"""
+    return axis.rate > 1 or (axis.image is not None and axis.count(native[axis.image]) > axis.extent)
+
+
 class _Proof:
     """The comparison of one file, with the sessions that it needs."""
 
     def __init__(self, c: Comparison, fitted: Walk, head: Head, judged: Document) -> None:
         self.c, self.walk, self.head, self.judged = c, fitted, head, judged
         self.facts = [map_at(c.walk, n) for n in head.tensors]
-        self.is_dilated = any(a.rate > 1 for f in self.facts for a in f.space)
+        self.is_dilated = any(_is_denser(a, c.walk.image.size) for f in self.facts for a in f.space)
         self.formed = fitted.formed.get(head.output)
         self.fact = fitted.results[head.output]
         self.answers = geometry_of(fitted).of(head.output)

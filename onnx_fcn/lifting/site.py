@@ -112,6 +112,11 @@ class Site(Emitter):
         return self._walk.options.asked
 
     @property
+    def is_quantized(self) -> bool:
+        """Does the network dequantise values somewhere?"""
+        return any(slot.node.op == "DequantizeLinear" for slot in self._walk.slots)
+
+    @property
     def has_slid(self) -> bool:
         """Has an operator slid before this one? It has decided which axes are those of the image."""
         return any(slot.slides is not None for slot in itertools.islice(self._walk.slots, self.position))

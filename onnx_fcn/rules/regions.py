@@ -21,6 +21,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnx_fcn._types import Array
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Shared
+from onnx_fcn.lifting.layouts import CONVOLVED
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, atoms_of
 from onnx_fcn.lifting.regions import RegionOutput
 from onnx_fcn.lifting.site import Site
@@ -155,7 +156,7 @@ def _body(site: Site, x: Lifted, others: Mapping[str, Shared], offsets: str) -> 
     """First cell of a window, (1,) → its answers, (N, F) each; (B, 1) → (B·N, F) where windows run together."""
     region, body = site.region, _Body(site)
     first = site.fresh(f"{site.outputs[0]}/window/first")
-    row = site.emit([x, np.array([0, 0, -1])], "Reshape")
+    row = site.emit([_held_back(site, x), np.array([0, 0, -1])], "Reshape")
     window = _window(body, x, row, body.add("Add", first, offsets), together=region.together > 1)
     names = {region.cut: _as_original(body, x, window)}
     names |= {name: _size(body, x, value, window) for name, value in region.sizes.items()}
@@ -173,6 +174,15 @@ def _body(site: Site, x: Lifted, others: Mapping[str, Shared], offsets: str) -> 
         body.constants,
     )
     return graph
+
+
+def _held_back(site: Site, x: Lifted) -> str:
+    """The map, or in a quantised network its sum with nothing else.
+
+    onnxruntime (1.32) moves a DequantizeLinear behind operators such as Reshape, and ends the process where only the
+    body of a Scan reads the result. It moves none behind a Sum.
+    """
+    return site.emit([x], "Sum") if site.is_quantized and x.elem_type in CONVOLVED else x.map
 
 
 def _window(body: _Body, x: Lifted, row: str, cells: str, *, together: bool) -> str:
