@@ -227,6 +227,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one class of shapes": ({"counts": {1: 8}, "own": OWN}, "all labelled pixels are 'ink': two classes are needed$"),
     "one name": ({"counts": {0: 8}, "names": ["ink"]}, "all labelled pixels are 'ink': two classes are needed$"),
     "a name twice": ({"counts": {0: 8}, "names": ["a", "b", "a"]}, "--names gives 'a' twice$"),
+    "half a letter in a name": (
+        {"counts": {0: 8, 1: 8}, "names": ["a", "\ud800"]},
+        r"'\\ud800' is not a name of a class: it is text of 1 to 1000 letters, in UTF-8 and without control "
+        "characters$",
+    ),
+    "half a letter in a name of a shape": (
+        {"counts": {0: 8, 1: 8}, "own": {0: "air", 1: "\udcff"}}, r"'\\udcff' is not a name of a class: it is text of",
+    ),
     "a number beyond names": (
         {"counts": {0: 1, 7: 1}, "names": ["a", "b", "c"]},
         "value 7 in 'm.png' has no name: --names gives 3 names, for 0 to 2$",

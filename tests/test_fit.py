@@ -187,6 +187,42 @@ def test_every_kind_of_network(name: str, tmp_path: Path) -> None:
     assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
 
 
+@pytest.mark.parametrize("stride", [1, (1, 2), 2, 4])
+@pytest.mark.parametrize("pads", [0, 1])
+def test_the_last_layer_s_answers_of_a_denser_map(pads: int, stride: int | tuple[int, int], tmp_path: Path) -> None:
+    """A map that dilates has more answers at the native size, or more on a crop than whole windows."""
+    given = model(
+        f"a = Conv <strides = [2, 2], pads = [{pads}, {pads}, {pads}, {pads}]> (x, k)  r = Relu (a)  "
+        f"b = Conv <strides = [2, 2], pads = [{pads}, {pads}, {pads}, {pads}]> (r, l)  s = Relu (b)  "
+        "g = GlobalAveragePool (s)  f = Flatten (g)  y = MatMul (f, w)",
+        image="float[N,3,16,16] x", k=(8, 3, 3, 3), l=(8, 8, 3, 3), w=(8, 5),
+    )  # fmt: skip
+    labelled_noise(tmp_path, (47, 50), 3, 3)
+    fitted = onnx_fcn.fit(
+        given, tmp_path / "images", tmp_path / "labels", tmp_path / "out.onnx", at="last", samples=60,
+        output_stride=stride, preprocess=Preprocessing(scale=1 / 255),
+    )  # fmt: skip
+    assert fitted.validation.passed
+    assert onnx_fcn.validate(given, tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize(("size", "network"), [((1, 400), "sound"), ((1, 24, 26, 28), "solid"), ((400, 1), "sound")])
+def test_an_axis_of_one_channel_is_where_apply_has_it(size: tuple[int, ...], network: str, tmp_path: Path) -> None:
+    mono: dict[str, Any] = {"image": "float[N,1,64] x", "w1": (6, 1, 5)} if network == "sound" else {}
+    given = model(**{**NETWORKS[network], **mono})
+    image = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    labels = np.zeros([n for n in size if n > 1], np.uint8)
+    labels[labels.shape[0] // 2 :] = 1
+    np.save(tmp_path / "image.npy", image + 9 * labels.reshape(size))
+    np.save(tmp_path / "labels.npy", labels)
+    onnx_fcn.fit(
+        given, tmp_path / "image.npy", tmp_path / "labels.npy", tmp_path / "out.onnx", at="a", samples=60,
+        preprocess=Preprocessing(),
+    )  # fmt: skip
+    onnx_fcn.apply(tmp_path / "out.onnx", tmp_path / "image.npy", tmp_path / "map.npy")
+    assert np.load(tmp_path / "map.npy").ndim == labels.ndim + 1
+
+
 STEPS = "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  r = Relu (a)"
 TURNED = "g = ReduceMean <axes = [2], keepdims = 0> (r)  t = Transpose <perm = [0, 2, 1]> (g)"
 WIDE: dict[str, Any] = {"image": "float[N,3,16,40] x", "k": (8, 3, 3, 3), "w": (8, 4)}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,36 @@ PADDED = "a trunk that pads, pools and joins"
 def attended(ending: str = "y = Identity (a)", **weights: Any) -> ModelProto:
     """Windows of 9×7 pixels, every 2; nothing pads."""
     return case(f"{SCORED}  {ending}", weights={**PLACES, **weights}).model()
+
+
+#: A map of numbers that are quantised, as quantize_static writes it, and what it passes on the way to the windows.
+ROUNDED = ("q = QuantizeLinear (c, scale, zero)  d = DequantizeLinear (q, scale, zero)  {}  r = Reshape (e, flat)  "
+           "t = Transpose <perm = [0, 2, 1]> (r)  u = Transpose <perm = [0, 2, 1]> (t)  s = MatMul (t, u)  "
+           "p = Softmax <axis = -1> (s)  z = MatMul (p, t)  g = ReduceMean <axes = [1], keepdims = 0> (z)  "
+           "y = MatMul (g, w)")  # fmt: skip
+
+
+@pytest.mark.parametrize("passed", ["e = Identity (d)", "e = MaxPool <kernel_shape = [2, 2]> (d)"])
+@pytest.mark.parametrize("batch", ["N", "1"])
+def test_a_quantised_map(batch: str, passed: str, tmp_path: Path) -> None:
+    """onnxruntime moves a DequantizeLinear, and ended the process where the body of a Scan reads what is behind it."""
+    original = law.model(
+        f"c = Conv <strides = [4, 4]> (x, k)  {ROUNDED.format(passed)}",
+        image=f"float[{batch},3,32,32] x", k=(6, 3, 4, 4), flat=[0, 6, -1], w=(6, 5), scale=np.float32(0.05),
+        zero=np.uint8(128),
+    )  # fmt: skip
+    onnx.save(original, tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "onnx_fcn", tmp_path / "model.onnx", tmp_path / "out.onnx", "--windows"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_windows_of_different_brightness_are_quantised_each_by_its_own_scale() -> None:
+    original = attended("i, step, zero = DynamicQuantizeLinear (a)  y = DequantizeLinear (i, step, zero)")
+    converted = onnx_fcn.convert(original, windows=True).to_proto()
+    image = law.random("x", 1, 3, 9, 25).astype(np.float32)
+    image[..., 12:] *= 100
+    assert np.abs(answers(converted, image) - plain(original, image))[..., :2].max() < 1e-5
 
 
 def plain(original: ModelProto, image: Array, stride: int = 2) -> Array:

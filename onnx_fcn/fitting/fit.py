@@ -125,8 +125,15 @@ def fit(
         model, input=input, input_size=input_size, asked=asked, seed=seed, progress=lambda words: say(words, 0, 0)
     )
     _check_outputs(network)
+    image = network.walk.image
     reading = functools.partial(
-        Data.open, say=say, rank=len(network.walk.image.size), level=level, ignore=ignore, boxes=boxes
+        Data.open,
+        say=say,
+        rank=len(image.size),
+        channels=1 if image.channels is None else image.shape[image.channels],
+        level=level,
+        ignore=ignore,
+        boxes=boxes,
     )
     data = reading(images, labels, (names,) if isinstance(names, str) else names)
     tests = None if held_out is None else reading(*held_out, (), trained=data)

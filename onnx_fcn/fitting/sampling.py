@@ -68,6 +68,7 @@ class Data:
         say: Progress,
         *,
         rank: int,
+        channels: int,
         level: int,
         ignore: int | None,
         boxes: str,
@@ -81,6 +82,7 @@ class Data:
             names: of the classes; by default those of the labels.
             say: is told of the progress.
             rank: number of axes of the images.
+            channels: number of channels that the network reads.
             level: level at which pyramids are read.
             ignore: as of `open_labels`.
             boxes: as of `open_labels`.
@@ -94,9 +96,9 @@ class Data:
         sizes, censuses = [], []
         for done, one in enumerate(labelled):
             say("reading labels", done, len(labelled))
-            size = _size(one.image, rank, level)
+            size = _size(one.image, rank, channels, level)
             if level:  # drawings are in pixels of level 0
-                at_level = one.labels.at_level(_size(one.image, rank, 0), size)
+                at_level = one.labels.at_level(_size(one.image, rank, channels, 0), size)
                 labelled[done] = one = replace(one, labels=at_level)
             notes += one.labels.check(size)
             sizes.append(size)
@@ -129,9 +131,9 @@ def _numbered(classes: Classes) -> str:
     return ", ".join(pairs[:SHOWN]) + (", …" if len(pairs) > SHOWN else "")
 
 
-def _size(image: str, rank: int, level: int) -> tuple[int, ...]:
-    """The size of an image file at a level."""
-    with contextlib.closing(open_image(image, rank, None, level)) as opened:
+def _size(image: str, rank: int, channels: int, level: int) -> tuple[int, ...]:
+    """The size of an image file at a level, as a network with these axes and channels reads it."""
+    with contextlib.closing(open_image(image, rank, channels, level)) as opened:
         return opened.size
 
 

@@ -21,7 +21,7 @@ from onnx_fcn.lifting.lifted import BATCH
 from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.lifting.regions import Region, RegionOutput
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import declared_as, names_used, needed_nodes, opset_of, static_dims
+from onnx_fcn.model.graphs import declared_as, names_used, needed_nodes, nodes_within, opset_of, static_dims
 from onnx_fcn.model.inference import dims_in
 from onnx_fcn.model.operators import RANDOM, SLIDING
 from onnx_fcn.tables import pixels
@@ -129,7 +129,13 @@ def _batch_taken(document: Document, walk: Walk) -> Taken:
 
 
 def _runs_together(document: Document, walk: Walk, region: Region) -> bool:
-    """Can windows be images of a batch? It takes any number of them, then, and reads nothing else of each image."""
+    """Can windows be images of a batch?
+
+    It takes any number of them, then, reads nothing else of each image, and does not quantise all of them by one scale.
+    """
+    nodes = [node for top in region.nodes for node in (top, *nodes_within(top))]
+    if any(node.op_type.startswith("DynamicQuantize") for node in nodes):
+        return False
     known = all(isinstance(walk.facts.get(name), Known) for name in region.outside)
     apart = walk.batch == BATCH and leaves_batch_open(document, walk.image)
     return apart and known and (opset_of(document.proto) or 1) >= SLICES
