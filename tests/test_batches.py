@@ -161,6 +161,18 @@ def test_rounding_is_not_mixing() -> None:
     assert not mixing._holds(whole, np.array([[0.4], [0.9]]), np.array([[0.5]]), 0, 2, 2e-4, 0.01)
 
 
+def test_a_scale_that_images_share_keeps_the_batch_fixed() -> None:
+    """An image beside a far brighter one loses its digits: images of the same brightness do not show it."""
+    model = law.model(
+        f"{TRUNK}  g = GlobalAveragePool (m)  f = Flatten (g)  q, scale, zero = DynamicQuantizeLinear (f)  "
+        "d = DequantizeLinear (q, scale, zero)  y = MatMul (d, w)",
+        image="float[1,3,32,32] x", opset=13, k=(6, 3, 4, 4), w=(6, 5),
+    )  # fmt: skip
+    assert onnx_fcn.convert(model).report.context
+    with pytest.raises(UnsupportedModel, match="in another batch than 1, its images change each other's answers"):
+        onnx_fcn.convert(model, dynamic_batch=True)
+
+
 # Values that a network computes for each image ------------------------------------------------------------------------
 
 #: What the images have in common, (N, 2, 3), and what depends on their number.

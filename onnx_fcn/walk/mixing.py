@@ -33,11 +33,16 @@ ABOUT = 0.1
 #: How many times further apart than by a change of the last digits of the image answers may be by rounding on the way.
 MANY = 100
 
+#: How many times larger the values of loud images are.
+LOUD = 100
+
 #: What becomes of the images of a larger batch.
 Taken = Literal["one", "apart", "mixed"]
 
 
-def batches_taken(document: Document, image: Image, outputs: Sequence[str], most: int = 2) -> Taken:
+def batches_taken(
+    document: Document, image: Image, outputs: Sequence[str], most: int = 2, *, loud: bool = False
+) -> Taken:
     """Does a network take another batch, and answer for each image in it as for that image alone?
 
     Args:
@@ -45,13 +50,14 @@ def batches_taken(document: Document, image: Image, outputs: Sequence[str], most
         image: its image, with the batch that is known to work.
         outputs: the outputs that depend on it.
         most: the number of images in the other batch; one more if the known batch has as many.
+        loud: with others of far larger values, which share the scales of a dynamic quantisation.
 
     Returns:
         ``"one"``: it does not run with another batch; ``"apart"``: the images do not affect each other; ``"mixed"``:
         they do.
     """
     try:
-        return "apart" if mixed(document, image, outputs, most) is None else "mixed"
+        return "apart" if mixed(document, image, outputs, most, loud=loud) is None else "mixed"
     except ModelError:
         return "one"
 
@@ -66,11 +72,13 @@ def runs_with_its_batch(document: Document, image: Image) -> bool:
     return True
 
 
-def mixed(document: Document, image: Image, tensors: Sequence[str], most: int = 2) -> str | None:
+def mixed(
+    document: Document, image: Image, tensors: Sequence[str], most: int = 2, *, loud: bool = False
+) -> str | None:
     """The first of some tensors in which the images of a batch change each other; None if there is none.
 
     Args:
-        document, image, most: as for `batches_taken`.
+        document, image, most, loud: as for `batches_taken`.
         tensors: the tensors.
 
     Raises:
@@ -80,6 +88,8 @@ def mixed(document: Document, image: Image, tensors: Sequence[str], most: int = 
     count = most + (image.shape[image.batch] == most)
     random = np.random.default_rng(0)
     together, others = (_batch_of(document, image, count, random) for _ in range(2))
+    if loud:
+        others = {n: v * v.dtype.type(LOUD) if v.dtype.kind == "f" else v for n, v in others.items()}
     names = [o.name for o in document.proto.graph.output]
     names += [name for name in tensors if name not in names]
     first = _with_batch(document, image)
@@ -147,7 +157,7 @@ def check_freed(converted: Document, original: Document, walk: Walk) -> None:
         return
     fixed = walk.batch if fixed is None else fixed
     known = replace(image, shape=tuple(fixed if k == image.batch else d for k, d in enumerate(image.shape)))
-    taken = batches_taken(converted, known, list(walk.results))
+    taken = batches_taken(converted, known, list(walk.results), loud=True)
     if taken == "apart":
         return
     reason = (
