@@ -184,6 +184,8 @@ COMPUTED = {
     "CumSum over the images": (["v", "zero"], {}),
     "Expand": (["v", "shape"], {}),
     "Flatten": (["v"], {}),
+    "Log": (["v"], {}),
+    "Log of the size": (["size"], {}),
     "MatMul": (["v", "matrix"], {}),
     "Reshape": (["v", "flat"], {}),
     "Reshape of the images": (["v", "mixed"], {}),
@@ -220,7 +222,7 @@ def test_a_value_that_is_the_same_for_each_image(what: str) -> None:
     computed = []
     for value in (np.broadcast_to(one, (BATCH, 2, 3)), np.tile(one, (BATCH, 1, 1))):
         values = Values([node], {}, onnx.numpy_helper.to_array, {"": 20})
-        for name, given in {**constants, "v": value}.items():
+        for name, given in {**constants, "v": value, "size": np.maximum(value, 0)}.items():
             values.set(name, given)
         computed.append(values["y"])
     few, all_of_them = computed

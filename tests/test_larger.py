@@ -459,3 +459,27 @@ def test_what_was_not_compared_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_value_of_an_output_is_compared_or_follows_from_one_that_is() -> None:
     answers = onnx_fcn.inspect(DENSE).geometry.of()
     assert set(metadata.to_json(answers)) - set(VALUES) == {"reason"}
+
+
+@pytest.mark.parametrize("end", [2**63 - 1, -1, -3])
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize(("native", "stride"), [(20, 1), (20, 2), (21, 1), (22, 1), (22, 2), (23, 2)])
+def test_a_slice_with_steps_ends_where_the_image_does(native: int, stride: int, step: int, end: int) -> None:
+    """Where pixels are left over, too: what pads after it has to begin behind the last cell that the original has."""
+    cells = len(range(native)[:end:step])
+    original = law.model(
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k)  s = Slice (a, zero, end, axis, step)  "
+        f"m = Conv <pads = [1, 1, 1, 1], strides = [1, {stride}]> (s, l)  {HEAD}",
+        image=f"float[N,3,8,{native}] x", k=(4, 3, 3, 3), zero=[0], end=[end], axis=[3], step=[step], l=(4, 4, 3, 3),
+        w=(32 * ((cells - 1) // stride + 1), 5),
+    )  # fmt: skip
+    converted = law.session(onnx_fcn.convert(original, seed=step).to_proto())
+    trunk = law.session(law.trunk_of(original, ["m"]))
+    for width in range(native, native + 9):
+        image = {"x": law.random("image", 1, 3, 9, width).astype(np.float32)}
+        (seen,), (got,) = trunk(image), converted(image)
+        head = law.session(law.head_of(original, {"m": seen}))
+        want = law.by_window(head, {"m": seen}, "m", (8, (cells - 1) // stride + 1), (2, 3), (1, 1))
+        assert got.shape[2:] == tuple(n + 1 for n in max(want))
+        for (row, column), (answer,) in want.items():
+            law.agree(got[..., row, column], answer, f"row {row}, column {column} of a width of {width}")

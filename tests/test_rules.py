@@ -800,6 +800,11 @@ row("Slice backwards", "f = Flatten (x)  d = MatMul (f, w)  y = Slice (d, start,
     start=[-1], end=[-100], axes=[1], steps=[-2], w=(72, 9))
 row("Slice of the window", f"m = Slice (x, starts, ends, axes)  {HEAD}",
     starts=[1, 0], ends=[4, -1], axes=[2, 3], w=(36, 5))
+for end, width in ((2**63 - 1, 6), (2**63 - 1, 7), (-1, 6), (-1, 7)):
+    row(f"Slice every other cell up to {end} of {width} before a padding",
+        f"s = Slice (x, zero, end, axis, two)  m = Conv <pads = [1, 1, 1, 1]> (s, k)  {HEAD}",
+        image=f"float[N,6,4,{width}] x", cut="m", zero=[0], end=[end], axis=[3], two=[2], k=(5, 6, 3, 3),
+        w=(20 * len(range(width)[:end:2]), 5))
 row("Slice every other cell", f"m = Slice (x, starts, ends, axes, steps)  {HEAD}",
     image="float[N,6,7,6] x", stride=2, starts=[0, 1], ends=[7, 6], axes=[2, 3], steps=[2, 2], w=(72, 5))
 row("Slice of one cell", f"m = Slice (x, starts, ends, axes)  {HEAD}",

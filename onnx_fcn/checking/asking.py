@@ -155,7 +155,7 @@ def _run_head(c: Comparison, cut: Cut, windows: Sequence[tuple[Array, Mapping[st
 def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     """Both heads on several windows at once, to show that no head mixes its batch.
 
-    If windows are images of a batch themselves, the converted head gets whole maps, and its last answers are taken.
+    A head that runs on every window gets whole maps, and its last answers are taken.
     Yields nothing if the original's head does not run on a batch.
 
     Raises:

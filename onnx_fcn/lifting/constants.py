@@ -32,7 +32,7 @@ LARGEST = 1 << 30
 
 #: Numbers of images that a value is evaluated for if it may be the same for each: what happens from some image on shows
 #: for the larger one.
-FEW, MORE = 2, 37
+FEW, MORE = 2, 131
 
 #: By how much, relative to the largest, the values of equal images may differ: onnx's implementation rounds.
 ROUNDING = 1e-6
@@ -187,7 +187,8 @@ class Values:
             graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self._opsets.items()]
         )
         try:
-            results = ReferenceEvaluator(model).run(None, dict(given))
+            with np.errstate(all="ignore"):  # the logarithm of 0 is a value
+                results = ReferenceEvaluator(model).run(None, dict(given))
         except Exception as error:  # any exception from the reference evaluator means that there is no value
             raise _no_value(node, list(given.values())) from error
         values = dict(zip(outputs, map(np.asarray, results)))
@@ -215,9 +216,10 @@ def _repeated(few: Array, more: Array) -> Array | None:
         return None
     of_images = [a != b for a, b in zip(few.shape, more.shape)]
     one = few[tuple(slice(1 if own else None) for own in of_images)]
-    rounding = ROUNDING * np.abs(one).max(initial=0) if one.dtype.kind == "f" else 0
+    rounding = ROUNDING * np.abs(one[np.isfinite(one)]).max(initial=0) if one.dtype.kind == "f" else 0
     for value in (few, more):
-        same = np.abs(value - one) <= rounding if rounding else value == one
+        with np.errstate(invalid="ignore"):  # infinities have no difference
+            same = (value == one) | (np.abs(value - one) <= rounding) if rounding else value == one
         if not np.all(same | (value != value)) or np.any((value != value) != (one != one)):
             return None
     return np.broadcast_to(one, [BATCH if own else n for own, n in zip(of_images, few.shape)])
@@ -295,7 +297,7 @@ def _squeeze(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
 def _expand(inputs: list[Array | None], attributes: dict[str, Any]) -> Array:
     value, target = _operand(inputs, 0), [int(d) for d in _operand(inputs, 1).reshape(-1)]
     shape = np.broadcast_shapes(value.shape, tuple(target))
-    if math.prod(shape) > LARGEST:
+    if math.prod(d for d in shape if d != BATCH) > LARGEST:  # the images share one copy
         raise Unsupported(f"a constant of shape {dims_of(shape)} is too large", code="unknown-value")
     return np.broadcast_to(value, shape)
 

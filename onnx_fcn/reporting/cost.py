@@ -16,7 +16,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Image, Walk
-from onnx_fcn.lifting.regions import Region
+from onnx_fcn.lifting.regions import Region, together_of
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
@@ -130,7 +130,7 @@ def costs_of(
     for size in dict.fromkeys((geometry.window, *chosen)):
         windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
         tensors |= _of_windows(walk, windows)
-        together = min(most, math.prod(windows))
+        together = together_of(math.prod(windows), most)
         has_windows = walk.has_head and not walk.unpooled
         crops = math.prod(windows) * native.macs if has_windows and native.macs is not None else None
         once = [count for name, count in program.macs(tensors).items() if name not in repeated]
@@ -202,7 +202,8 @@ def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
         return what
     share = native.trunk.macs / native.macs
     before = "nearly all" if share > 0.995 else f"{share:.0%}" if share >= 0.01 else "less than 1%"
-    cost = f"at least {1 - share:.0%} of the work of" if native.head.macs else "far less work than"
+    least = f"at least {1 - share:.0%}" if share <= 0.995 else "as little as 1%"
+    cost = f"{least} of the work of" if native.head.macs else "far less work than"
     cost = "nearly as much work as" if share < LITTLE else cost
     return f"{what}: {before} of the work comes before, and is done once, so a large image takes {cost} its crops"
 

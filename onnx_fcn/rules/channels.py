@@ -69,8 +69,15 @@ def choose(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     return replace(x, map=y, channels=(*new, *others), layout=layout).canonical()
 
 
-def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
+def take(site: Site, x: Lifted, axis: int, index: Array, behind: int | None = None) -> Lifted:
     """Select elements of any axis of the original tensor by a constant index.
+
+    Args:
+        x: the map.
+        axis: the axis of the original tensor.
+        index: the elements.
+        behind: how many elements at the end of the axis are left out, whatever its size, if the index has a step. By
+            default all behind the last one that is selected.
 
     Raises:
         Unsupported: if the axis is the batch, or the index is empty.
@@ -83,25 +90,26 @@ def take(site: Site, x: Lifted, axis: int, index: Array) -> Lifted:
     if k is not None:
         step = int(index[1] - index[0]) if len(index) > 1 else 1
         if step > 0 and np.array_equal(index, index[0] + step * np.arange(len(index))):
-            return _crop(site, x, axis, k, int(index[0]), step, len(index))
+            return _crop(site, x, axis, k, index, step, behind)
     x, _ = as_channels(site, x, [axis])
     return choose(site, x, axis, index)
 
 
-def _crop(site: Site, x: Lifted, axis: int, k: int, first: int, step: int, count: int) -> Lifted:
-    """Select the cells first, first + step, … of the window along an axis of the image.
+def _crop(site: Site, x: Lifted, axis: int, k: int, index: Array, step: int, behind: int | None) -> Lifted:
+    """Select every `step`-th cell of the window along an axis of the image, from the first index on.
 
     A selection of several cells slides; a single cell contracts the window.
     """
-    space = x.space[k]
-    rest = space.window - 1 - first - (count - 1) * step
+    space, first, count = x.space[k], int(index[0]), len(index)
+    rest = space.window - 1 - int(index[-1])
+    stride, rate = split_stride(site, space, step)
+    if behind is not None and count > 1 and rate == 1:  # a dilated window would begin later, too
+        rest = behind
     starts, ends = [first * space.rate], [-rest * space.rate if rest else END]
     if count == 1:
         name = site.slice(x.map, starts, ends, [2 + k], [space.step])
         made, origins = space.contracted(first, first), site.record_reduction(x, contextable=False)
     else:
-        stride, rate = split_stride(site, space, step)
-        # the last cell is a multiple of the step away from the first: what follows it is not part of the window
         name = site.slice(x.map, starts, ends, [2 + k], [stride])
         ends_off = (-first * space.rate, -rest * space.rate)
         made = space.slid(count, x.layout[axis][0].name, 1, stride, pads=ends_off, rate=rate)
@@ -132,12 +140,12 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
     for k, (start, end) in enumerate(zip(starts, ends)):
         axis = x.axis(axes[k] if axes else k)
         size = x.shape[axis]
-        index = np.arange(size)[
-            slice(start, _end(end, size, (steps or [1] * len(starts))[k]), (steps or [1] * len(starts))[k])
-        ]
+        step = (steps or [1] * len(starts))[k]
+        index = np.arange(size)[slice(start, _end(end, size, step), step)]
         if len(index) == size and (size < 2 or index[0] < index[1]):
             continue
-        x = take(site, x, axis, index)
+        behind = max(0, size - end) if end >= 0 else min(size, -end)
+        x = take(site, x, axis, index, behind if step > 1 else None)
     return x
 
 

@@ -23,14 +23,11 @@ from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Shared
 from onnx_fcn.lifting.layouts import CONVOLVED
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, atoms_of
-from onnx_fcn.lifting.regions import RegionOutput
+from onnx_fcn.lifting.regions import STEP, RegionOutput
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.graphs import rename
 
 __all__ = ["windows"]
-
-#: What a step costs beside its windows, in windows: about as much as was measured for small networks (LeViT).
-STEP = 0.25
 
 
 def windows(site: Site, x: Lifted, *others: Shared) -> Sequence[Fact]:
@@ -100,7 +97,7 @@ def _offsets(site: Site, x: Lifted, strides: Sequence[Operand]) -> str:
 
 
 def _in_steps(site: Site, firsts: str, count: str, most: int) -> str:
-    """(P, 1) → (K, B, 1) with the B ≤ `most` that costs least; windows at the first cell fill the last step."""
+    """(P, 1) → (K, B, 1) with the B ≤ `most` that costs least (`together_of`); the first cell fills the last step."""
     sizes = np.arange(1, most + 1)
     steps = site.emit([site.emit([count], "Cast", to=TensorProto.FLOAT), sizes.astype(np.float32)], "Div")
     costs = site.emit([site.emit([steps], "Ceil"), (sizes + STEP).astype(np.float32)], "Mul")

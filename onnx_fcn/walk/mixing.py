@@ -72,9 +72,7 @@ def runs_with_its_batch(document: Document, image: Image) -> bool:
     return True
 
 
-def mixed(
-    document: Document, image: Image, tensors: Sequence[str], most: int = 2, *, loud: bool = False
-) -> str | None:
+def mixed(document: Document, image: Image, tensors: Sequence[str], most: int = 2, *, loud: bool = False) -> str | None:
     """The first of some tensors in which the images of a batch change each other; None if there is none.
 
     Args:
