@@ -1597,6 +1597,12 @@ refusal("maps of different strides", "a = MaxPool <kernel_shape = [2, 2], stride
     "b = Slice (x, zero, two, axes)  [join] c = Add (a, b)  f = Flatten (c)  y = MatMul (f, w)",
     ("strides-meet", "join", "every 2 and every 4 pixels"), image="float[N,6,4,5] x", zero=[0, 0], two=[2, 2],
     axes=[2, 3], w=(24, 5))
+refusal("a part of a map, to the size of an earlier one",
+    "a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)  "
+    '[up] r = Resize <coordinate_transformation_mode = "tf_crop_and_resize", mode = "linear"> (a, part, "", sizes)  '
+    "m = Mul (x, r)  f = Flatten (m)  y = MatMul (f, w)",
+    ("align-corners", "up", "between corners"), part=np.float32([0, 0, 0, 0, 1, 1, 0.5, 0.5]), sizes=[1, 6, 8, 7],
+    image="float[1,6,8,7] x", w=(336, 5))
 refusal("corners aligned, to a literal size that no map had",
     '[up] r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (x, "", "", sizes)  '
     "f = Flatten (r)  y = MatMul (f, w)",

@@ -56,7 +56,7 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
                                                     has to be at the native size; otherwise refused, and also if
                                                     nearest cells are on the border between two, unless the scale is 2ⁿ
         pytorch_half_pixel                          half_pixel; refused if the native result is one cell
-        align_corners, tf_crop_and_resize           refused: the coordinates depend on the end of the map
+        align_corners, tf_crop_and_resize           refused: the coordinates depend on the end of the map (see below)
         scales                                      fractions with a denominator of at most 64; others are refused
         sizes, including computed ones              their scale at the native size, or those of an earlier map (below)
         keep_aspect_ratio_policy                    one scale for all axes; refused if it does not give whole sizes
@@ -66,7 +66,8 @@ def resize(site: Site, x: Lifted, *operands: Fact | None) -> Lifted:
 
     Where a scale is refused, or what was resized meets a map with other strides or counts, sizes may be those of an
     earlier map that this one was made of: 7 cells, of which a stride of 2 left 3. The result then has the size of that
-    map for images of any size, and is context, since a cell's source depends on where the map ends.
+    map for images of any size, and is context, since a cell's source depends on where the map ends. A part of the map
+    (tf_crop_and_resize) stays refused.
 
     Sources: ONNX, operators Resize-11 to Resize-19; onnxruntime, `UpsampleBase` and `Upsample::BaseCompute`.
     """
@@ -254,7 +255,9 @@ def _of_this_size(site: Site, x: Lifted, operands: Sequence[Fact | None], sizes:
         sizes: the shape of the result on the axes of the original tensor.
     """
     by_sizes = len(operands) > 2 and operands[2] is not None
-    if not by_sizes or str(site.attr("keep_aspect_ratio_policy", "stretch")) != "stretch":
+    stretches = str(site.attr("keep_aspect_ratio_policy", "stretch")) == "stretch"
+    crops = str(site.attr("coordinate_transformation_mode", "half_pixel")) == "tf_crop_and_resize"
+    if not by_sizes or not stretches or crops:
         return None
     check_undilated(site, x, "resizes the map")
     resized = {x.space_of(group): size for group, size in zip(x.layout, sizes) if Atom.product(group) != size}
