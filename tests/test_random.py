@@ -293,8 +293,8 @@ def unchecked_floats(patch: pytest.MonkeyPatch) -> None:
 
 def crops_begin_early(patch: pytest.MonkeyPatch) -> None:
     crop = channels._crop
-    patch.setattr(channels, "_crop", lambda site, x, axis, k, first, step, count:
-        crop(site, x, axis, k, max(first - 1, 0), step, count))  # fmt: skip
+    patch.setattr(channels, "_crop", lambda site, x, axis, k, index, step, behind:
+        crop(site, x, axis, k, index - min(1, index[0]), step, behind))  # fmt: skip
 
 
 def nothing_is_cut_where_branches_meet(patch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ import onnx_fcn.dask
 from onnx_fcn import DenseModel, UnsupportedModel
 from onnx_fcn.cli.convert import main
 from onnx_fcn.lifting.regions import together_of
+from onnx_fcn.walk import regions
 
 #: Relative to the largest answer: the same sums in another order.
 ROUNDING = 2e-5
@@ -516,3 +517,16 @@ def test_what_cannot_run_on_windows_is_explained(name: str) -> None:
     model = build()
     for windows in (False, True):
         assert onnx_fcn.explain(model, model.graph.node[-1].output[0], windows=windows).part in ("refused", "blocked")
+
+
+def test_large_windows_run_together_in_small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches hold the activations of few of them; the costs say so, too."""
+    original = attended()
+    many, few, one = ([], [], [])
+    for limit, found in ((1 << 24, many), (3000, few), (1, one)):
+        monkeypatch.setattr(regions, "LIVE", limit)
+        conversion = onnx_fcn.convert(original, windows=True)
+        image = images()[1]
+        close(answers(conversion.to_proto(), image), plain(original, image))
+        found += [cost.activations for cost in conversion.report.costs]
+    assert many[-1] > few[-1] > one[-1]
