@@ -326,10 +326,7 @@ def cropped(g: Graph, x: Map) -> Map:
         return x
     space = tuple(a.of(n, a.stride * t) for a, n, t in zip(x.space, cells, steps))
     axes = list(range(2, x.rank))
-    # what lies behind the last cell of a window is none of its cells, however large the image is
-    backwards = [
-        -e or 2**31 - 1 for e in (e + (a.cells - b - e - 1) % t for a, b, e, t in zip(x.space, begins, ends, steps))
-    ]
+    backwards = [-e or 2**31 - 1 for e in ends]
     by_step = [g.ints(*steps)] if max(steps) > 1 else []
     plain_operands, plain_attrs = g.limits(begins, backwards, axes)
     written = [-e or 2**31 - 1 for e in ends] if g.flag() else [a.cells - e for a, e in zip(x.space, ends)]
