@@ -13,12 +13,13 @@ from onnx_fcn._types import Array
 from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, LargerImage
 from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
 from onnx_fcn.lifting.lifted import BATCH, Lifted
+from onnx_fcn.lifting.program import upstream
 from onnx_fcn.lifting.windows import batch_axis
 from onnx_fcn.model.agreement import Scale
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.model.operators import PLACES
 from onnx_fcn.model.sessions import random_values
-from onnx_fcn.walk.cut import Cut, cuts_of, upstream
+from onnx_fcn.walk.cut import Cut, cuts_of
 
 __all__ = [
     "BATCHES",

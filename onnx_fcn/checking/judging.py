@@ -19,11 +19,11 @@ from onnx_fcn.checking.reference import crop_difference, fits, interior, trunk_o
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import KEEP_SIZE, Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
+from onnx_fcn.lifting.program import upstream
 from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
 from onnx_fcn.tables import size_text
-from onnx_fcn.walk.cut import upstream
 from onnx_fcn.walk.fields import geometry_of, sliding
 
 __all__ = ["all_checks", "form_difference", "metadata_checks"]

@@ -31,12 +31,12 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.constants import for_one_image
 from onnx_fcn.lifting.facts import Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Atom, Lifted
-from onnx_fcn.lifting.program import Slot, Walk
+from onnx_fcn.lifting.program import Slot, Walk, makers_of, upstream
 from onnx_fcn.lifting.windows import as_physical, whole_map
 from onnx_fcn.model.agreement import difference
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
 from onnx_fcn.model.sessions import extract, session
-from onnx_fcn.walk.cut import Cut, cuts_of, makers_of, upstream
+from onnx_fcn.walk.cut import Cut, cuts_of
 
 __all__ = [
     "attended_map",
@@ -93,7 +93,7 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
         return
     yield trunk_of(c, cut, freezes=False)
     trunk = trunk_of(c, cut, freezes=False)
-    makers, targets = makers_of(c.walk), list[onnx.TensorProto]()
+    makers = makers_of(c.walk)
     for node in trunk.graph.node:
         k = makers.get(node.output[0])
         fact = c.walk.facts.get(node.output[0])
@@ -102,11 +102,14 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
             node.op_type = "Identity"
             del node.input[1:]
         elif shaped and isinstance(fact, Lifted | Whole):
-            node.input[1] = f"{node.output[0]}/shape"
-            sizes = np.array(_shape_at(c.walk, fact, image), np.int64)
-            targets.append(onnx.numpy_helper.from_array(sizes, node.input[1]))
-    trunk.graph.initializer.extend(targets)
+            _give(trunk, node, 1, _shape_at(c.walk, fact, image))
     yield trunk
+
+
+def _give(trunk: ModelProto, node: onnx.NodeProto, place: int, sizes: Sequence[int]) -> None:
+    """Give a node of a trunk these sizes as an operand."""
+    node.input[place] = f"{node.output[0]}/sizes"
+    trunk.graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes, np.int64), node.input[place]))
 
 
 def _resized_context(walk: Walk, cut: Cut) -> bool:
@@ -119,11 +122,9 @@ def _set_sizes(walk: Walk, trunk: ModelProto, image: Array) -> None:
     for node in trunk.graph.node:
         fact = walk.facts.get(node.output[0])
         if node.op_type == "Resize" and len(node.input) == 4 and isinstance(fact, Lifted):
-            node.input[3] = f"{node.output[0]}/sizes"
-            found = np.array(_shape_at(walk, fact, image), np.int64)
-            axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
-            values = found if axes is None else found[axes]
-            trunk.graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[3]))
+            shape = _shape_at(walk, fact, image)
+            axes = next((a.ints for a in node.attribute if a.name == "axes"), range(len(shape)))
+            _give(trunk, node, 3, [shape[axis] for axis in axes])
 
 
 def _shape_at(walk: Walk, fact: Lifted | Whole, image: Array) -> list[int]:

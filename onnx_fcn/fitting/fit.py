@@ -33,7 +33,7 @@ from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.given import Source
 from onnx_fcn.walk.heads import Head, can_join
-from onnx_fcn.walk.images import Size
+from onnx_fcn.walk.images import Size, width_of
 
 __all__ = ["fit"]
 
@@ -130,7 +130,7 @@ def fit(
         Data.open,
         say=say,
         rank=len(image.size),
-        channels=1 if image.channels is None else image.shape[image.channels],
+        channels=width_of(image) or 1,
         level=level,
         ignore=ignore,
         boxes=boxes,

@@ -18,14 +18,13 @@ from onnx_fcn.conversion import Progress, accepted, blaming_model, compare
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Walk
+from onnx_fcn.lifting.program import Walk, makers_of, upstream
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import declared_as, static_dims
 from onnx_fcn.model.metadata import fingerprint, metadata_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
-from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.fields import geometry_of
 from onnx_fcn.walk.forms import form
 from onnx_fcn.walk.given import Given, Source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
+from onnx_fcn.model.graphs import names_used
 
 __all__ = [
     "BATCH_SIZE",
@@ -34,6 +35,8 @@ __all__ = [
     "Unpooled",
     "Walk",
     "at_node",
+    "makers_of",
+    "upstream",
 ]
 
 
@@ -70,6 +73,10 @@ class Image:
     def is_channels_first(self) -> bool:
         """Is the input a map (N, C, *space) as it stands?"""
         return (self.batch, self.channels, *self.space) == tuple(range(len(self.shape)))
+
+    def with_batch(self, batch: int) -> Image:
+        """The same image in a batch of so many."""
+        return replace(self, shape=tuple(batch if k == self.batch else d for k, d in enumerate(self.shape)))
 
     def lifted(self, name: str) -> Lifted:
         """The fact of the image itself, once it lies channels-first in the tensor `name`."""
@@ -360,6 +367,23 @@ class Walk:
                 found = {k: d for k, d in found.items() if k not in led}
                 found[position] = at_node(self.slots[position], product_of_maps())
         return dict(sorted(found.items()))
+
+
+def makers_of(walk: Walk) -> dict[str, int]:
+    """The slot that makes each tensor."""
+    return {name: k for k, slot in enumerate(walk.slots) for name in slot.proto.output if name}
+
+
+def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
+    """Slots that a tensor is computed from; pass `makers_of(walk)` when asking for many tensors."""
+    makers = makers_of(walk) if makers is None else makers
+    waiting, found = [name], set()
+    while waiting:
+        k = makers.get(waiting.pop())
+        if k is not None and k not in found:
+            found.add(k)
+            waiting += names_used(walk.slots[k].proto)
+    return found
 
 
 def at_node(slot: Slot, refusal: Unsupported) -> Diagnostic:

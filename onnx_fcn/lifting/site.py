@@ -18,9 +18,8 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Emitter
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Axis, Lifted
-from onnx_fcn.lifting.program import Change, Emission, Slides
+from onnx_fcn.lifting.program import Change, Emission, Slides, makers_of, upstream
 from onnx_fcn.lifting.regions import Region
-from onnx_fcn.model.graphs import names_used
 
 __all__ = ["Site"]
 
@@ -129,12 +128,8 @@ class Site(Emitter):
 
     def _positions_before(self) -> Iterator[int]:
         """The slots that this node's operands were computed in, the last first."""
-        needed = {t.name for t in self.node.inputs}
-        for k in reversed(range(self.position)):
-            proto = self._walk.slots[k].proto
-            if any(name in needed for name in proto.output if name):
-                needed.update(names_used(proto))
-                yield k
+        makers = makers_of(self._walk)
+        yield from sorted(set().union(*(upstream(self._walk, t.name, makers) for t in self.node.inputs)), reverse=True)
 
     def last_resized(self) -> int | None:
         """The last Resize of a map before this node that is not context; None if there is none."""

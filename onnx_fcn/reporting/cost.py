@@ -15,12 +15,13 @@ from onnx import GraphProto, ModelProto
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Geometry
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Image, Walk
+from onnx_fcn.lifting.program import Image, Walk, upstream
 from onnx_fcn.lifting.regions import Region, together_of
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
-from onnx_fcn.walk.cut import find_cut, upstream
+from onnx_fcn.walk.cut import find_cut
+from onnx_fcn.walk.regions import live_bytes
 from onnx_fcn.walk.shapes import native_types
 
 __all__ = [
@@ -145,10 +146,7 @@ def _repeated(original: Document, walk: Walk) -> dict[str, int]:
     """The results of the node that runs a region on every window: the bytes that are live within it for one of them."""
     if walk.region is None:
         return {}
-    graph = GraphProto(node=walk.region.nodes, output=original.proto.graph.output)
-    graph.input.add(name=walk.region.cut)
-    types = native_types(original, _native(walk))
-    live = Program(graph).peak({name: tensor_of(kind) for name, kind in types.items()}) or 0
+    live = live_bytes(original, _native(walk), walk.region)
     emissions = [e for slot in walk.slots if slot.covers for e in slot.emissions]
     return {o.name: live for e in emissions if e.node.op == "Scan" for o in e.node.outputs}
 
@@ -225,8 +223,7 @@ def native_cost(original: Document, walk: Walk) -> NativeCost:
 
 def _native(walk: Walk) -> Image:
     """The image of the walk, with the batch that costs are for."""
-    image = walk.image
-    return replace(image, shape=tuple(batch_of(walk) if k == image.batch else d for k, d in enumerate(image.shape)))
+    return walk.image.with_batch(batch_of(walk))
 
 
 def batch_of(walk: Walk) -> int:

@@ -16,7 +16,7 @@ from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedMod
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Lifted, dim_of
-from onnx_fcn.lifting.program import Emission, Slot, Walk
+from onnx_fcn.lifting.program import Emission, Slot, Walk, upstream
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.version import __version__
@@ -24,7 +24,7 @@ from onnx_fcn.reporting.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, size_text
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
-from onnx_fcn.walk.cut import Cut, find_cut, upstream
+from onnx_fcn.walk.cut import Cut, find_cut
 from onnx_fcn.walk.fields import sliding
 from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.images import Request, Size, size_of

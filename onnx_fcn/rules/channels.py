@@ -76,7 +76,7 @@ def take(site: Site, x: Lifted, axis: int, index: Array, behind: int | None = No
         x: the map.
         axis: the axis of the original tensor.
         index: the elements.
-        behind: how many elements at the end of the axis are left out, whatever its size, if the index has a step. By
+        behind: how many elements at the end of the axis are left out, whatever its size, by an increasing index. By
             default all behind the last one that is selected.
 
     Raises:
@@ -145,7 +145,7 @@ def slice_(site: Site, x: Fact, *operands: Fact) -> Lifted:
         if len(index) == size and (size < 2 or index[0] < index[1]):
             continue
         behind = max(0, size - end) if end >= 0 else min(size, -end)
-        x = take(site, x, axis, index, behind if step > 1 else None)
+        x = take(site, x, axis, index, behind)
     return x
 
 

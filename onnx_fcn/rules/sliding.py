@@ -321,9 +321,8 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
     x = as_feature_map(site, x)
     x, axes = spatial_axes(site, x)
     slides = parameters(site, [x.space[k].window for k in axes], site.attr("kernel_shape"))
-    whole = all(s.cells(x.space[k].window) == 1 for s, k in zip(slides, axes))
-    exactly = all(_is_whole(s, x.space[k].window) for s, k in zip(slides, axes))
-    contextable = whole and exactly and any(x.space[k].window > 1 for k in axes)
+    whole = all(_is_whole(s, x.space[k].window) for s, k in zip(slides, axes))
+    contextable = whole and any(x.space[k].window > 1 for k in axes)
     if contextable and site.is_context:
         return keep_global(site, x, "Global" + op)
     if site.is_left_out:
@@ -341,8 +340,9 @@ def _is_whole(slide: Slide, window: int) -> bool:
 
     One that slides, on a map that it happens to cover, has a kernel of another size, padding, or a stride of its own.
     """
-    strides = slide.stride in (1, slide.kernel) or window == 1
-    return slide.kernel == window and strides and not slide.begin and not slide.end
+    if slide.begin or slide.end or slide.kernel != window or slide.cells(window) != 1:
+        return False
+    return slide.stride in (1, slide.kernel) or window == 1
 
 
 def across(site: Site, x: Lifted) -> dict[int, Slide]:

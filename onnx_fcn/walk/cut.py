@@ -8,12 +8,12 @@ themselves are no answers: each is on a grid of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Slot, Walk
+from onnx_fcn.lifting.program import Slot, Walk, makers_of, upstream
 from onnx_fcn.model.graphs import names_used
 
 __all__ = [
@@ -22,11 +22,9 @@ __all__ = [
     "cuts_of",
     "find_cut",
     "instead_of_padding",
-    "makers_of",
     "padded_beyond",
     "pooling_weights",
     "slots_of_head",
-    "upstream",
 ]
 
 
@@ -172,21 +170,4 @@ def slots_beyond(walk: Walk, name: str) -> list[int]:
         if any(n in reached for n in _reads(slot)):
             found.append(k)
             reached |= {o.name for o in slot.node.outputs if o.name}
-    return found
-
-
-def makers_of(walk: Walk) -> dict[str, int]:
-    """The slot that makes each tensor."""
-    return {name: k for k, slot in enumerate(walk.slots) for name in slot.proto.output if name}
-
-
-def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
-    """Slots that a tensor is computed from; pass `makers_of(walk)` when asking for many tensors."""
-    makers = makers_of(walk) if makers is None else makers
-    waiting, found = [name], set()
-    while waiting:
-        k = makers.get(waiting.pop())
-        if k is not None and k not in found:
-            found.add(k)
-            waiting += _reads(walk.slots[k])
     return found

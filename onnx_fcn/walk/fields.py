@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
 from onnx_fcn.lifting.lifted import Axis, Lifted
-from onnx_fcn.lifting.program import Image, Walk
-from onnx_fcn.walk.cut import makers_of, upstream
+from onnx_fcn.lifting.program import Image, Walk, makers_of, upstream
 
 __all__ = ["about_cells", "answers_by_field", "fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 

@@ -20,10 +20,9 @@ import onnx
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES, Field
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, dims_of
-from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
+from onnx_fcn.lifting.program import FormedOutput, Slot, Walk, upstream
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
-from onnx_fcn.walk.cut import upstream
 from onnx_fcn.walk.fields import about_cells, answers_by_field
 
 __all__ = ["FLOATS", "finish", "form"]

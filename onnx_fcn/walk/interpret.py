@@ -27,7 +27,7 @@ from onnx_fcn.lifting.constants import stored_in
 from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node
+from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node, makers_of, upstream
 from onnx_fcn.lifting.refusals import (
     EVALUATION,
     ONE_ANSWER,
@@ -48,7 +48,6 @@ from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
 from onnx_fcn.rules.whole import on_whole_map, rule_between
-from onnx_fcn.walk.cut import makers_of, upstream
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
 

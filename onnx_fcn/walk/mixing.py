@@ -8,7 +8,6 @@ along the batch does. Running several images together and each alone shows which
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -154,8 +153,7 @@ def check_freed(converted: Document, original: Document, walk: Walk) -> None:
     if fixed is None and walk.batch == BATCH:
         return
     fixed = walk.batch if fixed is None else fixed
-    known = replace(image, shape=tuple(fixed if k == image.batch else d for k, d in enumerate(image.shape)))
-    taken = batches_taken(converted, known, list(walk.results), loud=True)
+    taken = batches_taken(converted, image.with_batch(fixed), list(walk.results), loud=True)
     if taken == "apart":
         return
     reason = (

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk
+from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk, upstream
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
@@ -24,7 +24,6 @@ from onnx_fcn.walk.cut import (
     padded_beyond,
     pooling_weights,
     slots_of_head,
-    upstream,
 )
 from onnx_fcn.walk.interpret import run
 from onnx_fcn.walk.shapes import Shapes

@@ -33,7 +33,7 @@ from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.readings import APART, assumption
 from onnx_fcn.walk.shapes import native_types
 
-__all__ = ["on_windows", "plans"]
+__all__ = ["live_bytes", "on_windows", "plans"]
 
 
 #: Refusals for which windows are no remedy: images that change each other, answers that are maps already, inputs whose
@@ -148,11 +148,15 @@ def _runs_together(document: Document, walk: Walk, region: Region) -> bool:
 
 def _most_together(document: Document, walk: Walk, region: Region) -> int:
     """The most windows that run together: not more than what `LIVE` bytes hold, since caches do not hold more."""
-    image = replace(walk.image, shape=tuple(1 if k == walk.image.batch else n for k, n in enumerate(walk.image.shape)))
+    return max(1, min(TOGETHER, LIVE // max(1, live_bytes(document, walk.image.with_batch(1), region))))
+
+
+def live_bytes(document: Document, image: Image, region: Region) -> int:
+    """The bytes that are live within a region, for one window of each image of this batch; 0 if they are not known."""
     graph = onnx.GraphProto(node=region.nodes, output=document.proto.graph.output)
     graph.input.add(name=region.cut)
-    each = Program(graph).peak({name: tensor_of(kind) for name, kind in native_types(document, image).items()}) or 0
-    return max(1, min(TOGETHER, LIVE // max(1, each)))
+    types = native_types(document, image)
+    return Program(graph).peak({name: tensor_of(kind) for name, kind in types.items()}) or 0
 
 
 def _noted(document: Document, walk: Walk) -> Image:
@@ -170,10 +174,8 @@ def _noted(document: Document, walk: Walk) -> Image:
 def _candidates(document: Document, request: Request, refused: Walk) -> Iterator[Walk]:
     """The walks of the likeliest reading: with the batch that the file declares or a free one, then with others."""
     image = _likeliest(document, request, refused)
-    axis = image.batch
     for batch in batches(document, image, declared=True):
-        shape = tuple(batch if k == axis else d for k, d in enumerate(image.shape))
-        yield walked(document, replace(image, shape=shape))
+        yield walked(document, image.with_batch(batch))
 
 
 def _likeliest(document: Document, request: Request, refused: Walk) -> Image:

@@ -20,7 +20,18 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
 from onnx_fcn.tables import pixels, size_text
-from onnx_fcn.walk.images import FEW, FORMS, Request, batches, first_layer, images, open_axes, squarest, written_size
+from onnx_fcn.walk.images import (
+    FEW,
+    FORMS,
+    Request,
+    batches,
+    first_layer,
+    images,
+    open_axes,
+    squarest,
+    width_of,
+    written_size,
+)
 from onnx_fcn.walk.passes import walked
 from onnx_fcn.walk.readings import (
     APART,
@@ -226,14 +237,10 @@ def _made_alike(small: Walk, larger: Walk) -> tuple[Slot, tuple[int, ...]] | Non
     return None
 
 
-def _with_batch(image: Image, batch: int) -> Image:
-    return replace(image, shape=tuple(batch if k == image.batch else d for k, d in enumerate(image.shape)))
-
-
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
     """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
-        yield walked(document, _with_batch(image, batch), Options(folds=request.folds, attention=request.attention))
+        yield walked(document, image.with_batch(batch), Options(folds=request.folds, attention=request.attention))
 
 
 def _depends(walk: Walk) -> bool:
@@ -248,7 +255,7 @@ def _colours_that_slide(document: Document, walk: Walk) -> list[Diagnostic]:
     """
     image = walk.image
     depth = image.space[0]
-    slices, channels = image.shape[depth], 1 if image.channels is None else image.shape[image.channels]
+    slices, channels = image.shape[depth], width_of(image) or 1
     if len(image.space) < 3 or channels > 1 or slices not in FEW:
         return []
     maps = (f for f in walk.facts.values() if isinstance(f, Lifted) and f.unfolded is not None and f.is_live)

@@ -129,22 +129,17 @@ def _still(document: Document, request: Request, reading: Image) -> Image | None
     if request.size is None:
         reading = replace(reading, channels=None, space=())
     for batch in batches(document, reading, declared=True):
-        image = _with_batch(reading, batch)
+        image = replace(reading.with_batch(batch), assumed=())
         if not leaves_batch_open(document, image) or _takes(document, image, batch):
             return image
     return None
-
-
-def _with_batch(image: Image, batch: int) -> Image:
-    shape = tuple(batch if k == image.batch else d for k, d in enumerate(image.shape))
-    return replace(image, shape=shape, assumed=())
 
 
 def _takes(document: Document, image: Image, batch: int) -> bool:
     """Does the network run with this batch; if it is the one that stands for any, does it run with several?"""
     if batch != BATCH:
         return runs_with_its_batch(document, image)
-    return batches_taken(document, _with_batch(image, 1), [o.name for o in document.proto.graph.output]) != "one"
+    return batches_taken(document, image.with_batch(1), [o.name for o in document.proto.graph.output]) != "one"
 
 
 def _convert(site: Site, slot: Slot, types: Types, kernels: Kernels) -> None:
