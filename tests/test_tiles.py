@@ -228,6 +228,11 @@ def check_tiles(case: tuple[onnx.ModelProto, tuple[int, ...], int], folder: Path
         onnx_fcn.apply(path, folder / "image.npy", folder / "map.npy", tile=tile)
     except OptionError as error:  # answers at fractions of a pixel are never tiled; a pool of the whole map is a gate
         assume(not any(words in str(error) for words in (" pixels apart", "sees the whole image")))
+        # A block of DepthToSpace in place of the one cell along an axis belongs to the answer: the axis stays.
+        stays = any(onnx_fcn.read_geometry(path).of().held) and any(
+            n.op_type == "DepthToSpace" for n in model.graph.node
+        )
+        assume(not (stays and "other axes than a batch" in str(error)))
         raise
     # Of drawn networks some answer with means of noise that cancel: these are as exact as the noise, of deviation 1.
     assert_same(np.load(folder / "map.npy"), expected, least=1e-2)
