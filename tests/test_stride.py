@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import exports
+import fresh
+import hypothesis
 import law
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from layers import cases
 from onnx import ModelProto, helper, numpy_helper, shape_inference
 
 import onnx_fcn
@@ -525,6 +528,83 @@ def test_every_phase_is_the_original_on_crops(
     scale = np.abs(np.stack([cell[0] for cell in want.values()])).max()
     for (row, column), cell in want.items():
         assert np.abs(got[:, :, row, column] - cell[0]).max() <= ROUNDING * scale
+
+
+#: Behind a layer that strides: what depends on where a map ends.
+AT_THE_END = {
+    **{mode: (f'p = Pad <mode = "{mode}"> (r, one)  m = Conv <strides = [2, 2]> (p, k6)', {"one": [0, 0, 1, 1] * 2})
+       for mode in ("edge", "reflect")},
+    "every second cell": ("s = Slice (r, zero, end, axes, two)  m = Conv <pads = [1, 1, 1, 1]> (s, k6)",
+                          {"zero": [0, 1], "end": [10**6] * 2, "axes": [2, 3], "two": [2, 2]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_THE_END)
+@pytest.mark.parametrize("native", [31, 32, 33, 34])
+def test_every_rth_answer_where_a_map_ends(name: str, native: int) -> None:
+    """Beyond its ends a dilated map goes on as the plain one does, at any size of the image."""
+    body, values = AT_THE_END[name]
+    original = network(f"c = Conv <strides = [2, 2]> (x, k8)  r = Relu (c)  {body}",
+        size=(native, native + 1), k8=(8, 3, 3, 3), k6=(6, 8, 3, 3), **values)  # fmt: skip
+    for more in range(5):
+        image = law.random("image", 1, 3, native + more, native + 1 + 2 * more).astype(np.float32)
+        ((got,), (want,)) = in_between(original, 1, 4, image)
+        assert got.shape == want.shape
+        agree(got, want, f"{more} pixels more")
+
+
+def test_a_map_with_answers_in_between_has_no_other_end_to_continue_with() -> None:
+    original = network('c = Conv <strides = [2, 2]> (x, k8)  p = Pad <mode = "wrap"> (c, one)  m = Conv (p, k6)',
+        one=[0, 0, 1, 1] * 2, k6=(6, 8, 3, 3), **K)  # fmt: skip
+    with pytest.raises(UnsupportedModel, match="continues a map with its other end, which gives a different result"):
+        onnx_fcn.convert(original, output_stride=1)
+
+
+@pytest.mark.parametrize("examples", [20, pytest.param(2000, marks=pytest.mark.slow)])
+def test_every_rth_answer_of_drawn_networks(examples: int) -> None:
+    """What a network answers without an output stride, at any size, however it pads, cuts off and meets again."""
+    seed, count = fresh.examples(examples)
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=count, derandomize=False, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=cases(), data=st.data())
+    def agree_with_plain(case: Any, data: st.DataObject) -> None:
+        original, larger, _ = case
+        assume(all(min(dims) > 1 for dims in _spaces(original)))  # one cell is rejected where something pads it
+        sizes = [[d.dim_value for d in original.graph.input[0].type.tensor_type.shape.dim[2:]], larger]
+        sizes.append([data.draw(st.integers(a, b)) for a, b in zip(*sizes)])
+        try:
+            plain = onnx_fcn.convert(original, validate=False)
+            strides = plain.report.geometry.of().stride
+            assume(all(isinstance(n, int) for n in strides) and max(strides) > 1)
+            wanted = [data.draw(st.sampled_from([d for d in range(1, n + 1) if n % d == 0])) for n in strides]
+            dense = onnx_fcn.convert(original, validate=False, output_stride=wanted)
+            assume(dense.report.geometry.of().stride == tuple(wanted))
+        except (OptionError, UnsupportedModel):
+            assume(False)
+        every = tuple(slice(None, None, n // w) for n, w in zip(strides, wanted))
+        for size in sizes:
+            image = law.random("image", 2, 2, *size).astype(np.float32)
+            try:
+                want = law.session(plain.to_proto())({"a0": image})[0]
+            except Exception as error:  # more cells are reflected, or cropped, than there are
+                assert "onnxruntime" in type(error).__module__  # noqa: PT017
+                continue
+            got = law.session(dense.to_proto())({"a0": image})[0][(..., *every)]
+            assert got.shape == want.shape, f"{wanted} at {size}"
+            agree(got, want, f"{wanted} at {size}")
+
+    with fresh.told(seed, count=count):
+        agree_with_plain()
+
+
+def _spaces(model: ModelProto) -> list[list[int]]:
+    """The sizes of all maps of a model along the axes of the image."""
+    inferred = shape_inference.infer_shapes(model).graph.value_info
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim[2:]] for v in inferred if v.name.startswith("a")]
+    return [dims for dims in shapes if dims]
 
 
 # What the networks are made of ----------------------------------------------------------------------------------------

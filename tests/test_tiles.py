@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pytest
 import tifffile
 import zarr
 from hypothesis import HealthCheck, Phase, assume, given, settings
-from hypothesis import strategies as st
+from layers import HEAD, cases
 
 import onnx_fcn
 from onnx_fcn import OptionError, Preprocessing
@@ -38,7 +38,6 @@ from onnx_fcn.tiles.tiled import Tiled, open_tiled
 from onnx_fcn.tiles.tiling import tiling_of
 
 ROOT = Path(__file__).parent.parent
-HEAD = "g = GlobalAveragePool ({0})  y = Flatten (g)"
 
 #: Convolutions of other sizes sum in another order, and the mean of a window is one of up to some thousand cells.
 ROUNDING = 4e-6
@@ -86,104 +85,8 @@ def page(tmp_path: Path) -> Path:
 # Exact tiles ----------------------------------------------------------------------------------------------------------
 
 
-#: What slides, pads, cuts off, makes coarser and finer, and meets again.
-KINDS = (
-    *("Conv", "Conv", "SAME", "MaxPool", "AveragePool", "Pad", "Crop", "Shift", "Slice"),
-    *("Resize", "Resize", "Sized", "Up", "Depth", "Branch", "Meeting"),
-)
-
-
-def layer(draw: st.DrawFn, k: int, rank: int, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """A layer that reads a{k} and makes a{k+1}, and its weights."""
-
-    def ints(low: int, high: int) -> list[int]:
-        return draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank))
-
-    kind = draw(st.sampled_from(kinds))
-    x, y, kernel = f"a{k}", f"a{k + 1}", ints(1, 4)
-    if kind == "Conv":
-        how = f"dilations = {ints(1, 2)}, strides = {ints(1, 3)}, pads = {ints(0, 2) + ints(0, 2)}"
-        return f"{y} = Conv <{how}> ({x}, w{k})  ", {f"w{k}": (2, 2, *kernel)}
-    if kind == "SAME":
-        mode = draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER"]))
-        return f'{y} = Conv <auto_pad = "{mode}", strides = {ints(1, 3)}> ({x}, w{k})  ', {f"w{k}": (2, 2, *kernel)}
-    if kind == "Pad":
-        mode, pads = draw(st.sampled_from(["reflect", "edge", "constant"])), ints(0, 3) + ints(0, 3)
-        pad = f'p{k} = Pad <mode = "{mode}"> ({x}, pads{k})  {y} = Conv ({x.replace(x, f"p{k}")}, w{k})  '
-        zeros = [0, 0]
-        return pad, {f"w{k}": (2, 2, *kernel), f"pads{k}": [*zeros, *pads[:rank], *zeros, *pads[rank:]]}
-    if kind == "Crop":
-        crops = [0, 0, *(-n for n in ints(0, 2)), 0, 0, *(-n for n in ints(0, 2))]
-        return f"{y} = Pad ({x}, crops{k})  ", {f"crops{k}": crops}
-    if kind == "Shift":  # cells go on one side and come on the other
-        shifts = [0, 0, *ints(-2, 2), 0, 0, *ints(-2, 2)]
-        return f"{y} = Pad ({x}, shifts{k})  ", {f"shifts{k}": shifts}
-    if kind == "Sized":  # by a size that is computed
-        mode = draw(st.sampled_from(["nearest", "linear"][: 1 + (rank == 2)]))
-        sized = f'e{k} = Shape ({x})  f{k} = Mul (e{k}, times{k})  {y} = Resize <mode = "{mode}"> ({x}, , , f{k})  '
-        return sized, {f"times{k}": [1, 1, *[draw(st.sampled_from([2, 1, 4]))] * rank]}
-    if kind == "Depth" and rank == 2:
-        mode = draw(st.sampled_from(["DCR", "CRD"]))
-        body = f'd{k} = Conv ({x}, w{k})  {y} = DepthToSpace <blocksize = 2, mode = "{mode}"> (d{k})  '
-        return body, {f"w{k}": (8, 2, *kernel)}
-    if kind == "Meeting":  # kernels, pads and operators of their own; as many cells at some sizes alone
-        strides, size = ints(1, 3), ints(1, 3)
-        pads = [draw(st.integers(0, n - 1)) for n in size * 2]
-        pool = f"kernel_shape = {size}, strides = {strides}, pads = {pads}"
-        how = f"strides = {strides}, pads = {ints(0, 2) + ints(0, 2)}"
-        join = draw(st.sampled_from(["Add (m{0}, n{0})", "Mul (n{0}, m{0})", "Max (m{0}, n{0})"])).format(k)
-        body = f"m{k} = MaxPool <{pool}> ({x})  n{k} = Conv <{how}> ({x}, w{k})  {y} = {join}  "
-        return body, {f"w{k}": (2, 2, *kernel)}
-    if kind == "Slice":
-        values = {"starts": ints(0, 2), "ends": [-n or 999 for n in ints(0, 3)], "steps": ints(1, 2)}
-        slices = {f"{name}{k}": value for name, value in {**values, "axes": list(range(2, 2 + rank))}.items()}
-        return f"{y} = Slice ({x}, starts{k}, ends{k}, axes{k}, steps{k})  ", slices
-    if kind == "Up":
-        how = f"strides = {ints(1, 3)}, pads = {ints(0, 1) + ints(0, 1)}"
-        return f"{y} = ConvTranspose <{how}> ({x}, w{k})  ", {f"w{k}": (2, 2, *kernel)}
-    if kind == "Branch":  # as many cells at some sizes alone
-        strides, same = ints(1, 3), 'auto_pad = "SAME_UPPER"'
-        body = "".join(f"{n}{k} = Conv <{same}, strides = {strides}> ({x}, {n}w{k})  " for n in "mn")
-        return f"{body}{y} = Add (m{k}, n{k})  ", {f"mw{k}": (2, 2, *kernel), f"nw{k}": (2, 2, *[1] * rank)}
-    if kind == "Resize":
-        mode = draw(st.sampled_from(["nearest", "linear", "cubic"][: 2 + (rank == 2)]))
-        where = draw(st.sampled_from(["half_pixel", "asymmetric", "half_pixel_symmetric", "pytorch_half_pixel"]))
-        scales = [2.0, 0.5, 4.0, 1.0]  # by others weights are rounded
-        scales += [3.0, 1.5, 1 / 3, 0.75, 1.2, 5 / 7] if mode == "nearest" else []
-        each = [draw(st.sampled_from(scales)) for _ in range(rank)]
-        rounding = draw(st.sampled_from(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]))
-        how = f'mode = "{mode}", coordinate_transformation_mode = "{where}", nearest_mode = "{rounding}"'
-        if mode != "nearest":
-            how += f", antialias = {draw(st.integers(0, 1))}, exclude_outside = {int(mode == 'cubic')}"
-        factors = np.array([1, 1, *each], np.float32)
-        return f"{y} = Resize <{how}> ({x}, , s{k})  ", {f"s{k}": factors}
-    ceil = draw(st.integers(0, 1))
-    pads = [draw(st.integers(0, n - 1)) for n in kernel * 2]
-    how = f"kernel_shape = {kernel}, strides = {ints(1, 3)}, pads = {pads}, ceil_mode = {ceil}"
-    return f"{y} = {kind} <{how}> ({x})  ", {}
-
-
 #: Networks whose tiles are compared with one pass, the same ones every time.
 EXAMPLES = 60
-
-
-@st.composite
-def cases(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> tuple[onnx.ModelProto, tuple[int, ...], int]:
-    """(a network of these kinds of layers, the size of an image, a tile)."""
-    rank = draw(st.sampled_from([1, 2, 2, 2]))
-    made = [layer(draw, k, rank, kinds) for k in range(draw(st.integers(1, 4)))]
-    body = "".join(text for text, _ in made)
-    weights = {name: value for _, values in made for name, value in values.items()}
-    last = f"a{len(made)}"
-    body += HEAD.format(last) if draw(st.booleans()) else f"y = Relu ({last})"
-    native = draw(st.lists(st.integers(8, 20), min_size=rank, max_size=rank))
-    image = f"float[N,2,{','.join(map(str, native))}] a0"
-    try:
-        model = law.model(body, image=image, opset=19, **weights)
-    except Exception:  # its layers do not fit the image
-        assume(False)
-    larger = tuple(n + draw(st.integers(0, 60)) for n in native)
-    return model, larger, draw(st.integers(6, 60))
 
 
 @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -18,7 +18,8 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.context import keep_global
-from onnx_fcn.lifting.dilation import check_undilated
+from onnx_fcn.lifting.dilation import check_undilated, dilation_refusal
+from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
 from onnx_fcn.lifting.layouts import (
     along_channels,
@@ -441,6 +442,32 @@ def _pad_features(
     return replace(y, layout=(*x.layout[:axis], made, *x.layout[axis + 1 :]))
 
 
+def _mirrored_by_phase(site: Site, x: Lifted, k: int, pads: tuple[int, int], mode: str) -> Lifted:
+    """Repeat or reflect each phase of a dilated map by itself, as the undilated map is.
+
+    The j-th cell beyond the end of a phase is j·rate cells beyond the end of the map. So blocks of `rate` cells, one of
+    each phase, are repeated, or come in the opposite order: (…, n, …) → (…, n + rate·(front + back), …).
+
+    Raises:
+        Unsupported: if a phase may have too few cells.
+    """
+    axis, rate = 2 + k, x.space[k].rate
+    if x.space[k].window < 2 + (max(pads) if mode == "reflect" else 0):
+        raise dilation_refusal(site, "repeats or reflects all cells of a map")
+
+    def block(j: int, *, front: bool) -> str:
+        """The j-th block beyond an end, from 1 on."""
+        first = 0 if mode == "edge" else j * rate
+        start, end = (first, first + rate) if front else (-first - rate, -first or END)
+        return site.slice(x.map, [start], [end], [axis])
+
+    before = [block(j, front=True) for j in range(pads[0], 0, -1)]
+    behind = [block(j, front=False) for j in range(1, pads[1] + 1)]
+    cropped = [max(-n, 0) * rate for n in pads]
+    kept = site.slice(x.map, [cropped[0]], [-cropped[1] or END], [axis]) if any(cropped) else x.map
+    return x.on(site.emit([*before, kept, *behind], "Concat", axis=axis))
+
+
 @lifts("Pad")
 def pad(
     site: Site, x: Lifted, pads: Fact | None = None, value: Shared | None = None, axes: Fact | None = None
@@ -461,6 +488,9 @@ def pad(
     if not any(begins) and not any(ends):
         return x
     x = arrange(site, x, x.channels_in_order)
+    padded = [axis for k in range(x.rank) if begins[k] or ends[k] if (axis := x.space_of(x.layout[k])) is not None]
+    if mode == "wrap" and any(x.space[axis].rate > 1 for axis in padded):
+        raise dilation_refusal(site, "continues a map with its other end")
     rank = 2 + len(x.space)
     front, back = [0] * rank, [0] * rank
     channels, space, layout = x.channels, list(x.space), list(x.layout)
@@ -478,6 +508,9 @@ def pad(
             layout[k] = space[axis].atoms
             if mode in MIRRORS:
                 space[axis] = space[axis].mirrored(MIRRORS[mode] * max(*margin, 0))
+            if mode in MIRRORS and rate > 1:
+                x = _mirrored_by_phase(site, x, axis, (begins[k], ends[k]), mode)
+                front[2 + axis] = back[2 + axis] = 0
             grows = (begins[k] > 0 or ends[k] > 0) and space[axis].slides
             padding = site.position if grows else padding
         elif x.layout[k] == x.channels and k != 0:
@@ -485,6 +518,6 @@ def pad(
             channels = layout[k] = atoms_of(size, "c")
         else:
             raise Unsupported(f"pads axis {k} of {x}, which is not an axis of the map", code="not-spatial")
-    y = site.pad_as(x, [*front, *back], value, mode)
+    y = site.pad_as(x, [*front, *back], value, mode) if any((*front, *back)) else x.map
     site.note_sliding(pads=padding == site.position, strides=False)
     return replace(x, map=y, channels=channels, space=tuple(space), layout=tuple(layout), padding=padding)
