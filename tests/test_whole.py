@@ -198,6 +198,15 @@ class ScaledByItsWidth(nn.Module):
         return x + y[:, 0].transpose(1, 2).reshape(x.shape)
 
 
+class ScaledByItsShape(ScaledByItsWidth):
+    """The same written out, with the number of channels of the shape: a legacy export with a free batch computes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).flatten(2).chunk(3, 1)
+        scores = functional.softmax(q.transpose(1, 2) @ k * x.shape[1] ** -0.5, -1)
+        return x + (v @ scores.transpose(1, 2)).reshape(x.shape)
+
+
 class Table(nn.Module):
     """Attention with a bias for each pair of positions, as in LeViT."""
 
@@ -251,6 +260,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "arithmetic": Masked,
     "between channels": CrossCovariance,
     "scaled by its width": ScaledByItsWidth,
+    "scaled by its shape": ScaledByItsShape,
 }
 
 exporters = pytest.mark.parametrize(("dynamo", "opset"), [(False, 14), (True, 18)], ids=["torchscript", "dynamo"])

@@ -20,6 +20,7 @@ from onnx_fcn.lifting.facts import Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slides, makers_of, upstream
 from onnx_fcn.lifting.regions import Region
+from onnx_fcn.lifting.sizes import grows
 
 __all__ = ["Site"]
 
@@ -93,6 +94,10 @@ class Site(Emitter):
         if shape is None or any(d is None for d in shape):
             raise Unsupported(f"the shape of '{fact.name}' is not known", code="unknown-shape")
         return tuple(d for d in shape if d is not None)
+
+    def grows(self, fact: Known) -> bool:
+        """Does a value that is computed from sizes depend on that of the image?"""
+        return grows(self._walk, fact.name)
 
     @property
     def region(self) -> Region:

@@ -341,7 +341,10 @@ def _together(site: Site, operands: Sequence[Whole | Shared]) -> tuple[list[Whol
         found.append(
             renewed(replace(x, batch=batch, layout=layout, extents={swap.get(a, a): e for a, e in x.extents.items()}))
         )
-    return found, list(operands)
+    kept: list[Operand] = [
+        site.value(f) if isinstance(f, Known) and f.sized and not site.grows(f) else f for f in operands
+    ]
+    return found, kept
 
 
 def _constant(site: Site, fact: Shared, batch: Atom) -> Whole:
@@ -356,7 +359,7 @@ def _constant(site: Site, fact: Shared, batch: Atom) -> Whole:
         )
     if isinstance(fact, Unmapped):
         shape = site.shape_of(fact)
-    elif fact.sized and site.value(fact).dtype.kind == "f":
+    elif fact.sized and site.value(fact).dtype.kind == "f" and site.grows(fact):
         raise Unsupported("computes with the size of the map", code="sized-number", hint=RUN_THE_REST)
     else:
         shape = site.value(fact).shape
