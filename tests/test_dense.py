@@ -301,7 +301,7 @@ def test_resizing_is_pillows() -> None:
         (np.zeros((0, 3), np.uint8), "has no pixels"),
         (np.zeros((4, 4), np.int64), "pixels are unsigned integers, or floats from 0 to 1"),
         (np.full((4, 4), 9.0), "those in the array are from 9 to 9: give them as"),
-        (np.full((4, 4), np.nan), "those in the array are from nan to nan: give"),
+        (np.full((4, 4), np.nan), "and some in the array are NaN or infinite: replace them"),
         (7, "expected a file, an array or a Pillow image, got int"),
         ("nothing.png", "'nothing.png' does not exist"),
     ],

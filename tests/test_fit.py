@@ -765,6 +765,93 @@ def test_pictures_as_labels_are_told() -> None:
     assert any("class numbers are many: the labels may be pictures, or exchanged" in note for note in fitted.notes)
 
 
+def as_numbers(folder: Path, page: np.ndarray) -> dict[str, Path]:
+    """The page in several numbers: bytes, 16 bits, floats from 0 to 1 and from 0 to 255, with a sign, and with NaN."""
+    holes = page.astype(np.float32)
+    holes[:3, :3] = np.nan
+    kinds = {
+        "bytes": page,
+        "deep": page.astype(np.uint16) * 257,
+        "unit": page / np.float32(255),
+        "floats": page.astype(np.float32),
+        "signed": page.astype(np.int16),
+        "holes": holes,
+    }
+    for kind, pixels in kinds.items():
+        np.save(folder / f"{kind}.npy", pixels)
+    return {kind: folder / f"{kind}.npy" for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "deep", "unit"])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_the_formula_of_a_picture_means_the_same_in_all_numbers(kind: str, scale: float | None, tmp_path: Path) -> None:
+    """Stored numbers are 255 times larger in bytes than in floats from 0 to 1, and the network must not see that."""
+    files, formula = as_numbers(tmp_path, np.load(PAGE)), scale and Preprocessing(scale)
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(
+        DIGITS, files[kind], tmp_path / "labels.npy", tmp_path / "t.onnx", at="last", samples=50, preprocess=formula
+    )
+    assert fitted.preprocessing.full_scale is not None
+    maps = []
+    for same in ("bytes", "deep", "unit"):
+        maps.append(onnx_fcn.DenseModel(tmp_path / "t.onnx").run(files[same]).map)
+        onnx_fcn.apply(tmp_path / "t.onnx", files[same], tmp_path / f"{same}_map.npy")
+        maps.append(np.load(tmp_path / f"{same}_map.npy"))
+    for found in maps[1:]:
+        np.testing.assert_allclose(found, maps[0], rtol=0, atol=1e-3 * np.abs(maps[0]).max())
+    if scale is None:
+        assert fitted.preprocessing == Preprocessing(1 / 255, full_scale=255)
+    for other in ("floats", "holes"):
+        with pytest.raises(OptionError, match="floats are from 0 to 1, and these are"):
+            onnx_fcn.apply(tmp_path / "t.onnx", files[other], tmp_path / "no.npy")
+
+
+@pytest.mark.parametrize("kind", ["floats", "signed", "holes"])
+def test_a_formula_of_stored_numbers_refuses_pictures(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """What was trained on is taken by all commands, and what is not about the same numbers is refused."""
+    monkeypatch.chdir(tmp_path)
+    files = as_numbers(tmp_path, np.load(PAGE))
+    np.save("labels.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(DIGITS, files[kind], "labels.npy", "t.onnx", at="last", samples=50)
+    assert fitted.preprocessing == Preprocessing(1.0)
+    for other in ("bytes", "deep"):
+        words = f"trained on numbers that are not a picture's, and '.*{other}.npy' is a picture of uint.*--preprocess"
+        with pytest.raises(OptionError, match=words):
+            onnx_fcn.apply("t.onnx", files[other], "no.npy")
+        with pytest.raises(OptionError, match=words):
+            onnx_fcn.DenseModel("t.onnx").run(files[other])
+        onnx_fcn.DenseModel("t.onnx", preprocess="unit").run(files[other])
+    if kind == "holes":
+        assert main(["segment", "t.onnx", "holes.npy", "map.npy"]) == 2
+        said = "error: 'holes.npy' has pixels that are NaN or infinite, and no answer that sees one is defined: replace"
+        assert said in capsys.readouterr().err
+        return
+    for command, file in (("segment", "map.npy"), ("segment", "map.png"), ("heatmap", "heat.png"), ("page", "p.html")):
+        assert main([command, "t.onnx", f"{kind}.npy", file]) == 0
+        assert re.search(
+            rf"network +gets pixel of {np.load(files[kind]).dtype} as it is stored", capsys.readouterr().out
+        )
+    assert main(["apply", "t.onnx", f"{kind}.npy", "scores.npy"]) == 0
+    np.testing.assert_allclose(np.load("scores.npy"), onnx_fcn.DenseModel("t.onnx").run(files[kind]).map, atol=1e-4)
+
+
+def test_floats_are_a_picture_if_all_images_are_from_0_to_1(tmp_path: Path) -> None:
+    """One image of reflectances may be within 0 to 1 by chance: all of them decide."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    page = np.load(PAGE) / np.float32(255)
+    for name, image in {"a": page, "b": page * np.float32(1.1)}.items():
+        np.save(tmp_path / f"images/{name}.npy", image)
+        np.save(tmp_path / f"labels/{name}.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", at="last", samples=20)
+    assert fitted.preprocessing == Preprocessing(1.0)
+    np.save(tmp_path / "images/b.npy", np.load(PAGE))
+    fitted = onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", at="last", samples=20)
+    assert fitted.preprocessing == Preprocessing(1 / 255, full_scale=255)
+
+
 def test_images_of_different_numbers_are_refused(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()

@@ -215,11 +215,14 @@ def test_floats_from_0_to_1_are_pixels_for_the_formula_of_a_file(tmp_path: Path)
     model = DenseModel(path)
     np.testing.assert_allclose(model.run(PIXELS / 255).map, model.run(PIXELS).map, atol=1e-3)
     np.save(tmp_path / "floats.npy", PIXELS / np.float32(255))
-    with pytest.raises(
-        OptionError,
-        match="the preprocessing is for pixels from 0 to 255 in unsigned integers, and these are float32: give the",
+    onnx_fcn.apply(path, tmp_path / "floats.npy", tmp_path / "map.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "map.npy"), model.run(PIXELS).map, atol=1e-3)
+    for k, (pixels, words) in enumerate(
+        ((PIXELS.astype(np.float32), "from 0 to 2"), (PIXELS * np.float32(np.nan), "NaN"))
     ):
-        onnx_fcn.apply(path, tmp_path / "floats.npy", tmp_path / "map.npy")
+        np.save(tmp_path / f"{k}.npy", pixels)
+        with pytest.raises(OptionError, match=f"for pictures, whose floats are from 0 to 1, and these are .*{words}"):
+            onnx_fcn.apply(path, tmp_path / f"{k}.npy", tmp_path / "no.npy")
 
 
 def test_what_is_given_wins(tmp_path: Path) -> None:

@@ -51,13 +51,17 @@ Shown = tuple[dict[Path, bytes], Sequence[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class View:
-    """A picture and its answers at one or more sizes, the input of every command; `formula` is for stored numbers."""
+    """A picture and its answers at one or more sizes, the input of every command.
+
+    `formula` is for stored numbers; `numbers` says what these are, if they are not brightnesses.
+    """
 
     model: DenseModel
     name: str
     pixels: np.ndarray[Any, Any]
     results: Sequence[DenseResult]
     formula: Preprocessing
+    numbers: str = ""
 
     @property
     def first(self) -> DenseResult:
@@ -86,7 +90,7 @@ class View:
         )
         return [
             ("picture", f"{self.name}, {size_text(self.first.size)} pixels{read}{enlarged}"),
-            ("network", f"gets {self.formula}"),
+            ("network", f"gets {self.formula}{self.numbers}"),
             ("answers", f"'{self.model.output}', {size_text(shape)}: {windows}; {self.activation}"),
         ]
 
@@ -120,14 +124,32 @@ def view_of(given: argparse.Namespace) -> View:
         for scale in given.scale:
             result = model.run(image, scale)
             by_size.setdefault(result.grid.size, result)
-    picture = pixels_of(given.picture, model.channels)
-    if model.channels == 1 and (own := pixels_of(given.picture)).shape[:2] == picture.shape[:2]:
+        kind = image.dtype
+    are_numbers = model.takes_stored and kind.kind != "u"
+    shown = _by_own_range if are_numbers else pixels_of
+    picture = shown(given.picture, model.channels)
+    if model.channels == 1 and (own := shown(given.picture, None)).shape[:2] == picture.shape[:2]:
         picture = own  # in its own colours
     results = list(by_size.values())
     if not all(np.isfinite(r.map).all() for r in results):
         raise OptionError("the network's scores are not all finite: it may need another --preprocess")
     results = [replace(r, activation=results[0].activation) for r in results]
-    return View(model, str(given.picture), picture, results, formula)
+    numbers = f" of {kind} as it is stored" if are_numbers else ""
+    return View(model, str(given.picture), picture, results, formula, numbers)
+
+
+def _by_own_range(source: str, channels: int | None) -> np.ndarray[Any, Any]:
+    """Numbers that are not brightnesses as a picture to draw on: (H, W, C) in float32, from 0 to 255.
+
+    Raises:
+        OptionError: if it cannot be read.
+    """
+    with contextlib.closing(open_image(source, 2, channels)) as image:
+        values = np.moveaxis(image.whole(), 0, -1).astype(np.float32)
+    low, high = values.min(), values.max()
+    values -= low
+    values *= np.float32(255 / (high - low)) if high > low else 0
+    return values
 
 
 def outputs_of(given: argparse.Namespace, allowed: Sequence[str] = (*PICTURES, ".npy", ".json")) -> list[Path]:

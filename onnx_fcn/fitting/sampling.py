@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnx_fcn.fitting.labels import Labelled, open_labels
 from onnx_fcn.fitting.network import Network
 from onnx_fcn.fitting.search import Samples
 from onnx_fcn.images.image import Image, open_image
-from onnx_fcn.running.preprocess import Preprocessing, settled
+from onnx_fcn.running.preprocess import Preprocessing, are_unit, for_training
 from onnx_fcn.running.truth import numbers_of
 
 __all__ = ["Data", "Progress", "Sampler"]
@@ -34,6 +34,9 @@ MANY = 200
 
 #: Classes named in a sentence.
 SHOWN = 12
+
+#: Rows of an image that are read at once to see its range.
+STRIP = 256
 
 #: The most bytes of features that are computed. Choosing among them and training copy parts of them.
 MOST_BYTES = 2 * 10**9
@@ -165,7 +168,7 @@ class Sampler:
     """Takes labelled pixels of images, and computes their features.
 
     Attributes:
-        formula: how pixels become the network's input, once an image was read: of pixels from 0 to 255 for pictures.
+        formula: how pixels become the network's input, once an image was read: about full scale for pictures.
         samples: the most pixels of each class and image.
     """
 
@@ -191,6 +194,7 @@ class Sampler:
         self._extract = Extractor(network, self._features, tile, providers)
         self._preprocess, self._seed = preprocess, seed
         self.formula: Preprocessing | None = None
+        self._is_unit: bool | None = None
 
     def limit(self, data: Data) -> str:
         """Take fewer pixels if their features would not fit into memory; a sentence if so."""
@@ -215,6 +219,8 @@ class Sampler:
         ends = np.cumsum([0, *(len(c.classes) for c in drawn)])
         features = {f.tensor: np.empty((ends[-1], f.numbers), np.float32) for f in self._features}
         network = self._extract.converted
+        if self._is_unit is None:  # decided by what is trained on; held-out images are read in the same way
+            self._is_unit = self._are_floats_unit(data)
         for k, (one, chosen) in enumerate(zip(data.labelled, drawn)):
             what = f"computing features of image {k + 1} of {len(data.labelled)}"
             with contextlib.closing(open_image(one.image, network.rank, network.channels, data.level)) as image:
@@ -238,6 +244,19 @@ class Sampler:
         finest, places = chosen.features[0], [taken.positions[taken.images == k] for k in range(len(data.sizes))]
         return sum(self._extract.beyond(finest, size, at) for size, at in zip(data.sizes, places))
 
+    def _are_floats_unit(self, data: Data) -> bool:
+        """Are the floats of all images from 0 to 1, so that they are pictures?
+
+        Raises:
+            OptionError: if an image cannot be read.
+        """
+        network = self._extract.converted
+        for one in data.labelled:
+            with contextlib.closing(open_image(one.image, network.rank, network.channels, data.level)) as image:
+                if image.dtype.kind == "f" and not all(map(are_unit, _strips(image))):
+                    return False
+        return True
+
     def _formula_of(self, image: Image) -> Preprocessing:
         """The formula for the numbers of an image as they are stored.
 
@@ -246,11 +265,26 @@ class Sampler:
         """
         network = self._extract.converted
         reads_integers = network.image_type.kind != "f"
-        found = settled(self._preprocess, image.dtype, network.rank, network.channels, reads_integers)
+        found = for_training(
+            self._preprocess,
+            image.dtype,
+            image.white,
+            network.rank,
+            network.channels,
+            reads_integers,
+            bool(self._is_unit),
+        )
         if self.formula not in (None, found):
             raise OptionError(
-                f"{image.name} has other numbers than the images before it: some are pictures and some are not, so "
-                "give the formula with --preprocess"
+                f"{image.name} has other numbers than the images before it: some are pictures and some are not, or "
+                "their full scales differ, so give a formula for pixels from 0 to 255 with --preprocess"
             )
         self.formula = found
-        return self._extract.converted.preprocessing_for(self._preprocess, image.dtype, image.white, image.name)
+        return network.preprocessing_for(found, image.dtype, image.white, image.name)
+
+
+def _strips(image: Image) -> Iterator[Array]:
+    """The pixels of an image, some rows at a time."""
+    rest = tuple(slice(0, n) for n in image.size[1:])
+    for start in range(0, image.size[0], STRIP):
+        yield image.read((slice(start, min(start + STRIP, image.size[0])), *rest))

@@ -111,8 +111,10 @@ def check_picture(image: Image, pixels: Array) -> None:
             f"{image.name} contains {image.dtype}, so it is not a picture: pixels are unsigned "
             f"integers, or floats from 0 to 1"
         )
+    if not np.isfinite(pixels).all():
+        raise OptionError(f"float pixels are from 0 to 1, and some in {image.name} are NaN or infinite: replace them")
     low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 1):  # nor NaN
+    if not (low >= 0 and high <= 1):
         raise OptionError(
             f"float pixels are from 0 to 1, and those in {image.name} are from {low:g} to {high:g}: give them as uint8"
         )

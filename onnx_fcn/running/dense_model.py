@@ -30,7 +30,7 @@ from onnx_fcn.images.image import Image, check_picture, open_image, resize
 from onnx_fcn.images.stored import Picture
 from onnx_fcn.model.metadata import read_geometry
 from onnx_fcn.running.network import open_converted
-from onnx_fcn.running.preprocess import PRESETS, Preprocessing, is_picture, settled
+from onnx_fcn.running.preprocess import PRESETS, Preprocessing, check_trained, is_picture, settled
 
 __all__ = ["ACTIVATIONS", "HALF", "DenseModel", "DenseResult", "Detection", "detect", "ranking"]
 
@@ -355,6 +355,7 @@ class DenseModel:
         self._session = converted.session(providers, session_options)
         wanted = converted.preprocessing if preprocess is None else preprocess
         self._has_default = wanted is None
+        self._is_trained = preprocess is None and converted.is_trained
         if wanted is None:
             wanted = "unit" if converted.image_type.kind == "f" else "raw"
         self.preprocess = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted
@@ -372,7 +373,8 @@ class DenseModel:
 
         Args:
             picture: a file, an array (height, width[, channels]) of unsigned integers or of floats from 0 to 1, a
-                Pillow image, or an `Image`. Grey and RGB are converted to what the network reads.
+                Pillow image, or an `Image`; any finite numbers, if the formula is about the numbers as they are stored.
+                Grey and RGB are converted to what the network reads.
             scale: factor by which the picture is resized first; increased if it would be smaller than a window.
             feeds: values of the other inputs, by name.
 
@@ -386,7 +388,8 @@ class DenseModel:
         image = picture if isinstance(picture, Image) else open_image(picture, 2, self.channels)
         with contextlib.nullcontext() if image is picture else contextlib.closing(image):
             pixels = image.whole()
-        check_picture(image, pixels)
+        formula = self.formula(image)
+        self._check_pixels(image, pixels)
         if not 0 < scale < math.inf:
             raise OptionError(f"a scale is a positive number, not {scale:g}")
         scale = max(scale, *(w / n for w, n in zip(self.window, image.size)))
@@ -395,19 +398,39 @@ class DenseModel:
                 f"{image.name} would have more than {LARGEST} pixels along an axis at a scale of {scale:g}"
             )
         seen = resize(np.moveaxis(pixels, 0, -1), [round(n * scale) for n in image.size], image.name)
-        values = self.formula(image)(np.moveaxis(seen, -1, 0))
+        values = formula(np.moveaxis(seen, -1, 0))
         return self._run(self._converted.arrange(values[None]), image.size, feeds)
 
     def formula(self, image: Image) -> Preprocessing:
         """How the numbers of an image, brightnesses from 0 to `Image.white`, become the network's input.
 
         Bands of a scene in 16 bits or more are not brightnesses: without a scale they stay unchanged.
+
+        Raises:
+            OptionError: if the network was trained on other numbers than pictures have, and this is a picture.
         """
+        if self._is_trained:
+            check_trained(self.preprocess, image.dtype, 2, self.channels, image.name)
         is_scene = image.dtype.kind == "u" and not is_picture(image.dtype, 2, self.channels)
         if self._has_default and is_scene:
             return PRESETS["raw"]
         kind = image.dtype if is_scene else np.dtype(np.uint8)  # floats from 0 to 1 are a picture, too
         return settled(self.preprocess, kind, 2, self.channels, False).of_stored(image.white)
+
+    @property
+    def takes_stored(self) -> bool:
+        """Is the formula about the numbers as they are stored? Then they need not be brightnesses."""
+        return self.preprocess.full_scale is None and self.preprocess.scale is not None
+
+    def _check_pixels(self, image: Image, pixels: Array) -> None:
+        """Raises OptionError if the formula is not about such pixels."""
+        if not (self.takes_stored and image.dtype.kind in "if"):
+            check_picture(image, pixels)
+        elif not np.isfinite(pixels).all():
+            raise OptionError(
+                f"{image.name} has pixels that are NaN or infinite, and no answer that sees one is defined: replace "
+                "them, or use apply, whose map has NaN there"
+            )
 
     def run_tensor(self, tensor: Array, *, feeds: Mapping[str, Array] | None = None) -> DenseResult:
         """The answers for one image of any number of axes, in the shape and with the values that the network reads.

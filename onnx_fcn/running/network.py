@@ -28,7 +28,7 @@ from onnx_fcn.geometry import AXES, Answers
 from onnx_fcn.model import graphs, storage
 from onnx_fcn.model.metadata import asked_of, geometry_in, labels_in, preprocessing_in, trained_in
 from onnx_fcn.model.operators import CARRYING, CHOOSING
-from onnx_fcn.running.preprocess import Preprocessing, for_stored
+from onnx_fcn.running.preprocess import Preprocessing, check_trained, for_stored
 
 __all__ = [
     "CPU",
@@ -157,7 +157,10 @@ class Converted:
         if dtype.kind not in "uif":
             raise OptionError(f"{name} contains values of type {dtype}, which are not pixels")
         reads_integers = self.image_type.kind != "f"
-        wanted = self.preprocessing if wanted is None else wanted
+        if wanted is None:
+            if self.is_trained:
+                check_trained(self.preprocessing, dtype, self.rank, self.channels, name)
+            wanted = self.preprocessing
         formula = for_stored(wanted, dtype, white, self.rank, self.channels, reads_integers)
         formula.check(self.channels)
         if reads_integers and not formula.keeps_values:

@@ -15,7 +15,9 @@ per channel, and an ONNX file does not record it. The usual choices have names, 
 Data that is not a picture, such as sound or a scientific image, is used unchanged by default.
 
 A formula is about pixels from 0 to 255, whatever the number of bits (`full_scale` is 255), or about the numbers as they
-are stored (None). `for_stored` makes the second of the first, and a converted file may contain either.
+are stored (None). `for_stored` makes the second of the first, and a converted file may contain either. Full scale is
+the largest unsigned integer, and 1 for floats. What was trained on pictures stores the first (`for_training`), so that
+bytes, 16 bits and floats of one picture give the same input.
 """
 
 from __future__ import annotations
@@ -29,7 +31,18 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 
-__all__ = ["PRESETS", "Preprocessing", "changed", "for_stored", "is_picture", "settled"]
+__all__ = [
+    "PRESETS",
+    "Preprocessing",
+    "are_unit",
+    "changed",
+    "check_trained",
+    "for_stored",
+    "for_training",
+    "is_picture",
+    "range_of",
+    "settled",
+]
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,8 @@ class Preprocessing:
         mean: one value per channel, or one for all.
         std: one value per channel, or one for all.
         order: ``RGB`` or ``BGR``: the order of channels that the network reads, also in `mean` and `std`.
-        full_scale: what the largest unsigned integer counts as, whatever its number of bits: 255 in the presets. None:
-            the formula is for numbers as they are stored.
+        full_scale: what the largest unsigned integer counts as, whatever its number of bits, and 1 in floats: 255 in
+            the presets. None: the formula is for numbers as they are stored.
     """
 
     scale: float | None = None
@@ -96,7 +109,8 @@ class Preprocessing:
         """The same formula about the numbers of a file as they are stored; `white` is the number for full scale."""
         if self.full_scale is None:
             return self
-        return replace(self, scale=self.factor * self.full_scale / white, full_scale=None)
+        ratio = self.factor if self.full_scale == white else self.factor * self.full_scale / white
+        return replace(self, scale=ratio, full_scale=None)
 
     def __call__(self, pixels: Array) -> Array:
         """(C, *space) → the input of the network in float32; in the same dtype if values do not change.
@@ -144,6 +158,26 @@ class Preprocessing:
         return f"{text}, in the order BGR" if self.order == "BGR" else text
 
 
+@dataclass(frozen=True)
+class OfFloats(Preprocessing):
+    """A formula about stored floats whose full scale is 1: floats beyond 0 to 1 have another one, and are refused."""
+
+    def __call__(self, pixels: Array) -> Array:
+        """As a formula does.
+
+        Raises:
+            OptionError: if a pixel is not from 0 to 1.
+        """
+        if not are_unit(pixels):
+            raise OptionError(
+                f"the preprocessing is for pictures, whose floats are from 0 to 1, and these are {range_of(pixels)}: "
+                "scale them to that, or give the formula of the stored numbers"
+            )
+        return super().__call__(pixels)
+
+    __str__ = Preprocessing.__str__
+
+
 PRESETS = {
     "unit": Preprocessing(1 / 255, full_scale=255),
     "imagenet": Preprocessing(1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), full_scale=255),
@@ -169,13 +203,32 @@ def changed(base: str | Preprocessing | None, **numbers: Any) -> str | Preproces
     return replace(Preprocessing.named(base) if isinstance(base, str) else base or Preprocessing(), **given)
 
 
-def is_picture(dtype: np.dtype[Any], rank: int, channels: int) -> bool:
-    """Are these brightnesses, from 0 to full scale? Unsigned integers in two axes, as bytes or as grey or RGB."""
-    return dtype.kind == "u" and rank == 2 and (dtype.itemsize == 1 or channels in (1, 3))
+def is_picture(dtype: np.dtype[Any], rank: int, channels: int, *, is_unit: bool = False) -> bool:
+    """Are these brightnesses, from 0 to full scale?
+
+    Unsigned integers in two axes, as bytes or as grey or RGB; and floats as grey or RGB, if all of them are from 0 to 1
+    (`is_unit`).
+    """
+    if rank != 2 or dtype.kind not in "uf":
+        return False
+    return channels in (1, 3) and is_unit if dtype.kind == "f" else dtype.itemsize == 1 or channels in (1, 3)
+
+
+def range_of(pixels: Array) -> str:
+    """The range of numbers in words, such as ``from 0 to 254``."""
+    if not np.isfinite(pixels).all():
+        return "not all finite: some are NaN or infinite"
+    return f"from {pixels.min():g} to {pixels.max():g}"
 
 
 def settled(
-    wanted: str | Preprocessing | None, dtype: np.dtype[Any], rank: int, channels: int, reads_integers: bool
+    wanted: str | Preprocessing | None,
+    dtype: np.dtype[Any],
+    rank: int,
+    channels: int,
+    reads_integers: bool,
+    *,
+    is_unit: bool = False,
 ) -> Preprocessing:
     """The formula that is asked for, with its scale: without one, that of pictures or of other numbers.
 
@@ -188,6 +241,7 @@ def settled(
         rank: number of axes of the image.
         channels: number of channels that the network reads.
         reads_integers: does the network read integers? Then they are not scaled by default.
+        is_unit: are the numbers known to be floats from 0 to 1?
 
     Raises:
         OptionError: if there is no such preset.
@@ -195,9 +249,43 @@ def settled(
     formula = Preprocessing.named(wanted) if isinstance(wanted, str) else wanted or Preprocessing()
     if formula.scale is not None:
         return formula
-    if is_picture(dtype, rank, channels) and not reads_integers:
+    if is_picture(dtype, rank, channels, is_unit=is_unit) and not reads_integers:
         return replace(formula, scale=1 / 255, full_scale=255)
     return replace(formula, scale=1.0)
+
+
+def for_training(
+    wanted: str | Preprocessing | None,
+    dtype: np.dtype[Any],
+    white: float,
+    rank: int,
+    channels: int,
+    reads_integers: bool,
+    is_unit: bool,
+) -> Preprocessing:
+    """The formula that a trained file stores: about full scale if it was trained on pictures, in whatever numbers.
+
+    Without a full scale, it is about numbers that are not a picture's. The arguments are those of `for_stored`.
+
+    Raises:
+        OptionError: if there is no such preset.
+    """
+    formula = settled(wanted, dtype, rank, channels, reads_integers, is_unit=is_unit)
+    if formula.full_scale is None and is_picture(dtype, rank, channels, is_unit=is_unit):
+        return replace(formula, full_scale=float(white))
+    return formula
+
+
+def check_trained(formula: Preprocessing | None, dtype: np.dtype[Any], rank: int, channels: int, name: str) -> None:
+    """Raises OptionError if a network was trained on numbers that are not a picture's, and `name` is a picture.
+
+    `formula` is the one that `for_training` gave.
+    """
+    if formula is not None and formula.full_scale is None and is_picture(dtype, rank, channels):
+        raise OptionError(
+            f"the network was trained on numbers that are not a picture's, and {name} is a picture of {dtype}: give it "
+            "in the numbers that were trained on, or a formula for it with --preprocess"
+        )
 
 
 def for_stored(
@@ -210,13 +298,16 @@ def for_stored(
 ) -> Preprocessing:
     """The formula for the numbers of a file as they are stored; `white` is the number for full scale.
 
-    One for pixels from 0 to 255, as presets are, gets unsigned integers scaled so that full scale is 255. The other
-    arguments are those of `settled`.
+    One for pixels from 0 to 255, as presets are, gets unsigned integers scaled so that full scale is 255, and floats of
+    a picture so that 1 is. Such a formula refuses floats beyond 0 to 1 when it reads them. The other arguments are
+    those of `settled`.
 
     Raises:
-        OptionError: if there is no such preset, or one is given for numbers that are not unsigned integers.
+        OptionError: if there is no such preset, or one is given for numbers that are not a picture's.
     """
     formula = settled(wanted, dtype, rank, channels, reads_integers)
+    if formula.full_scale is not None and is_picture(dtype, rank, channels, is_unit=True) and dtype.kind == "f":
+        return OfFloats(**vars(formula.of_stored(white)))
     if formula.full_scale is not None and dtype.kind != "u":
         subject = f"preset '{wanted}'" if isinstance(wanted, str) else "the preprocessing"
         raise OptionError(
@@ -224,6 +315,11 @@ def for_stored(
             "give the scale, mean and std of the stored numbers"
         )
     return formula.of_stored(white)
+
+
+def are_unit(pixels: Array) -> bool:
+    """Are all of them from 0 to 1? NaN is not."""
+    return bool(pixels.min() >= 0 and pixels.max() <= 1)
 
 
 def _scale(pixels: Array, scale: float) -> Array:
