@@ -30,12 +30,14 @@ from onnx_fcn.cli import main
 from onnx_fcn.fitting import sampling, search
 from onnx_fcn.fitting.candidates import usable
 from onnx_fcn.fitting.features import Extractor
+from onnx_fcn.fitting.fit import _closer
 from onnx_fcn.fitting.network import open_network
 from onnx_fcn.fitting.search import Samples, folds_of, scored
 from onnx_fcn.fitting.solver import Standard, trained
 from onnx_fcn.images.image import open_image
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.running.truth import compare
+from onnx_fcn.walk.asked import Asked
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "fixtures/digits_unpadded.onnx"
@@ -602,6 +604,14 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
         "no number": ({"at": "stride:4,last"}, OptionError, "takes numbers of pixels, .* not 'last'"),
         "no stride": ({"at": "stride:"}, OptionError, "--at stride: names no stride"),
         "no image": ({"images": "missing.npy"}, OptionError, "missing.npy"),
+        "a finer map": (
+            {"at": "stride:2", "output_stride": 4}, OptionError,
+            "--output-stride 4 is more than the 2 pixels between the cells of stride 2, .*: leave it out, or choose",
+        ),
+        "no divisor": (
+            {"output_stride": 3}, OptionError, r"which --output-stride 3 does not divide: use 1, 2, 4$",
+        ),
+        "a coarser stride": ({"output_stride": 8}, OptionError, "is more than the network strides, .*: leave it out"),
         "preset": ({"preprocess": "nothing"}, OptionError, "there is no preprocessing 'nothing'"),
     }  # fmt: skip
 
@@ -610,7 +620,7 @@ REFUSALS = [
     "no label", "one class", "another level", "another size", "beyond names", "colours", "too small", "no tensor",
     "no position", "several outputs", "no last layer", "attention", "samples", "seed", "folds", "balance", "provider",
     "no folder", "the model itself", "a label file", "a large seed", "a level", "an array", "a name", "held out",
-    "no number", "no stride", "no image", "preset",
+    "no number", "no stride", "no image", "a finer map", "no divisor", "a coarser stride", "preset",
 ]  # fmt: skip
 
 
@@ -758,6 +768,13 @@ def test_accents_that_macos_takes_apart(tmp_path: Path) -> None:
     np.save(tmp_path / "labels" / "bär.npy", truth("parity", UPPER))
     fitted = onnx_fcn.fit(DIGITS, tmp_path / "images", tmp_path / "labels", at="last", samples=20)
     assert fitted.names == ("0", "1", "2")
+
+
+def test_folds_may_choose_answers_closer_than_asked_for() -> None:
+    maps = SimpleNamespace(name="stride 4+8", features=[SimpleNamespace(stride=(8, 8)), SimpleNamespace(stride=(4, 8))])
+    said = "answers are 4x8 pixels apart, closer than --output-stride asks: stride 4+8 is the best by folds"
+    assert list(_closer(maps, Asked(output_stride=8))) == [said]
+    assert not [*_closer(maps, Asked(output_stride=(4, 8))), *_closer(maps, Asked())]
 
 
 def test_pictures_as_labels_are_told() -> None:

@@ -33,7 +33,7 @@ from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.given import Source
 from onnx_fcn.walk.heads import Head, can_join
-from onnx_fcn.walk.images import Size, width_of
+from onnx_fcn.walk.images import Size, width_of, written_size
 
 __all__ = ["fit"]
 
@@ -138,6 +138,8 @@ def fit(
     data = reading(images, labels, (names,) if isinstance(names, str) else names)
     tests = None if held_out is None else reading(*held_out, (), trained=data)
     candidates, refused = among(network, at)
+    if at != "auto":
+        _check_stride(candidates[0], asked)
     network.validate()
     sampler = Sampler(network, candidates, preprocess, samples, seed, tile, providers or ())
     limited = sampler.limit(data)
@@ -149,6 +151,7 @@ def fit(
         seen, unseen = sampler.take(tests, say).finite(data.classes.names)
         tested = trained.tested(seen)
     doubts = (*trained.doubts(data, named=at != "auto"), *_outside(sampler.beyond(trained.maps, data, taken), taken))
+    doubts = (*doubts, *_closer(trained.maps, asked))
     say("comparing with the original", 0, 0)
     notes = (*data.notes, limited, lost, *doubts, *refused, *untested, *_of_held_out(tests, unseen))
     head, formula = _head(network, trained), sampler.formula
@@ -289,6 +292,28 @@ def _check_outputs(network: Network) -> None:
     if len(network.walk.outputs) > 1:
         outputs = ", ".join(map(repr, network.walk.outputs))
         raise OptionError(f"the model has several outputs, {outputs}: name the one to replace with --output")
+
+
+def _finer(maps: Candidate, asked: Asked) -> str:
+    """Pixels between the answers of a layer on these maps, if they are fewer than was asked for; else nothing."""
+    own = [min(along) for along in zip(*(f.stride for f in maps.features))]
+    wanted = asked.output_strides * (len(own) if len(asked.output_strides) == 1 else 1)
+    return "x".join(f"{float(s):g}" for s in dict.fromkeys(own)) if any(w > s for w, s in zip(wanted, own)) else ""
+
+
+def _check_stride(maps: Candidate, asked: Asked) -> None:
+    """Raises OptionError if answers further apart than the cells of the chosen maps are asked for."""
+    if own := _finer(maps, asked):
+        raise OptionError(
+            f"--output-stride {written_size(asked.output_strides)} is more than the {own} pixels between the cells of "
+            f"{maps.name}, and a trained layer has an answer at every cell: leave it out, or choose coarser maps"
+        )
+
+
+def _closer(maps: Candidate, asked: Asked) -> Iterator[str]:
+    """A sentence if the maps that folds chose have answers closer to each other than was asked for."""
+    if own := _finer(maps, asked):
+        yield f"answers are {own} pixels apart, closer than --output-stride asks: {maps.name} is the best by folds"
 
 
 def _field(candidates: Sequence[Candidate]) -> list[float]:

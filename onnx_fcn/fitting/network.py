@@ -6,8 +6,10 @@ is the original's walk with the head in place of its outputs.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +187,7 @@ def open_network(
     request = Request(input, size_of(input_size))
     given = Given.open(source, asked)
     document = given.selected.copy()
-    with blaming_model(given):
+    with blaming_model(given), _closer_only():
         walk = answering(document, lift(document, request), asked.as_map)
         if walk.options.apart is not None:
             raise OptionError(
@@ -197,6 +199,15 @@ def open_network(
     entries = metadata_of(geometry, fingerprint(given.whole.proto.graph), document.proto.graph, {})
     document.commit(Edit(metadata=entries))
     return Network(given, walk, document, request, asked, seed, progress)
+
+
+@contextlib.contextmanager
+def _closer_only() -> Iterator[None]:
+    """Take coarser strides out of the advice of an error: conversion has them, and a trained layer has not."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(re.sub(r", or a multiple of \d+", "", str(error))) from None
 
 
 def output_of(network: Network, tensors: Sequence[str]) -> str:
