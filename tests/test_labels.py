@@ -126,8 +126,8 @@ def test_equal_names_up_to_the_suffix_come_first(tmp_path: Path) -> None:
         image(tmp_path / "images" / name)
     for number, name in enumerate(("a.1.png", "a.3.png")):
         mask(tmp_path / "labels" / name, np.full_like(CODES, number))
-    found = open_labels(tmp_path / "images", tmp_path / "labels")
-    assert [Path(one.image).name for one in found] == ["a.1.png"]  # a.3 is that of a.png or of a.2.png: not guessed
+    with pytest.raises(OptionError, match="a.2.png' and '.*a.png' have equal names, so it is not clear .*a.3.png'$"):
+        open_labels(tmp_path / "images", tmp_path / "labels")  # a.3 is that of a.png or of a.2.png: not guessed
     mask(tmp_path / "labels" / "a.png", CODES)
     found = open_labels(tmp_path / "images", tmp_path / "labels")
     assert [Path(one.image).name for one in found] == ["a.1.png", "a.2.png", "a.png"]
@@ -183,6 +183,14 @@ PAIRS: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
     "two images": (
         folders("a.png a.jpg", "a.png"),
         "images/a.jpg' and '.*images/a.png' have equal names, so it is not clear which of them belongs to '.*/labels/a",
+    ),
+    "two masks up to the first dot": (
+        folders("a.png b.ome.png", "a.png b.mask.png b.png"),
+        "labels/b.mask.png' and '.*labels/b.png' have equal names, so it is not clear .* '.*images/b.ome.png'$",
+    ),
+    "two images up to the first dot": (
+        folders("a.png b.0.png b.1.png", "a.png b.png"),
+        "images/b.0.png' and '.*images/b.1.png' have equal names, so it is not clear .* '.*labels/b.png'$",
     ),
     "one mask of two images": (
         alone("a.png b.png", "a.png"),

@@ -61,10 +61,9 @@ def pair_files(images: Sequence[str], labels: Sequence[str], note: Note) -> list
     found: dict[str, str] = {}
     for key in (_stem, _first_word):
         for several, files in _equal(key, images, labels, found):
-            if len(several) == len(files) == 1:
-                found[several[0]] = files[0]
-            elif key is _stem:
+            if len(several) != 1 or len(files) != 1:
                 raise OptionError(_ambiguous(several, files))
+            found[several[0]] = files[0]
     if not found:
         image, file = (os.path.basename(names[0]) for names in (images, labels))
         raise OptionError(
