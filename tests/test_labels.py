@@ -677,6 +677,11 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
     "no annotations": (coco(), "no pixel has a label: nothing in '.*coco.json' has a class$"),
     "neither": (coco({"caption": "a"}), r"has neither a segmentation nor a box \[x, y, width, height\]$"),
     "three numbers": (coco({"bbox": [1, 2, 3]}), "has neither a segmentation nor a box"),
+    "a negative width": (
+        coco(ROW, {"bbox": [50, 50, -40, 4]}),
+        r"annotation 2 in '.*coco.json' has a box whose width or height is negative: \[50, 50, -40, 4\]$",
+    ),
+    "a negative height": (coco({"bbox": [5, 5, 4, -0.5]}), r"whose width or height is negative: \[5, 5, 4, -0.5\]$"),
     "a box of text": (coco({"bbox": ["a", 1, 2, 3]}), NONE),
     "a box far away": (coco({"bbox": [1, 2, 1e300, 3]}), rf"has the coordinate 1e\+300, {FAR}"),
     "a polygon that is none": (coco({"segmentation": [3]}), r"has a polygon that is no list \[x, y, x, y, …\]$"),

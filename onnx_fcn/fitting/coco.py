@@ -94,6 +94,8 @@ def _draw(drawing: Drawing, row: dict[str, Any], label: int, boxes: str, where: 
         if not isinstance(box, list) or len(box) != 4:
             raise OptionError(f"{where} has neither a segmentation nor a box [x, y, width, height]")
         corner, extent = places_of([box[:2], box[2:]], where)
+        if extent.min() < 0:
+            raise OptionError(f"{where} has a box whose width or height is negative: {box}")
         if boxes == "fill":
             corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
             drawing.add(Area.of([corner + corners * extent], label))
