@@ -402,8 +402,8 @@ def test_a_failed_validation_writes_nothing(command: Command, tmp_path: Path, mo
     assert result.code == 3
     assert result.out == ""
     assert result.err == (
-        "error: the converted model is not the same network: the answer at the native size of 'scores' at 28×28: "
-        "differ by 0.5 (allowed 0.0002)\n"
+        "error: the converted model is not the same network: the answer at the native size of 'scores' at 28×28 "
+        "differs by 0.5 (allowed 0.0002)\n"
     )
     assert files(tmp_path) == before
 

@@ -587,7 +587,10 @@ def refusals(folder: Path) -> dict[str, tuple[dict[str, Any], type[FcnError], st
         "no position": ({"at": "0.weight"}, OptionError, "does not depend on the position"),
         "several outputs": ({"model": two}, OptionError, "several outputs, 'y', 'z': name the one"),
         "no last layer": ({"model": pool, "at": "last"}, OptionError, "ends with GlobalMaxPool.*--at cut"),
-        "attention": ({"model": attention}, UnsupportedModel, "multiplies positions with positions"),
+        "attention": (
+            {"model": attention}, UnsupportedModel,
+            r"multiplies positions with positions[^(]*\(attention[^(]*\n.*--output names a tensor to end the",
+        ),
         "seed": ({"seed": -1}, OptionError, "--seed is an integer of at least 0, not -1"),
         "samples": ({"samples": 0}, OptionError, "--samples is an integer of at least 1, not 0"),
         "folds": ({"folds": 1}, OptionError, "--folds is an integer of at least 2, not 1"),
@@ -670,7 +673,9 @@ def test_scikit_learn_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["--at", "nothing"], 2, "no tensor 'nothing'"),
         (["--ignore", "x"], 2, "neither a whole number nor 'none'"),
-        (["--folds", "0"], 2, "not an integer of at least 1"),
+        (["--folds", "0"], 2, "--folds is an integer of at least 2, not 0"),
+        (["--folds", "1"], 2, "--folds is an integer of at least 2, not 1"),
+        (["--at", ""], 2, "--at is empty: it is auto, last, cut, stride:8,16 or names of tensors"),
         (["--input-size", "x"], 2, "is not a size in pixels"),
         (["--output", "other"], 2, "no output 'other'"),
         (["--held-out", "missing", "missing"], 2, "missing"),
@@ -775,6 +780,28 @@ def test_folds_may_choose_answers_closer_than_asked_for() -> None:
     said = "answers are 4x8 pixels apart, closer than --output-stride asks: stride 4+8 is the best by folds"
     assert list(_closer(maps, Asked(output_stride=8))) == [said]
     assert not [*_closer(maps, Asked(output_stride=(4, 8))), *_closer(maps, Asked())]
+
+
+def test_maps_before_attention_can_be_fitted(tmp_path: Path) -> None:
+    """The advice for a network with attention: another tensor as its output."""
+    given = model(
+        "a = Conv (x, w1) r = Reshape (a, s) t = Transpose <perm = [0, 2, 1]> (r) m = MatMul (t, r) y = Flatten (m)",
+        image="float[N,1,12,12] x", w1=(4, 1, 3, 3), s=[0, 4, 100],
+    )  # fmt: skip
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    fitted = onnx_fcn.fit(given, PAGE, tmp_path / "labels.npy", output_name="a", at="a", samples=20)
+    assert fitted.validation.passed
+
+
+def test_changed_weights_of_the_trunk_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    onnx_fcn.fit(DIGITS, PAGE, tmp_path / "labels.npy", tmp_path / "t.onnx", at="last", samples=20)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "t.onnx").graph.initializer}
+    trunk = onnx.load(DIGITS).graph.initializer[0].name
+    onnx_fcn.replace_weights(tmp_path / "t.onnx", {trunk: 2 * weights[trunk]}, tmp_path / "t.onnx")
+    words = r"layer on the original's features of 'scores' at \d+×\d+ differ by \S+ \(allowed 0.0002\)$"
+    with pytest.raises(onnx_fcn.ValidationError, match=words):
+        onnx_fcn.validate(DIGITS, tmp_path / "t.onnx")
 
 
 def test_pictures_as_labels_are_told() -> None:

@@ -126,7 +126,7 @@ def test_equal_names_up_to_the_suffix_come_first(tmp_path: Path) -> None:
         image(tmp_path / "images" / name)
     for number, name in enumerate(("a.1.png", "a.3.png")):
         mask(tmp_path / "labels" / name, np.full_like(CODES, number))
-    with pytest.raises(OptionError, match="a.2.png' and '.*a.png' have equal names, so it is not clear .*a.3.png'$"):
+    with pytest.raises(OptionError, match=r"a.2.png' and '.*a.png' have equal names, so it is not clear .*a.3.png'$"):
         open_labels(tmp_path / "images", tmp_path / "labels")  # a.3 is that of a.png or of a.2.png: not guessed
     mask(tmp_path / "labels" / "a.png", CODES)
     found = open_labels(tmp_path / "images", tmp_path / "labels")
@@ -698,6 +698,7 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
             ("a huge size", {"size": [10**400, 1]}, "has a run-length encoding without a size"),
             ("another size", {"size": [30, 20]}, "has runs for 30×20 pixels, and its image has 20×30$"),
             ("too few", {"counts": [599]}, "has runs of 599 pixels, and 20×30 are 600$"),
+            ("many", {"counts": [142085]}, "has runs of 142085 pixels, and 20×30 are 600$"),
             ("too many", {"counts": [0, 2**70]}, r"has runs of 1.181e\+21 pixels, and 20×30 are 600$"),
             ("below zero", {"counts": [700, -100]}, "has a run-length encoding whose counts are no numbers of pixels$"),
             ("fractions", {"counts": [599.5, 0.5]}, "whose counts are no numbers of pixels$"),
@@ -733,7 +734,7 @@ def test_points_in_csv(tmp_path: Path) -> None:
     expected[3, 7], expected[0, 0], expected[1, 1] = 0, 2, 1
     assert one.labels.codes == {0: "ink", 1: "paper", 2: "paper, old"}
     np.testing.assert_array_equal(read(one), expected)
-    assert notes == [f"1 feature has no class and is ignored, in '{path}'"]
+    assert notes == [f"1 row has no label and is ignored, in '{path}'"]
 
 
 def test_csv_names_images(tmp_path: Path) -> None:
@@ -748,7 +749,7 @@ def test_csv_names_images(tmp_path: Path) -> None:
     assert [read(one)[0, :4].tolist() for one in found] == [[-1, -1, 0, -1], [-1, 1, -1, 0]]
     assert notes == [
         f"1 image is only in '{path}': 'z.png'",
-        f"1 feature has no class and is ignored, in '{path}'",
+        f"1 row has no label and is ignored, in '{path}'",
         f"1 image has no labels and is left out: '{tmp_path}/images/c.png'",
     ]
 

@@ -92,9 +92,9 @@ class Validation:
         """One sentence about the worst failure."""
         worst = max((c for c in self.checks if not c.passed), key=lambda c: np.nan_to_num(c.error, nan=np.inf))
         where = f" at {'×'.join(map(str, worst.size))}" if worst.size else ""
-        reason = f"differ by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
+        subject = f"{COMPARED[worst.kind]} of '{worst.subject}'{where}"
         if not math.isfinite(worst.error):
-            reason = worst.note or "NaN or infinities are at other places than in the original"
-        elif worst.note:
-            reason += f"; {worst.note}"
-        return f"{COMPARED[worst.kind]} of '{worst.subject}'{where}: {reason}"
+            return f"{subject}: {worst.note or 'NaN or infinities are at other places than in the original'}"
+        verb = "differs" if worst.kind in ("native", "grid") else "differ"
+        reason = f"{verb} by {worst.error:.2g} (allowed {worst.tolerance:.2g})"
+        return f"{subject} {reason}" + (f"; {worst.note}" if worst.note else "")

@@ -125,7 +125,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         default="balanced",
         help="the same weight for all classes (default), or for all pixels",
     )
-    training.add_argument("--folds", type=count, default=5, metavar="N", help="folds over images (default: 5)")
+    training.add_argument("--folds", type=int, default=5, metavar="N", help="folds over images (default: 5)")
     training.add_argument(
         "--held-out", nargs=2, metavar=("IMAGES", "LABELS"), help="images and labels to test on, not to train on"
     )

@@ -106,8 +106,10 @@ def among(network: Network, at: str | Sequence[str]) -> tuple[list[Candidate], l
     if isinstance(at, str) and at.startswith("stride:"):
         return [_at_strides(network, at.removeprefix("stride:"))], []
     names = [n.strip() for n in at.split(",")] if isinstance(at, str) else list(at)
+    if not any(names):
+        raise OptionError("--at is empty: it is auto, last, cut, stride:8,16 or names of tensors")
     features = tuple(usable(network, name) for name in names)
-    if len(set(names)) < len(names) or not names:
+    if len(set(names)) < len(names):
         raise OptionError("--at names each map once")
     return [joined(features)], []
 

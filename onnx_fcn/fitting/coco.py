@@ -116,9 +116,14 @@ def _runs_of(encoded: dict[str, Any], drawing: Drawing, label: int, where: str) 
     if not isinstance(runs, list) or not all(isinstance(n, int) and n >= 0 for n in runs):
         raise OptionError(f"{where} has a run-length encoding whose counts are no numbers of pixels")
     if sum(runs) != height * width:
-        raise OptionError(f"{where} has runs of {sum(runs):.4g} pixels, and {height}×{width} are {height * width}")
+        raise OptionError(f"{where} has runs of {_count(sum(runs))} pixels, and {height}×{width} are {height * width}")
     stops: Array = np.cumsum(np.array(runs, np.int64))
     return Runs(stops, height, label)
+
+
+def _count(number: int) -> str:
+    """A number of pixels; numbers that no image has are rounded."""
+    return str(number) if number < LIMIT**2 else f"{number:.4g}"
 
 
 def _decoded(text: str, where: str) -> list[int]:

@@ -171,11 +171,13 @@ def _drawn(path: str, rank: int, boxes: str) -> Drawn:
 
 
 def _tell_unnamed(drawings: Iterable[tuple[str, Drawing]], note: Note) -> None:
-    """Say how many features have no class."""
-    unnamed = [(file, drawing.unnamed) for file, drawing in drawings if drawing.unnamed]
-    if total := sum(number for _, number in unnamed):
-        have = "features have no class and are" if total > 1 else "feature has no class and is"
-        note(f"{total} {have} ignored, in {listed(list(dict(unnamed)))}")
+    """Say how many features, or rows of CSV, have no class."""
+    found = list(drawings)
+    for is_csv, word, what in ((False, "feature", "class"), (True, "row", "label")):
+        unnamed = [(f, d.unnamed) for f, d in found if d.unnamed and f.lower().endswith(".csv") is is_csv]
+        if total := sum(number for _, number in unnamed):
+            have = f"{word}s have no {what} and are" if total > 1 else f"{word} has no {what} and is"
+            note(f"{total} {have} ignored, in {listed(list(dict(unnamed)))}")
 
 
 def _rank_of(names: set[str]) -> Callable[[str], tuple[int, str]]:

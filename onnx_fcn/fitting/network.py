@@ -10,14 +10,14 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.heads import prove_head
 from onnx_fcn.conversion import Progress, accepted, blaming_model, compare
-from onnx_fcn.errors import OptionError
+from onnx_fcn.errors import OptionError, UnsupportedModel
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk, makers_of, upstream
@@ -37,6 +37,15 @@ from onnx_fcn.walk.mixing import check_freed
 
 __all__ = ["Network", "Written", "open_network", "output_of"]
 
+
+#: How the hint of a node begins that cannot slide, and could run on windows.
+RUN_ALONE = "it can only run on windows of"
+
+#: The advice in its place.
+BEFORE = (
+    "a layer can be trained on the maps before: --output names a tensor to end the network at, such as the last map "
+    "before this"
+)
 
 #: The map itself, at the network's own stride.
 PLAIN = Asked()
@@ -187,7 +196,7 @@ def open_network(
     request = Request(input, size_of(input_size))
     given = Given.open(source, asked)
     document = given.selected.copy()
-    with blaming_model(given), _closer_only():
+    with blaming_model(given), _advising_fit():
         walk = answering(document, lift(document, request), asked.as_map)
         if walk.options.apart is not None:
             raise OptionError(
@@ -202,10 +211,14 @@ def open_network(
 
 
 @contextlib.contextmanager
-def _closer_only() -> Iterator[None]:
-    """Take coarser strides out of the advice of an error: conversion has them, and a trained layer has not."""
+def _advising_fit() -> Iterator[None]:
+    """Take what only conversion has out of the advice of an error: coarser strides, and windows that run alone."""
     try:
         yield
+    except UnsupportedModel as error:
+        causes = [replace(d, hint="") if d.hint.startswith(RUN_ALONE) else d for d in error.diagnostics]
+        hint = BEFORE if causes != list(error.diagnostics) else ""
+        raise UnsupportedModel(causes, error.advice or hint) from None
     except OptionError as error:
         raise OptionError(re.sub(r", or a multiple of \d+", "", str(error))) from None
 
