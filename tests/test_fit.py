@@ -259,7 +259,7 @@ def test_features_lie_where_their_fields_are(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert fitted.held_out is not None
     assert fitted.held_out.accuracy > 0.97
-    assert len(size) == 1 or not any("nearer to the border" in note for note in fitted.notes)
+    assert len(size) == 1 or not any("outside the outermost answers" in note for note in fitted.notes)
     onnx_fcn.apply(tmp_path / "out.onnx", images / "0.npy", tmp_path / "map.npy")
     grid = onnx_fcn.read_geometry(tmp_path / "out.onnx").grid(*size)
     pixels = np.rint(grid.pixel_of(*np.indices(grid.shape))[::-1]).astype(int)
@@ -485,7 +485,7 @@ def test_labels_beyond_the_outermost_answers_are_counted(tmp_path: Path) -> None
     rows = ["x,y,label", *(f"{x},{20 + 9 * k},{'ab'[k % 2]}" for k, x in enumerate((2, 11, 12, 200, 300, 444, 453)))]
     (tmp_path / "border.csv").write_text("\n".join(rows) + "\n")
     fitted = onnx_fcn.fit(DIGITS, PAGE, tmp_path / "border.csv", at="last")
-    assert any("4 of 7 samples are nearer to the border than the outermost answers" in note for note in fitted.notes)
+    assert any("4 of 7 samples lie outside the outermost answers" in note for note in fitted.notes)
 
 
 def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
@@ -802,6 +802,20 @@ def test_changed_weights_of_the_trunk_are_told(tmp_path: Path) -> None:
     words = r"layer on the original's features of 'scores' at \d+×\d+ differ by \S+ \(allowed 0.0002\)$"
     with pytest.raises(onnx_fcn.ValidationError, match=words):
         onnx_fcn.validate(DIGITS, tmp_path / "t.onnx")
+
+
+def test_dynamic_quantisation_is_named_as_a_cause(tmp_path: Path) -> None:
+    """Its scale is that of the largest pixel of the whole image."""
+    given = model(
+        "q, s, z = DynamicQuantizeLinear (x) a = DequantizeLinear (q, s, z) b = Conv (a, w1) f = Flatten (b) "
+        "y = Gemm (f, w2)",
+        image="float[N,1,12,12] x", w1=(4, 1, 3, 3), w2=(400, 3),
+    )  # fmt: skip
+    np.save(tmp_path / "labels.npy", truth("digit", UPPER))
+    with pytest.raises(
+        FcnError, match="depends on the whole image, through a squeeze-and-excite gate, dynamic quantis"
+    ):
+        onnx_fcn.fit(given, PAGE, tmp_path / "labels.npy", at="b", samples=20)
 
 
 def test_pictures_as_labels_are_told() -> None:

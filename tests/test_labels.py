@@ -434,8 +434,8 @@ def scaled(geometry: Any) -> Any:
     return [scaled(part) for part in geometry] if isinstance(geometry, list) else geometry and geometry / 2
 
 
-FAR = "which is no pixel of an image$"
-NONE = "has coordinates that are no list of positions .x, y.$"
+FAR = "which is not a pixel of an image$"
+NONE = "has coordinates that are not a list of positions .x, y.$"
 GEOJSON: dict[str, tuple[Any, str]] = {
     "no JSON": ("{", "a.json' is not JSON: line 1 cannot be read$"),
     "no JSON further down": ('[\n{"a": 1},\n}]', "a.json' is not JSON: line 3 cannot be read$"),
@@ -444,7 +444,7 @@ GEOJSON: dict[str, tuple[Any, str]] = {
     "a number of many digits": ("[" + "9" * 5000 + "]", "a.json' is not JSON: it contains what is neither text nor a"),
     "something else": ({"a": 1}, "a.json' is neither GeoJSON with features nor COCO with images and annotations$"),
     "a bare geometry": ({"type": "Point", "coordinates": [1, 2]}, "is neither GeoJSON with features nor COCO"),
-    "no features": ([1, 2], "feature 1 in '.*a.json' is no GeoJSON feature$"),
+    "no features": ([1, 2], "feature 1 in '.*a.json' is not a GeoJSON feature$"),
     "no class anywhere": ([], "no pixel has a label: nothing in '.*a.json' has a class$"),
     "another type": (
         [feature("Point", [1, 1], "a"), feature("Circle", [1, 1], "a")],
@@ -651,7 +651,7 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown category": (
         coco(ROW, {**ROW, "category_id": 3}), "annotation 2 .* has the category_id 3, which is not listed$",
     ),
-    "no annotation": (coco(ROW, annotations=[3]), "annotation 1 in '.*coco.json' is no COCO annotation$"),
+    "no annotation": (coco(ROW, annotations=[3]), "annotation 1 in '.*coco.json' is not a COCO annotation$"),
     "no categories": (coco(ROW, categories=None), "has the category_id 9, which is not listed$"),
     "categories of one id": (
         coco(ROW, categories=[{"id": 9, "name": "a"}] * 2),
@@ -684,8 +684,8 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
     "a negative height": (coco({"bbox": [5, 5, 4, -0.5]}), r"whose width or height is negative: \[5, 5, 4, -0.5\]$"),
     "a box of text": (coco({"bbox": ["a", 1, 2, 3]}), NONE),
     "a box far away": (coco({"bbox": [1, 2, 1e300, 3]}), rf"has the coordinate 1e\+300, {FAR}"),
-    "a polygon that is none": (coco({"segmentation": [3]}), r"has a polygon that is no list \[x, y, x, y, …\]$"),
-    "an odd polygon": (coco({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}), "has a polygon that is no list"),
+    "a polygon that is none": (coco({"segmentation": [3]}), r"has a polygon that is not a list \[x, y, x, y, …\]$"),
+    "an odd polygon": (coco({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}), "has a polygon that is not a list"),
     "two corners": (coco({"segmentation": [[1, 2, 3, 4]]}), NONE),
     "NaN": (coco({"segmentation": [[1, 2, 3, 4, float("nan"), 6]]}), f"has the coordinate nan, {FAR}"),
     **{
@@ -700,9 +700,9 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
             ("too few", {"counts": [599]}, "has runs of 599 pixels, and 20×30 are 600$"),
             ("many", {"counts": [142085]}, "has runs of 142085 pixels, and 20×30 are 600$"),
             ("too many", {"counts": [0, 2**70]}, r"has runs of 1.181e\+21 pixels, and 20×30 are 600$"),
-            ("below zero", {"counts": [700, -100]}, "has a run-length encoding whose counts are no numbers of pixels$"),
-            ("fractions", {"counts": [599.5, 0.5]}, "whose counts are no numbers of pixels$"),
-            ("nothing", {"counts": None}, "whose counts are no numbers of pixels$"),
+            ("below zero", {"counts": [700, -100]}, "a run-length encoding whose counts are not numbers of pixels$"),
+            ("fractions", {"counts": [599.5, 0.5]}, "whose counts are not numbers of pixels$"),
+            ("nothing", {"counts": None}, "whose counts are not numbers of pixels$"),
             ("other letters", {"counts": "Z1 é"}, "has a run-length encoding that is damaged$"),
             ("endless letters", {"counts": "o" * 10**6}, "has a run-length encoding that is damaged$"),
             ("cut short", {"counts": "Z1o"}, "has a run-length encoding that is cut short$"),
@@ -783,8 +783,8 @@ CSV: dict[str, tuple[str, str]] = {
     "no label": ("x,y,class\n1,2,a\n", "a.csv' has no column 'label'"),
     "semicolons": ("x;y;label\n1;2;a\n", "a.csv' has no column 'x'"),
     "no rows": ("x,y,label\n", "no pixel has a label: nothing in '.*a.csv' has a class$"),
-    "no number": ("x,y,label\n1,2,a\n\n1,two,a\n", "line 4 of '.*a.csv' has a coordinate that is no number$"),
-    "no label but a number": ("x,label,y\n1,a\n", "line 2 of '.*a.csv' has a coordinate that is no number$"),
+    "no number": ("x,y,label\n1,2,a\n\n1,two,a\n", "line 4 of '.*a.csv' has a coordinate that is not a number$"),
+    "no label but a number": ("x,label,y\n1,a\n", "line 2 of '.*a.csv' has a coordinate that is not a number$"),
     "NaN": ("x,y,label\nnan,2,a\n", f"line 2 of '.*a.csv' has the coordinate nan, {FAR}"),
     "far away": ("x,y,label\n1,1e300,a\n", rf"line 2 of '.*a.csv' has the coordinate 1e\+300, {FAR}"),
     "no image": ("image,x,y,label\n ,2,2,a\n", "line 2 of '.*a.csv' names no image$"),
@@ -793,8 +793,8 @@ CSV: dict[str, tuple[str, str]] = {
         "'image.png' and 'a/image' have equal names, so it is not clear which of them belongs to '.*image.png'$",
     ),
     "other images": ("image,x,y,label\nb.png,2,2,a\n", "a.csv' names images such as 'b.png', and there are others"),
-    "a field without an end": ('x,y,label\n1,2,"' + "a" * 200_000, "a.csv' is no CSV: line 2 cannot be read"),
-    "an open quote": ('x,y,label\n1,2,a\n2,2,"b\n3,3,a\n', "no CSV: line 4 cannot be read; is a quote left open"),
+    "a field without an end": ('x,y,label\n1,2,"' + "a" * 200_000, "a.csv' is not CSV: line 2 cannot be read"),
+    "an open quote": ('x,y,label\n1,2,a\n2,2,"b\n3,3,a\n', "not CSV: line 4 cannot be read; is a quote left open"),
 }  # fmt: skip
 
 
@@ -814,7 +814,7 @@ def test_columns_for_other_numbers_of_axes(rank: int, first: str, tmp_path: Path
 
 def test_csv_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"x,y,label\n1,2,\xff\n")
-    with pytest.raises(OptionError, match=r"a.csv' is no CSV: it is not text in UTF-8$"):
+    with pytest.raises(OptionError, match=r"a.csv' is not CSV: it is not text in UTF-8$"):
         only(tmp_path, tmp_path / "a.csv")
 
 

@@ -186,7 +186,7 @@ def picture(mode: str, **how: Any) -> Callable[[Path], object]:
 
 
 RGB = CODES[..., None].repeat(3, -1)
-WORDS = "is no mask: its pixels are colours, which are not class numbers: save it in grey or with a palette$"
+WORDS = "is not a mask: its pixels are colours, which are not class numbers: save it in grey or with a palette$"
 NUMBERS = (
     r"has the shape \(37, 53, 3\): a mask of an image with 2 axes has one number at each pixel, and no axis of channels"
 )
@@ -201,7 +201,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         WORDS,
     ),
     "grey and alpha": (
-        "m.png", picture("LA"), "is no mask: its pixels have alpha, which is no class number: save it without$",
+        "m.png", picture("LA"), "is not a mask: its pixels have alpha, which is not a class number: save it without$",
     ),
     "bands": (
         "m.tif", lambda p: tifffile.imwrite(p, RGB, photometric="minisblack", planarconfig="contig"), NUMBERS,
@@ -243,7 +243,7 @@ def test_what_is_no_mask(name: str, tmp_path: Path) -> None:
 def test_what_a_mask_says_of_itself_is_compared_with_what_is_there(name: str, tmp_path: Path) -> None:
     write, file, says = LIES[name]
     write(tmp_path / file)
-    with pytest.raises(OptionError, match=f"{says}|is no mask: its pixels are colours"):
+    with pytest.raises(OptionError, match=f"{says}|is not a mask: its pixels are colours"):
         open_mask(tmp_path / file, 2)
 
 

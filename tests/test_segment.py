@@ -187,7 +187,7 @@ def test_truths_that_do_not_fit(command: Command) -> None:
             "'ignored.npy' contains nothing but 255, which --ignore leaves out: no pixel has a truth",
         ),
         ("--truth floats.npy", "'floats.npy' contains float32, and class numbers are integers"),
-        ("--truth colours.png", "'colours.png' is no mask: its pixels are colours"),
+        ("--truth colours.png", "'colours.png' is not a mask: its pixels are colours"),
         ("--truth text.png", "'text.png' is not an image"),
         ("--ignore 0", "--ignore is a number in the truth: give --truth as well"),
         ("--truth none.png", "'none.png' does not exist"),

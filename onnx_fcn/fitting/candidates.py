@@ -2,8 +2,8 @@
 
     last      what the original's last layer reads: features of a whole window, often behind a pooling
     cut       the last feature map that all answers are computed from
-    stride 8  the last map with 8 pixels between its cells, and so for every stride of the network from 4 on; of several
-              that are computed from each other cell by cell, the narrowest
+    stride 8  the last map with 8 pixels between its cells, and so for every stride of the network from 4 on; where 1×1
+              layers compute several of these from each other, the one with the fewest channels
 
 Classes of whole images need the first; the later a map, the less it says where something is.
 """
@@ -132,8 +132,8 @@ def usable(network: Network, name: str, *, covers: bool = False) -> Feature:
         raise OptionError(f"'{name}' is rounded to integers, so no layer can be trained on it: fit the float model")
     if not all(a.field.is_local for a in sliding(fact)):
         raise OptionError(
-            f"'{name}' depends on the whole image, through a squeeze-and-excite gate or the like, so its features "
-            "differ from crop to crop: choose an earlier map with --at"
+            f"'{name}' depends on the whole image, through a squeeze-and-excite gate, dynamic quantisation or the "
+            "like, so its features differ from crop to crop: choose an earlier map with --at"
         )
     if fact.padding is not None or fact.unfolded is not None:
         raise OptionError(f"'{name}' is not a map that a layer can read at every position: choose another with --at")
@@ -240,8 +240,8 @@ def _last(network: Network) -> Feature:
         name = read
     what = f"{node.op_type} '{node.name or node.output[0]}'" if node is not None else f"'{name}'"
     raise OptionError(
-        f"the network ends with {what}, which is no dense layer or convolution, so there is no last layer to replace: "
-        "--at cut, or the name of a tensor, says what to train on"
+        f"the network ends with {what}, which is neither a dense layer nor a convolution, so there is no last layer to "
+        "replace: --at cut, or the name of a tensor, says what to train on"
     )
 
 

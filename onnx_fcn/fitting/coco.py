@@ -47,7 +47,7 @@ def draw_coco(path: str, content: dict[str, Any], boxes: str) -> tuple[dict[str 
     for number, row in enumerate(content["annotations"], 1):
         where = f"annotation {number} in '{path}'"
         if not isinstance(row, dict):
-            raise OptionError(f"{where} is no COCO annotation")
+            raise OptionError(f"{where} is not a COCO annotation")
         for key, known in (("image_id", files), ("category_id", categories)):
             if not isinstance(row.get(key), int | str) or row[key] not in known:
                 raise OptionError(f"{where} has the {key} {row.get(key)!r:.40}, which is not listed")
@@ -86,7 +86,7 @@ def _draw(drawing: Drawing, row: dict[str, Any], label: int, boxes: str, where: 
     elif isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) % 2:
-                raise OptionError(f"{where} has a polygon that is no list [x, y, x, y, …]")
+                raise OptionError(f"{where} has a polygon that is not a list [x, y, x, y, …]")
             pairs = list(zip(polygon[::2], polygon[1::2]))
             drawing.add(Area.of([places_of(pairs, where, 3)], label))
     else:
@@ -114,7 +114,7 @@ def _runs_of(encoded: dict[str, Any], drawing: Drawing, label: int, where: str) 
         raise OptionError(f"{where} has runs for {height}×{width} pixels, and its image has {size[0]}×{size[1]}")
     runs = _decoded(counts, where) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(n, int) and n >= 0 for n in runs):
-        raise OptionError(f"{where} has a run-length encoding whose counts are no numbers of pixels")
+        raise OptionError(f"{where} has a run-length encoding whose counts are not numbers of pixels")
     if sum(runs) != height * width:
         raise OptionError(f"{where} has runs of {_count(sum(runs))} pixels, and {height}×{width} are {height * width}")
     stops: Array = np.cumsum(np.array(runs, np.int64))

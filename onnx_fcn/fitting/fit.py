@@ -344,7 +344,7 @@ def _outside(beyond: int, taken: Samples) -> Iterator[str]:
     """A sentence if samples are beyond the outermost cells of the finest map."""
     if beyond:
         of = f"{beyond:,} of {len(taken.classes):,} samples"
-        yield f"{of} are nearer to the border than the outermost answers: each takes the features of the nearest one"
+        yield f"{of} lie outside the outermost answers, near the border: each gets the features of the nearest answer"
 
 
 def _head(network: Network, trained: Trained) -> Head:

@@ -197,7 +197,7 @@ class Fitted:
         return self.text()
 
     def _balance(self) -> str:
-        return "balanced, so scores are no calibrated probabilities" if self.balance == "balanced" else "not balanced"
+        return "balanced, so scores are not calibrated probabilities" if self.balance == "balanced" else "not balanced"
 
     def _candidates(self, verbose: bool) -> Table:
         rows = []

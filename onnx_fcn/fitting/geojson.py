@@ -18,7 +18,7 @@ __all__ = ["draw_geojson", "features_of"]
 
 
 def features_of(content: Any) -> list[Any] | None:
-    """The features in the content of a JSON file; None if it is no GeoJSON."""
+    """The features in the content of a JSON file; None if it is not GeoJSON."""
     if isinstance(content, dict):
         if content.get("type") == "FeatureCollection" and isinstance(content.get("features"), list):
             return list(content["features"])
@@ -36,7 +36,7 @@ def draw_geojson(path: str, features: list[Any]) -> Drawing:
     for number, feature in enumerate(features, 1):
         where = f"feature {number} in '{path}'"
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
-            raise OptionError(f"{where} is no GeoJSON feature")
+            raise OptionError(f"{where} is not a GeoJSON feature")
         name = _class_of(feature.get("properties"))
         if name is None or feature.get("geometry") is None:
             drawing.unnamed += 1
@@ -91,5 +91,5 @@ def _is_collection(geometry: Any) -> bool:
 
 def _list(parts: Any, where: str) -> list[Any]:
     if not isinstance(parts, list) or not parts:
-        raise OptionError(f"{where} has coordinates that are no list of positions [x, y]")
+        raise OptionError(f"{where} has coordinates that are not a list of positions [x, y]")
     return parts

@@ -60,9 +60,11 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row
     except UnicodeDecodeError:
-        raise OptionError(f"'{path}' is no CSV: it is not text in UTF-8") from None
+        raise OptionError(f"'{path}' is not CSV: it is not text in UTF-8") from None
     except csv.Error:
-        raise OptionError(f"'{path}' is no CSV: line {reader.line_num} cannot be read; is a quote left open?") from None
+        raise OptionError(
+            f"'{path}' is not CSV: line {reader.line_num} cannot be read; is a quote left open?"
+        ) from None
 
 
 def _columns(path: str, header: Sequence[str], rank: int) -> dict[str, int]:
@@ -90,9 +92,9 @@ def _place(path: str, line: int, row: Sequence[str], axes: Sequence[int]) -> lis
         try:
             place.append(float(_cell(row, column)))
         except ValueError:
-            raise OptionError(f"line {line} of '{path}' has a coordinate that is no number") from None
+            raise OptionError(f"line {line} of '{path}' has a coordinate that is not a number") from None
         if not abs(place[-1]) < LIMIT:
             raise OptionError(
-                f"line {line} of '{path}' has the coordinate {place[-1]:g}, which is no pixel of an image"
+                f"line {line} of '{path}' has the coordinate {place[-1]:g}, which is not a pixel of an image"
             )
     return place

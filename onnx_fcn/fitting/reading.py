@@ -63,7 +63,7 @@ def places_of(positions: Any, where: str, least: int = 1) -> Array:
     except (TypeError, ValueError, OverflowError):
         places = np.empty(0)
     if places.ndim != 2 or places.shape[1] < 2 or len(places) < least:
-        raise OptionError(f"{where} has coordinates that are no list of positions [x, y]")
+        raise OptionError(f"{where} has coordinates that are not a list of positions [x, y]")
     places = places[:, 1::-1]
     check_places(places, where)
     return places
@@ -73,4 +73,4 @@ def check_places(places: Array, where: str) -> None:
     """Raises OptionError if a coordinate is no pixel that an image can have."""
     wrong = places[~(np.abs(places) < LIMIT)]
     if wrong.size:
-        raise OptionError(f"{where} has the coordinate {wrong.flat[0]:g}, which is no pixel of an image")
+        raise OptionError(f"{where} has the coordinate {wrong.flat[0]:g}, which is not a pixel of an image")

@@ -84,11 +84,13 @@ def _check_numbers(found: Stored) -> None:
         raise OptionError(f"{found.name} is sound, which contains no class numbers: save the mask as .npy")
     if found.tone == RGB:
         raise OptionError(
-            f"{found.name} is no mask: its pixels are colours, which are not class numbers: save it in grey or with a "
-            f"palette"
+            f"{found.name} is not a mask: its pixels are colours, which are not class numbers: save it in grey or with "
+            "a palette"
         )
     if found.alpha:
-        raise OptionError(f"{found.name} is no mask: its pixels have alpha, which is no class number: save it without")
+        raise OptionError(
+            f"{found.name} is not a mask: its pixels have alpha, which is not a class number: save it without"
+        )
     if found.dtype.kind not in "biu":
         whole = ", so floats are refused even if they are whole" if found.dtype.kind == "f" else ""
         raise OptionError(
