@@ -243,6 +243,22 @@ row("einsum that scales positions", 'd = Einsum <equation = "nchw,wh->nchw"> (x,
     "y = MatMul (f, v)", w=(3, 4), v=(72, 5))
 row("einsum, outer product with weights", 'p = GlobalMaxPool (x)  f = Flatten (p)  d = Einsum <equation = "nc,k->nkc"> '
     "(f, w)  y = Flatten (d)", w=(5,))
+row("einsum of two maps at each position", 'a = Sigmoid (x)  d = Einsum <equation = "nchw,nkhw->nckhw"> (x, a)  '
+    "r = Reshape (d, s)  m = Conv (r, k)  f = Flatten (m)  y = MatMul (f, w)",
+    opset=(12, 13), s=[0, 36, 4, 3], k=(5, 36, 2, 2), w=(30, 7), outputs="float[N,7] y")
+row("einsum that sums products of features", 'a = Sigmoid (x)  t = Transpose <perm = [0, 2, 3, 1]> (a)  '
+    'd = Einsum <equation = "nchw,nhwc->nhw"> (x, t)  u = Unsqueeze <axes = [1]> (d)  m = Conv (u, k)  '
+    "f = Flatten (m)  y = MatMul (f, w)", opset=12, k=(5, 1, 2, 2), w=(30, 7))
+row("einsum of a map with itself", 'd = Einsum <equation = "nchw,nchw->nwh"> (x, x)  f = Flatten (d)  '
+    "y = MatMul (f, w)", w=(12, 5))
+row("matmul of two maps at each position", "a = Transpose <perm = [0, 2, 3, 1]> (x)  u = Unsqueeze (a, three)  "
+    "b = Sigmoid (a)  v = Unsqueeze (b, four)  d = MatMul (u, v)  q = Squeeze (d, last)  r = Unsqueeze (q, one)  "
+    "m = Conv (r, k)  f = Flatten (m)  y = MatMul (f, w)",
+    one=[1], three=[3], four=[4], last=[3, 4], k=(2, 1, 2, 2), w=(12, 7), outputs="float[N,7] y")
+row("attention between features of each position", "a = Transpose <perm = [0, 2, 3, 1]> (x)  q = Reshape (a, s)  "
+    "k = Tanh (q)  t = Transpose <perm = [0, 1, 2, 4, 3]> (k)  b = MatMul (q, t)  c = Softmax <axis = -1> (b)  "
+    "d = MatMul (c, q)  r = Reshape (d, o)  m = Transpose <perm = [0, 3, 1, 2]> (r)  f = Flatten (m)  "
+    "y = MatMul (f, w)", s=[0, 4, 3, 2, 3], o=[0, 4, 3, 6], w=(72, 5), outputs="float[N,5] y")
 row("einsum that only permutes", 't = Einsum <equation = "nchw->nhwc"> (x)  f = Flatten (t)  y = MatMul (f, w)',
     w=(72, 5))
 
@@ -1585,6 +1601,13 @@ refusal("channels with channels", "q = Reshape (x, s)  k = Transpose <perm = [0,
 refusal("channels with channels, by Einsum", "q = Reshape (x, s)  k = Relu (q)  "
     '[gram] g = Einsum <equation = "ncp,ndp->ncd"> (q, k)  f = Flatten (g)  y = MatMul (f, w)',
     ("product-of-maps", "gram", "bilinear pooling"), s=[0, 6, 12], w=(36, 5))
+refusal("a map with its transpose at each position", 'a = Transpose <perm = [0, 1, 3, 2]> (x)  '
+    '[meet] d = Einsum <equation = "nchw,nchw->nhw"> (x, a)  f = Flatten (d)  y = MatMul (f, w)',
+    ("product-of-maps", "meet", "positions with positions"), image="float[N,6,4,4] x", w=(16, 5))
+refusal("too many products of features", 'a = Sigmoid (x)  [outer] d = Einsum <equation = "nchw,nkhw->nckhw"> (x, a)  '
+    "f = Flatten (d)  y = MatMul (f, w)",
+    ("too-many-products", "outer", "multiplies 90000 pairs of features at each position (at most 40000)"),
+    image="float[N,300,2,2] x", w=(360000, 2))
 refusal("an einsum of maps along a diagonal", "q = Reshape (x, s)  "
     '[diagonal] g = Einsum <equation = "nii,nii->n"> (q, q)  '
     "y = Relu (g)", ("einsum", "diagonal", "takes a diagonal"), image="float[N,4,2,2] x", s=[0, 4, 4],

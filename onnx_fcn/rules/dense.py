@@ -6,6 +6,7 @@ dilation `rate` (see `contraction`). After it the window is one cell, and furthe
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,10 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
+from onnx_fcn.lifting.bounds import UNFOLD_LIMIT
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
-from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.refusals import product_of_maps
+from onnx_fcn.lifting.lifted import Atom, Lifted
+from onnx_fcn.lifting.refusals import RUN_THE_REST, product_of_maps
 from onnx_fcn.lifting.registry import lifts
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import vector
@@ -142,8 +144,45 @@ def matmul(site: Site, a: Fact, b: Fact) -> Fact:
         rank = max(a.rank, b.rank)
         a, b = (f.unsqueezed(range(rank - f.rank)) for f in (a, b))
         # (…, M, K, 1) · (…, 1, K, O) -> (…, M, O)
-        return weighted_sum(site, a.unsqueezed([rank]), b.unsqueezed([rank - 2]), [rank - 1])
+        return sum_of_products(site, a.unsqueezed([rank]), b.unsqueezed([rank - 2]), [rank - 1])
     raise both_mapped(a, b)
+
+
+def sum_of_products(site: Site, a: Lifted, b: Lifted, axes: Sequence[int]) -> Fact:
+    """Σ a·b over some axes, of factors that broadcast: features at each position, or a map pooled by weights.
+
+    Raises:
+        Unsupported: if positions meet others, as in attention and bilinear pooling, or the products would be too many.
+    """
+    if not is_at_each_position(a, b, axes):
+        return weighted_sum(site, a, b, axes)
+    width = math.prod(
+        max(Atom.product(t for t in f.layout[k] if t in f.channels) for f in (a, b)) for k in range(a.rank)
+    )
+    if width > UNFOLD_LIMIT:
+        raise Unsupported(
+            f"multiplies {width} pairs of features at each position (at most {UNFOLD_LIMIT})",
+            code="too-many-products",
+            hint=RUN_THE_REST,
+        )
+    return reduced(site, combine(site, [a, b], op="Mul"), "ReduceSum", axes, keepdims=False)
+
+
+def is_at_each_position(a: Lifted, b: Lifted, axes: Sequence[int]) -> bool:
+    """Are these axes features, and do two live factors have the same positions of the window on the others?
+
+    Then no position meets another: what is computed at each is a product of features, and its sum.
+    """
+    first, second = ([_positions(f, k) for k in range(f.rank)] for f in (a, b))
+    places = list(itertools.chain(*first))
+    is_apart = first == second and len(places) == len(set(places)) and not any(first[k] for k in axes)
+    return is_apart and a.is_live and a.unfolded is None and b.unfolded is None
+
+
+def _positions(x: Lifted, axis: int) -> list[int]:
+    """The axes of the image whose positions an axis of the original tensor consists of, outermost first."""
+    places = (x.space[k - 2].image for atom in x.layout[axis] if (k := x.place(atom)) >= 2)
+    return [image for image in places if image is not None]
 
 
 def weighted_sum(site: Site, a: Lifted, b: Lifted, axes: Sequence[int]) -> Fact:
@@ -203,13 +242,13 @@ class Equation:
 def einsum(site: Site, *operands: Fact) -> Fact:
     """A sum of products of one mapped operand and at most one constant: a dense layer with its axes in any order.
 
-    Of two mapped operands it may be a sum over all positions.
+    Two mapped operands may meet at each position, or be summed over all positions.
 
     Raises:
         Unsupported: if it multiplies other maps, takes a diagonal, or sums over the weight alone.
     """
     if len(operands) == 2 and all(isinstance(f, Lifted) for f in operands):
-        return _weighted_sum(site, [f for f in operands if isinstance(f, Lifted)])
+        return _product_of_maps(site, [f for f in operands if isinstance(f, Lifted)])
     x, weight = _factors(site, operands)
     equation = _equation(site, operands, x, weight)
     if equation.alone:
@@ -228,7 +267,7 @@ def einsum(site: Site, *operands: Fact) -> Fact:
     return _contract(site, x, weight, equation)
 
 
-def _weighted_sum(site: Site, factors: Sequence[Lifted]) -> Fact:
+def _product_of_maps(site: Site, factors: Sequence[Lifted]) -> Fact:
     """A sum of products of two maps, (kept…, summed…) each, with axes of size 1 for letters that one of them lacks."""
     terms, result = _letters(site, factors)
     _check_letters(site, terms, result)
@@ -239,7 +278,7 @@ def _weighted_sum(site: Site, factors: Sequence[Lifted]) -> Fact:
         )
         for x, term in zip(factors, terms)
     )
-    return weighted_sum(site, a, b, range(len(result), len(letters)))
+    return sum_of_products(site, a, b, range(len(result), len(letters)))
 
 
 def _check_letters(site: Site, terms: Sequence[str], result: str) -> None:
