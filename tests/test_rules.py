@@ -1126,6 +1126,21 @@ row("gate of flattened positions, channels last", "r = Reshape (x, s)  t = Trans
 row("gate over axes that are computed", "a = Reshape (axes, s)  p = ReduceMean (x, a)  g = Sigmoid (p)  "
     f"n = Mul (x, g)  m = Conv (n, k)  {HEAD}", opset=18, cut="m", axes=[2, 3], s=[-1], k=(5, 6, 2, 2), w=(30, 7),
     outputs="float[N,7] y")
+for name, weighs in {
+    "channels": 'm = Einsum <equation = "nchw,nc->nchw"> (x, g)',
+    "channels, last": 'd = Einsum <equation = "nc,nchw->nwhc"> (g, x)  m = Transpose <perm = [0, 3, 2, 1]> (d)',
+    "channels, and sums them": 'd = Einsum <equation = "nchw,nc->nhw"> (x, g)  m = Unsqueeze <axes = [1]> (d)',
+    "by more channels": 'd = Einsum <equation = "nchw,nk->nckhw"> (x, g)  m = ReduceMax <axes = [1], keepdims = 0> (d)',
+    "by a sum of its own": 'd = Einsum <equation = "nk,nchw->nhwc"> (g, x)  m = Transpose <perm = [0, 3, 1, 2]> (d)',
+}.items():
+    width = 12 if "Unsqueeze" in weighs else 72
+    row(f"gate that weighs {name}, by an einsum", f"p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  g = Sigmoid (p)  "
+        f"{weighs}  {HEAD}", opset=12, cut="m", w=(width, 5))
+row("gate that an einsum with a gate makes", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  g = Sigmoid (p)  "
+    'q = Einsum <equation = "nchw,nc->cn"> (x, g)  t = Transpose <perm = [1, 0]> (q)  r = Sigmoid (t)  '
+    f'n = Einsum <equation = "nchw,nc->nchw"> (x, r)  m = Conv (n, k)  {HEAD}', cut="m", k=(5, 6, 2, 2), w=(30, 7))
+row("gate for a batch of one, by an einsum", "p = ReduceMean <axes = [2, 3], keepdims = 0> (x)  g = Sigmoid (p)  "
+    f'm = Einsum <equation = "nchw,nc->nchw"> (x, g)  {HEAD}', image="float[1,6,4,3] x", cut="m", w=(72, 5))
 row("gate by an einsum", 'p = Einsum <equation = "nchw->nc"> (x)  g = Sigmoid (p)  u = Unsqueeze (g, axes)  '
     f"n = Mul (x, u)  m = Conv (n, k)  {HEAD}", cut="m", axes=[2, 3], k=(5, 6, 2, 2), w=(30, 7))
 for name, steps in {

@@ -19,6 +19,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.bounds import UNFOLD_LIMIT
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
+from onnx_fcn.lifting.layouts import source_of
 from onnx_fcn.lifting.lifted import Atom, Lifted
 from onnx_fcn.lifting.refusals import RUN_THE_REST, product_of_maps
 from onnx_fcn.lifting.registry import lifts
@@ -242,13 +243,16 @@ class Equation:
 def einsum(site: Site, *operands: Fact) -> Fact:
     """A sum of products of one mapped operand and at most one constant: a dense layer with its axes in any order.
 
-    Two mapped operands may meet at each position, or be summed over all positions.
+    Two mapped operands may meet at each position, or be summed over all positions. A map may also be multiplied by a
+    value that is the same for all positions, such as a gate.
 
     Raises:
         Unsupported: if it multiplies other maps, takes a diagonal, or sums over the weight alone.
     """
     if len(operands) == 2 and all(isinstance(f, Lifted) for f in operands):
         return _product_of_maps(site, [f for f in operands if isinstance(f, Lifted)])
+    if len(operands) == 2 and any(isinstance(f, Unmapped) for f in operands):
+        return _gated(site, operands)
     x, weight = _factors(site, operands)
     equation = _equation(site, operands, x, weight)
     if equation.alone:
@@ -265,6 +269,31 @@ def einsum(site: Site, *operands: Fact) -> Fact:
     if not equation.summed:
         return _multiply(site, x, weight, equation)
     return _contract(site, x, weight, equation)
+
+
+def _gated(site: Site, operands: Sequence[Fact]) -> Fact:
+    """A sum of products of a map and a value that is the same for all positions: (…, own) · (own), summed over letters.
+
+    The value stays as it is: the letters of the map are brought to the order in which it broadcasts.
+
+    Raises:
+        Unsupported: if the value has an axis where the map has positions.
+    """
+    x, gate = sorted(operands, key=lambda f: not isinstance(f, Lifted))
+    assert isinstance(x, Lifted)
+    assert isinstance(gate, Unmapped)
+    sizes = source_of(site, gate)[1]
+    terms, result = letters_of(site, [x.rank if f is x else len(sizes) for f in operands])
+    _check_letters(site, terms, result)
+    mapped, own = (terms[operands.index(f)] for f in (x, gate))
+    if any(size > 1 and t in mapped and _positions(x, mapped.index(t)) for t, size in zip(own, sizes)):
+        raise both_mapped(x, gate)
+    letters = "".join(t for t in mapped if t not in own) + own
+    x = x.transposed([mapped.index(t) for t in letters if t in mapped])
+    x = x.unsqueezed([k for k, t in enumerate(letters) if t not in mapped])
+    summed = "".join(t for t in letters if t not in result)
+    y = _reorder(site, combine(site, [x, gate], op="Mul"), letters, result + summed)
+    return reduced(site, y, "ReduceSum", range(len(result), y.rank), keepdims=False) if summed else y
 
 
 def _product_of_maps(site: Site, factors: Sequence[Lifted]) -> Fact:
