@@ -1117,6 +1117,25 @@ row("a gate back to the size that it was pooled from, channels last",
     cut="m", last=[0, 2, 3, 1], image="float[N,6,8,7] x", w=(336, 5), outputs="float[N,5] y")
 row("context joined to the map", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
     f"c = Concat <axis = 1> (x, e)  m = Conv (c, k)  {HEAD}", cut="m", k=(5, 12, 2, 2), w=(30, 7))
+for name, made in {
+    "resized, then a sigmoid": 'e = Resize (p, "", "", s)  g = Sigmoid (e)',
+    "a conv, resized, then a sigmoid": 'a = Conv (p, v)  e = Resize <mode = "linear"> (a, "", "", s)  g = Sigmoid (e)',
+    "resized, then a conv": 'e = Resize <mode = "linear"> (p, "", "", s)  a = Conv (e, v, b)  g = Relu (a)',
+    "expanded, then a conv": "e = Expand (p, s)  g = Conv (e, v, b)",
+    "expanded, then a conv and a sum with what was not": "e = Expand (p, s)  a = Conv (e, v, b)  g = Add (a, p)",
+    "expanded, normalised": "e = Expand (p, s)  g = BatchNormalization (e, b, b, b, b)",
+    "of one channel, expanded over all": "a = Conv (p, u)  e = Expand (a, s)  g = Sigmoid (e)",
+    "expanded, with a conv that strides, expanded again":
+        "e = Expand (p, s)  a = Conv <strides = [9, 9]> (e, v)  g = Expand (a, s)",
+    "tiled in vain": "e = Expand (p, s)  a = Tanh (e)  g = Tile (a, ones)",
+}.items():
+    given = {"v": (6, 6, 1, 1), "u": (1, 6, 1, 1), "b": np.float32([1, 2, 3, 4, 5, 6]), "ones": [1, 1, 1, 1]}
+    given = {k: v for k, v in given.items() if f", {k})" in made or f", {k}," in made}
+    row(f"gate {name}", f"p = GlobalAveragePool (x)  s = Shape (x)  {made}  n = Mul (x, g)  m = Conv (n, k)  {HEAD}",
+        cut="m", k=(5, 6, 2, 2), w=(30, 7), outputs="float[N,7] y", **given)
+row("context joined to the map after a conv", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
+    f"a = Conv (e, v)  r = Relu (a)  c = Concat <axis = 1> (x, r)  m = Conv (c, k)  {HEAD}", cut="m", v=(4, 6, 1, 1),
+    k=(5, 10, 2, 2), w=(30, 7), outputs="float[N,7] y")
 row("gate of flattened positions", "r = Reshape (x, s)  p = ReduceMean <axes = [2]> (r)  g = Sigmoid (p)  "
     f"u = Unsqueeze (g, axes)  n = Mul (x, u)  m = Conv (n, k)  {HEAD}",
     cut="m", s=[0, 0, -1], axes=[3], k=(5, 6, 2, 2), w=(30, 7))
@@ -1537,6 +1556,10 @@ refusal("weights that are repeated too often together", "r = Reshape (x, s)  [on
     image="float[N,1000,12,12] x", s=[0, 1000, 144], v=(144, 256), w=(256, 144))
 refusal("product of answers", f"{DENSE}  u = Unsqueeze (d, one)  v = Unsqueeze (d, two)  [outer] p = MatMul (v, u)  "
     "y = Flatten (p)", ("product-of-maps", "outer", "two answers of the network"), w=(72, 5), one=[1], two=[2])
+refusal("a gate that is padded", "p = GlobalAveragePool (x)  s = Shape (x)  e = Expand (p, s)  "
+    f"g = Conv <pads = [1, 1, 1, 1]> (e, v)  [mul] n = Mul (x, g)  [conv] m = Conv (n, k)  {HEAD}",
+    ("per-position", "mul", "treats the positions of a window in different ways"), v=(6, 6, 3, 3), k=(5, 6, 2, 2),
+    w=(30, 7), outputs="float[N,7] y")
 refusal("positional embedding", f"[add] e = Add (x, c)  [conv] m = Conv (e, k)  {HEAD}",
     ("per-position", "add", "Conv 'conv' slides"), c=(6, 4, 3), k=(5, 6, 2, 2), w=(30, 7))
 GRID = "s = Shape (x)  n = Gather (s, three)  v = Cast <to = 1> (n)  {}  g = Div (r, v)  q = Reshape (g, wide)"

@@ -28,12 +28,14 @@ class Known:
 class Unmapped:
     """A tensor that is the same for all positions.
 
-    `spread`: the tensor that it expands. `context`: it was computed from the whole image.
+    `spread`: the tensor that it expands. `context`: it was computed from the whole image. `even`: axes, counted from
+    the end, along which all elements are equal, since it was computed from what was spread.
     """
 
     name: str
     spread: str | None = None
     context: bool = False
+    even: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -419,19 +419,25 @@ def shape_with(site: Site, x: Lifted, channels: int) -> str:
 
 
 def source_of(site: Site, fact: Unmapped) -> tuple[str, tuple[int, ...]]:
-    """(tensor, native shape) of a value that is the same for all positions, before its expansion over them."""
+    """(tensor, native shape) of a value that is the same for all positions, before its expansion over them.
+
+    If it was computed after the expansion, this is the tensor itself, whose equal elements the shape counts as one.
+    """
     name, shape = fact.name, site.shape_of(fact)
     if fact.spread is not None:
         source = site.shape_of(Unmapped(fact.spread))
         source = (1,) * (len(shape) - len(source)) + source
         if all(s in (1, d) for s, d in zip(source, shape)):
             return fact.spread, source
-    return name, shape
+    return name, tuple(1 if k - len(shape) in fact.even else d for k, d in enumerate(shape))
 
 
 def as_map(site: Site, fact: Unmapped, like: Lifted) -> Lifted:
     """A tensor that is the same for all positions, as a map of one cell that broadcasts: (N, C, 1, …)."""
     name, shape = source_of(site, fact)
+    if name == fact.name and fact.even:
+        axes = sorted(fact.even)
+        name = site.slice(name, [0] * len(axes), [1] * len(axes), axes)
     batch_axis = next((k for k, d in enumerate(shape) if d == site.batch and site.batch > 1), None)
     if batch_axis is None and site.batch == 1 and shape and shape[0] == 1:
         batch_axis = 0

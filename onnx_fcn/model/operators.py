@@ -13,6 +13,7 @@ __all__ = [
     "CONVOLUTIONS",
     "COUNTED",
     "DENSE",
+    "ELEMENTWISE",
     "FACTORS",
     "GLOBAL",
     "HIDING",
@@ -167,6 +168,12 @@ PER_IMAGE = frozenset(
         *("Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "Where", "Dropout", "ImageScaler", "ScaledTanh"),
     }
 )
+
+#: Operators of `PER_IMAGE` that compute each element from those in the same place.
+ELEMENTWISE = PER_IMAGE - {
+    *("Affine", "AveragePool", "Conv", "ConvTranspose", "Dropout", "GlobalAveragePool", "GlobalLpPool"),
+    *("GlobalMaxPool", "ImageScaler", "InstanceNormalization", "LRN", "LpPool", "MaxPool"),
+}
 
 #: Operators of `PER_IMAGE`, and the product, whose operands may have different numbers of axes.
 BROADCASTS = frozenset({"Add", "Div", "MatMul", "Max", "Min", "Mul", "Pow", "Sub", "Where"})

@@ -353,7 +353,7 @@ def _constant(site: Site, fact: Shared, batch: Atom) -> Whole:
     Raises:
         Unsupported: if it has positions, or is a number computed from the size of the map: a larger image has others.
     """
-    if isinstance(fact, Unmapped) and fact.spread is not None:
+    if isinstance(fact, Unmapped) and (fact.spread is not None or fact.even):
         raise Unsupported(
             f"reads '{fact.name}', which was repeated for each position", code="spread", hint=RUN_THE_REST
         )

@@ -50,6 +50,7 @@ from onnx_fcn.rules import regions, rule_of
 from onnx_fcn.rules.whole import on_whole_map, rule_between
 from onnx_fcn.walk.dense import on_original_axes
 from onnx_fcn.walk.ends import as_image_map, check_meeting, delivered, named
+from onnx_fcn.walk.even import even_axes
 
 __all__ = ["run"]
 
@@ -192,7 +193,7 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
     elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted | Whole) for f in everything):
         outputs = _inline_branch(walk, position, slot, condition)
     elif not any(isinstance(f, Lifted | Whole) for f in everything):
-        outputs = _untouched(walk, slot, everything)
+        outputs = _untouched(walk, Site(walk, position, slot), slot, everything)
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
         if sized and beside and not implicit:
@@ -324,7 +325,7 @@ def _everywhere(fact: Fact) -> Fact:
     return replace(fact, context=True) if isinstance(fact, Unmapped) else fact
 
 
-def _untouched(walk: Walk, slot: Slot, operands: list[Fact]) -> Sequence[Fact]:
+def _untouched(walk: Walk, site: Site, slot: Slot, operands: list[Fact]) -> Sequence[Fact]:
     """The facts of a node without a mapped operand, which stays unchanged."""
     names = [o.name for o in slot.node.outputs]
     unmapped = [f for f in operands if isinstance(f, Unmapped)]
@@ -335,8 +336,10 @@ def _untouched(walk: Walk, slot: Slot, operands: list[Fact]) -> Sequence[Fact]:
         walk.values.set(names[0], shape)
         return [Known(names[0], sized=True)]
     if slot.node.op in SPREADS and isinstance(operands[0], Unmapped):
-        return [replace(operands[0], name=names[0], spread=operands[0].spread or operands[0].name)]
-    return [Unmapped(n, context=any(f.context for f in unmapped)) for n in names]
+        spread = None if operands[0].even else operands[0].spread or operands[0].name
+        return [replace(operands[0], name=names[0], spread=spread)]
+    even = even_axes(site, operands)
+    return [Unmapped(n, context=any(f.context for f in unmapped), even=even) for n in names]
 
 
 def _frozen(
