@@ -314,7 +314,7 @@ def test_a_wrong_weight_behind_a_large_bias_is_found() -> None:
     """It changes less than a thousandth of the answer, and far more than rounding does."""
     bias = np.array([1e4, 0, 0, 0, 0], np.float32)
     model = law.model("f = Flatten (x)  d = MatMul (f, w)  y = Add (d, b)", image="float[N,3,4,5] x", w=(60, 5), b=bias)
-    with pytest.raises(ValidationError, match=r"is not the same network: .* differ by [^;]*$"):
+    with pytest.raises(ValidationError, match=r"is not the same network: .* differs by [^;]*$"):
         onnx_fcn.validate(model, with_a_weight_zeroed(model))
 
 
