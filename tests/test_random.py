@@ -293,8 +293,12 @@ def unchecked_floats(patch: pytest.MonkeyPatch) -> None:
 
 def crops_begin_early(patch: pytest.MonkeyPatch) -> None:
     crop = channels._crop
-    patch.setattr(channels, "_crop", lambda site, x, axis, k, index, step, behind:
-        crop(site, x, axis, k, index - min(1, index[0]), step, behind))  # fmt: skip
+
+    def early(site: Site, x: Any, axis: int, k: int, index: Any, step: int, behind: int | None) -> Any:
+        moved = min(1, int(index[0]))
+        return crop(site, x, axis, k, index - moved, step, None if behind is None else behind + moved)
+
+    patch.setattr(channels, "_crop", early)
 
 
 def nothing_is_cut_where_branches_meet(patch: pytest.MonkeyPatch) -> None:
