@@ -594,7 +594,8 @@ def test_every_rth_answer_of_drawn_networks(examples: int) -> None:
                 continue
             got = law.session(dense.to_proto())({"a0": image})[0][(..., *every)]
             assert got.shape == want.shape, f"{wanted} at {size}"
-            agree(got, want, f"{wanted} at {size}")
+            # Noise may cancel, or be nothing after a Relu: the terms are about 1.
+            assert np.abs(got - want).max(initial=0) <= ROUNDING * max(np.abs(want).max(initial=0), 1e-2), f"at {size}"
 
     with fresh.told(seed, count=count):
         agree_with_plain()

@@ -103,7 +103,9 @@ def _crop(site: Site, x: Lifted, axis: int, k: int, index: Array, step: int, beh
     space, first, count = x.space[k], int(index[0]), len(index)
     rest = space.window - 1 - int(index[-1])
     stride, rate = split_stride(site, space, step)
-    if behind is not None and count > 1:  # the cells behind the last one of the window may be those of a larger image
+    # The cells behind the last one of the window may be those of a larger image. Of outputs that share a grid, each has
+    # an answer for each window: then these cells belong to the next one.
+    if behind is not None and count > 1 and (rate == 1 or site.is_stride_requested):
         rest = behind
     starts, ends = [first * space.rate], [-rest * space.rate if rest else END]
     if count == 1:
