@@ -590,7 +590,8 @@ def test_every_rth_answer_of_drawn_networks(examples: int) -> None:
             try:
                 want = law.session(plain.to_proto())({"a0": image})[0]
             except Exception as error:  # more cells are reflected, or cropped, than there are
-                assert "onnxruntime" in type(error).__module__  # noqa: PT017
+                if "onnxruntime" not in type(error).__module__:
+                    raise
                 continue
             got = law.session(dense.to_proto())({"a0": image})[0][(..., *every)]
             assert got.shape == want.shape, f"{wanted} at {size}"
