@@ -108,6 +108,7 @@ def convert(
     window_stride: int | None = None,
     slide: Sequence[str] = (),
     context: Literal["attention"] | None = None,
+    portable: bool = False,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -151,6 +152,8 @@ def convert(
             default all slide, but for those that a dense output has not, such as the height of a line of text.
         context: ``"attention"``: let attention in the trunk see the whole of a larger image, as squeeze-and-excite
             does. Answers then depend on the whole image. A network that slides is converted as without this option.
+        portable: use only operators that all common runtimes read alike: a MaxPool that dilates becomes the maximum of
+            slices. The report names those that some ignore.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
@@ -182,6 +185,7 @@ def convert(
         window_stride=window_stride,
         slide=tuple(name.lower() for name in slide),
         context=context or "",
+        portable=portable,
     )
     request = Request(
         input=input,
@@ -193,6 +197,7 @@ def convert(
         slide=asked.slide,
         keeps_size=keep_size,
         attention=asked.context == "attention",
+        portable=portable,
     )
     _check_paths(source, output)
     with clock("open"):
@@ -219,7 +224,8 @@ def convert(
             original, document, walk, source=name, sizes=sizes, windows=windows, attention=attention, dropped=dropped
         )
     source_graph = fingerprint(given.whole.proto.graph)
-    document.commit(Edit(metadata=metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json())))
+    entries = metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json(), labels=report.classes)
+    document.commit(Edit(metadata=entries))
     conversion, macs = Conversion(report, document), report.native.macs
     if output is None:
         if validate:
@@ -300,6 +306,7 @@ def validate(
         slide=asked.slide,
         keeps_size=plain.keep_size,
         attention=asked.context == "attention",
+        portable=asked.portable,
     )
     with blaming_model(given):
         walk = _lifted_as_claimed(document, request, judged)

@@ -167,6 +167,7 @@ def _run(given: argparse.Namespace) -> None:
                 window_stride=given.window_stride,
                 slide=given.slide,
                 context=given.context,
+                portable=given.portable,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -271,6 +272,11 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="AXIS,…",
         help="slide along these axes only, such as width, w, or a name in the file; the others keep their size",
+    )
+    group.add_argument(
+        "--portable",
+        action="store_true",
+        help="write only what all common runtimes read alike: slices instead of a MaxPool that dilates",
     )
 
 

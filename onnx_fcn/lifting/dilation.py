@@ -14,7 +14,7 @@ from onnx_fcn.lifting.lifted import Axis, Lifted
 from onnx_fcn.lifting.refusals import RUN_THE_REST
 from onnx_fcn.lifting.site import Site
 
-__all__ = ["cell_maps", "check_undilated", "dilation_refusal", "split_stride", "undilate"]
+__all__ = ["cell_maps", "check_undilated", "dilation_refusal", "maximum_of_slices", "split_stride", "undilate"]
 
 
 def split_stride(site: Site, axis: Axis, stride: int) -> tuple[int, int]:
@@ -63,6 +63,25 @@ def dilation_refusal(site: Site, does: str) -> Unsupported:
         code="rate",
         hint="convert outputs with different strides separately, with --outputs" if several else RUN_THE_REST,
     )
+
+
+def maximum_of_slices(
+    site: Site, x: Lifted, kernel: Sequence[int], strides: Sequence[int], rates: Sequence[int], pads: Sequence[int]
+) -> str:
+    """A MaxPool that dilates as maxima of shifted slices, one axis after the other; pads are begins, then ends."""
+    rank, name = len(kernel), x.map
+    if any(pads):
+        lowest = site.scalar(x, site.lowest(x.elem_type))
+        name = site.pad(name, [0, 0, *pads[:rank]], [0, 0, *pads[rank:]], lowest)
+    for k, (taps, stride, rate) in enumerate(zip(kernel, strides, rates)):
+        behind = [(taps - 1 - tap) * rate for tap in range(taps)]
+        starts = [tap * rate for tap in range(taps)]
+        parts = [
+            site.slice(name, [start], [-left if left else END], [2 + k], [stride])
+            for start, left in zip(starts, behind)
+        ]
+        name = parts[0] if taps == 1 else site.emit(parts, "Max")
+    return name
 
 
 def cell_maps(site: Site, x: Lifted, axes: Sequence[int]) -> list[str]:

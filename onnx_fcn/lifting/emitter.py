@@ -6,7 +6,7 @@ Rules request operations (slice these axes, reduce over those); the emitter choo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.edit import Weight
 
-__all__ = ["END", "Emitter", "Operand"]
+__all__ = ["END", "POOLINGS", "Emitter", "Operand"]
 
 #: An input of an emitted node: a tensor's name, a fact, a constant, or nothing.
 Operand = str | Fact | Array | None
@@ -43,6 +43,22 @@ _DEFAULTS = {
     "count_include_pad": 0,
     "auto_pad": "NOTSET",
 }
+
+
+#: Operators whose strides and pads are written even if they are defaults: MNN divides by a missing stride.
+POOLINGS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+
+
+def _explicit(op: str, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of an operator that is made, with the strides and pads of a pooling even if they are defaults."""
+    given = {k: v for k, v in attrs.items() if v is not None}
+    if op not in POOLINGS:
+        return given
+    rank = len(given["kernel_shape"])
+    given.setdefault("strides", [1] * rank)
+    if given.get("auto_pad", "NOTSET") == "NOTSET":
+        given.setdefault("pads", [0] * 2 * rank)
+    return given
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -162,7 +178,7 @@ class Emitter:
         node = gs.Node(
             op=op or self.op,
             name=self.node.name if varies else names[0],
-            attrs={k: v for k, v in attrs.items() if v is not None},
+            attrs=_explicit(op or self.op, attrs),
             inputs=[gs.Variable(name) for name in self._inputs(inputs)],
             outputs=[gs.Variable(n) for n in names],
             domain=domain or None,

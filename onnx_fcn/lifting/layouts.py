@@ -23,7 +23,7 @@ import onnx
 
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.bounds import REPEAT_LIMIT, UNFOLD_KERNEL, UNFOLD_LIMIT, megabytes
-from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refusal
+from onnx_fcn.lifting.dilation import cell_maps, check_undilated, dilation_refusal, maximum_of_slices
 from onnx_fcn.lifting.emitter import END, Operand
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.folding import restore_batch
@@ -472,7 +472,8 @@ def padding_refusal(site: Site, x: Lifted) -> Unsupported:
 def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> str:
     """The mean or the maximum of the window along some axes, at every position of the grid.
 
-    If AveragePool cannot be dilated in this opset, a depthwise convolution computes the mean.
+    A depthwise convolution computes the mean of a dilated window: before opset 19 AveragePool has no dilations, and
+    later some runtimes ignore them.
     """
     if not largest and x.elem_type not in CONVOLVED:
         cells = cell_maps(site, x, over)
@@ -481,9 +482,11 @@ def pool_window(site: Site, x: Lifted, largest: bool, over: Sequence[int]) -> st
     kernel, strides, rates = x.kernel(over)
     attrs: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
     dilated = any(r > 1 and n > 1 for r, n in zip(rates, kernel))
-    if dilated and not largest and not site.dilates("AveragePool"):
+    if dilated and not largest:
         weights = np.full((x.width, 1, *kernel), 1 / math.prod(kernel), site.dtype(x.elem_type))
         return site.emit([x, weights], "Conv", dilations=rates, group=x.width, **attrs)
+    if dilated and site.is_portable:
+        return maximum_of_slices(site, x, kernel, strides, rates, [0] * 2 * len(kernel))
     if dilated:
         site.check_dilates(op)
         attrs["dilations"] = rates

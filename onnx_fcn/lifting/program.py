@@ -201,6 +201,7 @@ class Options:
             close as they come.
         left_out: poolings that are left out, so that what follows them is computed at each cell of the map.
         attention: what relates positions to each other sees those of the whole image.
+        portable: use only operators that all common runtimes read alike.
     """
 
     output_stride: Strides = ()
@@ -210,6 +211,7 @@ class Options:
     apart: tuple[str, Strides] | None = None
     left_out: frozenset[str] = frozenset()
     attention: bool = False
+    portable: bool = False
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,11 @@ class Site(Emitter):
         return self._walk.options.asked
 
     @property
+    def is_portable(self) -> bool:
+        """Should the result have only operators that all common runtimes read alike?"""
+        return self._walk.options.portable
+
+    @property
     def is_quantized(self) -> bool:
         """Does the network dequantise values somewhere?"""
         return any(slot.node.op == "DequantizeLinear" for slot in self._walk.slots)

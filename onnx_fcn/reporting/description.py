@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import SIZE_NAMES, Geometry
+from onnx_fcn.lifting.emitter import POOLINGS
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Change, Emission, Slot, Standing, Walk
 from onnx_fcn.model.document import Document
+from onnx_fcn.model.exported import class_names
 from onnx_fcn.model.graphs import dim_name
 from onnx_fcn.reporting.cost import Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
@@ -107,7 +110,14 @@ def describe(
         fields=fields_of(walk),
         sizes=tuple(along_axes(s, len(image.size)) for s in sizes),
         slides=walk.standing is None,
+        classes=_classes(original, walk),
     )
+
+
+def _classes(original: Document, walk: Walk) -> tuple[str, ...]:
+    """The names of the classes that the exporter stored, if the first output has so many channels."""
+    names, first = class_names(original.proto), walk.results.get(walk.outputs[0])
+    return names if first is not None and first.width == len(names) else ()
 
 
 def _dims(declared: Iterable[ValueInfoProto]) -> dict[str, tuple[Dim, ...] | None]:
@@ -176,6 +186,7 @@ def _caveats(
             f"'{rounds[0]}' rounds up (ceil_mode): if pixels are left over, the last window reaches beyond the image, "
             "and no crop has its answer. `Grid.remainder` is negative then, and `Grid.interior` excludes the answer."
         )
+    yield from _on_dilated_pools(slots)
     repeated = sum(s.repeated for s in slots)
     if repeated > max(size, SMALL):
         most = max(slots, key=lambda s: s.repeated)
@@ -186,6 +197,24 @@ def _caveats(
         )
     yield from meetings(walk)
     yield from (context_caveat([node]) for node in context)
+
+
+def _on_dilated_pools(slots: Sequence[Slot]) -> Iterator[str]:
+    """The poolings whose dilations some runtimes ignore without an error."""
+    made = [(slot, e.node) for slot in slots for e in slot.emissions]
+    made += [(slot, slot.node) for slot in slots if not slot.replaced]
+    dilated = [(slot.name, node.op) for slot, node in made if node.op in POOLINGS and _dilates(node)]
+    if dilated:
+        (name, op), *others = dict.fromkeys(dilated)
+        more = f" and {len(others)} more" if others else ""
+        advice = "" if op != "MaxPool" else "; --portable writes slices instead"
+        yield f"'{name}'{more} dilates {op}: OpenCV 4, MNN and ncnn do not, and some ignore it silently{advice}."
+
+
+def _dilates(node: gs.Node) -> bool:
+    """Are the taps of a pooling apart along some axis?"""
+    kernel = node.attrs["kernel_shape"]
+    return any(taps > 1 and rate > 1 for taps, rate in zip(kernel, node.attrs.get("dilations") or [1] * len(kernel)))
 
 
 def _on_standing(standing: Standing) -> Iterator[str]:

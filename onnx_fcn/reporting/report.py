@@ -64,6 +64,7 @@ class Report:
         geometry: where the answers are: their windows, receptive fields, counts and exactness.
         fields: the receptive field of every tensor on a map along each axis of the image, by its original name.
         sizes: the requested image sizes, in pixels; the JSON has them among the costs.
+        classes: the names of the classes that the exporter stored in the model, if they fit the first output.
         slides: whether the network slides over larger images. If not, there is no grid of answers, and dense layers
             became convolutions where they stood.
     """
@@ -91,6 +92,7 @@ class Report:
     fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
     sizes: tuple[tuple[int, ...], ...] = ()
     slides: bool = True
+    classes: tuple[str, ...] = ()
 
     def field(self, tensor: str) -> tuple[Field, ...]:
         """The receptive field of a tensor of the original, along each axis of the image.
@@ -155,6 +157,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     """The rows on the model, the meaning of the answers, the layers, the cost, and every caveat."""
     yield from _model(report)
     yield from _first_rows(list(_answers(report)))
+    yield from _classes(report)
     yield from _form(report)
     strides = list(_strides(report))
     if report.slides:
@@ -249,6 +252,7 @@ def _verbose(report: Report) -> Iterator[Table]:
 def _overview(report: Report) -> Iterator[tuple[str, str]]:
     yield from _model(report)
     yield from _answers(report)
+    yield from _classes(report)
     yield from _form(report)
     if report.slides:
         yield "window", pixels(report.window)
@@ -274,6 +278,14 @@ def _model(report: Report) -> Iterator[tuple[str, str]]:
 def _answers(report: Report) -> Iterator[tuple[str, str]]:
     for output in report.outputs:
         yield "answers", _change(output)
+
+
+def _classes(report: Report) -> Iterator[tuple[str, str]]:
+    """The row on the names of the classes, if the exporter stored them."""
+    names = report.classes
+    if names:
+        shown = ", ".join(map(repr, names[:BRIEF])) + (", …" if len(names) > BRIEF else "")
+        yield "classes", f"{len(names)}, named in the model: {shown}"
 
 
 def _form(report: Report) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Taps
 from onnx_fcn.lifting.context import keep_global
-from onnx_fcn.lifting.dilation import check_undilated, dilation_refusal
+from onnx_fcn.lifting.dilation import check_undilated, dilation_refusal, maximum_of_slices
 from onnx_fcn.lifting.emitter import END
 from onnx_fcn.lifting.facts import Fact, Known, Shared, Unmapped
 from onnx_fcn.lifting.layouts import (
@@ -384,8 +384,11 @@ def pooled(site: Site, x: Lifted, plan: Plan, op: str, *rest: Shared | None) -> 
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")
     if rest and (dilated or plan.counted != 1.0):
         raise Unsupported("an average of integers is neither dilated nor cut to the window", code="rate")
-    if op == "AveragePool" and dilated and (not site.dilates(op) or _wide(plan)):
+    if op == "AveragePool" and dilated and (not plan.ceil or not site.dilates(op) or _wide(plan)):
         return average(site, x, plan)
+    if dilated and op == "MaxPool" and site.is_portable and not plan.ceil:
+        pads = [*plan.begins, *plan.ends]
+        return maximum_of_slices(site, x, plan.kernel, plan.attrs["strides"], plan.dilations, pads)
     if dilated:
         site.check_dilates(op)
     attrs = {**plan.attrs, "ceil_mode": int(plan.ceil)}
@@ -409,7 +412,10 @@ def _wide(plan: Plan) -> bool:
 
 
 def average(site: Site, x: Lifted, plan: Plan) -> str:
-    """A dilated average: a depthwise convolution with equal weights, divided by the share of cells inside the map."""
+    """A dilated average: a depthwise convolution with equal weights, divided by the share of cells inside the map.
+
+    Some runtimes ignore the dilations of AveragePool; only a size that is rounded up needs them.
+    """
     padded = any(plan.begins) or any(plan.ends)
     if padded and site.flag("count_include_pad") and site.flag("ceil_mode"):
         raise Unsupported("an average that counts padding and rounds its size up cannot be dilated", code="rate")

@@ -12,7 +12,7 @@ __all__ = ["Asked"]
 
 
 #: The options that are given or not.
-FLAGS = ("folds", "logits", "cam", "full_size", "argmax", "keep_size", "windows")
+FLAGS = ("folds", "logits", "cam", "full_size", "argmax", "keep_size", "windows", "portable")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Asked:
         window_stride: pixels between these windows; None for the network's own.
         slide: names of the axes of the image that slide; empty if the network decides.
         context: what of the trunk may see the whole image, besides reductions: ``attention``, or nothing.
+        portable: use only operators that all common runtimes read alike.
     """
 
     folds: bool = False
@@ -49,6 +50,7 @@ class Asked:
     window_stride: int | None = None
     slide: tuple[str, ...] = ()
     context: str = ""
+    portable: bool = False
 
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""

@@ -92,6 +92,7 @@ class Request:
         slide: names of the axes that slide, while the others keep their size; empty if the outputs decide.
         keeps_size: replace dense layers where they stand if the network cannot slide.
         attention: what relates positions to each other sees those of the whole image.
+        portable: use only operators that all common runtimes read alike.
     """
 
     input: str | None = None
@@ -103,6 +104,7 @@ class Request:
     slide: tuple[str, ...] = ()
     keeps_size: bool = False
     attention: bool = False
+    portable: bool = False
 
 
 def size_of(size: object) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Image, Options, Slot, Walk
 from onnx_fcn.model.document import Document
+from onnx_fcn.model.exported import image_size
 from onnx_fcn.model.graphs import data_inputs, declared_as, dims_in_words, opset_of, static_dims
 from onnx_fcn.model.metadata import PREFIX
 from onnx_fcn.tables import pixels, size_text
@@ -93,6 +94,8 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
     if any(entry.key == CONVERTED for entry in document.proto.metadata_props):
         reason = "the model is fully convolutional already: onnx_fcn converted it"
         return None, [Diagnostic("converted", "", "", reason, "pass the original")]
+    if (walk := _of_stated_size(document, request)) is not None:
+        return walk, []
     candidates = list(images(document, request))
     if not candidates:
         return _read(document, _sized_by_head(document, request), request)
@@ -103,6 +106,22 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
         if fitting is not None:  # the declared sizes were not the problem: an open one was
             return _read(document, _sized(document, named, fitting), request)
     return walk, causes
+
+
+def _of_stated_size(document: Document, request: Request) -> Walk | None:
+    """The walk at the size that the exporter stored in the metadata, if the file declares none and that one fits."""
+    size = image_size(document.proto)
+    if not size or request.size is not None:
+        return None
+    stated = replace(request, size=size)
+    readings = [i for i in images(document, stated) if {*i.space} <= {*open_axes(document, i)}]
+    walk, causes = _read(document, readings, stated) if readings else (None, [])
+    if walk is None or causes:
+        return None
+    shape = dims_in_words(declared_as(document.proto.graph, walk.image.name))
+    note = f"The shape {shape} of '{walk.image.name}' leaves its size open: the metadata say {pixels(walk.image.size)}."
+    walk.image = replace(walk.image, assumed=(*walk.image.assumed, note))
+    return walk
 
 
 def _read(document: Document, candidates: Sequence[Image], request: Request) -> tuple[Walk | None, list[Diagnostic]]:
@@ -240,7 +259,8 @@ def _made_alike(small: Walk, larger: Walk) -> tuple[Slot, tuple[int, ...]] | Non
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
     """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
-        yield walked(document, image.with_batch(batch), Options(folds=request.folds, attention=request.attention))
+        options = Options(folds=request.folds, attention=request.attention, portable=request.portable)
+        yield walked(document, image.with_batch(batch), options)
 
 
 def _depends(walk: Walk) -> bool:
