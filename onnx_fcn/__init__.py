@@ -27,7 +27,8 @@ from onnx_fcn.model.version import __version__
 
 if TYPE_CHECKING:
     from onnx_fcn.checking.checks import Check, Validation
-    from onnx_fcn.conversion import Conversion, convert, inspect, validate
+    from onnx_fcn.conversion.converting import Conversion, convert, inspect
+    from onnx_fcn.conversion.verifying import validate
     from onnx_fcn.errors import Diagnostic, FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
     from onnx_fcn.fitting.fit import fit
     from onnx_fcn.fitting.fitted import Fitted, Tested
@@ -82,12 +83,12 @@ _HOMES = {
         "Check",
         "Validation",
     ),
-    "conversion": (
+    "conversion.converting": (
         "Conversion",
         "convert",
         "inspect",
-        "validate",
     ),
+    "conversion.verifying": ("validate",),
     "errors": (
         "Diagnostic",
         "FcnError",

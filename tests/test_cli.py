@@ -23,7 +23,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_fcn
-import onnx_fcn.conversion
+import onnx_fcn.conversion.comparing
+import onnx_fcn.conversion.converting
 from onnx_fcn.cli import main
 from onnx_fcn.reporting.report import Report
 
@@ -397,7 +398,7 @@ def test_a_failed_validation_writes_nothing(command: Command, tmp_path: Path, mo
     passed = onnx_fcn.convert("model.onnx").report.validation
     assert passed is not None
     failed = replace(passed, checks=tuple(replace(c, error=0.5) for c in passed.checks))
-    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", lambda *_: failed)
+    monkeypatch.setattr(onnx_fcn.conversion.comparing, "run_checks", lambda *_: failed)
     result = command("model.onnx", "old.onnx", "--json", "report.json")
     assert result.code == 3
     assert result.out == ""
@@ -413,7 +414,7 @@ def test_interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
         signal.raise_signal(signal.SIGINT)
 
     before = files(tmp_path)
-    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", interrupt)
+    monkeypatch.setattr(onnx_fcn.conversion.comparing, "run_checks", interrupt)
     assert command("model.onnx", "old.onnx", "--json", "report.json") == Result(130, "", "")
     assert files(tmp_path) == before
 
@@ -422,7 +423,7 @@ def test_a_bug_of_ours_keeps_its_traceback(command: Command, monkeypatch: pytest
     def broken(*_: object, **__: object) -> Report:
         raise AssertionError("an invariant")
 
-    monkeypatch.setattr(onnx_fcn.conversion, "describe", broken)
+    monkeypatch.setattr(onnx_fcn.conversion.converting, "describe", broken)
     with pytest.raises(AssertionError, match="an invariant"):
         command("model.onnx")
 
@@ -542,7 +543,7 @@ def test_memory_that_runs_out_is_a_sentence(command: Command, tmp_path: Path, mo
         raise MemoryError
 
     before = files(tmp_path)
-    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", exhausted)
+    monkeypatch.setattr(onnx_fcn.conversion.comparing, "run_checks", exhausted)
     says = "error: there is not enough memory: use a machine with more\n"
     assert command("model.onnx", "old.onnx") == Result(2, "", says)
     assert files(tmp_path) == before
@@ -601,14 +602,14 @@ import onnx_fcn
 
 
 def test_a_file_that_appears_meanwhile_stays(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = onnx_fcn.conversion.run_checks
+    checks = onnx_fcn.conversion.comparing.run_checks
 
     def meanwhile(*arguments: Any) -> Any:
         for name in ("new.onnx", "new.json"):
             (tmp_path / name).write_text("precious")
         return checks(*arguments)
 
-    monkeypatch.setattr(onnx_fcn.conversion, "run_checks", meanwhile)
+    monkeypatch.setattr(onnx_fcn.conversion.comparing, "run_checks", meanwhile)
     for words in (["model.onnx", "new.onnx"], ["model.onnx", "other.onnx", "--json", "new.json"]):
         for name in ("new.onnx", "new.json"):
             (tmp_path / name).unlink(missing_ok=True)

@@ -21,7 +21,8 @@ ANIMALS = ("cat", "dog", "none")
 
 def network(size: str = "32,32", **entries: str) -> ModelProto:
     made = law.model(
-        "a = Conv <strides = [2, 2]> (x, k)  r = Relu (a)  g = GlobalAveragePool (r)  f = Flatten (g)  y = MatMul (f, w)",
+        "a = Conv <strides = [2, 2]> (x, k)  r = Relu (a)  g = GlobalAveragePool (r)  f = Flatten (g)  "
+        "y = MatMul (f, w)",
         image=f"float[N,3,{size}] x", opset=17, k=(6, 3, 4, 4), w=(6, 3),
     )  # fmt: skip
     onnx.helper.set_model_props(made, entries)

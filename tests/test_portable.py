@@ -21,7 +21,9 @@ POOLED = (
 )
 MAX = "MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (a)"
 HEADS = {"mean": "g = GlobalAveragePool (r)", "maximum": "g = GlobalMaxPool (r)"}
-DILATED = "dilates MaxPool: OpenCV 4, MNN and ncnn do not, and some ignore it silently; --portable writes slices instead."
+DILATED = (
+    "dilates MaxPool: OpenCV 4, MNN and ncnn do not, and some ignore it silently; --portable writes slices instead."
+)
 
 
 def network(head: str, opset: int = 17, pool: str = MAX) -> ModelProto:
@@ -63,9 +65,7 @@ def test_a_dilated_mean_is_a_convolution(opset: int) -> None:
 def test_portable_answers_are_the_same(head: str, opset: int) -> None:
     """Bit for bit: a maximum does not round."""
     original, image = network(head, opset), {"x": law.random("x", 2, 2, 61, 70).astype(np.float32)}
-    dilated, sliced = (
-        onnx_fcn.convert(original, output_stride=2, portable=portable) for portable in (False, True)
-    )
+    dilated, sliced = (onnx_fcn.convert(original, output_stride=2, portable=portable) for portable in (False, True))
     assert any(map(is_dilated, poolings(dilated.to_proto()))) == (head == "maximum")
     assert not any(map(is_dilated, poolings(sliced.to_proto())))
     want, got = (law.session(made.to_proto())(image)[0] for made in (dilated, sliced))

@@ -25,7 +25,8 @@ from onnx_fcn.checking.cases import (
 from onnx_fcn.checking.comparison import Answers, Case, Comparison, LargerImage, Run
 from onnx_fcn.errors import ModelError, ValidationError
 from onnx_fcn.lifting.windows import batch_axis, original_at, window_of
-from onnx_fcn.model.sessions import extract, session, with_outputs
+from onnx_fcn.model.graphs import data_inputs
+from onnx_fcn.model.sessions import dtype_of, extract, session, with_outputs
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
@@ -202,18 +203,19 @@ def ask_converted(c: Comparison, run: Run) -> None:
         ValidationError: if the converted model does not load or run.
         ModelError: if the original does not run either.
     """
-    cases = [*run.cases, *run.larger, *run.others]
+    cases = [case for case in (*run.cases, *run.larger, *run.others) if c.limits.allow(case.size)]
     asked = [name for wide in run.larger for name in _maps_of(c, wide)]
     extras = [n for n in dict.fromkeys([*(c.maps.get(n, n) for n in c.names), *asked]) if n not in c.outputs]
     where = ""
     try:
         judge = session(c.converted, with_outputs(c.converted, extras if c.is_own_result else []))
+        types = {i.name: dtype_of(i) for i in data_inputs(c.converted.proto.graph)}
         # Another tool may have removed the maps that outputs are computed from: the walk's result gives them then.
         maps = judge if c.is_own_result or not extras else session(c.lifted, with_outputs(c.lifted, extras))
         for case in cases:
             where = f" at {size_text(case.size)}"
             c.progress(f"converted model{where}, batch {case.batch}")
-            judged = judge(case.feeds)
+            judged = judge({name: values.astype(types[name], copy=False) for name, values in case.feeds.items()})
             answers = dict(zip([*c.outputs, *extras], judged if maps is judge else maps(case.feeds)))
             answers |= zip(c.outputs, judged)
             if isinstance(case, LargerImage):

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, LargerImage
+from onnx_fcn.checking.limits import Limits
 from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import upstream
@@ -72,7 +73,7 @@ def fed_cut(c: Comparison) -> Cut | None:
 def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[str, Array] | None) -> LargerImage:
     """The larger image in `data`, or a random one with a few more windows and `remainder` pixels left over."""
     image, batch = c.walk.image, batches_of(c)[0]
-    size = _held(c, wide_size(image.size, period_of(c, cut), remainder, _most(c)))
+    size = _taken(c, wide_size(image.size, period_of(c, cut), remainder, _most(c)))
     feeds = random_feeds(c, size, batch)
     given = (data or {}).get(image.name)
     if given is not None and given.ndim == len(image.shape):
@@ -88,18 +89,20 @@ def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[s
 def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> LargerImage | None:
     """A random image that is long along one axis; None if the budget allows only one too short to show anything."""
     image, batch, period = c.walk.image, batches_of(c)[0], period_of(c, cut)
-    free = [k for k in range(len(period)) if k not in c.walk.held]
+    free = [k for k in range(len(period)) if k not in c.walk.held and k not in c.limits.size]
+    if not free:
+        return None
     axis, further = free[int(c.random.integers(len(free)))], int(c.random.integers(max(period)))
     places = any(c.walk.slots[k].node.op in PLACES for k in upstream(c.walk, cut.name))
     affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
     size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
-    size = size and _held(c, size)
+    size = size and _taken(c, size)
     return None if size is None else LargerImage(size, batch, random_feeds(c, size, batch), cut=cut, most=FAR_WINDOWS)
 
 
 def uneven_case(c: Comparison, remainder: Sequence[int]) -> Case:
     """A random image slightly larger than the native size, with `remainder` pixels left over."""
-    size, batch = _held(c, uneven_size(c.walk.image.size, remainder, _most(c))), batches_of(c)[0]
+    size, batch = _taken(c, uneven_size(c.walk.image.size, remainder, _most(c))), batches_of(c)[0]
     return Case(size, batch, random_feeds(c, size, batch))
 
 
@@ -111,9 +114,10 @@ def period_of(c: Comparison, cut: Cut | None) -> tuple[int, ...]:
     return tuple(max(1, math.ceil(periods.get(k, 1)), *given) for k, given in enumerate(strides))
 
 
-def _held(c: Comparison, size: Sequence[int]) -> tuple[int, ...]:
-    """A size of the image with the native one along the axes that keep theirs."""
-    return tuple(native if k in c.walk.held else n for k, (n, native) in enumerate(zip(size, c.walk.image.size)))
+def _taken(c: Comparison, size: Sequence[int]) -> tuple[int, ...]:
+    """A size of the image with the only one along the axes that take no other."""
+    native = c.walk.image.size
+    return c.limits.applied([native[k] if k in c.walk.held else n for k, n in enumerate(size)])
 
 
 def _most(c: Comparison) -> float:
@@ -227,8 +231,9 @@ def batches_of(c: Comparison) -> list[int]:
     if image.batch is None:
         return [1]
     declared = static_dims(c.inputs[image.name])[image.batch]
-    if declared is not None:
-        return [declared]
+    only = c.limits.batch if declared is None else declared
+    if only is not None:
+        return [only]
     return [1, BATCHES] if c.walk.batch == BATCH else [c.walk.batch]
 
 
@@ -301,6 +306,7 @@ def takes_batches(c: Comparison, cut: Cut) -> bool:
     """Can the original head run on several windows at once?"""
     return (
         batches_of(c)[0] == 1
+        and c.limits == Limits()
         and c.walk.batch == BATCH
         and len(c.inputs) == 1
         and not c.walk.context

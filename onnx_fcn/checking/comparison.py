@@ -15,6 +15,7 @@ import onnx
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.checks import Check
+from onnx_fcn.checking.limits import Limits
 from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
@@ -78,6 +79,8 @@ class Comparison:
         facts: the other maps to compare: one answer for each window.
         exact: for each of these, whether its cells have to equal crops.
         macs: multiply-accumulates of the original on one image; None if they are not known.
+        limits: the images that the judged file takes, where it takes fewer than a conversion does.
+        allowed: the largest difference allowed; None for that of the coarser arithmetic of both files.
         is_own_result: whether the judged file is the result of this walk; after another tool its tensors may have any
             names.
         maps: for each output that is more than its map of answers, and for each tensor before a saturating operator,
@@ -91,6 +94,8 @@ class Comparison:
     seed: int = 0
     progress: Progress = lambda _: None
     macs: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    allowed: float | None = None
 
     def __post_init__(self) -> None:
         self.original = self.given.selected
@@ -98,8 +103,9 @@ class Comparison:
         self.random = np.random.default_rng(self.seed)
         self.inputs = {i.name: i for i in data_inputs(self.original.proto.graph)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
-        self.tolerance = tolerance_of(self.original)
-        self.rounds = self.tolerance >= ROUNDED_TOLERANCE
+        coarser = max(tolerance_of(self.original), tolerance_of(self.converted))
+        self.tolerance = coarser if self.allowed is None else self.allowed
+        self.rounds = coarser >= ROUNDED_TOLERANCE
         self.answers = geometry_of(self.walk).outputs
         self.is_own_result = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
         self.scales: dict[str, Scale] = {}
@@ -296,7 +302,13 @@ def largest_of(answers: Array) -> float:
 
 
 def _same_graph(a: Document, b: Document) -> bool:
-    return [n.name for n in a.proto.graph.node] == [n.name for n in b.proto.graph.node]
+    """Have two graphs the same nodes, and weights of the same types?"""
+
+    def parts(document: Document) -> tuple[list[str], set[int]]:
+        graph = document.proto.graph
+        return [n.name for n in graph.node], {t.data_type for t in graph.initializer}
+
+    return parts(a) == parts(b)
 
 
 @dataclass

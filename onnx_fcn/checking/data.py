@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from zipfile import BadZipFile
 
 import numpy as np
-import onnx
+from onnx import ValueInfoProto
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs, static_dims
+from onnx_fcn.model.sessions import dtype_of
 
 __all__ = ["load_data"]
 
@@ -59,13 +60,13 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Array] | Array:
         raise OptionError(f"'{os.fspath(path)}' is not an .npy or .npz file of numbers: {error}") from None
 
 
-def _fit(array: Array, declared: onnx.ValueInfoProto, image: Image, held: Collection[int]) -> Array:
+def _fit(array: Array, declared: ValueInfoProto, image: Image, held: Collection[int]) -> Array:
     """The user's data for one input, in its type. Axes that slide may be longer than declared, the others may not.
 
     Raises:
         OptionError: if the type or the shape does not fit.
     """
-    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+    wanted = dtype_of(declared)
     if not np.can_cast(array.dtype, wanted, "same_kind"):
         raise OptionError(f"the data for '{declared.name}' is {array.dtype}, and the model takes {wanted}")
     slides = [axis for k, axis in enumerate(image.space) if k not in held]

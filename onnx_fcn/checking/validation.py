@@ -106,6 +106,8 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     wide = run.larger[0] if run.larger else None
     batches = batches_of(c)[:1] if shared and batched else batches_of(c)
     run.cases = native_cases(c, data, wide, batches, negated=not batched)
+    if not c.limits.allow(c.walk.image.size):
+        del run.cases[1:]  # the crop of the larger image, which only the original is asked for
     ask_converted(c, run)
     heads = run.larger if c.walk.has_head else []
     for each in heads:
@@ -134,6 +136,10 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
     """
     if c.walk.keeps_size:
         return
+    only = [native if k in c.walk.held else c.limits.size.get(k) for k, native in enumerate(c.walk.image.size)]
+    if only == list(c.walk.image.size):
+        run.uncovered.append("larger images, which the file does not take")
+        return
     for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
     costly = c.macs is not None and c.macs > UNEVEN_BUDGET
     if cut is not None:
@@ -155,9 +161,9 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         if all(n < m + p for n, m, p in zip(wide.size, c.walk.image.size, period_of(c, cut))):
             pixels = "×".join(map(str, period_of(c, cut)))
             run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")
-        if long is None:
+        if long is None and None in only:
             run.uncovered.append("images much longer than the native size, which would take too long")
-    if not costly:
+    if not costly and (None in only or not run.larger):
         run.others = [uneven_case(c, for_uneven)]
 
 

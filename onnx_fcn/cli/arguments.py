@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 
 from onnx_fcn.running.network import formula_in
@@ -52,6 +53,14 @@ def number(text: str) -> float:
         return float(found[1]) / float(found[2] or 1)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+
+
+def share(text: str) -> float:
+    """0.02 or 1e-3 → a float between 0 and 1."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        if 0 < (found := number(text)) < 1:
+            return found
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
 
 
 def numbers(text: str) -> tuple[float, ...]:

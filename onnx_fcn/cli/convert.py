@@ -14,10 +14,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
-from onnx_fcn.cli.arguments import count, names, seed, size, stride
+from onnx_fcn.cli.arguments import count, names, seed, share, size, stride
 from onnx_fcn.cli.output import StdoutError, json_file, write_out
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
 from onnx_fcn.reporting.checks import tables_of, validation_dict
@@ -33,6 +34,12 @@ DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 #: A model with the name of a command is passed as ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "page"), "onnx_fcn.cli.views")
 COMMANDS |= {name: f"onnx_fcn.cli.{name}" for name in ("segment", "apply", "fit")}
+
+#: The options that say what the answers are. After another tool removed the metadata, they tell --verify so.
+ANSWERS = (
+    *("head", "output_stride", "outputs", "logits", "cam", "reduce", "full_size", "argmax", "keep_size"),
+    *("windows", "window_stride", "slide", "context"),
+)
 
 EPILOG = """\
 commands on a converted model (onnx-fcn COMMAND --help):
@@ -132,8 +139,17 @@ def _run(given: argparse.Namespace) -> None:
         tables: list[Table]
         how = {"input_size": given.input_size, "input": given.input}
         if given.verify:
-            checking = {"data": given.data, "seed": given.seed, "progress": progress}
-            validation = onnx_fcn.validate(given.model, given.output, **how, **checking)
+            validation = onnx_fcn.validate(
+                given.model,
+                given.output,
+                **how,
+                **_answers(given),
+                tolerance=given.tolerance,
+                stamp=given.stamp,
+                data=given.data,
+                seed=given.seed,
+                progress=progress,
+            )
             result = {"version": FORMAT, "validation": validation_dict(validation)}
             tables = list(tables_of(validation, verbose=given.verbose))
         elif given.explain is not None:
@@ -152,21 +168,9 @@ def _run(given: argparse.Namespace) -> None:
                 given.model,
                 given.output,
                 **how,
+                **_answers(given),
                 dynamic_batch=given.dynamic_batch,
                 sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
-                head=given.head,
-                output_stride=given.output_stride,
-                outputs=given.outputs,
-                logits=given.logits,
-                cam=given.cam,
-                reduce=given.reduce,
-                full_size=given.full_size,
-                argmax=given.argmax,
-                keep_size=given.keep_size,
-                windows=given.windows,
-                window_stride=given.window_stride,
-                slide=given.slide,
-                context=given.context,
                 portable=given.portable,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
@@ -179,6 +183,11 @@ def _run(given: argparse.Namespace) -> None:
         write_json(result)
     if not given.quiet and given.json != "-":
         _show(tables)
+
+
+def _answers(given: argparse.Namespace) -> dict[str, Any]:
+    """The options that say what the answers are."""
+    return {name: getattr(given, name) for name in ANSWERS}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -295,7 +304,19 @@ def _add_checking(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--verify",
         action="store_true",
-        help="compare an existing OUTPUT with MODEL, for example after another tool; write nothing",
+        help="compare an existing OUTPUT with MODEL, for example after another tool; the options on answers are for a "
+        "file that lost its metadata",
+    )
+    group.add_argument(
+        "--stamp",
+        action="store_true",
+        help="with --verify: if it passes, write where its answers are into OUTPUT, so that every command takes it",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=share,
+        metavar="X",
+        help="with --verify: the largest difference allowed, relative to the largest answer",
     )
     group.add_argument("--no-validate", dest="validate", action="store_false", help="do not compare with the original")
     group.add_argument("--data", metavar="FILE", help="also compare on these images: .npy, or .npz by input name")
@@ -324,15 +345,17 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
             error("--data requires an output to compare with")
         if given.weights is not None:
             error("options for storing the weights require an output")
+    for option, value in (("--stamp", given.stamp), ("--tolerance", given.tolerance)):
+        if value and not given.verify:
+            error(f"{option} is for --verify, which compares an existing file with its original")
     if given.verify and not given.validate:
         error("--verify and --no-validate contradict each other")
     forms = (given.outputs, given.logits, given.cam, given.reduce, given.full_size, given.argmax, given.keep_size)
-    made = (given.dynamic_batch, given.head != "conv", given.weights, given.sizes, *forms)
-    if given.explain is not None and (given.output is not None or given.window_stride or any(made)):
+    made = (given.dynamic_batch, given.weights, given.sizes, given.portable)
+    of_form = (given.head != "conv", given.window_stride, *forms)
+    if given.explain is not None and (given.output is not None or any((*made, *of_form))):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")
-    if given.verify and any(
-        (given.output_stride, given.windows, given.window_stride, given.context, given.slide, *made)
-    ):
+    if given.verify and any(made):
         error("--verify converts nothing: leave out the options about converting")
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")

@@ -16,7 +16,7 @@ from typing import Any
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.heads import prove_head
-from onnx_fcn.conversion import Progress, accepted, blaming_model, compare
+from onnx_fcn.conversion.comparing import Progress, accepted, blaming_model, compare
 from onnx_fcn.errors import OptionError, UnsupportedModel
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
@@ -104,7 +104,7 @@ class Network:
         Raises:
             ValidationError: if the numbers disagree.
         """
-        return compare(self.given, self.walk, self.document, self.document, self.seed, None, self.progress, None)
+        return compare(self.comparison, None)
 
     def write(
         self,

@@ -33,6 +33,7 @@ __all__ = [
     "asked_of",
     "fingerprint",
     "geometry_in",
+    "kept_entries",
     "labels_in",
     "metadata_of",
     "preprocessing_in",
@@ -46,6 +47,9 @@ __all__ = [
 FORMAT = "2"
 
 PREFIX = "onnx_fcn."
+
+#: What to do with a file that another tool changed.
+STAMP = "compare it with the original once more, by onnx-fcn --verify ORIGINAL FILE --stamp"
 
 #: The largest numbers that are accepted as pixels of an image, or of a window.
 MOST_PIXELS, MOST_WINDOW = 1 << 40, 1 << 28
@@ -288,13 +292,16 @@ def geometry_in(model: ModelProto) -> Geometry:
     """
     entries, graph, again = _entries(model), model.graph, "convert the original again"
     if "format" not in entries:
-        raise ModelError("the model does not say where its answers are: onnx_fcn did not convert it")
+        raise ModelError(
+            "the model does not say where its answers are: onnx_fcn did not convert it, or another tool removed its "
+            f"metadata. Then {STAMP}"
+        )
     if entries["format"] != FORMAT:
         wrote = f"onnx_fcn {entries.get('version', '?')}, in format {entries['format']}"
         raise ModelError(f"the geometry was written by {wrote}, but this version reads format {FORMAT}: {again}")
     try:
         if entries.get("graph") != fingerprint(graph):
-            raise ModelError(f"the geometry in the metadata belongs to another graph than this file's: {again}")
+            raise ModelError(f"the geometry in the metadata belongs to another graph than this file's: {STAMP}")
         names = [o.name for o in graph.output if f"output.{o.name}" in entries]
         window = tuple(list_of(_whole)(parse(entries["window"])))
         if len(window) not in AXES and (window or names):
@@ -349,6 +356,11 @@ def asked_of(model: ModelProto) -> dict[str, Any]:
         ModelError: if the metadata cannot be read.
     """
     return _value_of(model, "asked", object_of) or {}
+
+
+def kept_entries(model: ModelProto) -> dict[str, str]:
+    """The entries about what users gave, which no walk of the original tells: labels, preprocessing, training."""
+    return {PREFIX + key: text for key, text in _entries(model).items() if key in ("labels", "preprocessing", "fit")}
 
 
 def labels_in(model: ModelProto) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used, needed_nodes
 from onnx_fcn.model.inference import declared_types, infer_types
 
-__all__ = ["Run", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
+__all__ = ["Run", "dtype_of", "element_types", "extract", "is_builtin", "random_values", "session", "with_outputs"]
 
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
@@ -69,11 +70,16 @@ def _message(error: Exception) -> str:
     return words if len(words) <= 400 else f"{words[:150]} … {words[-240:]}"
 
 
+def dtype_of(declared: ValueInfoProto) -> np.dtype[Any]:
+    """The type of a tensor's elements in numpy."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+
+
 def random_values(
     declared: ValueInfoProto, shape: Sequence[int], random: np.random.Generator, deviation: float = 1.0
 ) -> Array:
     """Random values for an input: noise of this standard deviation, bytes or booleans."""
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type))
+    kind = dtype_of(declared)
     values: Array
     if kind.kind == "f" or str(kind) == "bfloat16":
         values = deviation * random.standard_normal(shape)

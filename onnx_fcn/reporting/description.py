@@ -25,7 +25,7 @@ from onnx_fcn.tables import bytes_of, pixels
 from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
 
-__all__ = ["describe"]
+__all__ = ["classes_of", "describe"]
 
 
 #: The caveat if everything in a network slides that was to run on windows where it does not.
@@ -110,11 +110,11 @@ def describe(
         fields=fields_of(walk),
         sizes=tuple(along_axes(s, len(image.size)) for s in sizes),
         slides=walk.standing is None,
-        classes=_classes(original, walk),
+        classes=classes_of(original, walk),
     )
 
 
-def _classes(original: Document, walk: Walk) -> tuple[str, ...]:
+def classes_of(original: Document, walk: Walk) -> tuple[str, ...]:
     """The names of the classes that the exporter stored, if the first output has so many channels."""
     names, first = class_names(original.proto), walk.results.get(walk.outputs[0])
     return names if first is not None and first.width == len(names) else ()

@@ -32,6 +32,7 @@ from onnx_fcn.model.graphs import (
 )
 from onnx_fcn.model.operators import DENSE, SLIDING, UNCHANGED
 from onnx_fcn.tables import size_text
+from onnx_fcn.walk.asked import Asked
 
 __all__ = [
     "FEW",
@@ -105,6 +106,22 @@ class Request:
     keeps_size: bool = False
     attention: bool = False
     portable: bool = False
+
+    @classmethod
+    def of(cls, asked: Asked, input: str | None, size: tuple[int, ...] | None, *, free_batch: bool = False) -> Request:
+        """How the image is read for what is asked for; with `free_batch`, also if a batch of one has to go."""
+        return cls(
+            input=input,
+            size=size,
+            folds=asked.folds,
+            declared_batch=asked.keeps_shape and not free_batch,
+            windows=asked.windows,
+            window_stride=asked.window_stride,
+            slide=asked.slide,
+            keeps_size=asked.keep_size,
+            attention=asked.context == "attention",
+            portable=asked.portable,
+        )
 
 
 def size_of(size: object) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_fcn import cli
-from onnx_fcn.conversion import convert
+from onnx_fcn.conversion.converting import convert
 from onnx_fcn.model import staged
 
 CUT = 5_000  # bytes that are left of a model

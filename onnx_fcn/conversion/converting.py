@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import onnx
 
 from onnx_fcn._types import Array
-from onnx_fcn.checking.checks import Validation
-from onnx_fcn.checking.claims import claimed_image, claims_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
-from onnx_fcn.checking.heads import head_in, prove_head
-from onnx_fcn.checking.signature import check_signature
-from onnx_fcn.checking.validation import run_checks
-from onnx_fcn.errors import FcnError, ModelError, OptionError, UnsupportedModel, ValidationError
+from onnx_fcn.conversion.comparing import Progress, blaming_model, compare
+from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Grid
-from onnx_fcn.lifting.program import Walk
-from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.metadata import asked_of, fingerprint, metadata_of
-from onnx_fcn.model.sessions import session
-from onnx_fcn.reporting.cost import Sizes, advice_on_windows, native_cost
+from onnx_fcn.model.metadata import fingerprint, metadata_of
+from onnx_fcn.reporting.cost import Sizes, advice_on_windows
 from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
-from onnx_fcn.walk.forms import form
-from onnx_fcn.walk.given import Given, Source, ordered
-from onnx_fcn.walk.heads import Head, with_head
+from onnx_fcn.walk.given import Given, Source
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 from onnx_fcn.walk.mixing import check_freed
 
-__all__ = ["Conversion", "Progress", "accepted", "blaming_model", "compare", "convert", "inspect", "validate"]
-
-
-#: Called with a few words before each step that may take seconds.
-Progress = Callable[[str], None]
-
-#: A possible cause of differences in quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
-#: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
-SATURATION = (
-    "; if this processor has no VNNI, onnxruntime's sums of 8-bit products saturate, differently in each operator: "
-    "quantise with reduce_range=True or unsigned weights, or convert before quantising"
-)
+__all__ = ["Conversion", "convert", "inspect"]
 
 
 @dataclass
@@ -187,18 +167,7 @@ def convert(
         context=context or "",
         portable=portable,
     )
-    request = Request(
-        input=input,
-        size=size_of(input_size),
-        folds=asked.folds,
-        declared_batch=asked.keeps_shape and not dynamic_batch,
-        windows=windows,
-        window_stride=window_stride,
-        slide=asked.slide,
-        keeps_size=keep_size,
-        attention=asked.context == "attention",
-        portable=portable,
-    )
+    request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
@@ -230,14 +199,16 @@ def convert(
     if output is None:
         if validate:
             with clock("validate"):
-                report.validation = compare(given, walk, document, document, seed, images, clock.say, macs)
+                comparison = Comparison(given, walk, document, document, seed, clock.say, macs)
+                report.validation = compare(comparison, images)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
                     written = Document.open(staged.path)
-                    report.validation = compare(given, walk, document, written, seed, images, clock.say, macs)
+                    comparison = Comparison(given, walk, document, written, seed, clock.say, macs)
+                    report.validation = compare(comparison, images)
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size
@@ -266,177 +237,11 @@ def inspect(
     ).report
 
 
-def validate(
-    original: Source,
-    converted: Source,
-    *,
-    input_size: Size | None = None,
-    input: str | None = None,
-    data: Mapping[str, Array] | Array | str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Validation:
-    """Compare any converted model with its original, also after another tool has optimised it.
-
-    The size of the image and the options of the conversion (an output stride, a form of the answers) are read from the
-    metadata of the converted model. What these state about the answers is checked, too.
-
-    Raises:
-        ModelError: if one of them is not a usable model, or the second has other inputs than a conversion of the first,
-            or lacks one of its outputs.
-        UnsupportedModel: if the original cannot become fully convolutional.
-        ValidationError: if the numbers disagree.
-    """
-    judged = Document.open(converted)
-    ordered(judged)
-    head = head_in(judged)
-    with _blaming_metadata(judged):
-        asked = Asked.from_json(asked_of(judged.proto))
-        given = Given.open(original, asked)
-    source = given.selected
-    document = source.copy()
-    plain = asked if head is None else asked.as_map
-    request = Request(
-        input=input,
-        size=size_of(input_size),
-        folds=asked.folds,
-        declared_batch=asked.keeps_shape,
-        windows=asked.windows,
-        window_stride=asked.window_stride,
-        slide=asked.slide,
-        keeps_size=plain.keep_size,
-        attention=asked.context == "attention",
-        portable=asked.portable,
-    )
-    with blaming_model(given):
-        walk = _lifted_as_claimed(document, request, judged)
-        with _blaming_metadata(judged):
-            walk = answering(document, walk, plain)
-        document.commit(assemble(document, walk))
-    images = load_data(data, source, walk.image, walk.held)
-    macs = native_cost(source, walk).macs
-    try:
-        if head is not None:
-            comparison = Comparison(given, walk, document, document, seed, progress or _silent, macs)
-            return _compare_head(comparison, head, asked, request, judged, images)
-        check_signature(document, judged, walk)
-        return compare(given, walk, document, judged, seed, images, progress or _silent, macs)
-    except ValidationError as error:
-        made_of = claims_of(judged.proto).get("source")
-        if made_of is None or made_of == fingerprint(given.whole.proto.graph):
-            raise
-        reason = f"the metadata of the second model say that it was made from another model, and {error}"
-        raise ValidationError(reason, error.report) from None
-
-
-def _compare_head(
-    c: Comparison, head: Head, asked: Asked, request: Request, judged: Document, data: dict[str, Array] | None
-) -> Validation:
-    """Compare a file with a trained head with that layer on the features of the original.
-
-    If operators dilate, its maps are those of the plain conversion, which is compared with the original first.
-
-    Raises:
-        ModelError: if the original has no such maps.
-        ValidationError: if the numbers disagree.
-    """
-    document = c.given.selected.copy()
-    with _blaming_metadata(judged):
-        walk = answering(document, _lifted_as_claimed(document, request, judged), asked.as_map)
-        walk = with_head(document, walk, head)
-        form(walk, asked)
-    document.commit(assemble(document, walk))
-    check_signature(document, judged, walk)
-    if asked.output_stride is not None:
-        accepted(run_checks(c, data), c.given)
-    return accepted(prove_head(c, walk, head, judged, data), c.given)
-
-
-def accepted(validation: Validation, given: Given) -> Validation:
-    """The validation, if all checks passed.
-
-    Raises:
-        ValidationError: if one did not.
-    """
-    if validation.passed:
-        return validation
-    if validation.is_same_network:
-        raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
-    if any(c.kind == "fit" for c in validation.checks):
-        raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
-    hint = SATURATION if is_rounded(given.selected) else ""
-    raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
-
-
-def _lifted_as_claimed(document: Document, request: Request, judged: Document) -> Walk:
-    """Lift an original by the image and the size that the metadata of the converted model name, unless the user does.
-
-    What does not fit is a false claim, which the comparison finds.
-    """
-    image, size = claimed_image(judged.proto)
-    claimed = replace(request, input=request.input or image, size=request.size or size)
-    if claimed != request:
-        with suppress(ModelError, OptionError, UnsupportedModel):
-            return lift(document, claimed)
-    return lift(document, request)
-
-
-@contextmanager
-def _blaming_metadata(judged: Document) -> Iterator[None]:
-    """Blame the metadata of the converted model, which the options come from, for an option that does not fit.
-
-    Raises:
-        ModelError: if one does not fit the original.
-    """
-    try:
-        yield
-    except OptionError:
-        asked = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in asked_of(judged.proto).items())
-        what = f"name the options {asked}, which do" if asked else "name maps that do"
-        raise ModelError(
-            f"the metadata of the converted model {what} not fit the original: compare it with the model that it was "
-            "made from"
-        ) from None
-
-
-def compare(
-    given: Given,
-    walk: Walk,
-    lifted: Document,
-    judged: Document,
-    seed: int,
-    data: dict[str, Array] | None,
-    progress: Progress,
-    macs: int | None,
-) -> Validation:
-    return accepted(run_checks(Comparison(given, walk, lifted, judged, seed, progress, macs), data), given)
-
-
-@contextmanager
-def blaming_model(given: Given) -> Iterator[None]:
-    """If something fails unexpectedly, ask onnxruntime whether the model is to blame: the checker misses many faults.
-
-    Raises:
-        ModelError: if onnxruntime rejects the model, too. Otherwise the failure is a bug here, and propagates.
-    """
-    try:
-        yield
-    except FcnError:
-        raise
-    except Exception:  # any: it propagates, unless onnxruntime blames the model
-        session(given.file)
-        raise
-
-
 def _check_paths(source: Source, output: str | os.PathLike[str] | None) -> None:
     if output is None or isinstance(source, onnx.ModelProto):
         return
     if os.path.realpath(source) == os.path.realpath(output):
         raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
-
-
-def _silent(_: str) -> None:
-    return None
 
 
 @dataclass

@@ -1,0 +1,70 @@
+"""The verdict on two models, and whom to blame for a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.comparison import Comparison
+from onnx_fcn.checking.validation import run_checks
+from onnx_fcn.errors import FcnError, ValidationError
+from onnx_fcn.model.agreement import is_rounded
+from onnx_fcn.model.sessions import session
+from onnx_fcn.walk.given import Given
+
+__all__ = ["Progress", "accepted", "blaming_model", "compare"]
+
+
+#: Called with a few words before each step that may take seconds.
+Progress = Callable[[str], None]
+
+#: A possible cause of differences in quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
+#: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+SATURATION = (
+    "; if this processor has no VNNI, onnxruntime's sums of 8-bit products saturate, differently in each operator: "
+    "quantise with reduce_range=True or unsigned weights, or convert before quantising"
+)
+
+
+def compare(comparison: Comparison, data: dict[str, Array] | None) -> Validation:
+    """Compare two models on random images, and on the user's own.
+
+    Raises:
+        ValidationError: if the numbers disagree.
+        ModelError: if onnxruntime cannot run the original.
+    """
+    return accepted(run_checks(comparison, data), comparison.given)
+
+
+def accepted(validation: Validation, given: Given) -> Validation:
+    """The validation, if all checks passed.
+
+    Raises:
+        ValidationError: if one did not.
+    """
+    if validation.passed:
+        return validation
+    if validation.is_same_network:
+        raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
+    if any(c.kind == "fit" for c in validation.checks):
+        raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
+    hint = SATURATION if is_rounded(given.selected) else ""
+    raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
+
+
+@contextmanager
+def blaming_model(given: Given) -> Iterator[None]:
+    """If something fails unexpectedly, ask onnxruntime whether the model is to blame: the checker misses many faults.
+
+    Raises:
+        ModelError: if onnxruntime rejects the model, too. Otherwise the failure is a bug here, and propagates.
+    """
+    try:
+        yield
+    except FcnError:
+        raise
+    except Exception:  # any: it propagates, unless onnxruntime blames the model
+        session(given.file)
+        raise
