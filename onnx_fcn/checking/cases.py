@@ -13,6 +13,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.checking.comparison import DEVIATIONS, FAR_WINDOWS, WINDOWS, Case, Comparison, LargerImage
 from onnx_fcn.checking.limits import Limits
 from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
+from onnx_fcn.errors import OptionError
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import upstream
 from onnx_fcn.lifting.windows import batch_axis
@@ -20,6 +21,7 @@ from onnx_fcn.model.agreement import Scale
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.model.operators import PLACES
 from onnx_fcn.model.sessions import random_values
+from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut, cuts_of
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "ratios_of",
     "sample_cells",
     "shake",
+    "size_in",
     "takes_batches",
     "uneven_case",
     "wide_case",
@@ -75,15 +78,30 @@ def wide_case(c: Comparison, cut: Cut, remainder: Sequence[int], data: Mapping[s
     image, batch = c.walk.image, batches_of(c)[0]
     size = _taken(c, wide_size(image.size, period_of(c, cut), remainder, _most(c)))
     feeds = random_feeds(c, size, batch)
-    given = (data or {}).get(image.name)
-    if given is not None and given.ndim == len(image.shape):
-        sizes = tuple(given.shape[a] for a in image.space)
-        if sizes != image.size and all(have >= native for have, native in zip(sizes, image.size)):
-            feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
+    if data is not None and (sizes := size_in(c, data)) != image.size:
+        given = data[image.name]
+        feeds, size = {**feeds, image.name: given[:batch].astype(feeds[image.name].dtype)}, sizes
     more = [
         (size[a.image] - image.size[a.image]) // a.window_stride if a.image is not None else 0 for a in cut.fact.space
     ]  # windows beyond the first
     return LargerImage(size, batch, feeds, cut=cut, inner=[s if s <= m else 0 for s, m in zip(steps_of(c, cut), more)])
+
+
+def size_in(c: Comparison, data: Mapping[str, Array]) -> tuple[int, ...]:
+    """The size of the images in the data; the native size if there are none.
+
+    Raises:
+        OptionError: if the judged file takes images of another size only.
+    """
+    image = c.walk.image
+    given = data.get(image.name)
+    size = image.size if given is None else tuple(given.shape[a] for a in image.space)
+    if given is not None and not c.limits.allow(size):
+        takes = size_text(c.limits.applied(size))
+        raise OptionError(
+            f"the data are images of {size_text(size)} pixels, but the converted model takes {takes} only"
+        )
+    return size
 
 
 def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> LargerImage | None:

@@ -41,7 +41,8 @@ class Check:
         tolerance: the largest error allowed; None if the check is only information.
         note: a sentence.
         median: of crops, the error of the median window; None for other checks.
-        top1: of crops, the share of windows with the same best class; None if the answers are not scores of classes.
+        top1: of crops, and of windows if the judged file is coarser, the share with the same best class; None if the
+            answers are not scores of classes.
     """
 
     kind: str

@@ -20,7 +20,7 @@ from onnx_fcn.lifting.facts import Unmapped
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.lifting.windows import windows_of
-from onnx_fcn.model.agreement import ROUNDED_TOLERANCE, Scale, tolerance_of
+from onnx_fcn.model.agreement import ROUNDED_TOLERANCE, Scale, is_calibrated, is_rounded, tolerance_of
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import data_inputs
 from onnx_fcn.model.operators import AFFINE, BOUNDED, HIDING, SUMS, THROUGH
@@ -81,6 +81,9 @@ class Comparison:
         macs: multiply-accumulates of the original on one image; None if they are not known.
         limits: the images that the judged file takes, where it takes fewer than a conversion does.
         allowed: the largest difference allowed; None for that of the coarser arithmetic of both files.
+        is_coarser: whether the judged file computes in coarser arithmetic than the original.
+        is_calibrated: whether the judged file rounds activations within ranges that were found on example images, and
+            the original does not: beyond these ranges they have nothing in common.
         is_own_result: whether the judged file is the result of this walk; after another tool its tensors may have any
             names.
         maps: for each output that is more than its map of answers, and for each tensor before a saturating operator,
@@ -101,11 +104,13 @@ class Comparison:
         self.original = self.given.selected
         self.deviation = DEVIATIONS[0]
         self.random = np.random.default_rng(self.seed)
+        self.is_calibrated = is_calibrated(self.converted) and not is_rounded(self.original)
         self.inputs = {i.name: i for i in data_inputs(self.original.proto.graph)}
         self.outputs = [o.name for o in self.original.proto.graph.output]
         coarser = max(tolerance_of(self.original), tolerance_of(self.converted))
         self.tolerance = coarser if self.allowed is None else self.allowed
         self.rounds = coarser >= ROUNDED_TOLERANCE
+        self.is_coarser = tolerance_of(self.converted) > tolerance_of(self.original)
         self.answers = geometry_of(self.walk).outputs
         self.is_own_result = self.lifted is self.converted or _same_graph(self.lifted, self.converted)
         self.scales: dict[str, Scale] = {}

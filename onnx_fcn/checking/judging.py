@@ -223,7 +223,11 @@ def _wide_checks(c: Comparison, wide: LargerImage) -> Iterator[Check]:
         cells = [original_at(fact, answer, cell_at(fact, cut, at)) for at in wide.positions]
         scale = c.scale_of(name, wide)
         law = max(shaped_difference(cell, want[name], scale) for cell, want in zip(cells, wide.windows))
-        yield Check("law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance, c.note_of(name))
+        same = [_has_best_of(cell, want[name]) for cell, want in zip(cells, wide.windows)] if c.is_coarser else []
+        yield Check(
+            "law", name, wide.size, wide.batch, len(wide.windows), law, c.tolerance, c.note_of(name),
+            top1=float(np.mean(same)) if same and _are_scores(c, name, [w[name] for w in wide.windows]) else None,
+        )  # fmt: skip
         yield from _cell_checks(c, name, wide)
         if wide.crops and (wide.inner is not None or c.exact[name]):
             yield _crops_check(c, name, wide, _with_crops(wide, cells))
@@ -298,12 +302,17 @@ def _crops_check(c: Comparison, name: str, wide: LargerImage, cells: Sequence[Ar
     wanted = [crop.expected[name] for crop in wide.crops]
     scale = c.scale_of(name, wide)
     errors = [shaped_difference(cell, want, scale) for cell, want in zip(cells, wanted)]
-    scores = all(want.ndim == 2 and want.shape[1] > 1 for want in wanted) and name in c.outputs
+    scores = _are_scores(c, name, wanted)
     same = [_has_best_of(cell, want) for cell, want in zip(cells, wanted)] if scores else []
     return Check(
         "crops", name, wide.size, wide.batch, len(errors), max(errors), tolerance, why,
         median=float(np.median(errors)), top1=float(np.mean(same)) if scores else None,
     )  # fmt: skip
+
+
+def _are_scores(c: Comparison, name: str, answers: Sequence[Array]) -> bool:
+    """Are answers the scores of several classes?"""
+    return all(a.ndim == 2 and a.shape[1] > 1 for a in answers) and name in c.outputs
 
 
 def _has_best_of(scores: Array, want: Array) -> bool:

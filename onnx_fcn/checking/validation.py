@@ -48,6 +48,7 @@ from onnx_fcn.checking.cases import (
     native_cases,
     period_of,
     positions_of,
+    size_in,
     takes_batches,
     uneven_case,
     wide_case,
@@ -106,6 +107,8 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     wide = run.larger[0] if run.larger else None
     batches = batches_of(c)[:1] if shared and batched else batches_of(c)
     run.cases = native_cases(c, data, wide, batches, negated=not batched)
+    if c.is_calibrated and data is not None:
+        run.cases = run.cases[:1] if run.larger else run.cases[-1:]  # the only images that are like those
     if not c.limits.allow(c.walk.image.size):
         del run.cases[1:]  # the crop of the larger image, which only the original is asked for
     ask_converted(c, run)
@@ -137,8 +140,12 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
     if c.walk.keeps_size:
         return
     only = [native if k in c.walk.held else c.limits.size.get(k) for k, native in enumerate(c.walk.image.size)]
+    only_given = c.is_calibrated and data is not None
     if only == list(c.walk.image.size):
         run.uncovered.append("larger images, which the file does not take")
+        return
+    if only_given and size_in(c, data or {}) == c.walk.image.size:
+        run.uncovered.append("larger images, of which none was given")
         return
     for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
     costly = c.macs is not None and c.macs > UNEVEN_BUDGET
@@ -148,7 +155,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
             even = wide_case(c, cut, [0] * len(for_wide), data)
             if even.size != wide.size and _find_map(c, even):
                 wide, costly = even, False
-        long = long_case(c, cut, for_long)
+        long = None if only_given else long_case(c, cut, for_long)
         if long is not None and not shared:
             _find_map(c, long)
         run.larger = [w for w in (wide, long) if w is not None]
@@ -161,7 +168,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         if all(n < m + p for n, m, p in zip(wide.size, c.walk.image.size, period_of(c, cut))):
             pixels = "×".join(map(str, period_of(c, cut)))
             run.uncovered.append(f"images with a second window along each axis, which begins {pixels} pixels on")
-        if long is None and None in only:
+        if long is None and None in only and not only_given:
             run.uncovered.append("images much longer than the native size, which would take too long")
     if not costly and (None in only or not run.larger):
         run.others = [uneven_case(c, for_uneven)]

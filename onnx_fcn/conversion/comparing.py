@@ -28,6 +28,13 @@ SATURATION = (
 )
 
 
+#: What to do about a file that was calibrated.
+CALIBRATED = (
+    "; it rounds within ranges that were found on example images, and random ones may lie beyond them: compare on "
+    "images like those by --data, and allow what they are apart by --tolerance"
+)
+
+
 def compare(comparison: Comparison, data: dict[str, Array] | None) -> Validation:
     """Compare two models on random images, and on the user's own.
 
@@ -35,11 +42,12 @@ def compare(comparison: Comparison, data: dict[str, Array] | None) -> Validation
         ValidationError: if the numbers disagree.
         ModelError: if onnxruntime cannot run the original.
     """
-    return accepted(run_checks(comparison, data), comparison.given)
+    hint = CALIBRATED if comparison.is_calibrated and data is None else ""
+    return accepted(run_checks(comparison, data), comparison.given, hint)
 
 
-def accepted(validation: Validation, given: Given) -> Validation:
-    """The validation, if all checks passed.
+def accepted(validation: Validation, given: Given, hint: str = "") -> Validation:
+    """The validation, if all checks passed; if not, the hint ends the sentence.
 
     Raises:
         ValidationError: if one did not.
@@ -50,7 +58,7 @@ def accepted(validation: Validation, given: Given) -> Validation:
         raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
     if any(c.kind == "fit" for c in validation.checks):
         raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
-    hint = SATURATION if is_rounded(given.selected) else ""
+    hint = SATURATION if is_rounded(given.selected) else hint
     raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "Scale",
     "describe_nonfinite",
     "difference",
+    "is_calibrated",
     "is_rounded",
     "shaped_difference",
     "tolerance_of",
@@ -61,6 +62,12 @@ def is_rounded(document: Document) -> bool:
     """Does a model round activations to integers?"""
     operators = {n.op_type for n in document.proto.graph.node}
     return any("Quantize" in o or "Integer" in o or o.startswith("QLinear") or o == "QGemm" for o in operators)
+
+
+def is_calibrated(document: Document) -> bool:
+    """Does a model round activations within ranges that were found on example images?"""
+    operators = {n.op_type for n in document.proto.graph.node}
+    return any(o in ("QuantizeLinear", "QGemm") or o.startswith("QLinear") for o in operators)
 
 
 def tolerance_of(document: Document) -> float:

@@ -76,8 +76,7 @@ def _limit(check: Check) -> str:
 
 
 def _crop_summary(check: Check) -> str:
-    """For crops that are compared for information: the median error and the number with the same best class."""
-    if check.tolerance is not None or check.median is None:
-        return ""
-    same = "" if check.top1 is None else f", same best class in {round(check.top1 * check.compared)}"
-    return f"median {check.median:.1e}{same}"
+    """The median error of crops that are compared for information, and the number with the same best class."""
+    median = "" if check.tolerance is not None or check.median is None else f"median {check.median:.1e}"
+    same = "" if check.top1 is None else f"same best class in {round(check.top1 * check.compared)}"
+    return ", ".join(filter(None, (median, same if median or check.kind == "law" else "")))
