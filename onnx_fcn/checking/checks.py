@@ -21,6 +21,7 @@ COMPARED = {
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
     "form": "the answers and what their form makes from the map",
+    "fixed": "the answers at the only size and those of the conversion for any size",
     "fit": "the answers and the trained layer on the original's features",
     "metadata": "what the metadata say",
 }
@@ -32,7 +33,7 @@ class Check:
 
     Attributes:
         kind: ``native``, ``law``, ``crops``, ``trunk``, ``attention``, ``dense``, ``phases``, ``form``, ``grid``,
-            ``fit`` or ``metadata``.
+            ``fixed``, ``fit`` or ``metadata``.
         subject: what was compared, such as an output's name.
         size: the size of the image, in pixels; empty where no image is needed.
         batch: the number of images.

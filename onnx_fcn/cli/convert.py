@@ -172,6 +172,8 @@ def _run(given: argparse.Namespace) -> None:
                 dynamic_batch=given.dynamic_batch,
                 sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
                 portable=given.portable,
+                fix_size=given.fix_size and (given.fix_size[0] if len(given.fix_size) == 1 else given.fix_size),
+                batch=given.batch,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",
                 validate=given.output is not None and given.validate,
@@ -287,6 +289,13 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write only what all common runtimes read alike: slices instead of a MaxPool that dilates",
     )
+    group.add_argument(
+        "--fix-size",
+        type=size,
+        metavar="N|HxW",
+        help="take images of this size only: every shape becomes numbers, as accelerators need it",
+    )
+    group.add_argument("--batch", type=count, metavar="N", help="take so many images at once only")
 
 
 def _add_storing(parser: argparse.ArgumentParser) -> None:
@@ -351,7 +360,7 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
     if given.verify and not given.validate:
         error("--verify and --no-validate contradict each other")
     forms = (given.outputs, given.logits, given.cam, given.reduce, given.full_size, given.argmax, given.keep_size)
-    made = (given.dynamic_batch, given.weights, given.sizes, given.portable)
+    made = (given.dynamic_batch, given.weights, given.sizes, given.portable, given.fix_size, given.batch)
     of_form = (given.head != "conv", given.window_stride, *forms)
     if given.explain is not None and (given.output is not None or any((*made, *of_form))):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")

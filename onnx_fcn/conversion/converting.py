@@ -13,9 +13,11 @@ from typing import Literal
 import onnx
 
 from onnx_fcn._types import Array
+from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
 from onnx_fcn.conversion.comparing import Progress, blaming_model, compare
+from onnx_fcn.conversion.fixing import with_fixed_checks, with_fixed_dims
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Grid
 from onnx_fcn.model.document import Document
@@ -89,6 +91,8 @@ def convert(
     slide: Sequence[str] = (),
     context: Literal["attention"] | None = None,
     portable: bool = False,
+    fix_size: Size | None = None,
+    batch: int | None = None,
     external_data: bool | None = None,
     link_data: bool = False,
     validate: bool = True,
@@ -134,6 +138,9 @@ def convert(
             does. Answers then depend on the whole image. A network that slides is converted as without this option.
         portable: use only operators that all common runtimes read alike: a MaxPool that dilates becomes the maximum of
             slices. The report names those that some ignore.
+        fix_size: the only size of images that the result shall take, (height, width) or one number for a square: every
+            shape in it becomes numbers, as accelerators need it.
+        batch: the only number of images that it shall take at once.
         external_data: store large weights in a file beside the model (True) or within it (False); None: as the source
             does. A model of more than 2 GB is always stored with external data.
         link_data: with external data, refer to unchanged weights in the source's files, which must then stay in place.
@@ -168,6 +175,8 @@ def convert(
         portable=portable,
     )
     request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
+    if batch is not None and (type(batch) is not int or batch < 1):
+        raise OptionError(f"a batch is a number of images from 1 on, not {batch!r}")
     _check_paths(source, output)
     with clock("open"):
         given = Given.open(source, asked)
@@ -185,6 +194,9 @@ def convert(
         document.commit(assemble(document, walk, dynamic_batch=dynamic_batch))
         if dynamic_batch:
             check_freed(document, original, walk)
+        free = document
+        if fix_size is not None or batch is not None:
+            document = with_fixed_dims(free, walk, fix_size, batch)
     name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
     with clock("describe"):
         dropped = () if logits else tuple(given.logits)
@@ -196,19 +208,23 @@ def convert(
     entries = metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json(), labels=report.classes)
     document.commit(Edit(metadata=entries))
     conversion, macs = Conversion(report, document), report.native.macs
+
+    def compared(judged: Document) -> Validation:
+        """Compare a file with the original, or what it was fixed from with the original, and the file with that."""
+        whole = judged if free is document else free
+        validation = compare(Comparison(given, walk, free, whole, seed, clock.say, macs), images)
+        return validation if free is document else with_fixed_checks(validation, free, judged, given)
+
     if output is None:
         if validate:
             with clock("validate"):
-                comparison = Comparison(given, walk, document, document, seed, clock.say, macs)
-                report.validation = compare(comparison, images)
+                report.validation = compared(document)
     else:
         stage = document.staged(output, external_data=external_data, link_data=link_data)
         with clock("write"), stage as staged:
             if validate:
                 with clock("validate"):
-                    written = Document.open(staged.path)
-                    comparison = Comparison(given, walk, document, written, seed, clock.say, macs)
-                    report.validation = compare(comparison, images)
+                    report.validation = compared(Document.open(staged.path))
             original.check_unchanged()
             staged.commit()
         report.output, report.output_bytes = os.fspath(output), staged.size

@@ -30,6 +30,7 @@ QUESTIONS = {
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",
     "form": "the form of the answers",
+    "fixed": "the conversion for images of any size",
     "fit": "the trained layer on the original's features",
     "metadata": "the description of the answers in the metadata",
 }

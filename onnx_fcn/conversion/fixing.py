@@ -1,0 +1,98 @@
+"""A conversion for images of one size, or in one batch: its dims, and the proof that only these were fixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from onnx_fcn._types import Array
+from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.conversion.comparing import accepted
+from onnx_fcn.errors import ModelError, OptionError, ValidationError
+from onnx_fcn.geometry import SIZE_NAMES
+from onnx_fcn.lifting.program import Walk
+from onnx_fcn.model.agreement import difference, tolerance_of
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.fixing import fixed, in_batches_of, inputs_of
+from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, static_dims
+from onnx_fcn.model.sessions import session
+from onnx_fcn.reporting.cost import along_axes
+from onnx_fcn.tables import size_text
+from onnx_fcn.walk.given import Given
+from onnx_fcn.walk.images import Size
+
+__all__ = ["with_fixed_checks", "with_fixed_dims"]
+
+
+def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: int | None) -> Document:
+    """A copy of a conversion that takes images of one size, or in one batch, only.
+
+    Raises:
+        OptionError: if it does not take images of this size, or in this batch.
+    """
+    image, graph = walk.image, document.proto.graph
+    declared = declared_as(graph, image.name)
+    dims = static_dims(declared)
+    if size is not None:
+        _check_size(walk, along_axes(size, len(image.size)))
+        for axis, pixels in zip(image.space, along_axes(size, len(image.size))):
+            dims[axis] = pixels
+    name = ""
+    if batch is not None:
+        if image.batch is None:
+            raise OptionError("the network takes one image without an axis for a batch: leave --batch out")
+        if dims[image.batch] not in (None, batch):
+            raise OptionError(
+                f"the model takes {dims[image.batch]} images at once, not {batch}: --dynamic-batch makes that dynamic "
+                "first"
+            )
+        name = dim_name(declared.type.tensor_type.shape.dim[image.batch])
+        dims[image.batch] = batch
+    document = document.copy()
+    if any(d is None for k, d in enumerate(dims) if k != image.batch):
+        document.commit(in_batches_of(document, name, batch or 1))
+        return document
+    many = None if image.batch is None else dims[image.batch]
+    shapes = {
+        i.name: [many if d is None and k == 0 else d or 1 for k, d in enumerate(static_dims(i))]
+        for i in data_inputs(graph)
+    }
+    document.commit(fixed(document, {**shapes, image.name: dims}))
+    return document
+
+
+def _check_size(walk: Walk, size: tuple[int, ...]) -> None:
+    """Raises OptionError if a conversion does not take images of this size."""
+    native = walk.image.size
+    keeps = set(range(len(native))) if walk.keeps_size else walk.held
+    for k, (name, pixels, least) in enumerate(zip(SIZE_NAMES[len(native)], size, native)):
+        if pixels < least or (k in keeps and pixels != least):
+            have = "keeps its" if k in keeps else "has a window with a"
+            raise OptionError(f"--fix-size {size_text(size)} does not fit: the network {have} {name} of {least} pixels")
+
+
+def with_fixed_checks(validation: Validation, free: Document, judged: Document, given: Given) -> Validation:
+    """A validation of what a file was fixed from, with that of the file: does it answer the same at its only size?
+
+    Raises:
+        ValidationError: if it does not.
+    """
+    graph = judged.proto.graph
+    dims = {i.name: static_dims(i) for i in data_inputs(graph)}
+    if any(d is None for sizes in dims.values() for d in sizes[1:]):
+        return validation  # only the batch is fixed, in declarations
+    feeds = inputs_of(judged, dims, 2)
+    names = [o.name for o in graph.output]
+    try:
+        have = session(judged)(feeds)
+    except ModelError as error:
+        raise ValidationError(f"the converted model fails at its only size: {error}", validation) from None
+    checks = [
+        Check("fixed", name, (), len(a) if a.ndim else 1, math.prod(a.shape), _apart(a, b), tolerance_of(free))
+        for name, a, b in zip(names, have, session(free)(feeds))
+    ]
+    return accepted(replace(validation, checks=(*validation.checks, *checks)), given)
+
+
+def _apart(a: Array, b: Array) -> float:
+    return difference(a, b) if a.shape == b.shape else math.inf
