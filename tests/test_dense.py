@@ -577,7 +577,7 @@ def test_sizes_that_the_file_does_not_take(tmp_path: Path) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
     onnx.save(model, tmp_path / "fixed.onnx")
     np.save(tmp_path / "image.npy", np.zeros((20, 40, 3), np.uint8))
-    words = "takes images of 20×31 pixels, since another tool fixed its size, not of 20×40"
+    words = "takes images of 20×31 pixels, to which its size was fixed, not of 20×40"
     with pytest.raises(OptionError, match=words):
         DenseModel(tmp_path / "fixed.onnx").run(tmp_path / "image.npy")
     with pytest.raises(OptionError, match=words):

@@ -88,14 +88,15 @@ def inputs_of(document: Document, dims: Mapping[str, Sequence[int | None]], batc
 
 
 def _of_shapes(model: ModelProto) -> Iterator[str]:
-    """The tensors that are computed from shapes and weights alone."""
+    """The tensors that are computed from shapes and weights alone, and constants among the nodes."""
     graph = model.graph
     constant = stored_names(graph) | {""}
     outputs, known = {o.name for o in graph.output}, set(constant)
     for node in graph.node:
-        if node.op_type == "Constant":
+        if node.op_type == "Constant":  # some compilers read weights only
             constant |= set(node.output)
             known |= set(node.output)
+            yield from node.output
             continue
         if subgraphs(node) or node.op_type in RANDOM or outputs & set(node.output):
             continue

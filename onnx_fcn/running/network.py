@@ -66,7 +66,7 @@ class Converted:
         layout: the axes of that input, such as ``NCHW``.
         channels: number of channels of the image; 1 if the input has no axis for them.
         batch: number of images per run; None for any.
-        fixed: for each axis the only size that the file takes, if another tool fixed it; None for any size.
+        fixed: for each axis the only size that the file takes, if it was fixed; None for any size.
         image_type: dtype of the input.
         others: the names of the other inputs.
         output: the name of the output.
@@ -115,8 +115,8 @@ class Converted:
         if any(only not in (None, n) for only, n in zip(self.fixed, size)):
             only = "×".join("any" if n is None else str(n) for n in self.fixed)
             raise OptionError(
-                f"the file takes images of {only} pixels, since another tool fixed its size, not of "
-                f"{'×'.join(map(str, size))}: run the file as it was converted, or convert the original again"
+                f"the file takes images of {only} pixels, to which its size was fixed, not of "
+                f"{'×'.join(map(str, size))}: use apply, which runs it tile by tile, or a file of any size"
             )
 
     def arrange(self, images: Array) -> Array:

@@ -61,7 +61,7 @@ class Tiled:
                 "an axis: if the size is right, give a larger --tile"
             )
         answers = approximate_answers(self.network.answers) if self.obstacle else self.network.answers
-        tiling = tiling_of(answers, self.network.native, size, tile)
+        tiling = tiling_of(answers, self.network.native, size, tile, self.network.fixed)
         lengths = [{cut.pixels.stop - cut.pixels.start for cut in cuts} for cuts in tiling.axes]
         for extreme in (min, max):
             self.network.check_size([extreme(several) for several in lengths])

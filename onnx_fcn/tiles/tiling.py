@@ -107,7 +107,9 @@ def _tile(number: int, cuts: Sequence[Cut]) -> Tile:
     return Tile(number, cells, pixels, kept)
 
 
-def tiling_of(answers: Answers, native: Sequence[int], size: Sequence[int], tile: int) -> Tiling:
+def tiling_of(
+    answers: Answers, native: Sequence[int], size: Sequence[int], tile: int, only: Sequence[int | None] = ()
+) -> Tiling:
     """Exact tiles of an image.
 
     Args:
@@ -115,25 +117,28 @@ def tiling_of(answers: Answers, native: Sequence[int], size: Sequence[int], tile
         native: the input size of the original network: no crop is smaller, unless the image is.
         size: size of the image, in pixels.
         tile: pixels from tile to tile along each axis, rounded down to whole strides, but at least one stride.
+        only: for each axis the only size of a crop, in pixels; None for any size, and empty if all may have any.
 
     Raises:
-        OptionError: if the image is too small, or an answer depends on all of it.
+        OptionError: if the image is too small, or an answer depends on all of it; if crops of the only size cannot
+            cover it.
         ModelError: if the geometry contradicts itself.
     """
     grid = answers.grid(*size)
     if not all(f.is_local for f in answers.field):
         raise OptionError(f"tiles cannot be exact: {answers.reason}")
-    axes = tuple(_cuts(answers, k, native[k], n, tile) for k, n in enumerate(size))
+    crops = only or [None] * len(size)
+    axes = tuple(
+        _cuts(answers, k, native[k], n, tile) if crop is None else _even_cuts(answers, k, n, tile, crop)
+        for k, (n, crop) in enumerate(zip(size, crops))
+    )
     return Tiling(grid.size, grid.shape, axes)
 
 
 def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> tuple[Cut, ...]:
     """The cuts of an axis of this many pixels."""
     count, inner = answers.count[axis], answers.inner[axis]
-    stride = int(answers.stride[axis])
-    if stride != answers.stride[axis]:
-        raise OptionError(f"tiles cannot be exact: answers are {float(answers.stride[axis]):g} pixels apart")
-    step = int(answers.period[axis]) // stride if answers.period else 1
+    stride, step = _steps(answers, axis)
     cells = count(pixels)
     if answers.held and answers.held[axis] is not None:  # a crop has this size, too
         return (Cut(slice(0, cells), slice(0, pixels), slice(0, cells)),)
@@ -151,6 +156,51 @@ def _cuts(answers: Answers, axis: int, native: int, pixels: int, tile: int) -> t
             raise ModelError("the geometry in the metadata contradicts itself: convert the original again")
         cuts.append(Cut(slice(first, behind), slice(begin, end), kept))
     return tuple(cuts)
+
+
+def _steps(answers: Answers, axis: int) -> tuple[int, int]:
+    """(pixels between cells, cells by which a crop may begin later).
+
+    Raises:
+        OptionError: if cells are a fraction of a pixel apart.
+    """
+    stride = int(answers.stride[axis])
+    if stride != answers.stride[axis]:
+        raise OptionError(f"tiles cannot be exact: answers are {float(answers.stride[axis]):g} pixels apart")
+    return stride, int(answers.period[axis]) // stride if answers.period else 1
+
+
+def _even_cuts(answers: Answers, axis: int, pixels: int, tile: int, crop: int) -> tuple[Cut, ...]:
+    """The cuts of an axis of this many pixels by crops of one size: the tile, or as much of it as they can cover.
+
+    Raises:
+        OptionError: if they cannot cover the image.
+    """
+    count, inner = answers.count[axis], answers.inner[axis]
+    stride, step = _steps(answers, axis)
+    cells, period = count(pixels), stride * step
+    margin = math.ceil(answers.mirror[axis] / stride) if answers.mirror else 0
+    latest = (pixels - crop) // period * period
+
+    def cut(first: int, behind: int) -> Cut | None:
+        """The crop that gives these cells; None if there is none."""
+        begin = min(max(first - inner.front - margin, 0) // step * period, latest)
+        ends = begin + crop == pixels
+        reach = (count(crop) if ends else inner.behind(crop) - margin) + begin // stride
+        if begin < 0 or behind > reach or (begin and first - begin // stride < inner.front + margin):
+            return None
+        shift = begin // stride
+        return Cut(slice(first, behind), slice(begin, begin + crop), slice(first - shift, behind - shift))
+
+    for chunk in range(max(min(tile // stride, count(crop)), 1), 0, -1):
+        cuts = [cut(first, min(first + chunk, cells)) for first in range(0, cells, chunk)]
+        found = [each for each in cuts if each is not None]
+        if len(found) == len(cuts):
+            return tuple(found)
+    raise OptionError(
+        f"the file takes images of {crop} pixels along that axis only, and crops of that size cannot cover {pixels}: "
+        f"add pixels, or leave some out, so that there are {crop} and a multiple of {period}"
+    )
 
 
 def approximate_answers(answers: Answers) -> Answers:
