@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from onnx_fcn.running.confusion import Confusion
     from onnx_fcn.running.dense_model import DenseModel, DenseResult, Detection, detect
     from onnx_fcn.running.preprocess import Preprocessing
+    from onnx_fcn.running.quantizing import Quantized, quantize
     from onnx_fcn.tiles.application import Applied, apply
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Preprocessing",
+    "Quantized",
     "Report",
     "Tested",
     "UnsupportedModel",
@@ -73,6 +75,7 @@ __all__ = [
     "explain",
     "fit",
     "inspect",
+    "quantize",
     "read_geometry",
     "replace_weights",
     "validate",
@@ -123,6 +126,10 @@ _HOMES = {
         "detect",
     ),
     "running.preprocess": ("Preprocessing",),
+    "running.quantizing": (
+        "Quantized",
+        "quantize",
+    ),
     "tiles.application": (
         "Applied",
         "apply",

@@ -33,7 +33,7 @@ DONE, MODEL, USAGE, VALIDATION = 0, 1, 2, 3
 #: Separate commands, by the first argument: the module whose `run` takes all arguments and returns the tables to show.
 #: A model with the name of a command is passed as ./heatmap.
 COMMANDS = dict.fromkeys(("heatmap", "page"), "onnx_fcn.cli.views")
-COMMANDS |= {name: f"onnx_fcn.cli.{name}" for name in ("segment", "apply", "fit")}
+COMMANDS |= {name: f"onnx_fcn.cli.{name}" for name in ("segment", "apply", "fit", "quantize")}
 
 #: The options that say what the answers are. After another tool removed the metadata, they tell --verify so.
 ANSWERS = (
@@ -47,6 +47,8 @@ commands on a converted model (onnx-fcn COMMAND --help):
   segment out.onnx photo.jpg classes.png  write the best class at every pixel
   page out.onnx photo.jpg page.html       write a page to explore the answers
   apply out.onnx huge.tif map.zarr        compute the answers on an image of any size, tile by tile
+
+  quantize out.onnx images/ fast.onnx     compute in 8 bits, calibrated on images and compared on others
 
 another last layer (onnx-fcn fit --help):
   fit model.onnx images/ labels/ out.onnx train it on labelled pixels: a classifier becomes a segmenter

@@ -15,10 +15,11 @@ from onnx_fcn.fitting.coco import draw_coco, is_coco
 from onnx_fcn.fitting.codes import Labels, Note, listed
 from onnx_fcn.fitting.drawings import Drawing, Vectors
 from onnx_fcn.fitting.geojson import draw_geojson, features_of
-from onnx_fcn.fitting.pairing import files_of, is_folder, pair_files, pair_names
+from onnx_fcn.fitting.pairing import pair_files, pair_names
 from onnx_fcn.fitting.points import draw_csv
 from onnx_fcn.fitting.rasters import Raster
 from onnx_fcn.fitting.reading import read_json
+from onnx_fcn.images.folders import files_of, is_folder
 
 __all__ = ["BOXES", "Labelled", "Labels", "open_labels"]
 

@@ -7,6 +7,7 @@ tiff      TIFF: pyramids, planes, orientation, photometric interpretation
 channels  which axis is the channels, and conversion between grey and RGB
 image     an image as a network reads it; pictures as pixels from 0 to 255
 masks     the class numbers of a mask
+folders   the images in a folder
 identity  a digest that changes when a file, or a store of many files, changes
 memory    how much memory is free, and the largest tile that fits
 """

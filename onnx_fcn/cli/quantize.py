@@ -1,0 +1,80 @@
+"""The command `quantize`: a converted model in 8 bits, compared with the float one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from onnx_fcn.cli.arguments import PREPROCESSING, add_preprocessing, preprocessing
+from onnx_fcn.running.quantizing import Quantized, quantize
+from onnx_fcn.tables import Table, bytes_of, size_text
+
+__all__ = ["run"]
+
+
+EPILOG = f"""\
+Every other image is calibrated on, whole and in a window of the native size; the others are compared with the float
+model. If fewer answers agree than --agreement, nothing is written (exit code 3). The exit codes are the same as for
+onnx-fcn.
+
+{PREPROCESSING}
+The default is what the file says; if it says nothing, pixels of a picture become pixel/255, and everything else stays
+unchanged.
+
+example:
+  onnx-fcn quantize out.onnx images/ fast.onnx --preprocess imagenet
+"""
+
+
+def run(words: Sequence[str]) -> list[Table]:
+    """Run `quantize …`; returns its report.
+
+    Raises:
+        FcnError: as `onnx_fcn.quantize` does.
+    """
+    given = _parse(words)
+    found = quantize(
+        given.model,
+        given.images,
+        given.output,
+        agreement=given.agreement,
+        preprocess=preprocessing(given, given.scale),
+    )
+    return [] if given.quiet else [_table(found)]
+
+
+def _table(found: Quantized) -> Table:
+    before, after = found.seconds
+    bits = "7 bits, as this processor has no VNNI: with it, 8 bits" if found.narrow else "8 bits"
+    rows = (
+        ("written", f"{found.path}, {bytes_of(found.nbytes[1])} instead of {bytes_of(found.nbytes[0])}"),
+        ("weights", f"{bits}, with a scale for each channel"),
+        ("images", f"{found.calibrated} calibrated on, {len(found.compared)} others compared"),
+        ("agreement", f"{found.agreement:.2%} of the cells have the same best class"),
+        ("error", f"{found.error:.3f} of the largest score at most"),
+        ("time", f"{after * 1e3:.0f} ms instead of {before * 1e3:.0f} ms at {size_text(found.size)} pixels"),
+    )
+    return Table("", (), rows)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="onnx-fcn quantize",
+        description="Quantise a converted model to 8 bits, and compare it with the float model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="a converted model")
+    parser.add_argument("images", help="a folder of images like those that the model will be used on")
+    parser.add_argument("output", help="the file to write")
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=0.98,
+        metavar="X",
+        help="the least share of cells with the same best class (default: 0.98)",
+    )
+    add_preprocessing(parser, "scale")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return parser.parse_intermixed_args(words[1:])

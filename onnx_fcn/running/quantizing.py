@@ -1,0 +1,278 @@
+"""A converted file in 8 bits: onnxruntime's static quantisation, calibrated on whole images, and proved on others.
+
+A map has answers that no single window has, so a file that is calibrated on windows alone is far off on large images.
+It is calibrated on whole images and on windows of the native size here, and compared with the float file on images that
+it was not calibrated on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from onnx_fcn._types import Array
+from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
+from onnx_fcn.images.folders import files_of
+from onnx_fcn.images.image import Image, open_image
+from onnx_fcn.model.agreement import difference, is_rounded
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.metadata import PREFIX, fingerprint
+from onnx_fcn.running.network import Converted, Session, open_converted
+from onnx_fcn.running.preprocess import Preprocessing
+
+__all__ = ["Progress", "Quantized", "quantize"]
+
+
+#: Called with a few words before each step that may take seconds.
+Progress = Callable[[str], None]
+
+#: The most pixels of a larger image that are read: a square, or a cube, in its middle.
+MOST_PIXELS = 1 << 22
+
+#: Times that the largest image is run, to say how long it takes.
+RUNS = 3
+
+#: From how many bytes on weights do not fit into one file.
+LARGE = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantised file, and how it compares with the float one.
+
+    Attributes:
+        path: the file.
+        calibrated: number of images that it was calibrated on.
+        compared: the other images: (file, largest difference relative to the largest score, share of the cells with the
+            same best class).
+        size: pixels of the largest of them.
+        seconds: for that image, of the float file and of the quantised one; the medians of `RUNS`.
+        nbytes: bytes of both files.
+        narrow: whether weights have 7 bits, since this processor adds products of 8 bits in 16.
+    """
+
+    path: str
+    calibrated: int
+    compared: tuple[tuple[str, float, float], ...]
+    size: tuple[int, ...]
+    seconds: tuple[float, float]
+    nbytes: tuple[int, int]
+    narrow: bool
+
+    @property
+    def agreement(self) -> float:
+        """The share of all cells with the same best class, the mean over images."""
+        return float(np.mean([same for _, _, same in self.compared]))
+
+    @property
+    def error(self) -> float:
+        """The largest difference of an answer, relative to the largest score of its image."""
+        return max(error for _, error, _ in self.compared)
+
+
+def quantize(
+    model: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    agreement: float = 0.98,
+    preprocess: str | Preprocessing | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantise a converted file to 8 bits, with a scale for each channel of weights (QDQ).
+
+    Every other image is calibrated on, whole and in a window of the native size; the others are compared. The map of
+    one channel has no best class: there, cells agree that are on the same side of the mean.
+
+    Args:
+        model: a converted file.
+        images: a folder of at least two images like those that it will be used on.
+        output: the file to write.
+        agreement: the least share of cells with the same best class.
+        preprocess: as of `apply`; by default what the file says.
+        progress: called with a few words before each step that may take seconds.
+
+    Raises:
+        ModelError: if onnx_fcn did not convert the model, or onnxruntime does not quantise it.
+        OptionError: if there are too few images, or one cannot be read; if the output cannot be written.
+        ValidationError: if fewer cells agree; nothing is written.
+    """
+    say = progress or (lambda _: None)
+    if not 0 <= agreement <= 1:
+        raise OptionError(f"the agreement is a share of the cells, from 0 to 1, not {agreement!r}")
+    if os.path.realpath(model) == os.path.realpath(output):
+        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
+    converted = open_converted(model)
+    source = Document.open(model)
+    if is_rounded(source):
+        raise OptionError(f"'{os.fspath(model)}' is quantised already")
+    if converted.image_type.kind != "f" or converted.others:
+        raise OptionError("only a model that reads an image of floats, and nothing else, can be quantised")
+    files = files_of(os.fspath(images), images=True)
+    if len(files) < 2:
+        raise OptionError(
+            f"'{os.fspath(images)}' has one image only: one at least is calibrated on, and one compared: give several"
+        )
+    narrow = not _has_wide_sums()
+    with tempfile.TemporaryDirectory(prefix="onnx_fcn-") as folder:
+        made = Path(folder, "quantized.onnx")
+        say(f"calibrating on {len(files[::2])} images")
+        _quantized(source, made, _feeds(converted, files[::2], preprocess), narrow=narrow)
+        document = Document.open(made)
+        kept = {e.key: e.value for e in source.proto.metadata_props}
+        kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
+        document.commit(Edit(metadata=kept))
+        with document.staged(output) as staged:
+            compared, size, seconds = _compared(converted, staged.path, files[1::2], preprocess, say)
+            found = Quantized(
+                os.fspath(output), len(files[::2]), compared, size, seconds, (source.size, staged.size), narrow
+            )
+            if found.agreement < agreement:
+                raise ValidationError(
+                    f"only {found.agreement:.1%} of the cells have the same best class as before, and {agreement:.1%} "
+                    "are asked for: calibrate on more images, or allow less by --agreement",
+                    found,
+                )
+            staged.commit()
+    return found
+
+
+def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], *, narrow: bool) -> None:
+    """Write a file that onnxruntime quantises.
+
+    Raises:
+        ModelError: if it does not.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """The images, one at a time."""
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(feeds, None)
+
+    large = source.size > LARGE
+    plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
+    try:
+        with _quietly():
+            source.save(plain)
+            quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+            quantize_static(
+                prepared,
+                path,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=narrow,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+            )
+    except (OptionError, ModelError):
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without advice about onnxruntime's own tools."""
+    import logging
+
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
+def _feeds(
+    converted: Converted, files: Sequence[str], preprocess: str | Preprocessing | None
+) -> Iterator[dict[str, Array]]:
+    """What the network reads of each image: all of it, and a window of the native size in its middle."""
+    for file in files:
+        pixels = _read(converted, file, preprocess)
+        size = pixels.shape[1:]
+        for part in dict.fromkeys((size, tuple(converted.native))):
+            yield {converted.image: converted.arrange(pixels[(slice(None), *_middle(size, part))][None])}
+
+
+def _read(converted: Converted, file: str, preprocess: str | Preprocessing | None) -> Array:
+    """The pixels of an image, (C, *space), as the network reads them; of a large one, those in its middle.
+
+    Raises:
+        OptionError: if it cannot be read, or is smaller than a window.
+    """
+    with contextlib.closing(open_image(file, converted.rank, converted.channels)) as image:
+        converted.answers.grid(*image.size)  # raises if it is too small
+        formula = converted.preprocessing_for(preprocess, image.dtype, image.white, image.name)
+        pixels: Array = formula(image.read(_middle(image.size, _bounded(image, converted.native))))
+    return pixels
+
+
+def _bounded(image: Image, native: Sequence[int]) -> tuple[int, ...]:
+    """The size of an image, or of as much of it as is read."""
+    side = int(MOST_PIXELS ** (1 / len(image.size)))
+    return tuple(min(n, max(side, m)) for n, m in zip(image.size, native))
+
+
+def _middle(size: Sequence[int], part: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(size, part))
+
+
+def _compared(
+    converted: Converted, path: Path, files: Sequence[str], preprocess: str | Preprocessing | None, say: Progress
+) -> tuple[tuple[tuple[str, float, float], ...], tuple[int, ...], tuple[float, float]]:
+    """(file, error, agreement) of each image, the size of the largest one, and the seconds that both files take."""
+    sessions = converted.session(), open_converted(path).session()
+    found, largest = [], np.zeros(0)
+    for k, file in enumerate(files):
+        say(f"comparing on image {k + 1} of {len(files)}")
+        pixels = _read(converted, file, preprocess)[None]
+        want, have = (session.run(pixels) for session in sessions)
+        error = 0.0 if converted.tells_classes else difference(have, want)
+        found.append((file, error, float(np.mean(_best(have, converted) == _best(want, converted)))))
+        largest = pixels if pixels.size > largest.size else largest
+    seconds = tuple(median(_seconds(session, largest) for _ in range(RUNS)) for session in sessions)
+    return tuple(found), largest.shape[2:], (seconds[0], seconds[1])
+
+
+def _best(maps: Array, converted: Converted) -> Array:
+    """The best class at each cell; of one channel, whether it is above the mean."""
+    best: Array = maps
+    if not converted.tells_classes:
+        best = maps.argmax(1) if maps.shape[1] > 1 else maps > maps.mean()
+    return best
+
+
+def _seconds(session: Session, images: Array) -> float:
+    start = time.perf_counter()
+    session.run(images)
+    return time.perf_counter() - start
+
+
+def _has_wide_sums() -> bool:
+    """Does this processor sum products of 8 bits in 32? Without VNNI, x86 adds pairs of them in 16, which saturates.
+
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "x86", "i686"):
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # not known
+    return "vnni" in flags
