@@ -606,9 +606,15 @@ def test_options_that_mean_nothing(words: list[str], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("words", [*map(spelled, FORMS.values())], ids=FORMS)
-def test_verify_takes_no_option_about_converting(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--verify", str(DIGITS), str(DIGITS), *words]) == 2
-    assert "--verify converts nothing" in capsys.readouterr().err
+def test_verify_takes_no_option_beside_metadata(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx_fcn.convert(DIGITS, tmp_path / "out.onnx", validate=False)
+    assert main(["--verify", str(DIGITS), str(tmp_path / "out.onnx"), *words]) == 2
+    options = ", ".join(word for word in words if word.startswith("--"))
+    error = capsys.readouterr().err
+    assert error.startswith("error: the metadata of the converted model say how it was made: leave --")
+    assert set(options.split(", ")) == set(error.partition("leave ")[2].removesuffix(" out\n").split(", "))
 
 
 def test_an_unknown_reduction() -> None:
@@ -713,7 +719,9 @@ def test_validation_rejects_probabilities_for_logits() -> None:
 
 FAULTS = {
     "full size, shifted by a pixel": (
-        {"full_size": True}, "Pad", constant(1, lambda pads: np.add(pads, [0, 0, 1, 0, 0, 0, -1, 0]))),
+        {"full_size": True}, "Concat", constant(0, lambda pads: np.add(pads, [0, 0, 1, 0, 0, 0]))),
+    "full size, padded too little": (
+        {"full_size": True}, "Add", constant(1, lambda fronts: np.add(fronts, [1, 0]))),
     "full size, by the corners": (
         {"full_size": True}, "Resize", attribute("coordinate_transformation_mode", "align_corners")),
     "full size, the nearest": ({"full_size": True}, "Resize", attribute("mode", "nearest")),

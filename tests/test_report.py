@@ -253,7 +253,7 @@ def test_json(report: Report) -> None:
     assert list(again) == [
         "version", "generator", "source", "source_bytes", "image", "axes", "window", "outputs", "cut", "layers",
         "context", "caveats", "example", "native", "costs", "difference", "validation", "output", "output_bytes",
-        "data", "seconds", "geometry", "fields", "slides",
+        "data", "seconds", "geometry", "fields", "slides", "classes",
     ]  # fmt: skip
     assert again["version"] == 1
     assert again["generator"] == f"onnx_fcn {onnx_fcn.__version__}"

@@ -912,6 +912,15 @@ row("QLinearAveragePool", f"{U}  p = com.microsoft.QLinearAveragePool <kernel_sh
 row("QLinearAveragePool of a sequence", f"{U}  r = Reshape (q, d)  "
     "p = com.microsoft.QLinearAveragePool <kernel_shape = [12]> (r, s, z, u, o)  y = Flatten (p)",
     d=[0, 6, 12], outputs="uint8[N,6] y", **W)
+row("QLinearAveragePool along features", "f = Flatten (x)  m = MatMul (f, w)  r = Reshape (m, d)  "
+    "q = QuantizeLinear (r, s, z)  p = com.microsoft.QLinearAveragePool <kernel_shape = [3], strides = [3]> "
+    "(q, s, z, s, z)  i = DequantizeLinear (p, s, z)  y = Flatten (i)", w=(72, 9), d=[0, 1, 9],
+    outputs="float[N,3] y", s=0.2, z=np.uint8(120))
+row("quantised residual, pooled", f"{U}  c = QLinearConv (q, s, z, k, t, zero, u, o)  "
+    "e = com.microsoft.QLinearAdd (c, u, o, q, s, z, u, o)  "
+    "p = com.microsoft.QLinearGlobalAveragePool (e, u, o, v, o)  f = Flatten (p)  "
+    "y = com.microsoft.QGemm <transB = 1> (f, v, o, h, t, zero, b, s, z)", outputs="uint8[N,5] y",
+    v=0.0137, k=integers("k", 6, 6, 1, 1), h=integers("h", 5, 6), b=np.arange(5, dtype=np.int32) * 99, **V)
 row("QLinearConcat", f"{U}  r = com.microsoft.QLinearConcat <axis = 1> (u, o, q, s, z, q, s, z)  "
     f"m = DequantizeLinear (r, u, o)  {HEAD}", w=(144, 5), outputs="float[N,5] y", **W)
 row("QLinearSoftmax", f"{U}  f = Flatten (q)  r = com.microsoft.QLinearSoftmax <axis = 1, opset = 13> (f, s, z, u, o)  "

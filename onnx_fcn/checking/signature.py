@@ -13,30 +13,40 @@ from onnx_fcn.model.inference import dims_in
 __all__ = ["check_signature"]
 
 
-def check_signature(lifted: Document, judged: Document, walk: Walk) -> None:
-    """Raises ModelError if a model has other inputs than a conversion of the original, or lacks one of its outputs."""
-    if wrong := next(_mismatches(lifted, judged, walk), ""):
+def check_signature(lifted: Document, judged: Document, walk: Walk, hint: str) -> None:
+    """Check that a model has the inputs of a conversion of the original, and its outputs.
+
+    Args:
+        lifted: the conversion.
+        judged: the model.
+        walk: of the conversion.
+        hint: the end of a sentence about its outputs.
+
+    Raises:
+        ModelError: if it has other inputs, or lacks an output.
+    """
+    if wrong := next(_mismatches(lifted, judged, walk, hint), ""):
         raise ModelError(f"the second model is not a conversion of the first: {wrong}")
 
 
-def _mismatches(lifted: Document, judged: Document, walk: Walk) -> Iterator[str]:
+def _mismatches(lifted: Document, judged: Document, walk: Walk, hint: str) -> Iterator[str]:
     """What a model lacks, has differently or has beyond the inputs of a conversion of the original, as clauses."""
     ours, theirs, image = lifted.proto.graph, judged.proto.graph, walk.image
-    for kind, wanted, found in (
-        ("input", data_inputs(ours), data_inputs(theirs)),
-        ("output", ours.output, theirs.output),
+    for kind, wanted, found, end in (
+        ("input", data_inputs(ours), data_inputs(theirs), ""),
+        ("output", ours.output, theirs.output, hint),
     ):
         named = {value.name: value for value in found}
         for value in wanted:
             other = named.get(value.name)
             if other is None:
-                yield f"it has no {kind} '{value.name}'"
+                yield f"it has no {kind} '{value.name}'{end}"
                 continue
             wanted_dims, found_dims = dims_in(value.type.tensor_type), dims_in(other.type.tensor_type)
             if wanted_dims is None or found_dims is None:
                 continue
             if len(wanted_dims) != len(found_dims):
-                yield f"its {kind} '{value.name}' has {len(found_dims)} axes in place of {len(wanted_dims)}"
+                yield f"its {kind} '{value.name}' has {len(found_dims)} axes in place of {len(wanted_dims)}{end}"
             elif value.name == image.name and image.channels is not None:
                 channels, right = static_dims(other)[image.channels], image.shape[image.channels]
                 if channels not in (None, right):

@@ -21,6 +21,7 @@ __all__ = [
     "numbers",
     "preprocessing",
     "seed",
+    "share",
     "size",
     "stride",
 ]

@@ -48,7 +48,7 @@ def _table(found: Quantized) -> Table:
     bits = "7 bits, as this processor has no VNNI: with it, 8 bits" if found.narrow else "8 bits"
     rows = (
         ("written", f"{found.path}, {bytes_of(found.nbytes[1])} instead of {bytes_of(found.nbytes[0])}"),
-        ("weights", f"{bits}, with a scale for each channel"),
+        ("weights", f"{bits}, with a scale for each channel; the last layer stays in floats"),
         ("images", f"{found.calibrated} calibrated on, {len(found.compared)} others compared"),
         ("agreement", f"{found.agreement:.2%} of the cells have the same best class"),
         ("error", f"{found.error:.3f} of the largest score at most"),

@@ -152,7 +152,7 @@ def _paired(
         UnsupportedModel: if the original cannot become fully convolutional.
         OptionError: if the metadata say how the file was made, and options say so, too.
     """
-    head, is_bare = head_in(judged), not claims_of(judged.proto)
+    head, is_bare = head_in(judged), _is_bare(judged)
     if not is_bare and options != Asked():
         named = ", ".join("--head" if k == "folds" else f"--{k.replace('_', '-')}" for k in options.to_json())
         raise OptionError(f"the metadata of the converted model say how it was made: leave {named} out")
@@ -201,10 +201,7 @@ def _compared(
     source = given.selected
     images = load_data(data, source, walk.image, walk.held)
     macs, limits = native_cost(source, walk).macs, limits_of(judged, source, walk)
-    try:
-        check_signature(pair.lifted, judged, pair.walk)
-    except ModelError as error:
-        raise ModelError(f"{error}{_taken_for(pair)}") from None
+    check_signature(pair.lifted, judged, pair.walk, _taken_for(pair))
     try:
         if pair.head is None:
             return compare(Comparison(given, walk, document, judged, seed, progress, macs, limits, tolerance), images)
@@ -243,9 +240,14 @@ def _stamp(pair: _Pair) -> None:
         judged.save(judged.path, link_data=judged.external)
 
 
+def _is_bare(judged: Document) -> bool:
+    """Do the metadata say nothing about the answers?"""
+    return not claims_of(judged.proto) and not asked_of(judged.proto)
+
+
 def _taken_for(pair: _Pair) -> str:
     """What a file without metadata was taken for, as the end of a sentence about a failure; empty if it has some."""
-    if claims_of(pair.judged.proto):
+    if not _is_bare(pair.judged):
         return ""
     taken = "for a plain map" if pair.asked == Asked() else "as the options say"
     return (

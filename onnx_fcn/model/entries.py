@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "MOST_LETTERS",
     "MOST_NAME",
+    "MOST_VALUES",
     "Check",
     "formula_of",
     "list_of",

@@ -21,6 +21,7 @@ __all__ = [
     "rename",
     "static_dims",
     "stored_names",
+    "subgraphs",
     "tensor_names",
 ]
 

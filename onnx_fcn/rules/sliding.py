@@ -297,6 +297,10 @@ REDUCES = {
 }
 
 
+#: The attributes of a pooling.
+PARAMETERS = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode", "count_include_pad")
+
+
 @lifts("MaxPool", "AveragePool", "LpPool")
 def pool(site: Site, x: Lifted) -> Fact:
     """(N, C, *space) -> (N, C, *space')."""
@@ -315,7 +319,10 @@ def pooling(site: Site, x: Lifted, op: str, *rest: Shared | None) -> Fact:
             return reduced(site, x, kind, list(taps), keepdims=True)
     if not x.is_map and x.is_per_position and not rest and x.rank == 2 + len(site.attr("kernel_shape")):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], site.attr("kernel_shape")), x.shape[2:])]
-        return at_each_position(site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op))
+        own = {} if op == site.op else {name: site.attr(name) for name in PARAMETERS}
+        return at_each_position(
+            site, x, [x.shape[1], *cells], lambda t: site.emit([t], None if op == site.op else op, **own)
+        )
     along = across(site, x)
     if along:
         return across_channels(site, x, along, op, *rest)

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from onnx import GraphProto
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
@@ -29,6 +30,7 @@ from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import PREFIX, fingerprint
 from onnx_fcn.running.network import Converted, Session, open_converted
 from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.tables import size_text
 
 __all__ = ["Progress", "Quantized", "quantize"]
 
@@ -41,6 +43,9 @@ MOST_PIXELS = 1 << 22
 
 #: Times that the largest image is run, to say how long it takes.
 RUNS = 3
+
+#: Operators with weights that onnxruntime quantises.
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 #: From how many bytes on weights do not fit into one file.
 LARGE = 2 * 10**9
@@ -89,7 +94,7 @@ def quantize(
     preprocess: str | Preprocessing | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Quantise a converted file to 8 bits, with a scale for each channel of weights (QDQ).
+    """Quantise a converted file to 8 bits, with a scale for each channel of weights (QDQ), all but its last layer.
 
     Every other image is calibrated on, whole and in a window of the native size; the others are compared. The map of
     one channel has no best class: there, cells agree that are on the same side of the mean.
@@ -166,12 +171,13 @@ def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], 
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
     try:
         with _quietly():
-            source.save(plain)
+            source.save(plain, external_data=large)
             quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
             quantize_static(
                 prepared,
                 path,
                 Reader(),
+                nodes_to_exclude=_last_layers(Document.open(prepared).proto.graph),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=narrow,
@@ -183,6 +189,23 @@ def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], 
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
+
+
+def _last_layers(graph: GraphProto) -> list[str]:
+    """The names of the layers with weights next to each output, which stay in floats.
+
+    They cost little beside the others, and their answers would be rounded to 255 values within the range of the images
+    that were calibrated on: scores beyond would be cut off.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    found, left = [], [output.name for output in graph.output]
+    while left:
+        node = makers.pop(left.pop(), None)
+        if node is not None and node.op_type in LAYERS:
+            found.append(node.name)
+        elif node is not None:
+            left.extend(node.input)
+    return found
 
 
 @contextlib.contextmanager
@@ -204,29 +227,42 @@ def _feeds(
 ) -> Iterator[dict[str, Array]]:
     """What the network reads of each image: all of it, and a window of the native size in its middle."""
     for file in files:
-        pixels = _read(converted, file, preprocess)
-        size = pixels.shape[1:]
-        for part in dict.fromkeys((size, tuple(converted.native))):
-            yield {converted.image: converted.arrange(pixels[(slice(None), *_middle(size, part))][None])}
+        images = _read(converted, file, preprocess)
+        size = images.shape[2:]
+        window = tuple(only or n for n, only in zip(converted.native, converted.fixed))
+        for part in dict.fromkeys((size, window)):
+            yield {converted.image: converted.arrange(images[(slice(None), slice(None), *_middle(size, part))])}
 
 
 def _read(converted: Converted, file: str, preprocess: str | Preprocessing | None) -> Array:
-    """The pixels of an image, (C, *space), as the network reads them; of a large one, those in its middle.
+    """A batch of an image, (N, C, *space), as the network reads it; of a large one, the pixels in its middle.
 
     Raises:
-        OptionError: if it cannot be read, or is smaller than a window.
+        OptionError: if it cannot be read, or is too small.
     """
     with contextlib.closing(open_image(file, converted.rank, converted.channels)) as image:
-        converted.answers.grid(*image.size)  # raises if it is too small
+        part = _bounded(image, converted)
         formula = converted.preprocessing_for(preprocess, image.dtype, image.white, image.name)
-        pixels: Array = formula(image.read(_middle(image.size, _bounded(image, converted.native))))
-    return pixels
+        pixels = formula(image.read(_middle(image.size, part)))
+    return np.repeat(pixels[None], converted.batch or 1, axis=0)
 
 
-def _bounded(image: Image, native: Sequence[int]) -> tuple[int, ...]:
-    """The size of an image, or of as much of it as is read."""
+def _bounded(image: Image, converted: Converted) -> tuple[int, ...]:
+    """The size of an image, or of as much of it as is read.
+
+    Raises:
+        OptionError: if it is too small.
+    """
+    converted.answers.grid(*image.size)  # raises if it is smaller than a window
     side = int(MOST_PIXELS ** (1 / len(image.size)))
-    return tuple(min(n, max(side, m)) for n, m in zip(image.size, native))
+    part = [min(n, max(side, m)) for n, m in zip(image.size, converted.native)]
+    size = tuple(only or n for n, only in zip(part, converted.fixed))
+    if any(n < m for n, m in zip(image.size, size)):
+        raise OptionError(
+            f"{image.name} has {size_text(image.size)} pixels, fewer than the {size_text(size)} to which the size of "
+            "the file was fixed: leave it out"
+        )
+    return size
 
 
 def _middle(size: Sequence[int], part: Sequence[int]) -> tuple[slice, ...]:
@@ -241,7 +277,7 @@ def _compared(
     found, largest = [], np.zeros(0)
     for k, file in enumerate(files):
         say(f"comparing on image {k + 1} of {len(files)}")
-        pixels = _read(converted, file, preprocess)[None]
+        pixels = _read(converted, file, preprocess)
         want, have = (session.run(pixels) for session in sessions)
         error = 0.0 if converted.tells_classes else difference(have, want)
         found.append((file, error, float(np.mean(_best(have, converted) == _best(want, converted)))))

@@ -230,16 +230,12 @@ def _enlarged(walk: Walk, site: Site, x: Lifted, about: Sequence[Field] | None) 
         ends = site.emit([ends, np.array(steps, np.int64)], "Mul")
     if any(starts):
         ends = site.emit([ends, np.array(starts, np.int64)], "Add")
-    if site.opset >= 12:  # Max of integers
-        have = site.emit([site.emit([name], "Shape"), np.arange(2, 2 + rank)], "Gather", axis=0)
-        rest = site.emit([ends, site.emit([have, np.array(fronts, np.int64)], "Add")], "Sub")
-        rest = site.emit([rest, np.array(0, np.int64)], "Max")
-        amounts = site.emit([np.array([0, 0, *fronts, 0, 0], np.int64), rest], "Concat", axis=0)
-        name = site.emit([name, amounts], "Pad", mode="edge")
-    else:
-        extents = windows if about is None else [max(w, int(f.size)) for w, f in zip(windows, about)]
-        most = [step * (w + s) for (_, _, step), w, s in zip(plans, extents, strides)]  # more than can be left over
-        name = site.pad_edges(name, [0, 0, *fronts], [0, 0, *most])
+    have = site.emit([site.emit([name], "Shape"), np.arange(2, 2 + rank)], "Gather", axis=0)
+    rest = site.emit([ends, site.emit([have, np.array(fronts, np.int64)], "Add")], "Sub")
+    is_left = site.emit([rest, np.array(0, np.int64)], "Greater")
+    rest = site.emit([is_left, rest, np.array(0, np.int64)], "Where")  # a Max takes no integers before opset 12
+    amounts = site.emit([np.array([0, 0, *fronts, 0, 0], np.int64), rest], "Concat", axis=0)
+    name = site.emit([name, amounts], "Pad", mode="edge")
     axes = np.arange(2, 2 + rank)
     name = site.emit([name, np.array(starts, np.int64), ends, axes, np.array(steps, np.int64)], "Slice")
     return site.emit([name], "Cast", to=x.elem_type) if casts else name

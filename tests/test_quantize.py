@@ -1,0 +1,223 @@
+"""`quantize`: calibrated on whole images, compared on others, and used like the float file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import law
+import numpy as np
+import onnx
+import onnxruntime
+import PIL.Image
+import pytest
+
+import onnx_fcn
+from onnx_fcn import ModelError, OptionError, ValidationError
+from onnx_fcn.cli import main
+from onnx_fcn.running import quantizing
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+PAGE = np.load(FIXTURES / "digits_page.npy")
+BOXES = json.loads((FIXTURES / "digits_page.json").read_text())
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts of the page, of several sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    for k, (top, left) in enumerate([(0, 0), (80, 100), (150, 30), (20, 240), (100, 200), (60, 10)]):
+        PIL.Image.fromarray(PAGE[top : top + 90 + 20 * k, left : left + 190 + 8 * k]).save(folder / f"{k}.png")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def convert(folder: Path, name: str = "digits_padded.onnx", **how: Any) -> Path:
+    onnx_fcn.convert(FIXTURES / name, folder / "out.onnx", validate=False, **how)
+    return folder / "out.onnx"
+
+
+def digits_found(maps: np.ndarray) -> int:
+    """How many of the 96 digits of the page a map names in the middle of their boxes: (11, 72, 107) → a number."""
+    best = maps.argmax(0)
+    return sum(best[(box["top"] + 2) // 4, (box["left"] + 2) // 4] == box["label"] for box in BOXES)
+
+
+def entries(path: Path) -> dict[str, str]:
+    return {e.key: e.value for e in onnx.load(path, load_external_data=False).metadata_props}
+
+
+@pytest.mark.parametrize("name", ["digits_padded.onnx", "digits_unpadded.onnx"])
+def test_all_digits_are_found(name: str, images: Path, tmp_path: Path) -> None:
+    """The file answers in 8 bits, as is said of it, and is verified and read like the float one."""
+    source, fast, maps = convert(tmp_path, name), tmp_path / "fast.onnx", tmp_path / "map.npy"
+    found = onnx_fcn.quantize(source, images, fast)
+    assert (found.calibrated, [Path(file).name for file, _, _ in found.compared]) == (3, ["1.png", "3.png", "5.png"])
+    assert found.agreement >= 0.98
+    assert found.nbytes == (source.stat().st_size, fast.stat().st_size)
+    graph = onnx.load(fast).graph
+    (first, *_, last) = (node for node in graph.node if node.op_type == "Conv")
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert {*first.input[:2]} <= dequantised
+    assert last.input[1] not in dequantised
+
+    pixels = np.asarray(PIL.Image.open(images / "5.png"), np.float32)[None, None] / 255
+    (want,), (have,) = (law.session(onnx.load(path))({"image": pixels}) for path in (source, fast))
+    assert found.compared[2][1] == pytest.approx(np.abs(have - want).max() / np.abs(want).max(), rel=1e-3)
+    assert found.compared[2][2] == np.mean(have.argmax(1) == want.argmax(1))
+
+    assert onnx_fcn.read_geometry(fast) == onnx_fcn.read_geometry(source)
+    onnx_fcn.apply(fast, FIXTURES / "digits_page.npy", maps, preprocess="unit")
+    assert digits_found(np.load(maps)) == 96
+    data = {"image": PAGE.astype(np.float32)[None, None] / 255}
+    assert onnx_fcn.validate(FIXTURES / name, fast, data=data, tolerance=0.1).passed
+
+
+def test_what_the_file_says_stays(images: Path, tmp_path: Path) -> None:
+    source = convert(tmp_path, argmax=True)
+    model = onnx.load(source)
+    model.metadata_props.add(key="onnx_fcn.labels", value=json.dumps([f"digit {k}" for k in range(10)] + ["none"]))
+    model.metadata_props.add(key="made.by", value="somebody")
+    onnx.save(model, source)
+    onnx_fcn.quantize(source, images, tmp_path / "fast.onnx")
+    before, after = entries(source), entries(tmp_path / "fast.onnx")
+    assert {key for key in before if before[key] != after[key]} == {"onnx_fcn.graph"}
+
+
+def test_the_map_of_one_channel_has_a_share_of_cells_on_one_side(images: Path, tmp_path: Path) -> None:
+    body = "c = Conv (image, k)  r = Relu (c)  f = Flatten (r)  y = MatMul (f, w)"
+    model = law.model(body, image="float[N,1,28,28] image", k=(2, 1, 5, 5), w=(1152, 1))
+    onnx_fcn.convert(model, tmp_path / "out.onnx", validate=False)
+    found = onnx_fcn.quantize(tmp_path / "out.onnx", images, tmp_path / "fast.onnx", agreement=0.9)
+    assert 0.9 < found.agreement <= 1
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_file_of_one_size(batch: int | None, images: Path, tmp_path: Path) -> None:
+    """Images are calibrated on, and compared, in their middle; weights in a file of their own are read."""
+    source = convert(tmp_path, fix_size=(90, 190), batch=batch, external_data=True)
+    found = onnx_fcn.quantize(source, images, tmp_path / "fast.onnx")
+    assert found.size == (90, 190)
+    assert found.agreement >= 0.98
+    PIL.Image.fromarray(PAGE[:80, :190]).save(images / "z.png")
+    try:
+        with pytest.raises(OptionError, match="80×190 pixels, fewer than the 90×190 to which the size of the file was"):
+            onnx_fcn.quantize(source, images, tmp_path / "other.onnx")
+    finally:
+        os.remove(images / "z.png")
+
+
+def test_weights_of_more_than_two_gigabytes(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not fit into one file, so each step keeps them in a file of their own."""
+    source = convert(tmp_path)
+    onnx_fcn.quantize(source, images, tmp_path / "small.onnx")
+    monkeypatch.setattr(quantizing, "LARGE", 0)
+    onnx_fcn.quantize(source, images, tmp_path / "large.onnx")
+    image = {"image": PAGE.astype(np.float32)[None, None] / 255}
+    small, large = (onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("small", "large"))
+    np.testing.assert_array_equal(large.run(None, image)[0], small.run(None, image)[0])
+
+
+def test_the_same_bytes_again(images: Path, tmp_path: Path) -> None:
+    source = convert(tmp_path)
+    for name in ("one.onnx", "two.onnx"):
+        onnx_fcn.quantize(source, images, tmp_path / name)
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+def test_weights_have_seven_bits_where_sums_have_sixteen(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = convert(tmp_path)
+    largest = {}
+    for wide in (True, False):
+        monkeypatch.setattr(quantizing, "_has_wide_sums", lambda wide=wide: wide)
+        found = onnx_fcn.quantize(source, images, tmp_path / f"{wide}.onnx")
+        assert found.narrow is not wide
+        weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / f"{wide}.onnx").graph.initializer]
+        largest[wide] = max(np.abs(w.astype(int)).max() for w in weights if w.dtype == np.int8 and w.ndim == 4)
+    assert largest == {True: 127, False: 64}
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_if_too_few_cells_agree(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, fast = convert(tmp_path), tmp_path / "fast.onnx"
+    fast.write_bytes(b"before")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ValidationError, match=r"only 99\.\d% of the cells have the same best class as before, and 100"):
+        onnx_fcn.quantize(source, images, fast, agreement=1.0)
+    assert main(["quantize", str(source), str(images), str(fast), "--agreement", "1"]) == 3
+    assert "allow less by --agreement" in capsys.readouterr().err
+    assert fast.read_bytes() == b"before"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_what_cannot_be_quantised(images: Path, tmp_path: Path) -> None:
+    source, fast = convert(tmp_path), tmp_path / "fast.onnx"
+    with pytest.raises(ModelError, match="does not say where its answers are"):
+        onnx_fcn.quantize(FIXTURES / "digits_padded.onnx", images, fast)
+    with pytest.raises(OptionError, match="is the model itself"):
+        onnx_fcn.quantize(source, images, source)
+    with pytest.raises(OptionError, match="a share of the cells, from 0 to 1, not 98"):
+        onnx_fcn.quantize(source, images, fast, agreement=98)
+    with pytest.raises(OptionError, match="has one image only"):
+        onnx_fcn.quantize(source, images / "0.png", fast)
+    with pytest.raises(OptionError, match="'nowhere' does not exist"):
+        onnx_fcn.quantize(source, "nowhere", fast)
+    (tmp_path / "small").mkdir()
+    for name in ("a.png", "b.png"):
+        PIL.Image.fromarray(PAGE[:20, :40]).save(tmp_path / "small" / name)
+    with pytest.raises(OptionError, match="20×40"):
+        onnx_fcn.quantize(source, tmp_path / "small", fast)
+    (tmp_path / "small" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(OptionError, match=r"a\.png"):
+        onnx_fcn.quantize(source, tmp_path / "small", fast)
+    assert not fast.exists()
+    onnx_fcn.quantize(source, images, fast)
+    with pytest.raises(OptionError, match="is quantised already"):
+        onnx_fcn.quantize(fast, images, tmp_path / "faster.onnx")
+
+
+def test_other_inputs(tmp_path: Path, images: Path) -> None:
+    body = "c = Conv (image, k)  m = Mul (c, gain)  f = Flatten (m)  y = MatMul (f, w)"
+    model = law.model(body, image="float[N,1,28,28] image, float[1] gain", k=(2, 1, 5, 5), w=(1152, 4))
+    onnx_fcn.convert(model, tmp_path / "out.onnx", validate=False)
+    with pytest.raises(OptionError, match="reads an image of floats, and nothing else"):
+        onnx_fcn.quantize(tmp_path / "out.onnx", images, tmp_path / "fast.onnx")
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, fast = convert(tmp_path), tmp_path / "fast.onnx"
+    assert main(["quantize", str(source), str(images), str(fast), "--preprocess", "unit"]) == 0
+    said = capsys.readouterr().out
+    for words in (f"{fast}, ", "3 calibrated on, 3 others compared", "of the cells have the same best class", "ms at "):
+        assert words in said
+    assert main(["quantize", str(source), str(images), str(fast), "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--agreement 2", "the agreement is a share of the cells, from 0 to 1, not 2.0"),
+    ("--agreement much", "invalid float value: 'much'"),
+    ("--preprocess magic", "magic"),
+    ("--mean 1,2,3 --std 0,1,1", "std"),
+    ("--unknown", "unrecognized arguments: --unknown"),
+])  # fmt: skip
+def test_bad_values(words: str, message: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fast = tmp_path / "fast.onnx"
+    assert main(["quantize", str(convert(tmp_path)), str(images), str(fast), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not fast.exists()
