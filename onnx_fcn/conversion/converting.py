@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 
@@ -23,12 +23,13 @@ from onnx_fcn.geometry import Grid
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import fingerprint, metadata_of
+from onnx_fcn.model.objects import Model, Source, as_model
 from onnx_fcn.reporting.cost import Sizes, advice_on_windows
 from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
-from onnx_fcn.walk.given import Given, Source
+from onnx_fcn.walk.given import Given
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
 from onnx_fcn.walk.mixing import check_freed
@@ -68,6 +69,16 @@ class Conversion:
         """The model in memory, with its weights."""
         return self._document.to_proto()
 
+    def to_graphsurgeon(self) -> Any:
+        """An `onnx_graphsurgeon.Graph` of the model, with its weights, to be edited further.
+
+        When it is exported, it has lost what graphsurgeon does not keep: metadata, so that `validate` has to stamp the
+        file before `apply` reads it, comments (`doc_string`), and shapes and types of outputs that it does not know.
+        """
+        import onnx_graphsurgeon
+
+        return onnx_graphsurgeon.import_onnx(self.to_proto())
+
 
 def convert(
     source: Source,
@@ -103,7 +114,8 @@ def convert(
     """Turn a classifier into a fully convolutional network.
 
     Args:
-        source: a model file, or a model.
+        source: a model file, or a model: an `onnx.ModelProto`, `onnx_graphsurgeon.Graph`, `onnx_ir.Model` or
+            `torch.onnx.ONNXProgram`.
         output: where to write the result; nothing is written if None.
         input_size: the image size that the network was made for, (height, width) or one number for a square, if the
             file does not declare it.
@@ -177,9 +189,10 @@ def convert(
     request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"a batch is a number of images from 1 on, not {batch!r}")
-    _check_paths(source, output)
+    model = as_model(source)
+    _check_paths(model, output)
     with clock("open"):
-        given = Given.open(source, asked)
+        given = Given.open(model, asked)
         original = given.selected
         document = original.copy()
     with clock("lift"), blaming_model(given):
@@ -197,7 +210,7 @@ def convert(
         free = document
         if fix_size is not None or batch is not None:
             document = with_fixed_dims(free, walk, fix_size, batch)
-    name = "" if isinstance(source, onnx.ModelProto) else os.fspath(source)
+    name = "" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     with clock("describe"):
         dropped = () if logits else tuple(given.logits)
         attention = context == "attention"
@@ -253,10 +266,10 @@ def inspect(
     ).report
 
 
-def _check_paths(source: Source, output: str | os.PathLike[str] | None) -> None:
-    if output is None or isinstance(source, onnx.ModelProto):
+def _check_paths(model: Model, output: str | os.PathLike[str] | None) -> None:
+    if output is None or isinstance(model, onnx.ModelProto):
         return
-    if os.path.realpath(source) == os.path.realpath(output):
+    if os.path.realpath(model) == os.path.realpath(output):
         raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
 
 

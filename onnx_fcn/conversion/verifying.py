@@ -25,13 +25,14 @@ from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import asked_of, fingerprint, kept_entries, metadata_of
+from onnx_fcn.model.objects import Model, Source, as_model
 from onnx_fcn.reporting.cost import native_cost
 from onnx_fcn.reporting.description import classes_of
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.fields import geometry_of
 from onnx_fcn.walk.forms import form
-from onnx_fcn.walk.given import Given, Source, ordered
+from onnx_fcn.walk.given import Given, ordered
 from onnx_fcn.walk.heads import Head, with_head
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering, lift
@@ -97,7 +98,7 @@ def validate(
     that size. If it computes in half precision, or rounds to integers, answers may differ by as much as this does.
 
     Args:
-        original: the original, a file or a model.
+        original: the original, as `convert` takes it.
         converted: the converted model.
         tolerance: the largest difference allowed, relative to the largest answer; by default that of the coarser
             arithmetic of both models.
@@ -116,7 +117,8 @@ def validate(
     """
     if tolerance is not None and not 0 < tolerance < 1:
         raise OptionError(f"a tolerance is a share of the largest answer, between 0 and 1, not {tolerance!r}")
-    if stamp and isinstance(converted, onnx.ModelProto):
+    model = as_model(converted)
+    if stamp and isinstance(model, onnx.ModelProto):
         raise OptionError("only a file can be stamped: pass the path of the converted model")
     options = Asked(
         folds=head == "folded",
@@ -133,9 +135,9 @@ def validate(
         slide=tuple(name.lower() for name in slide),
         context=context or "",
     )
-    judged = Document.open(converted)
+    judged = Document.open(model)
     ordered(judged)
-    pair = _paired(original, judged, options, input, size_of(input_size))
+    pair = _paired(as_model(original), judged, options, input, size_of(input_size))
     validation = _compared(pair, tolerance, data, seed, progress or _silent)
     if stamp:
         _stamp(pair)
@@ -143,7 +145,7 @@ def validate(
 
 
 def _paired(
-    original: Source, judged: Document, options: Asked, input: str | None, size: tuple[int, ...] | None
+    original: Model, judged: Document, options: Asked, input: str | None, size: tuple[int, ...] | None
 ) -> _Pair:
     """Lift the original as the file was made.
 

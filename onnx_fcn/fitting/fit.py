@@ -27,11 +27,11 @@ from onnx_fcn.fitting.fitted import Fitted, Tested
 from onnx_fcn.fitting.network import Network, open_network, output_of
 from onnx_fcn.fitting.sampling import Data, Progress, Sampler
 from onnx_fcn.fitting.search import Samples, Score, extent_of, folds_of, searched
+from onnx_fcn.model.objects import Model, Source, as_model
 from onnx_fcn.model.version import __version__
 from onnx_fcn.running.confusion import Confusion
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.walk.asked import Asked
-from onnx_fcn.walk.given import Source
 from onnx_fcn.walk.heads import Head, can_join
 from onnx_fcn.walk.images import Size, width_of, written_size
 
@@ -78,7 +78,7 @@ def fit(
     """Train another last layer on labelled pixels, and write the network with it: a segmenter.
 
     Args:
-        model: the classifier, a file or a model; not a converted one, whose maps are not known.
+        model: the classifier, as `convert` takes it; not a converted one, whose maps are not known.
         images: an image, or a folder of images, as `apply` reads them.
         labels: masks of class numbers (PNG, .npy, TIFF, zarr), GeoJSON, COCO or CSV; or a folder of them, with the
             names of the images.
@@ -113,16 +113,16 @@ def fit(
         OptionError: if labels, images and options do not fit each other.
         ValidationError: if the trained file does not answer as the layer on the original's features.
     """
-    begun, say = time.perf_counter(), progress or _silent
+    begun, say, given = time.perf_counter(), progress or _silent, as_model(model)
     _check(samples, folds, seed, level, balance)
     for files in ((images, labels), *([held_out] if held_out is not None else [])):
         _check_files(files)
     if output is not None:
-        _check_target(output, model, images, labels, *(held_out or ()))
+        _check_target(output, given, images, labels, *(held_out or ()))
     wanted = () if output_name is None else (output_name,)
     asked = Asked(output_stride=output_stride, outputs=wanted, full_size=full_size, argmax=argmax)
     network = open_network(
-        model, input=input, input_size=input_size, asked=asked, seed=seed, progress=lambda words: say(words, 0, 0)
+        given, input=input, input_size=input_size, asked=asked, seed=seed, progress=lambda words: say(words, 0, 0)
     )
     _check_outputs(network)
     image = network.walk.image
@@ -276,7 +276,7 @@ def _check_files(files: Sequence[PathLike]) -> None:
         raise OptionError("images and labels are a file or a folder each: write arrays as .npy files first")
 
 
-def _check_target(output: PathLike, model: Source, *inputs: PathLike) -> None:
+def _check_target(output: PathLike, model: Model, *inputs: PathLike) -> None:
     """Raises OptionError if the trained file cannot be written, or is one of the files that are read."""
     target_of(Path(output))
     target = os.path.realpath(output)

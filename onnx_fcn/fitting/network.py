@@ -25,11 +25,12 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import declared_as, static_dims
 from onnx_fcn.model.metadata import fingerprint, metadata_of
+from onnx_fcn.model.objects import Model
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.fields import geometry_of
 from onnx_fcn.walk.forms import form
-from onnx_fcn.walk.given import Given, Source
+from onnx_fcn.walk.given import Given
 from onnx_fcn.walk.heads import Head, map_at, with_head
 from onnx_fcn.walk.images import Request, Size, size_of, written_size
 from onnx_fcn.walk.lift import answering, lift
@@ -178,7 +179,7 @@ class Written:
 
 
 def open_network(
-    source: Source,
+    source: Model,
     *,
     input: str | None = None,
     input_size: Size | None = None,

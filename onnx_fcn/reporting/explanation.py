@@ -19,6 +19,7 @@ from onnx_fcn.lifting.lifted import Lifted, dim_of
 from onnx_fcn.lifting.program import Emission, Slot, Walk, upstream
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.objects import Source, as_model
 from onnx_fcn.model.version import __version__
 from onnx_fcn.reporting.report import FORMAT
 from onnx_fcn.tables import Table, pixels, plain, size_text
@@ -26,7 +27,7 @@ from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
 from onnx_fcn.walk.cut import Cut, find_cut
 from onnx_fcn.walk.fields import sliding
-from onnx_fcn.walk.given import Given, Source
+from onnx_fcn.walk.given import Given
 from onnx_fcn.walk.images import Request, Size, size_of
 from onnx_fcn.walk.lift import answering
 from onnx_fcn.walk.regions import on_windows
@@ -151,7 +152,7 @@ def explain(
     """Explain a node or tensor by name, also in a network that is refused.
 
     Args:
-        source: a model file, or a model.
+        source: a model, as `convert` takes it.
         name: the name of a node of the main graph, or of a tensor. If both exist, it means the node.
         input_size: the image size that the network was made for, as for `convert`.
         input: the name of the image input, if there are several inputs.
@@ -168,7 +169,7 @@ def explain(
             not fit.
     """
     asked = Asked(output_stride=output_stride, windows=windows, context=context or "")
-    document = Given.open(source, asked).selected
+    document = Given.open(as_model(source), asked).selected
     request = Request(input, size_of(input_size), windows=windows, slide=tuple(name.lower() for name in slide))
     walk, causes = explored(document, request)
     if causes and context is not None:

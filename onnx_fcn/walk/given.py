@@ -7,7 +7,6 @@ requested outputs. The answers to be reproduced are those of the untouched file.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within, opset_of
+from onnx_fcn.model.objects import Model
 from onnx_fcn.model.operators import ATTENTION, RANDOM
 from onnx_fcn.model.sessions import is_builtin
 from onnx_fcn.rules import rule_of
@@ -25,10 +25,7 @@ from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.outputs import select
 from onnx_fcn.walk.sequences import without_sequences
 
-__all__ = ["Given", "Source", "ordered"]
-
-
-Source = str | os.PathLike[str] | onnx.ModelProto
+__all__ = ["Given", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Given:
     logits: dict[str, str]
 
     @classmethod
-    def open(cls, source: Source, asked: Asked) -> Given:
+    def open(cls, source: Model, asked: Asked) -> Given:
         """Open a model.
 
         Raises:
