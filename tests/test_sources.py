@@ -42,6 +42,7 @@ def test_the_same_network(make: Callable[[], Any], tmp_path: Path) -> None:
     assert str(onnx_fcn.explain(make(), "scores")) == str(onnx_fcn.explain(DIGITS, "scores"))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
 def test_a_program_that_torch_exported() -> None:
     torch.manual_seed(0)
     net = exports.lenet().eval()

@@ -226,7 +226,7 @@ def convert(
         """Compare a file with the original, or what it was fixed from with the original, and the file with that."""
         whole = judged if free is document else free
         validation = compare(Comparison(given, walk, free, whole, seed, clock.say, macs), images)
-        return validation if free is document else with_fixed_checks(validation, free, judged, given)
+        return validation if free is document else with_fixed_checks(validation, free, judged, given, walk)
 
     if output is None:
         if validate:

@@ -71,7 +71,7 @@ def _check_size(walk: Walk, size: tuple[int, ...]) -> None:
             raise OptionError(f"--fix-size {size_text(size)} does not fit: the network {have} {name} of {least} pixels")
 
 
-def with_fixed_checks(validation: Validation, free: Document, judged: Document, given: Given) -> Validation:
+def with_fixed_checks(validation: Validation, free: Document, judged: Document, given: Given, walk: Walk) -> Validation:
     """A validation of what a file was fixed from, with that of the file: does it answer the same at its only size?
 
     Raises:
@@ -82,13 +82,14 @@ def with_fixed_checks(validation: Validation, free: Document, judged: Document, 
     if any(d is None for sizes in dims.values() for d in sizes[1:]):
         return validation  # only the batch is fixed, in declarations
     feeds = inputs_of(judged, dims, 2)
+    size = tuple(feeds[walk.image.name].shape[axis] for axis in walk.image.space)
     names = [o.name for o in graph.output]
     try:
         have = session(judged)(feeds)
     except ModelError as error:
         raise ValidationError(f"the converted model fails at its only size: {error}", validation) from None
     checks = [
-        Check("fixed", name, (), len(a) if a.ndim else 1, math.prod(a.shape), _apart(a, b), tolerance_of(free))
+        Check("fixed", name, size, len(a) if a.ndim else 1, math.prod(a.shape), _apart(a, b), tolerance_of(free))
         for name, a, b in zip(names, have, session(free)(feeds))
     ]
     return accepted(replace(validation, checks=(*validation.checks, *checks)), given)
