@@ -18,6 +18,7 @@ import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.cli import main
 from onnx_fcn.running import quantizing
+from onnx_fcn.running.ranges import cheapest_range, ranges
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGE = np.load(FIXTURES / "digits_page.npy")
@@ -221,3 +222,42 @@ def test_bad_values(words: str, message: str, images: Path, tmp_path: Path, caps
     assert message in error
     assert "Traceback" not in error
     assert not fast.exists()
+
+
+# Ranges ---------------------------------------------------------------------------------------------------------------
+
+
+def cost_of(values: np.ndarray, low: float, high: float) -> float:
+    """The mean square of what rounding to 256 values in a range, and cutting off beyond, change."""
+    step = (high - low) / 255
+    kept = low + np.round((values.clip(low, high) - low) / step) * step
+    return float(np.square(kept - values).mean())
+
+
+@pytest.mark.parametrize(("name", "narrower"), [("evenly", False), ("normally", True), ("positive", True)])
+def test_the_range_that_costs_the_least(name: str, narrower: bool) -> None:
+    random = np.random.default_rng(7)
+    values = {
+        "evenly": random.uniform(-1, 2, 100_000),
+        "normally": np.append(random.standard_normal(100_000), [-60, 90]),
+        "positive": np.append(np.maximum(random.standard_normal(100_000), 0), 70),
+    }[name]
+    low, high = min(values.min(), 0), values.max()
+    counts = np.histogram(values, 2048, (low, high))[0]
+    found = cheapest_range(counts, low, high)
+    assert bool(found[0] > low or found[1] < high) is narrower
+    assert low <= found[0] <= 0 <= found[1] <= high
+    others = [(low * a, high * b) for a in (0.25, 0.5, 0.75, 1) for b in (0.25, 0.5, 0.75, 1)]
+    assert cost_of(values, *found) <= 1.02 * min(cost_of(values, *other) for other in others)
+
+
+def test_many_runs_give_the_same_ranges(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few tensors at a time, where all of them do not fit into memory."""
+    source = convert(tmp_path)
+    image = [{"image": PAGE[None, None, :90, :120].astype(np.float32) / 255}]
+    whole = ranges(source, lambda: image, lambda _: None)
+    monkeypatch.setattr("onnx_fcn.running.ranges.MOST_BYTES", 1000)
+    assert ranges(source, lambda: image, lambda _: None) == whole
+    assert {"image", "scores"} < whole.keys()
+    (scores,) = law.session(onnx.load(source))(image[0])
+    assert scores.min() <= whole["scores"][0] <= 0 <= whole["scores"][1] <= scores.max()

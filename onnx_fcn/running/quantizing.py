@@ -30,6 +30,7 @@ from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import PREFIX, fingerprint
 from onnx_fcn.running.network import Converted, Session, open_converted
 from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.running.ranges import ranges
 from onnx_fcn.tables import size_text
 
 __all__ = ["Progress", "Quantized", "quantize"]
@@ -39,7 +40,7 @@ __all__ = ["Progress", "Quantized", "quantize"]
 Progress = Callable[[str], None]
 
 #: The most pixels of a larger image that are read: a square, or a cube, in its middle.
-MOST_PIXELS = 1 << 22
+MOST_PIXELS = 1 << 20
 
 #: Times that the largest image is run, to say how long it takes.
 RUNS = 3
@@ -132,7 +133,7 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="onnx_fcn-") as folder:
         made = Path(folder, "quantized.onnx")
         say(f"calibrating on {len(files[::2])} images")
-        _quantized(source, made, _feeds(converted, files[::2], preprocess), narrow=narrow)
+        _quantized(source, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=narrow)
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
@@ -152,7 +153,9 @@ def quantize(
     return found
 
 
-def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], *, narrow: bool) -> None:
+def _quantized(
+    source: Document, path: Path, feeds: Callable[[], Iterator[dict[str, Array]]], say: Progress, *, narrow: bool
+) -> None:
     """Write a file that onnxruntime quantises.
 
     Raises:
@@ -161,11 +164,13 @@ def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], 
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    first = iter([next(feeds())])
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """The images, one at a time."""
+        """One image: onnxruntime asks for it, although all ranges are given."""
 
         def get_next(self) -> dict[str, Array] | None:
-            return next(feeds, None)
+            return next(first, None)
 
     large = source.size > LARGE
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
@@ -173,6 +178,7 @@ def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], 
         with _quietly():
             source.save(plain, external_data=large)
             quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+            kept = ranges(prepared, feeds, say)
             quantize_static(
                 prepared,
                 path,
@@ -184,6 +190,12 @@ def _quantized(source: Document, path: Path, feeds: Iterator[dict[str, Array]], 
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 use_external_data_format=large,
+                extra_options={
+                    "TensorQuantOverrides": {
+                        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+                        for name, (low, high) in kept.items()
+                    }
+                },
             )
     except (OptionError, ModelError):
         raise
@@ -230,7 +242,7 @@ def _feeds(
         images = _read(converted, file, preprocess)
         size = images.shape[2:]
         window = tuple(only or n for n, only in zip(converted.native, converted.fixed))
-        for part in dict.fromkeys((size, window)):
+        for part in dict.fromkeys((window, size)):
             yield {converted.image: converted.arrange(images[(slice(None), slice(None), *_middle(size, part))])}
 
 
