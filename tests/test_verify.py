@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import law
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import tools
 from onnx import ModelProto, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
-from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed, make_input_shape_fixed
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
@@ -30,57 +27,28 @@ def page() -> np.ndarray:
     return np.load(FIXTURES / "digits_page.npy").astype(np.float32)[None, None] / 255
 
 
-class Crops(CalibrationDataReader):
+def crops() -> Iterator[dict[str, np.ndarray]]:
     """The page, and windows of it."""
-
-    def __init__(self) -> None:
-        pixels = page()
-        windows = [pixels[..., y : y + 28, x : x + 28] for y in range(0, 280, 56) for x in range(0, 420, 56)]
-        self.feeds = iter([{"image": np.ascontiguousarray(each)} for each in (pixels, *windows)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.feeds, None)
-
-
-def half(source: Path, path: Path) -> None:
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), path)
-
-
-def wholly_half(source: Path, path: Path) -> None:
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=False), path)
-
-
-def optimised(source: Path, path: Path) -> None:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(path)
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def dynamic(source: Path, path: Path) -> None:
-    quantize_dynamic(source, path)
+    pixels = page()
+    yield {"image": pixels}
+    for y in range(0, 280, 56):
+        for x in range(0, 420, 56):
+            yield {"image": np.ascontiguousarray(pixels[..., y : y + 28, x : x + 28])}
 
 
 def static(source: Path, path: Path) -> None:
-    quantize_static(source, path, Crops(), quant_format=QuantFormat.QDQ, per_channel=True)
-
-
-def bare(source: Path, path: Path) -> None:
-    """Without metadata."""
-    model = onnx.load(source)
-    del model.metadata_props[:]
-    onnx.save(model, path)
+    tools.static(source, path, crops())
 
 
 #: Tools, whether what they make has to be compared on images that it was calibrated for, and how far its map is from
 #: that of the file before, relative to the largest score.
 TOOLS: dict[str, tuple[Callable[[Path, Path], None], bool, float]] = {
-    "half precision": (half, False, 2e-3),
-    "half precision, inputs too": (wholly_half, False, 2e-3),
-    "optimised": (optimised, False, 1e-5),
-    "dynamically quantised": (dynamic, False, 3e-2),
+    "half precision": (tools.half, False, 2e-3),
+    "half precision, inputs too": (tools.wholly_half, False, 2e-3),
+    "optimised": (tools.optimised, False, 1e-5),
+    "dynamically quantised": (tools.dynamic, False, 3e-2),
     "statically quantised": (static, True, 3e-2),
-    "without metadata": (bare, False, 0),
+    "without metadata": (tools.bare, False, 0),
 }
 
 
@@ -121,7 +89,7 @@ def test_the_stamp_of_what_a_tool_made(name: str, converted: Path, tmp_path: Pat
 
 
 def test_other_weights_are_found_in_coarser_arithmetic(converted: Path, tmp_path: Path) -> None:
-    half(converted, made := tmp_path / "made.onnx")
+    tools.half(converted, made := tmp_path / "made.onnx")
     other_weights(made)
     before = made.read_bytes()
     with pytest.raises(ValidationError, match=r"not the same network: .* \(allowed 0.02\)"):
@@ -161,16 +129,9 @@ def test_a_tolerance(converted: Path, tmp_path: Path) -> None:
 # Sizes and batches that another tool fixed ----------------------------------------------------------------------------
 
 
-def with_size(source: Path, path: Path, *shape: int) -> None:
-    model = onnx.load(source)
-    make_input_shape_fixed(model.graph, "image", [1, 1, *shape])
-    fix_output_shapes(model)
-    onnx.save(model, path)
-
-
 @pytest.mark.parametrize("size", [(120, 90), (28, 28), (31, 200)])
 def test_a_size_that_another_tool_fixed(size: tuple[int, int], converted: Path, tmp_path: Path) -> None:
-    with_size(converted, made := tmp_path / "made.onnx", *size)
+    tools.with_shape(converted, made := tmp_path / "made.onnx", 1, 1, *size)
     found = onnx_fcn.validate(ORIGINAL, made)
     assert {c.size for c in found.checks if c.size} == {size}
     assert ("larger images, which the file does not take" in found.uncovered) == (size == (28, 28))
@@ -180,23 +141,22 @@ def test_a_size_that_another_tool_fixed(size: tuple[int, int], converted: Path, 
 
 
 def test_data_of_another_size_than_the_only_one(converted: Path, tmp_path: Path) -> None:
-    with_size(converted, made := tmp_path / "made.onnx", 120, 90)
+    tools.with_shape(converted, made := tmp_path / "made.onnx", 1, 1, 120, 90)
     assert onnx_fcn.validate(ORIGINAL, made, data=page()[..., :120, :90]).passed
     with pytest.raises(OptionError, match="images of 60×90 pixels, but the converted model takes 120×90 only"):
         onnx_fcn.validate(ORIGINAL, made, data=page()[..., :60, :90])
 
 
 def test_a_size_smaller_than_a_window(converted: Path, tmp_path: Path) -> None:
-    with_size(converted, made := tmp_path / "made.onnx", 20, 90)
+    tools.with_shape(converted, made := tmp_path / "made.onnx", 1, 1, 20, 90)
     with pytest.raises(ModelError, match="takes images of 20×90 pixels, and the first one's are 28×28"):
         onnx_fcn.validate(ORIGINAL, made)
 
 
 @pytest.mark.parametrize("options", [{}, {"keep_size": True}, {"reduce": "mean"}, {"full_size": True}], ids=str)
 def test_a_batch_that_another_tool_fixed(options: dict[str, Any], tmp_path: Path) -> None:
-    model = onnx_fcn.convert(ORIGINAL, validate=False, **options).to_proto()
-    make_dim_param_fixed(model.graph, "batch", 2)
-    onnx.save(model, tmp_path / "made.onnx")
+    onnx_fcn.convert(ORIGINAL, tmp_path / "out.onnx", validate=False, **options)
+    tools.with_batch(tmp_path / "out.onnx", tmp_path / "made.onnx", 2)
     assert {c.batch for c in onnx_fcn.validate(ORIGINAL, tmp_path / "made.onnx").checks} <= {2, 1}
 
 
@@ -276,7 +236,7 @@ def test_options_that_do_not_fit(words: str, message: str, capsys: pytest.Captur
 
 
 def test_on_the_command_line(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    half(converted, made := tmp_path / "made.onnx")
+    tools.half(converted, made := tmp_path / "made.onnx")
     assert main(["--verify", str(ORIGINAL), str(made), "--stamp", "--tolerance", "0.01"]) == 0
     said = capsys.readouterr().out
     assert "within 1e-02" in said
