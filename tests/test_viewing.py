@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chromium
 import law
 import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -319,19 +319,8 @@ def test_a_large_picture_is_drawn_in_its_own_coordinates() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    """A headless Chromium without network."""
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("there is no chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1280,900"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
+    with chromium.started() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -363,8 +352,7 @@ def choose(page: webdriver.Chrome, digit: int) -> None:
 
 def test_the_page_loads_nothing_and_complains_of_nothing(page: webdriver.Chrome) -> None:
     assert page.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = chromium.asked(page)
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     assert sum(url.startswith("file:") for url in asked) == 1
 
