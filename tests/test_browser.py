@@ -21,6 +21,7 @@ from typing import Any
 
 import chromium
 import numpy as np
+import onnx
 import onnxruntime
 import PIL.Image
 import pytest
@@ -159,12 +160,20 @@ def scores(page: webdriver.Chrome) -> Array:
 
 
 def boxes(page: webdriver.Chrome) -> list[tuple[str, float, float]]:
-    """What the page found: (its name, left, top) of each box, from the top, then from the left."""
-    found = page.execute_script(
+    """What the page found: the name in each box, and the box's left and top."""
+    windows, names = page.execute_script(
         """const all = kind => [...document.querySelectorAll(`#boxes ${kind}`)];
-        return all("text").map((t, k) => [t.textContent, ...["x", "y"].map(a => +all(".window")[k].getAttribute(a))])"""
+        const places = (marks, ...keys) => marks.map(m => keys.map(k => Number(m.getAttribute(k))));
+        return [places(all(".window"), "x", "y", "width", "height"),
+                all("text").map((t, k) => [t.textContent, ...places(all("text"), "x", "y")[k]])]"""
     )
-    return sorted(map(tuple, found), key=lambda box: (box[2], box[1]))
+    found = []
+    for left, top, width, height in windows:
+        (name,) = [n for n, x, y in names if 0 < x - left < 4 and 0 < y - top < 12]  # in the corner
+        assert (width, height) == (28, 28)
+        found.append((name, left, top))
+    assert len(names) == len(found)
+    return found
 
 
 def expected(model: Path, pixels: Array) -> Array:
@@ -252,6 +261,29 @@ def test_strokes_are_answered_as_onnxruntime_does(
     assert drawn(answered(page)).max() == 0
     assert text(page, "read") == ""
     assert boxes(page) == []
+
+
+def test_a_small_picture_in_colour_lies_on_black_paper(browser: webdriver.Chrome, address: str, folder: Path) -> None:
+    """At least one window; its grey is that of Pillow."""
+    picture = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    PIL.Image.fromarray(picture).save(folder / "small.png")
+    page = opened(browser, address)
+    page.find_element(By.ID, "picture").send_keys(str(folder / "small.png"))
+    drawing = page.find_element(By.ID, "drawing")
+    WebDriverWait(page, 60).until(lambda _: size(drawing) == (28, 40))
+    pixels = np.zeros((28, 40))
+    pixels[:20] = picture @ (0.299, 0.587, 0.114)
+    agree(scores(answered(page)), expected(folder / "out.onnx", pixels.astype(np.float32)))
+
+
+def test_the_input_is_what_the_file_says(browser: webdriver.Chrome, address: str, folder: Path) -> None:
+    model = onnx.load(folder / "out.onnx")
+    said = onnx_fcn.Preprocessing(scale=1 / 255, mean=0.5, std=0.25).to_json()
+    model.metadata_props.add(key="onnx_fcn.preprocessing", value=json.dumps(said))
+    onnx.save(model, folder / "centred.onnx")
+    page = load(opened(browser, address, "?model=centred.onnx"), folder / "page.png")
+    agree(scores(page), onnx_fcn.DenseModel(folder / "centred.onnx").run(PAGE).map[None])
+    assert np.abs(scores(page) - expected(folder / "centred.onnx", PAGE)).max() > 1
 
 
 def test_names_of_classes_are_those_in_the_file(browser: webdriver.Chrome, address: str, folder: Path) -> None:
