@@ -204,7 +204,7 @@ class Comparison:
             return []
         both = producer.keys() & {o for n in self.lifted.proto.graph.node for o in n.output}
         hiding = [s for s in reversed(self.walk.slots) if s.node.op in HIDING]
-        entering = dict.fromkeys(s.node.inputs[0].name for s in hiding if isinstance(s.operands[0], Unmapped))
+        entering = dict.fromkeys(s.node.inputs[0] for s in hiding if isinstance(s.operands[0], Unmapped))
         return [n for n in entering if n in both and n not in self.outputs][:MOST_HIDDEN]
 
     def _is_affine(self, name: str, producer: Mapping[str, onnx.NodeProto], depth: int = 64) -> bool:

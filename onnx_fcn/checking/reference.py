@@ -144,7 +144,7 @@ def trunk_of(c: Comparison, cut: Cut, *, freezes: bool = True) -> ModelProto:
     `freezes`: sizes that are used as numbers are those of a window.
     """
     walk, part = c.walk, extract(c.original.proto, list(c.inputs), [cut.name])
-    slots = {slot.proto.output[0]: k for k, slot in enumerate(walk.slots) if slot.proto.output}
+    slots = {slot.node.outputs[0]: k for k, slot in enumerate(walk.slots) if slot.node.outputs}
     frozen: dict[str, Array] = {}
     for node in part.graph.node:
         k = slots.get(node.output[0])
@@ -164,7 +164,7 @@ def trunk_of(c: Comparison, cut: Cut, *, freezes: bool = True) -> ModelProto:
 
 def _size_operands(walk: Walk, slot: Slot) -> list[tuple[int, str]]:
     """(index, name) of the operands that are computed from a map's size and used as numbers together with a map."""
-    facts = [walk.facts.get(name) for name in slot.proto.input]
+    facts = [walk.facts.get(name) for name in slot.node.inputs]
     frozen = slot.replaced or any(isinstance(f, Lifted) for f in facts)
     if slot.node.op in SHAPED_BY_VALUES or not frozen:
         return []
@@ -174,7 +174,7 @@ def _size_operands(walk: Walk, slot: Slot) -> list[tuple[int, str]]:
 def _context_tensors(walk: Walk, cut: Cut) -> list[str]:
     """Tensors of the trunk that are reduced from the whole map and are the same at all positions."""
     slots = [walk.slots[k] for k in sorted(walk.context & upstream(walk, cut.name))]
-    names = [o for slot in slots for o in slot.proto.output if o]
+    names = [o for slot in slots for o in slot.node.outputs if o]
     return [n for n in names if isinstance(walk.facts.get(n), Unmapped)]
 
 
@@ -205,8 +205,8 @@ def _reads_size(walk: Walk, slot: Slot) -> bool:
     if slot.node.op in ("Pad", "Resize", "Upsample"):
         if slot.node.attrs.get("coordinate_transformation_mode") == "half_pixel_symmetric":
             return True
-        return any(isinstance(f, Known) and f.sized for f in map(walk.facts.get, slot.proto.input))
-    return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in slot.proto.attribute)
+        return any(isinstance(f, Known) and f.sized for f in map(walk.facts.get, slot.node.inputs))
+    return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in slot.node.proto.attribute)
 
 
 def same_trunk(c: Comparison, cut: Cut) -> bool:
@@ -240,7 +240,7 @@ def _as_bytes(array: Array) -> Array:
 def attended_map(walk: Walk, cut: Cut) -> Cut | None:
     """The last map up to the cut without dilation that all attention before the cut contributes to."""
     trunk = upstream(walk, cut.name)
-    attention, made = walk.attention & trunk, {o for k in trunk for o in walk.slots[k].proto.output}
+    attention, made = walk.attention & trunk, {o for k in trunk for o in walk.slots[k].node.outputs}
     if not attention:
         return None
     maps = (m for m in cuts_of(walk) if m.name in made and attention <= upstream(walk, m.name))
@@ -250,7 +250,7 @@ def attended_map(walk: Walk, cut: Cut) -> Cut | None:
 def interior_map(walk: Walk, cut: Cut) -> Cut | None:
     """The last map up to the cut that has cells without padding in their field, on an image of the native size."""
     trunk = upstream(walk, cut.name)
-    made = {o for k in trunk for o in walk.slots[k].proto.output}
+    made = {o for k in trunk for o in walk.slots[k].node.outputs}
     maps = (m for m in cuts_of(walk) if m.name in made)
     return next((m for m in maps if _has_interior(m.fact, walk.image.size)), None)
 

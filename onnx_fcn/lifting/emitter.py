@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
@@ -20,6 +19,7 @@ from onnx_fcn.lifting.facts import Blocked, Fact, Known
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.edit import Weight
+from onnx_fcn.model.nodes import Node
 
 __all__ = ["END", "POOLINGS", "Emitter", "Operand"]
 
@@ -72,14 +72,14 @@ class Emitter:
 
     def __init__(self, walk: Walk, position: int, slot: Slot) -> None:
         self._walk, self.position, self._slot = walk, position, slot
-        self.node: gs.Node = slot.node
-        self.outputs: list[str] = [o.name for o in slot.node.outputs]
+        self.node = slot.node
+        self.outputs: list[str] = slot.node.outputs
         self.aliases: dict[str, str] = {}
 
     @property
     def op(self) -> str:
         """The operator type of the node."""
-        return str(self.node.op)
+        return self.node.op
 
     @property
     def opset(self) -> int:
@@ -174,15 +174,10 @@ class Emitter:
         names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in absent]
         attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
         if varies:
-            domain, attrs = self.node.domain or "", {**self.node.attrs, **attrs}
-        node = gs.Node(
-            op=op or self.op,
-            name=self.node.name if varies else names[0],
-            attrs=_explicit(op or self.op, attrs),
-            inputs=[gs.Variable(name) for name in self._inputs(inputs)],
-            outputs=[gs.Variable(n) for n in names],
-            domain=domain or None,
-        )
+            domain, attrs = self.node.domain, {**self.node.attrs, **attrs}
+        op = op or self.op
+        name = self.node.name if varies else names[0]
+        node = Node(op, name, self._inputs(inputs), names, _explicit(op, attrs), domain)
         self._slot.emissions.append(Emission(node, varies))
         return names
 
@@ -378,7 +373,7 @@ class Emitter:
 
     def reduce_as(self, name: str, axes: Sequence[int]) -> str:
         """The node's own reduction over other axes, which it keeps."""
-        if len(self.node.inputs) > 1 and self.node.inputs[1].name:
+        if len(self.node.inputs) > 1 and self.node.inputs[1]:
             return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)
         if self.opset >= (13 if self.op == "ReduceSum" else 18):
             return self.emit([name, np.array(axes, np.int64)], keepdims=1, noop_with_empty_axes=None)

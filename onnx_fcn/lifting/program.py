@@ -7,9 +7,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
-import onnx
-import onnx_graphsurgeon as gs
-
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.geometry import KEEP_SIZE, SIZE_NAMES
 from onnx_fcn.lifting.constants import Values
@@ -18,7 +15,7 @@ from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
-from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.nodes import Node
 
 __all__ = [
     "BATCH_SIZE",
@@ -102,7 +99,7 @@ class Image:
 class Emission:
     """A node that a rule emits. `varies`: a variation of the slot's own node, which keeps its other attributes."""
 
-    node: gs.Node
+    node: Node
     varies: bool = False
 
 
@@ -110,8 +107,7 @@ class Emission:
 class Slot:
     """One node of the program, and the nodes and constants with which its rule replaces it."""
 
-    node: gs.Node
-    proto: onnx.NodeProto
+    node: Node
     index: int  # of the node in the main graph that contains it or that it was inlined from
     emissions: list[Emission] = field(default_factory=list)
     constants: dict[str, Weight] = field(default_factory=dict)
@@ -127,12 +123,12 @@ class Slot:
     @property
     def own_names(self) -> set[str]:
         """The original names of the node and its outputs."""
-        return {self.node.name, *(o.name for o in self.node.outputs)}
+        return {self.node.name, *self.node.outputs}
 
     @property
     def name(self) -> str:
         """The node's name, or that of its first output."""
-        return str(self.node.name or next((o.name for o in self.node.outputs if o.name), ""))
+        return self.node.name or next(filter(None, self.node.outputs), "")
 
 
 @dataclass(frozen=True)
@@ -373,7 +369,7 @@ class Walk:
 
 def makers_of(walk: Walk) -> dict[str, int]:
     """The slot that makes each tensor."""
-    return {name: k for k, slot in enumerate(walk.slots) for name in slot.proto.output if name}
+    return {name: k for k, slot in enumerate(walk.slots) for name in slot.node.outputs if name}
 
 
 def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
@@ -384,7 +380,7 @@ def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> 
         k = makers.get(waiting.pop())
         if k is not None and k not in found:
             found.add(k)
-            waiting += names_used(walk.slots[k].proto)
+            waiting += walk.slots[k].node.reads
     return found
 
 

@@ -63,7 +63,7 @@ class Site(Emitter):
 
     def type_attr(self, name: str, default: int = 0) -> int:
         """An attribute that is an element type (graphsurgeon converts these to numpy types)."""
-        return int(next((a.i for a in self._slot.proto.attribute if a.name == name and a.i), default))
+        return int(next((a.i for a in self._slot.node.proto.attribute if a.name == name and a.i), default))
 
     def weight_shape(self, fact: Known) -> tuple[int, ...]:
         """Shape of a weight, without dequantising or casting it."""
@@ -132,14 +132,14 @@ class Site(Emitter):
 
     def maps_before(self) -> Iterator[Lifted]:
         """The maps that this node's operands were computed from, the last first, and the image at the end."""
-        made = [name for k in self._positions_before() for name in self._walk.slots[k].proto.output]
+        made = [name for k in self._positions_before() for name in self._walk.slots[k].node.outputs]
         facts = map(self._walk.facts.get, [*made, self._walk.image.name])
         yield from (f for f in facts if isinstance(f, Lifted))
 
     def _positions_before(self) -> Iterator[int]:
         """The slots that this node's operands were computed in, the last first."""
         makers = makers_of(self._walk)
-        yield from sorted(set().union(*(upstream(self._walk, t.name, makers) for t in self.node.inputs)), reverse=True)
+        yield from sorted(set().union(*(upstream(self._walk, name, makers) for name in self.node.inputs)), reverse=True)
 
     def last_resized(self) -> int | None:
         """The last Resize of a map before this node that is not context; None if there is none."""
@@ -171,7 +171,7 @@ class Site(Emitter):
     def step_at(self, position: int) -> tuple[str, Lifted, str] | None:
         """(operator, operand, map of the result) of an earlier reduction; None if it is none of a single map."""
         slot = self._walk.slots[position]
-        operand, result = next(iter(slot.operands), None), self._walk.facts.get(slot.proto.output[0])
+        operand, result = next(iter(slot.operands), None), self._walk.facts.get(slot.node.outputs[0])
         if not isinstance(operand, Lifted) or not isinstance(result, Lifted):
             return None
         return slot.node.op, operand, result.map
@@ -219,7 +219,7 @@ class Site(Emitter):
 
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Record how this node, which reads x, is converted, for the report: see `Change`."""
-        reads = next((t.name for t, f in zip(self.node.inputs, self._slot.operands) if isinstance(f, Lifted)), "")
+        reads = next((n for n, f in zip(self.node.inputs, self._slot.operands) if isinstance(f, Lifted)), "")
         self._slot.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
 
     def record_repeated(self, size: int) -> int:

@@ -7,7 +7,6 @@ import numpy as np
 from onnx_fcn.lifting.facts import Fact, Whole
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk, makers_of
-from onnx_fcn.model.graphs import names_used
 
 __all__ = ["grows"]
 
@@ -25,14 +24,14 @@ def grows(walk: Walk, name: str) -> bool:
             continue
         seen.add(k)
         slot = walk.slots[k]
-        made = makers.get(slot.proto.input[0]) if slot.node.op in ("Gather", "Slice") else None
+        made = makers.get(slot.node.inputs[0]) if slot.node.op in ("Gather", "Slice") else None
         if made is not None and walk.slots[made].node.op == "Shape":
             if _open_axes(walk.slots[made].operands[0]) & _taken(walk, slot):
                 return True
         elif slot.node.op in ("Shape", "Size"):
             return True
         else:
-            waiting += names_used(slot.proto)
+            waiting += slot.node.reads
     return False
 
 
@@ -49,8 +48,8 @@ def _open_axes(x: Fact | None) -> set[int]:
 
 def _taken(walk: Walk, slot: Slot) -> set[int]:
     """The axes whose sizes a Gather or a Slice takes from a shape."""
-    axes = np.arange(walk.values[slot.proto.input[0]].size)
-    numbers = [walk.values[n].reshape(-1).tolist() for n in slot.proto.input[1:] if n]
+    axes = np.arange(walk.values[slot.node.inputs[0]].size)
+    numbers = [walk.values[n].reshape(-1).tolist() for n in slot.node.inputs[1:] if n]
     if slot.node.op == "Gather":
         return set(axes[numbers[0]].tolist())
     starts, ends, *more = numbers or [slot.node.attrs["starts"], slot.node.attrs["ends"]]

@@ -2,9 +2,8 @@
 
 The model is an `onnx.ModelProto` without its large payloads, a skeleton: each of them is a reference to its place in
 a file, which is memory-mapped. Opening, shape inference, checking and rewriting never read a weight, `Document.array`
-is a view on the map, and saving streams the payloads from file to file (see `storage`). `Document.graph` is a view by
-onnx_graphsurgeon for navigation. It may lose details of the model; the document does not, since `Document.commit`
-writes only an `Edit`, the difference, into the proto.
+is a view on the map, and saving streams the payloads from file to file (see `storage`). `Document.nodes` are
+its nodes as rules read them. `Document.commit` writes only an `Edit`, the difference, into the proto.
 
     document = Document.open("model.onnx")
     document.commit(Edit(nodes={7: [conv]}, initializers={"kernel": Weight(dense, (4096, 256, 6, 6), dtype)}))
@@ -26,15 +25,14 @@ from typing import Any
 
 import numpy as np
 import onnx.inliner
-import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
 from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, nodes_within, opset_of, tensor_names
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
 
@@ -57,7 +55,7 @@ class Document:
         self.path, self.folder = store.path, store.folder
         self.size, self.external = store.size, store.external
         self._store = store
-        self._graph: Any = None
+        self._nodes: list[Node] | None = None
         self._edited = False
 
     @classmethod
@@ -78,15 +76,11 @@ class Document:
         return copy
 
     @property
-    def graph(self) -> Any:
-        """The main graph in onnx_graphsurgeon, for reading; imported again after a commit."""
-        if self._graph is None:
-            try:
-                with G_LOGGER.suppress():
-                    self._graph = gs.import_onnx(self.proto)
-            except Exception as error:
-                raise ModelError(f"onnx_graphsurgeon cannot read the graph of {self._store}: {error}") from error
-        return self._graph
+    def nodes(self) -> list[Node]:
+        """The nodes of the main graph, read once; copies share them."""
+        if self._nodes is None:
+            self._nodes = [Node.of(proto) for proto in self.proto.graph.node]
+        return self._nodes
 
     def array(self, tensor: TensorProto) -> Array:
         """The values of a tensor of this document, read-only; a view on the memory map if they are stored in a file."""
@@ -155,7 +149,7 @@ class Document:
 
     def commit(self, edit: Edit) -> None:
         """Apply an edit to the proto."""
-        self._edited, self._graph = True, None
+        self._edited, self._nodes = True, None
         graph = self.proto.graph
         before = tensor_names(graph) if graph.quantization_annotation else set()
         self._commit_nodes(edit)
@@ -185,7 +179,7 @@ class Document:
         Raises:
             ModelError: if a call does not fit its function, or the body depends on a type that is not known.
         """
-        self._edited, self._graph = True, None
+        self._edited, self._nodes = True, None
         declared = {value.name for value in self.proto.graph.value_info}
         if of_schemas:
             _complete(self.proto, set(functions))
@@ -213,7 +207,7 @@ class Document:
 
     def distinguish_names(self) -> None:
         """Rename tensors of subgraphs so that every name in the model is unique."""
-        self._edited, self._graph = True, None
+        self._edited, self._nodes = True, None
         taken = tensor_names(self.proto.graph)
         for node in self.proto.graph.node:
             distinguish(node, taken)

@@ -148,7 +148,7 @@ def _repeated(original: Document, walk: Walk) -> dict[str, int]:
         return {}
     live = live_bytes(original, _native(walk), walk.region)
     emissions = [e for slot in walk.slots if slot.covers for e in slot.emissions]
-    return {o.name: live for e in emissions if e.node.op == "Scan" for o in e.node.outputs}
+    return {o: live for e in emissions if e.node.op == "Scan" for o in e.node.outputs}
 
 
 def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
@@ -162,11 +162,11 @@ def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
     firsts["Concat"] = (count + most, 1)
     rows: set[str] = set()
     for node in (e.node for slot in walk.slots if slot.covers for e in slot.emissions):
-        made, x = node.outputs[0].name, found.get(node.inputs[0].name)
+        made, x = node.outputs[0], found.get(node.inputs[0])
         if node.op == "Scan":
-            rows = {output.name for output in node.outputs}
+            rows = set(node.outputs)
             sizes = ((count, batch, fact.width) for fact in facts)
-            found |= {o.name: Tensor(f.elem_type, dims) for o, f, dims in zip(node.outputs, facts, sizes)}
+            found |= {o: Tensor(f.elem_type, dims) for o, f, dims in zip(node.outputs, facts, sizes)}
         elif node.op == "ConstantOfShape":  # one for every window, or for those that fill the last step
             found[made] = Tensor(onnx.TensorProto.INT64, (most, 1) if found else grid)
         elif x is None or x.dims is None:
@@ -175,7 +175,7 @@ def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
             found[made] = replace(x, dims=tuple(x.dims[k] for k in node.attrs["perm"]))
         elif node.op in firsts:
             found[made] = replace(x, dims=firsts[node.op])
-        elif node.inputs[0].name in rows:  # without the windows that filled the last step
+        elif node.inputs[0] in rows:  # without the windows that filled the last step
             rows.add(made)
             found[made] = x
     return found
@@ -215,7 +215,7 @@ def native_cost(original: Document, walk: Walk) -> NativeCost:
         tensors = tensors | {n: tensor_of(types[n]) for n in unknown if n in types}
     macs = program.macs(tensors)
     slots = set() if cut is None else upstream(walk, cut.name)
-    before = {o.name for k in slots for o in walk.slots[k].node.outputs}
+    before = {o for k in slots for o in walk.slots[k].node.outputs}
     parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
     trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
     return NativeCost(batch_of(walk), total(macs.values()), program.peak(tensors), trunk, head)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import SIZE_NAMES, Geometry
@@ -18,6 +17,7 @@ from onnx_fcn.lifting.program import Change, Emission, Slot, Standing, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.exported import class_names
 from onnx_fcn.model.graphs import dim_name
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.reporting.cost import Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
@@ -211,7 +211,7 @@ def _on_dilated_pools(slots: Sequence[Slot]) -> Iterator[str]:
         yield f"'{name}'{more} dilates {op}: OpenCV 4, MNN and ncnn do not, and some ignore it silently{advice}."
 
 
-def _dilates(node: gs.Node) -> bool:
+def _dilates(node: Node) -> bool:
     """Are the taps of a pooling apart along some axis?"""
     kernel = node.attrs["kernel_shape"]
     return any(taps > 1 and rate > 1 for taps, rate in zip(kernel, node.attrs.get("dilations") or [1] * len(kernel)))
@@ -303,7 +303,7 @@ class _Kernels:
 
     def of(self, emission: Emission | None) -> TensorProto | None:
         """The initializer with the kernel of a Conv, also if a DequantizeLinear or a Cast is in between."""
-        node = None if emission is None else self._producers.get(emission.node.outputs[0].name)
+        node = None if emission is None else self._producers.get(emission.node.outputs[0])
         place = 3 if node is not None and node.op_type == "QLinearConv" else 1
         name = node.input[place] if node is not None and len(node.input) > place else ""
         while name and name not in self._tensors:

@@ -200,7 +200,7 @@ class _Explainer:
         self._made = {name for node in document.proto.graph.node for name in node.output}
         self._made |= {i.name for i in document.proto.graph.input}
         self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
-        self._makers = {o.name: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o.name}
+        self._makers = {o: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o}
         self._graph = document.proto.graph
         nodes = walk.region.nodes if walk.region else ()
         copied = walk.region.copied if walk.region else ()  # these are constants outside, which is asked about
@@ -234,8 +234,8 @@ class _Explainer:
         part = self._part(k)
         causes = tuple(self._root_causes(k)) if part in ("refused", "blocked") else ()
         becomes = "nothing: the network is refused" if self._causes else self._becomes(slot)
-        reads = tuple(self._operand(n) for n in dict.fromkeys(names_used(slot.proto)))
-        makes = tuple(self._operand(o.name) for o in slot.node.outputs if o.name and only in ("", o.name))
+        reads = tuple(self._operand(n) for n in dict.fromkeys(slot.node.reads))
+        makes = tuple(self._operand(o) for o in slot.node.outputs if o and only in ("", o))
         return Explanation(name, slot.name, str(slot.node.op), part, becomes, reads, makes, causes)
 
     def _in_region(self, name: str) -> Explanation:
@@ -265,7 +265,7 @@ class _Explainer:
         return "trunk" if k in self._trunk else "head"
 
     def _facts(self, k: int) -> list[Fact]:
-        outputs = (o.name for o in self._walk.slots[k].node.outputs)
+        outputs = self._walk.slots[k].node.outputs
         return [self._walk.facts[n] for n in outputs if n in self._walk.facts]
 
     def _root_causes(self, k: int) -> Iterator[Diagnostic]:
@@ -273,18 +273,18 @@ class _Explainer:
         wanted: set[str] = set()
         for j in range(k, -1, -1):
             slot = self._walk.slots[j]
-            if j == k or any(o.name in wanted for o in slot.node.outputs):
+            if j == k or any(o in wanted for o in slot.node.outputs):
                 if j in self._refusals:
                     yield self._refusals[j]
-                wanted |= set(names_used(slot.proto))
+                wanted |= set(slot.node.reads)
 
     def _becomes(self, slot: Slot) -> str:
         """What replaces the node in the converted model."""
         if not slot.replaced:
-            return "stays unchanged" if any(n in self._made for n in slot.proto.output) else "nothing: no longer read"
+            return "stays unchanged" if any(n in self._made for n in slot.node.outputs) else "nothing: no longer read"
         if not slot.emissions:
             return "no node: it only regroups the axes"
-        live = [e for e in slot.emissions if any(o.name in self._made for o in e.node.outputs)]
+        live = [e for e in slot.emissions if any(o in self._made for o in e.node.outputs)]
         if not live:
             return "nothing: no longer read"
         return " + ".join(_emission_text(e, slot) for e in live)

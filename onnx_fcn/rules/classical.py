@@ -82,7 +82,7 @@ def array_feature_extractor(site: Site, x: Fact, index: Fact) -> Lifted:
     if isinstance(index, Lifted):
         labels = site.value(x)
         if labels.dtype.kind not in "iuf":
-            raise _strings(site, site.node.inputs[1].name)
+            raise _strings(site, site.node.inputs[1])
         if labels.size != labels.shape[-1]:
             raise Unsupported(f"looks up a table of shape {dims_of(labels.shape)}", code="lookup")
         return _looked_up(site, labels.reshape(-1), index).reshaped([1, math.prod(index.shape)])

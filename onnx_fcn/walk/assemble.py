@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import NodeProto, TensorShapeProto, ValueInfoProto
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnx_fcn.errors import Diagnostic, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES
@@ -24,6 +22,7 @@ from onnx_fcn.lifting.program import BATCH_SIZE, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
 from onnx_fcn.model.graphs import names_used, stored_names
+from onnx_fcn.model.nodes import Node
 
 __all__ = ["assemble"]
 
@@ -72,7 +71,7 @@ def _emitted(walk: Walk) -> Nodes:
     """For each node of the walk: the nodes emitted in its slot, or itself if it was not replaced."""
     made: Nodes = {}
     for slot in walk.slots:
-        nodes = [_proto(e, slot) for e in slot.emissions] if slot.replaced else [slot.proto]
+        nodes = [_proto(e, slot) for e in slot.emissions] if slot.replaced else [slot.node.proto]
         made.setdefault(slot.index, []).extend(nodes)
         made.update({k: [] for k in slot.covers - {slot.index}})
     return made
@@ -159,11 +158,11 @@ def _name_outputs(walk: Walk) -> None:
     delivered |= {name: formed.tensor for name, formed in walk.formed.items()}
     taken = Counter(delivered.values())
     emissions = [e for slot in _slots(walk) for e in slot.emissions]
-    produced = {t.name for e in emissions for t in e.node.outputs}
-    untouched = {n for slot in walk.slots if not slot.replaced for n in names_used(slot.proto)}
+    produced = {name for e in emissions for name in e.node.outputs}
+    untouched = {n for slot in walk.slots if not slot.replaced for n in slot.node.reads}
     renamed: dict[str, str] = {}
     for slot in walk.epilogue:
-        name = slot.node.outputs[0].name
+        name = slot.node.outputs[0]
         current = delivered[name]
         if current == name:
             continue
@@ -173,34 +172,30 @@ def _name_outputs(walk: Walk) -> None:
             renamed[current] = name
         else:
             current = renamed.get(current, current)
-            alias = gs.Node("Identity", name, inputs=[gs.Variable(current)], outputs=[gs.Variable(f"{name}/alias")])
+            alias = Node("Identity", name, [current], [f"{name}/alias"])
             slot.emissions.append(Emission(alias))
             renamed[f"{name}/alias"] = name
-    emissions = [e for slot in _slots(walk) for e in slot.emissions]
-    for emission in emissions:
-        for tensor in [*emission.node.inputs, *emission.node.outputs]:
-            tensor.name = renamed.get(tensor.name, tensor.name)
+    if renamed:
+        for emission in (e for slot in _slots(walk) for e in slot.emissions):
+            emission.node.rename(renamed)
     walk.renamed.update(renamed)
 
 
 def _proto(emission: Emission, slot: Slot) -> NodeProto:
     """The node as it will be stored; a variation of the slot's own keeps everything that it does not change."""
     if not emission.varies:
-        exported: NodeProto = OnnxExporter.export_node(emission.node)
-        return exported
-    node = NodeProto()
-    node.CopyFrom(slot.proto)
-    inputs = [t.name for t in emission.node.inputs]
-    outputs = [t.name for t in emission.node.outputs]
-    attrs = emission.node.attrs
+        return emission.node.proto
+    inputs, outputs, attrs = emission.node.inputs, emission.node.outputs, emission.node.attrs
     changed = {
         k: v
         for k, v in attrs.items()
         if k not in slot.node.attrs or (slot.node.attrs[k] is not v and slot.node.attrs[k] != v)
     }
     removed = set(slot.node.attrs) - set(attrs)
-    if list(node.input) == inputs and list(node.output) == outputs and not changed and not removed:
-        return slot.proto
+    if slot.node.inputs == inputs and slot.node.outputs == outputs and not changed and not removed:
+        return slot.node.proto
+    node = NodeProto()
+    node.CopyFrom(slot.node.proto)
     del node.input[:], node.output[:]
     node.input.extend(inputs)
     node.output.extend(outputs)

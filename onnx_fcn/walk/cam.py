@@ -133,14 +133,14 @@ def _poolings(walk: Walk) -> dict[str, Pooled | str]:
     for slot in walk.slots:
         made = _through(walk, slot, found)
         if made is not None:
-            found |= {name: made for name in slot.proto.output if name}
+            found |= {name: made for name in slot.node.outputs if name}
     return found
 
 
 def _through(walk: Walk, slot: Slot, found: dict[str, Pooled | str]) -> Pooled | str | None:
     """The pooling that the result of a node comes from, or why there is none; None if no window was contracted yet."""
-    result = walk.facts.get(slot.proto.output[0])
-    lifted = {t.name: f for t, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)}
+    result = walk.facts.get(slot.node.outputs[0])
+    lifted = {n: f for n, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)}
     if not isinstance(result, Lifted) or not lifted:
         return None
     before = [found[name] for name in lifted if name in found]

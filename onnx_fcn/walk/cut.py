@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import Lifted
 from onnx_fcn.lifting.program import Slot, Walk, makers_of, upstream
-from onnx_fcn.model.graphs import names_used
 
 __all__ = [
     "Cut",
@@ -85,12 +84,12 @@ def cuts_of(walk: Walk) -> Iterator[Cut]:
         return common
 
     for slot in walk.slots:
-        common = join(n for n in _reads(slot) if n in depth and not isinstance(walk.facts.get(n), Known))
+        common = join(n for n in slot.node.reads if n in depth and not isinstance(walk.facts.get(n), Known))
         if common is None:
             continue
         for output in slot.node.outputs:
-            if output.name and not isinstance(walk.facts.get(output.name), Known):
-                parent[output.name], depth[output.name] = common, depth[common] + 1
+            if output and not isinstance(walk.facts.get(output), Known):
+                parent[output], depth[output] = common, depth[common] + 1
     answers = walk.answers
     top = join(o for o in answers if o in depth)
     while top is not None:
@@ -111,10 +110,6 @@ def _is_map(walk: Walk, fact: Lifted) -> bool:
     return fact.padding is None and (fact.is_plain or (bool(walk.attention) and fact.is_dense))
 
 
-def _reads(slot: Slot) -> Iterable[str]:
-    return names_used(slot.proto)
-
-
 def slots_of_head(walk: Walk, cut: Cut) -> list[int]:
     """Slots that compute something from the cut that an answer needs."""
     needed = before_answers(walk)
@@ -133,7 +128,7 @@ def pooling_weights(walk: Walk) -> frozenset[str]:
     They are those whose weights nothing slides over, and of which nothing else that is context is computed.
     """
     weights = walk.weights | {k for k in walk.context if _divides_what_it_sums(walk, walk.slots[k])}
-    beyond = {k: slots_beyond(walk, walk.slots[k].proto.output[0]) for k in weights}
+    beyond = {k: slots_beyond(walk, walk.slots[k].node.outputs[0]) for k in weights}
     gates = walk.context - weights
     needed = {k for k, js in beyond.items() if any(j in gates or _slides_over_map(walk, j) for j in js)}
     return frozenset(walk.slots[k].name for k in weights - needed)
@@ -148,18 +143,18 @@ def _divides_what_it_sums(walk: Walk, slot: Slot) -> bool:
     op = {"ReduceMax": "Sub", "GlobalMaxPool": "Sub", "ReduceSum": "Div", "ReduceL1": "Div"}.get(slot.node.op)
     if op is None:
         return False
-    source, made = slot.proto.input[0], {slot.proto.output[0]}
-    for other in (walk.slots[k] for k in slots_beyond(walk, slot.proto.output[0])):
-        if other.node.op == op and other.proto.input[0] == source and other.proto.input[1] in made:
+    source, made = slot.node.inputs[0], {slot.node.outputs[0]}
+    for other in (walk.slots[k] for k in slots_beyond(walk, slot.node.outputs[0])):
+        if other.node.op == op and other.node.inputs[0] == source and other.node.inputs[1] in made:
             return True
-        made |= set(other.proto.output)
+        made |= set(other.node.outputs)
     return False
 
 
 def _slides_over_map(walk: Walk, position: int) -> bool:
     """Does an operator slide, and not just cover the window?"""
     slot = walk.slots[position]
-    made = [walk.facts.get(name) for name in slot.proto.output]
+    made = [walk.facts.get(name) for name in slot.node.outputs]
     return slot.slides is not None and any(isinstance(f, Lifted) and f.is_live for f in made)
 
 
@@ -167,7 +162,7 @@ def slots_beyond(walk: Walk, name: str) -> list[int]:
     """Slots that compute something from a tensor."""
     reached, found = {name}, []
     for k, slot in enumerate(walk.slots):
-        if any(n in reached for n in _reads(slot)):
+        if any(n in reached for n in slot.node.reads):
             found.append(k)
-            reached |= {o.name for o in slot.node.outputs if o.name}
+            reached |= set(filter(None, slot.node.outputs))
     return found

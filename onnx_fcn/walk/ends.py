@@ -51,7 +51,7 @@ def on_grid(site: Site, x: Lifted) -> Lifted:
 
 def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
     """Give the maps that this slot emitted the names of the node's outputs."""
-    made = {o.name: o for e in site.emissions for o in e.node.outputs if o.name}
+    made = {name for e in site.emissions for name in e.node.outputs}
     renamed = dict(site.aliases)
     result: list[Fact] = []
     for name, fact in zip(site.outputs, facts):
@@ -60,9 +60,10 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
             if name and old in made and old not in renamed and name not in renamed.values():
                 renamed[old] = name
         result.append(fact)
+    if not renamed:
+        return result
     for emission in site.emissions:
-        for tensor in [*emission.node.inputs, *emission.node.outputs]:
-            tensor.name = renamed.get(tensor.name, tensor.name)
+        emission.node.rename(renamed)
 
     def again(fact: Fact) -> Fact:
         if isinstance(fact, Lifted):

@@ -129,7 +129,7 @@ def _verb(nodes: Sequence[str], verb: str) -> str:
 def meetings(walk: Walk) -> Iterator[str]:
     """Branches that meet although the middles of their cells are apart, in sentences."""
     for slot in walk.slots:
-        maps = [(t.name, f) for t, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)]
+        maps = [(n, f) for n, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)]
         for k in range(len(walk.image.size)):
             middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
             middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}

@@ -69,7 +69,7 @@ def form(walk: Walk, asked: Asked) -> None:
         return
     causes = []
     for slot in walk.epilogue:
-        name = slot.node.outputs[0].name
+        name = slot.node.outputs[0]
         if walk.results[name].is_dense and name not in walk.by_field and not asked.keep_size:
             continue  # it is no answer about a window
         site = Site(walk, len(walk.slots), slot)
@@ -157,7 +157,7 @@ def _check_rank(walk: Walk, name: str) -> None:
     """Raises Unsupported if an answer of the original has another rank for one image than for several."""
     if walk.batch != BATCH:
         return
-    made = {output: slot for slot in walk.slots for output in slot.proto.output}
+    made = {output: slot for slot in walk.slots for output in slot.node.outputs}
     wanted, seen = [name], {name}
     while wanted:
         slot = made.get(wanted.pop())
@@ -172,8 +172,8 @@ def _check_rank(walk: Walk, name: str) -> None:
                 code="form",
                 hint="give that node the axes that it removes",
             )
-        wanted += [n for n in slot.proto.input if n not in seen]
-        seen |= set(slot.proto.input)
+        wanted += [n for n in slot.node.inputs if n not in seen]
+        seen |= set(slot.node.inputs)
 
 
 def _original_dims(original: Lifted, batch: int | None) -> tuple[int | str | None, ...]:

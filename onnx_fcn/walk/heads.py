@@ -26,7 +26,6 @@ from fractions import Fraction
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, Unsupported, did_you_mean
@@ -38,6 +37,7 @@ from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.walk.cut import cuts_of
 from onnx_fcn.walk.ends import on_grid
 from onnx_fcn.walk.forms import FLOATS
@@ -80,11 +80,8 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     names = [o.name for o in document.proto.graph.output]
     declared = onnx.helper.make_tensor_value_info(head.output, maps[0].elem_type, None)
     document.commit(Edit(removed_outputs=set(names), added_outputs=[declared]))
-    proto = onnx.NodeProto(op_type="Head", name=head.output, input=head.tensors, output=[head.output])
-    node = gs.Node(
-        "Head", head.output, inputs=[gs.Variable(n) for n in head.tensors], outputs=[gs.Variable(head.output)]
-    )
-    slot = Slot(node, proto, walk.slots[-1].index, operands=tuple(maps), replaced=True)
+    node = Node("Head", head.output, head.tensors, [head.output])
+    slot = Slot(node, walk.slots[-1].index, operands=tuple(maps), replaced=True)
     slots, outputs = [*walk.slots, slot], (head.output,)
     by_field = frozenset(outputs if has_place(maps[finest_of(maps)]) else ())
     made = replace(walk, by_field=by_field, slots=slots, outputs=outputs, epilogue=[], results={}, formed={})
@@ -97,8 +94,8 @@ def with_head(document: Document, walk: Walk, head: Head) -> Walk:
     except Unsupported as refusal:
         raise OptionError(f"the maps {', '.join(map(repr, head.tensors))} cannot be combined: {refusal}") from None
     made.facts[head.output] = fact
-    end = gs.Node("Output", head.output, outputs=[gs.Variable(head.output)])
-    made.epilogue.append(Slot(end, onnx.NodeProto(), len(made.slots), replaced=True, operands=(fact,)))
+    end = Node("Output", head.output, outputs=[head.output])
+    made.epilogue.append(Slot(end, len(made.slots), replaced=True, operands=(fact,)))
     made.results[head.output] = fact
     return made
 
@@ -107,9 +104,9 @@ def can_join(walk: Walk, tensors: Sequence[str]) -> bool:
     """Can a layer read these maps together? Not if their cells do not share a grid, or the opset cannot crop."""
     maps = [map_at(walk, name) for name in tensors]
     kernels = tuple(np.zeros((1, x.width, *[1] * len(x.space))) for x in maps)
-    node = gs.Node("Head", "head", outputs=[gs.Variable("head")])
+    node = Node("Head", "head", outputs=["head"])
     scratch = replace(walk, names=set(walk.names), counts={})
-    site = Site(scratch, len(walk.slots), Slot(node, onnx.NodeProto(), 0))
+    site = Site(scratch, len(walk.slots), Slot(node, 0))
     try:
         _joined(site, maps, Head("head", tuple(tensors), kernels, np.zeros(1)), walk.image.size)
     except Unsupported:
@@ -119,12 +116,10 @@ def can_join(walk: Walk, tensors: Sequence[str]) -> bool:
 
 def _give_way(walk: Walk, name: str) -> None:
     """Rename a tensor of the original whose name the head takes; it is not needed any more."""
-    emissions = [e for slot in walk.slots for e in slot.emissions]
-    if name in (o.name for slot in walk.slots for o in slot.node.outputs):
+    if any(name in slot.node.outputs for slot in walk.slots):
         other = walk.fresh(f"{name}/before")
-        for emission in emissions:
-            for tensor in [*emission.node.inputs, *emission.node.outputs]:
-                tensor.name = other if tensor.name == name else tensor.name
+        for emission in (e for slot in walk.slots for e in slot.emissions):
+            emission.node.rename({name: other})
 
 
 def map_at(walk: Walk, name: str) -> Lifted:

@@ -19,7 +19,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import Diagnostic, Unsupported
@@ -44,7 +43,7 @@ from onnx_fcn.lifting.signatures import check_operands
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.whole import check_factor
 from onnx_fcn.model.edit import Weight
-from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.operators import ATTENTION, FACTORS, RANDOM, REORDERS, SPREADS
 from onnx_fcn.rules import regions, rule_of
 from onnx_fcn.rules.whole import on_whole_map, rule_between
@@ -92,8 +91,7 @@ def _deliver(walk: Walk, name: str) -> None:
         walk.diagnostics[len(walk.slots)] = Diagnostic("attention-answer", name, "output", reason, RUN_THE_REST)
     if not isinstance(fact, Lifted):
         return
-    node = gs.Node("Output", name, outputs=[gs.Variable(name)])
-    slot = Slot(node, onnx.NodeProto(), len(walk.slots), replaced=True, operands=(fact,))
+    slot = Slot(Node("Output", name, outputs=[name]), len(walk.slots), replaced=True, operands=(fact,))
     walk.epilogue.append(slot)
     site = Site(walk, len(walk.slots), slot)
     try:
@@ -157,12 +155,12 @@ def _forget(walk: Walk, position: int) -> None:
     for k in range(position, len(walk.slots)):
         slot = walk.slots[k]
         for emission in slot.emissions:
-            walk.names -= {emission.node.name, *(o.name for o in emission.node.outputs)} - slot.own_names
+            walk.names -= {emission.node.name, *emission.node.outputs} - slot.own_names
         walk.names -= set(slot.constants)
         slot.emissions, slot.constants, slot.sources, slot.changes = [], {}, {}, []
         slot.replaced, slot.slides, slot.repeated = False, None, 0
         for output in slot.node.outputs:
-            walk.facts.pop(output.name, None)
+            walk.facts.pop(output, None)
         walk.diagnostics.pop(k, None)
         walk.products.pop(k, None)
 
@@ -170,8 +168,8 @@ def _forget(walk: Walk, position: int) -> None:
 def _step(walk: Walk, position: int, slot: Slot) -> None:
     """Find the facts of one node's outputs."""
     node, facts = slot.node, walk.facts
-    names = [t.name for t in node.inputs]
-    implicit = sorted(set(names_used(slot.proto)) - {"", *names})
+    names = node.inputs
+    implicit = sorted(set(node.reads).difference(names))
     operands = tuple(facts[n] if n else None for n in names)
     slot.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
@@ -186,7 +184,7 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         if _is_product(node, operands):
             walk.products[position] = causes
         outputs = [Blocked(origins, causes)] * len(node.outputs)
-    elif node.op in RANDOM and node.domain in (None, "", "ai.onnx"):
+    elif node.op in RANDOM and node.domain in ("", "ai.onnx"):
         reason = "gives other values in every run, so that no answer can be compared with the original's"
         walk.diagnostics[position] = Diagnostic("random", slot.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
@@ -206,9 +204,9 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
             lifted = [f for f in everything if isinstance(f, Lifted)]
             walk.diagnostics[position] = _diagnosed(walk, slot, refusal, lifted)
             outputs = [Blocked(_origins(walk, position, lifted), frozenset({position}))] * len(node.outputs)
-    for tensor, fact in zip(node.outputs, outputs):
-        if tensor.name:
-            facts[tensor.name] = _apart(walk, tensor.name, fact)
+    for name, fact in zip(node.outputs, outputs):
+        if name:
+            facts[name] = _apart(walk, name, fact)
 
 
 def _apart(walk: Walk, name: str, fact: Fact) -> Fact:
@@ -228,7 +226,7 @@ def _origins(walk: Walk, position: int, lifted: Sequence[Lifted]) -> frozenset[i
     return origins if origins <= walk.reductions else frozenset()
 
 
-def _is_product(node: gs.Node, operands: Sequence[Fact | None]) -> bool:
+def _is_product(node: Node, operands: Sequence[Fact | None]) -> bool:
     """Does a node multiply two values that depend on the image, counting those that were refused?"""
     if node.op in ATTENTION:
         return True
@@ -313,8 +311,8 @@ def _by_rule(
 
 def _answered_with(walk: Walk, slot: Slot) -> str:
     """The tensor that a node makes all of its results of, if these are answers; empty if not, or if it is the image."""
-    read = [t.name for t in slot.node.inputs if isinstance(walk.facts.get(t.name), Lifted)]
-    is_last = {o.name for o in slot.node.outputs} <= {*walk.outputs}
+    read = [n for n in slot.node.inputs if isinstance(walk.facts.get(n), Lifted)]
+    is_last = {*slot.node.outputs} <= {*walk.outputs}
     return read[0] if is_last and read and walk.image.name not in read else ""
 
 
@@ -327,7 +325,7 @@ def _everywhere(fact: Fact) -> Fact:
 
 def _untouched(walk: Walk, site: Site, slot: Slot, operands: list[Fact]) -> Sequence[Fact]:
     """The facts of a node without a mapped operand, which stays unchanged."""
-    names = [o.name for o in slot.node.outputs]
+    names = slot.node.outputs
     unmapped = [f for f in operands if isinstance(f, Unmapped)]
     sized = any(isinstance(f, Known) and f.sized for f in operands)
     if not unmapped:
@@ -369,8 +367,7 @@ def _static_shape(walk: Walk, slot: Slot, name: str) -> Array | None:
 def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> Sequence[Fact]:
     """Replace an If by the nodes of the branch that its constant condition chooses."""
     chosen = "then_branch" if bool(walk.values[condition.name].reshape(-1)[0]) else "else_branch"
-    view: gs.Graph = slot.node.attrs[chosen]
-    graph = next(a.g for a in slot.proto.attribute if a.name == chosen)
+    graph: onnx.GraphProto = slot.node.attrs[chosen]
     for name, tensor in stored_in(graph).items():
         array = walk.values.add(name, tensor)
         elem_type = tensor.data_type if isinstance(tensor, onnx.TensorProto) else tensor.values.data_type
@@ -379,10 +376,10 @@ def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> S
     slot.replaced = True
     if not slot.unfolded:
         slot.unfolded = True
-        inner = [Slot(node, proto, slot.index) for node, proto in zip(view.nodes, graph.node)]
-        for result, output in zip(graph.output, slot.proto.output):
-            alias = gs.Node("Identity", output, inputs=[gs.Variable(result.name)], outputs=[gs.Variable(output)])
-            inner.append(Slot(alias, onnx.helper.make_node("Identity", [result.name], [output]), slot.index))
-        walk.slots[position + 1 : position + 1] = inner
-        walk.values.produce(s.proto for s in inner)
+        nodes = [Node.of(proto) for proto in graph.node]
+        nodes += [
+            Node("Identity", output, [result.name], [output]) for result, output in zip(graph.output, slot.node.outputs)
+        ]
+        walk.slots[position + 1 : position + 1] = [Slot(node, slot.index) for node in nodes]
+        walk.values.produce(node.proto for node in nodes)
     return []

@@ -176,7 +176,7 @@ def keeps_apart(walk: Walk, slot: Slot) -> bool:
     if (axes := attrs.get("axes", attrs.get("axis"))) is not None:
         return _are_later(axes if isinstance(axes, list) else [axes])
     if node.op in ("Flatten", "LogSoftmax", "Softmax"):  # by default along a later axis, if there is one
-        shape = walk.shape_of(node.outputs[0].name)
+        shape = walk.shape_of(node.outputs[0])
         return shape is not None and len(shape) > 1
     second = slot.operands[1] if len(slot.operands) > 1 else None
     if not isinstance(second, Known):
@@ -201,7 +201,7 @@ def _keeps_batch_first(walk: Walk, slot: Slot) -> bool:
     """Do all operands that depend on the images have as many axes as the result, so that their first axes meet?"""
     if slot.node.op not in BROADCASTS:
         return True
-    shapes = [walk.shape_of(t.name) for t in slot.node.outputs]
+    shapes = [walk.shape_of(name) for name in slot.node.outputs]
     shapes += [walk.shape_of(f.name) for f in slot.operands if isinstance(f, Unmapped)]
     return None not in shapes and len({len(shape) for shape in shapes if shape is not None}) == 1
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
@@ -15,7 +14,8 @@ from onnx_fcn.lifting.facts import Fact, Known, Unmapped
 from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk, upstream
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import names_used, needed_nodes
+from onnx_fcn.model.graphs import needed_nodes
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.walk.cut import (
     Cut,
     before_answers,
@@ -89,11 +89,11 @@ def _at_most(strides: Strides, most: Fraction, axes: int) -> Strides:
 
 def program(document: Document, image: Image, options: Options, region: Region | None = None) -> Walk:
     """The nodes that the outputs need, with a fact for every tensor that no node computes."""
-    graph, view = document.proto.graph, document.graph
+    graph, nodes = document.proto.graph, document.nodes
     initializers = stored_in(graph)
-    needed = needed_nodes(document.proto.graph)
+    needed = needed_nodes(graph)
     covers = frozenset() if region is None else region.covers
-    slots = [Slot(view.nodes[k], graph.node[k], k) for k in sorted(needed - covers)]
+    slots = [Slot(nodes[k], k) for k in sorted(needed - covers)]
     if region is not None:
         slots = sorted([*slots, _as_slot(region, graph)], key=lambda slot: slot.index)
     opsets = {o.domain: o.version for o in document.proto.opset_import}
@@ -102,13 +102,13 @@ def program(document: Document, image: Image, options: Options, region: Region |
     for declared in graph.input:
         if declared.name not in facts and declared.name != image.name:
             facts[declared.name] = Unmapped(declared.name)
-    names = {t for node in graph.node for t in (*node.input, *node.output)} | set(initializers) | set(facts)
-    prologue = gs.Node("Input", image.name, outputs=[gs.Variable(image.name)])
+    names = {t for node in nodes for t in (*node.inputs, *node.outputs)} | set(initializers) | set(facts)
+    prologue = Node("Input", image.name, outputs=[image.name])
     outputs = tuple(o.name for o in graph.output)
     shapes = Shapes(document, image, facts, values)
-    slot = Slot(prologue, onnx.NodeProto(), -1, replaced=True)
-    read = frozenset(n for s in slots for n in names_used(s.proto)) | set(outputs)
-    names |= {image.name} | {node.name for node in graph.node}
+    slot = Slot(prologue, -1, replaced=True)
+    read = frozenset(n for s in slots for n in s.node.reads) | set(outputs)
+    names |= {image.name} | {node.name for node in nodes}
     return Walk(
         image, options, opsets, values, slots, outputs, shapes, slot, region, read=read, facts=facts, names=names
     )
@@ -122,7 +122,4 @@ def _as_slot(region: Region, graph: onnx.GraphProto) -> Slot:
     reads, makes = [region.cut, *region.outside], [o.name for o in region.outputs]
     first = graph.node[min(region.covers)]
     name = first.name or first.output[0]
-    proto = onnx.helper.make_node("Region", reads, makes, name)
-    inputs, outputs = ([gs.Variable(n) for n in names] for names in (reads, makes))
-    node = gs.Node("Region", name, inputs=inputs, outputs=outputs)
-    return Slot(node, proto, max(region.covers), covers=region.covers)
+    return Slot(Node("Region", name, reads, makes), max(region.covers), covers=region.covers)

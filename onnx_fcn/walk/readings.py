@@ -243,7 +243,7 @@ def _mixed_beside(document: Document, walk: Walk) -> list[Diagnostic]:
 
     The scales that a DynamicQuantizeLinear computes for the whole batch are no reason: they only change the rounding.
     """
-    made = {o: slot for slot in walk.slots for o in slot.proto.output}
+    made = {o: slot for slot in walk.slots for o in slot.node.outputs}
     named = {o for node in document.proto.graph.node for o in node.output}
     beside = [o for o in made if type(walk.facts.get(o)) is Unmapped]
     if all(keeps_apart(walk, made[o]) for o in beside) or is_rounded(document):
@@ -265,7 +265,7 @@ def _baker(free: Walk) -> str:
     """The first node that merges the images of a batch into one row, as a clause; empty if none does."""
     for slot in free.slots:
         for output in slot.node.outputs:
-            fact = free.facts.get(output.name)
+            fact = free.facts.get(output)
             if isinstance(fact, Lifted) and any(fact.batch in group and len(group) > 1 for group in fact.layout):
                 return f", as {slot.node.op} '{slot.name}' makes {fact.dims} of N images"
     return ""

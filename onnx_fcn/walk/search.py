@@ -250,7 +250,7 @@ def _made_alike(small: Walk, larger: Walk) -> tuple[Slot, tuple[int, ...]] | Non
     """The first node whose maps have the same size for images of two different sizes, and that size."""
     for slot in small.slots:
         for output in slot.node.outputs:
-            a, b = small.facts.get(output.name), larger.facts.get(output.name)
+            a, b = small.facts.get(output), larger.facts.get(output)
             if isinstance(a, Lifted) and isinstance(b, Lifted) and a.window == b.window and min(a.window) > 1:
                 return slot, a.window
     return None
@@ -308,7 +308,7 @@ def causes_of(failure: Walk) -> list[Diagnostic]:
     if failure.diagnostics:
         return [replace(d, hint=d.hint or APART) if d.code == "batch" else d for d in failure.causes.values()]
     reason = "no output depends on the position in it: nothing slides over this input"
-    made = {o.name for slot in failure.slots for o in slot.node.outputs}
+    made = {o for slot in failure.slots for o in slot.node.outputs}
     others = any(isinstance(f, Unmapped) and name not in made for name, f in failure.facts.items())
     hint = "if another input is the image, name it with --input" if others else NO_MAP
     return [Diagnostic("no-image", failure.image.name, "input", reason, hint)]

@@ -26,7 +26,7 @@ from onnx_fcn.lifting.program import Change, Image, Options, Slot, Standing, Wal
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.lifting.weights import kernel, vector
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import names_used, nodes_within
+from onnx_fcn.model.graphs import nodes_within
 from onnx_fcn.model.inference import dims_in
 from onnx_fcn.model.operators import CHANNELS_FIRST, FACTORS, GLOBAL, PER_IMAGE, PRODUCTS, RANDOM, RESHAPES, SLIDING
 from onnx_fcn.walk.ends import named
@@ -104,11 +104,11 @@ def in_place(document: Document, request: Request, refused: Walk, causes: Sequen
     kernels: Kernels = {}
     left = []
     for position, slot in enumerate(walk.slots):
-        slot.operands = tuple(walk.facts[t.name] if t.name else None for t in slot.node.inputs)
+        slot.operands = tuple(walk.facts[n] if n else None for n in slot.node.inputs)
         is_known = slot.node.op not in RANDOM and all(
-            isinstance(walk.facts.get(name), Known) for name in names_used(slot.proto)
+            isinstance(walk.facts.get(name), Known) for name in slot.node.reads
         )
-        walk.facts.update({name: Known(name) if is_known else Unmapped(name) for name in slot.proto.output if name})
+        walk.facts.update({name: Known(name) if is_known else Unmapped(name) for name in slot.node.outputs if name})
         try:
             if not is_known:
                 _convert(Site(walk, position, slot), slot, types, kernels)
@@ -148,7 +148,7 @@ def _convert(site: Site, slot: Slot, types: Types, kernels: Kernels) -> None:
     Raises:
         Unsupported: if it is a dense layer, or contains one, but cannot be replaced.
     """
-    if any(node.op_type in LAYERS for node in nodes_within(slot.proto)):
+    if any(node.op_type in LAYERS for node in nodes_within(slot.node.proto)):
         raise Unsupported("has dense layers in its subgraph, where nothing is replaced", code="subgraph")
     layer = _layer(site, slot, types)
     if layer is None:
@@ -176,7 +176,7 @@ def _layer(site: Site, slot: Slot, types: Types) -> Layer | None:
     factors = [slot.operands[k] for k in FACTORS.get(site.op, (0, 1)) if k < len(slot.operands)]
     if sum(isinstance(f, Known) for f in factors) != 1:
         return None
-    if site.op not in ("Gemm", "MatMul") or slot.proto.domain not in STANDARD:
+    if site.op not in ("Gemm", "MatMul") or slot.node.domain not in STANDARD:
         raise Unsupported("is neither a Gemm nor a MatMul", code="no-rule")
     on_right = isinstance(factors[1], Known)
     x, weight = factors if on_right else reversed(factors)
