@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, record
 from onnx_fcn.errors import OptionError
 
 __all__ = [
@@ -70,7 +70,7 @@ AXES = {1: "W", 2: "HW", 3: "DHW"}
 KEEP_SIZE = "keep-size"
 
 
-@dataclass(frozen=True)
+@record
 class Field:
     """The receptive field of a cell along one axis, in input pixels.
 
@@ -150,7 +150,7 @@ def ratio(value: Number, unit: Number) -> Fraction:
     return (Fraction(value) / Fraction(unit)).limit_denominator(LARGEST_DENOMINATOR)
 
 
-@dataclass(frozen=True)
+@record
 class Taps:
     """The cells of a map that each cell of a finer or coarser map is computed from.
 
@@ -180,7 +180,7 @@ class Taps:
         return before, Fraction(self.last - self.last % 2, divide)
 
 
-@dataclass(frozen=True)
+@record
 class Count:
     """The number of cells of a map along one axis, for an image of n pixels.
 
@@ -223,7 +223,8 @@ class Count:
         gcd(multiply, divide) reach.
         """
         if len(self.steps) <= 1 and len(other.steps) <= 1:
-            (multiply, add, divide), (m, less, d) = (c.steps[0] if c.steps else (1, 0, 1) for c in (self, other))
+            multiply, add, divide = self.steps[0] if self.steps else (1, 0, 1)
+            m, less, d = other.steps[0] if other.steps else (1, 0, 1)
             if (multiply, divide) == (m, d):
                 step = math.gcd(multiply, divide)
                 first = less % step
@@ -242,15 +243,19 @@ class Count:
 
     def then(self, multiply: int, add: int, divide: int) -> Count:
         """The count after one more step."""
-        if multiply % divide == 0:
-            multiply, add, divide = multiply // divide, add // divide, 1
-        if (multiply, add, divide) == (1, 0, 1):
-            return self
-        if self.steps:
-            (m, a, d), before = self.steps[-1], Count(self.steps[:-1])
-            if multiply == 1 or d == 1:
-                return before.then(m * multiply, a * multiply + add * d, d * divide)
-        return Count((*self.steps, (multiply, add, divide)))
+        steps = [*self.steps, (multiply, add, divide)]
+        while steps:
+            multiply, add, divide = steps.pop()
+            if multiply % divide == 0:
+                multiply, add, divide = multiply // divide, add // divide, 1
+            if (multiply, add, divide) == (1, 0, 1):
+                break
+            if not steps or (multiply != 1 and steps[-1][2] != 1):
+                steps.append((multiply, add, divide))
+                break
+            m, a, d = steps.pop()
+            steps.append((m * multiply, a * multiply + add * d, d * divide))
+        return Count(tuple(steps))
 
     def slid(
         self, kernel: int, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, *, ceil: bool = False
@@ -271,6 +276,8 @@ class Count:
 
     def joined(self, other: Count) -> Count:
         """The simpler of two counts that agree at every size at which the network runs."""
+        if self.steps == other.steps:
+            return self
         return min(self, other, key=lambda c: (len(c.steps), c.steps))
 
     def formula(self, size: str) -> str:
@@ -303,7 +310,7 @@ def _sum(text: str, add: int) -> str:
     return text if add == 0 else f"{text} {'+' if add > 0 else '-'} {abs(add)}"
 
 
-@dataclass(frozen=True)
+@record
 class Inner:
     """The cells of a map that do not depend on what is before and after a stretch of the image of n pixels.
 

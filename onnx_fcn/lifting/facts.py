@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx_fcn._types import record
 from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, axis_of, dims_of, spelled
 
 __all__ = ["KINDS", "Blocked", "Extent", "Fact", "Known", "Shared", "Unmapped", "Whole"]
 
 
-@dataclass(frozen=True)
+@record
 class Known:
     """A tensor whose value does not depend on the image. `sized`: computed from the shape of a mapped tensor."""
 
@@ -24,7 +25,7 @@ class Known:
     sized: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Unmapped:
     """A tensor that is the same for all positions.
 
@@ -38,7 +39,7 @@ class Unmapped:
     even: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
+@record
 class Extent:
     """Where the size of a factor is read at run time: axis `place` of `map`. `axis`: of the map; None for the batch."""
 
@@ -106,7 +107,7 @@ class Whole:
         return spelled(self.layout, self.batch)
 
 
-@dataclass(frozen=True)
+@record
 class Blocked:
     """A consequence of the refusals at the slots `causes`; `origins`: the reductions that it descends from."""
 

@@ -30,6 +30,7 @@ from fractions import Fraction
 
 import onnx
 
+from onnx_fcn._types import record
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.geometry import Count, Field, Inner, Taps
 
@@ -47,7 +48,7 @@ BATCH = 7919
 PIXEL, EVERY_PIXEL, ALL_INNER = Field(), Count(), Inner()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Atom:
     """A factor of an axis. Atoms compare by identity: two of the same size are different factors."""
 
@@ -61,10 +62,13 @@ class Atom:
     @staticmethod
     def product(atoms: Iterable[Atom]) -> int:
         """The product of the sizes of atoms."""
-        return math.prod(a.size for a in atoms)
+        size = 1
+        for atom in atoms:
+            size *= atom.size
+        return size
 
 
-@dataclass(frozen=True)
+@record
 class Axis:
     """One spatial axis of a map.
 
@@ -148,8 +152,10 @@ class Axis:
         atoms = atoms_of(window, name)
         if self.image is None:
             return replace(self, atoms=atoms)
-        window_stride = lcm(self.window_stride, Fraction(local.stride))
-        return replace(self, atoms=atoms, local=local, window_stride=window_stride, rate=rate, count=count, inner=inner)
+        window_stride = self.window_stride
+        if window_stride != local.stride:
+            window_stride = lcm(window_stride, Fraction(local.stride))
+        return Axis(atoms, local, window_stride, rate, self.image, count, inner, self.mirror, self.held, self.whole)
 
     def slid(
         self,
@@ -189,12 +195,18 @@ class Axis:
 
     def joined(self, other: Axis) -> Axis:
         """The axis of a map made from several that have the same cells."""
-        local, inner = self.local.joined(other.local), self.inner.joined(other.inner)
-        count = self.count.joined(other.count)
-        window_stride, mirror = lcm(self.window_stride, other.window_stride), max(self.mirror, other.mirror)
-        whole = self.whole or other.whole
-        return replace(
-            self, window_stride=window_stride, local=local, count=count, inner=inner, mirror=mirror, whole=whole
+        same = self.window_stride == other.window_stride
+        return Axis(
+            self.atoms,
+            self.local.joined(other.local),
+            self.window_stride if same else lcm(self.window_stride, other.window_stride),
+            self.rate,
+            self.image,
+            self.count.joined(other.count),
+            self.inner.joined(other.inner),
+            max(self.mirror, other.mirror),
+            self.held,
+            self.whole or other.whole,
         )
 
 
@@ -241,7 +253,7 @@ def atoms_of(size: int, name: str) -> tuple[Atom, ...]:
     return (Atom(size, name),) if size != 1 else ()
 
 
-@dataclass(frozen=True)
+@record
 class Lifted:
     """A physical map (N, C, *space) that represents an original tensor at every window position.
 
@@ -421,7 +433,18 @@ class Lifted:
 
     def on(self, name: str, elem_type: int | None = None) -> Lifted:
         """The same fact about another tensor, such as the result of an elementwise operator."""
-        return replace(self, map=name, elem_type=self.elem_type if elem_type is None else elem_type)
+        return Lifted(
+            name,
+            self.batch,
+            self.channels,
+            self.space,
+            self.layout,
+            self.elem_type if elem_type is None else elem_type,
+            self.origins,
+            self.padding,
+            self.unfolded,
+            self.folded,
+        )
 
     def spaced(self, strides: Sequence[Fraction | None]) -> Lifted:
         """The same map with its windows so many pixels apart, along each axis of the image: whole cells.

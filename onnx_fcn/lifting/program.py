@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
+from onnx_fcn._types import record
 from onnx_fcn.errors import Diagnostic, Unsupported
 from onnx_fcn.geometry import KEEP_SIZE, SIZE_NAMES
 from onnx_fcn.lifting.constants import Values
@@ -95,7 +96,7 @@ class Image:
         return Lifted(name, batch, channels, space, tuple(layout), self.elem_type)
 
 
-@dataclass(frozen=True)
+@record
 class Emission:
     """A node that a rule emits. `varies`: a variation of the slot's own node, which keeps its other attributes."""
 
@@ -131,7 +132,7 @@ class Slot:
         return self.node.name or next(filter(None, self.node.outputs), "")
 
 
-@dataclass(frozen=True)
+@record
 class Slides:
     """How the result of a sliding operator differs from what a single window would give.
 
@@ -144,7 +145,7 @@ class Slides:
     strides: bool
 
 
-@dataclass(frozen=True)
+@record
 class Change:
     """How a node was converted, for the report.
 

@@ -125,7 +125,7 @@ def _value(attribute: AttributeProto) -> Any:
 
 
 def _attribute(name: str, value: Any) -> AttributeProto:
-    """An attribute as `onnx.helper.make_attribute` writes it, which takes ten times as long for those that are usual."""
+    """An attribute as `onnx.helper.make_attribute` writes it, which takes ten times as long for the usual ones."""
     if type(value) is int:
         return AttributeProto(name=name, type=AttributeProto.INT, i=value)
     if type(value) is list and value and all(type(v) is int for v in value):

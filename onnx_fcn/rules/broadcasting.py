@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, record
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Operand
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
@@ -35,7 +35,7 @@ from onnx_fcn.lifting.site import Site
 __all__ = ["align", "combine"]
 
 
-@dataclass(frozen=True)
+@record
 class Term:
     """One operand of a broadcast as a map: a mapped tensor, or a value that is the same at every position.
 
@@ -69,6 +69,9 @@ def combine(
         Unsupported: if the maps are on different grids, or channels of one meet positions of another.
     """
     together = [f for f in same_folding(site, operands) if f is not None]
+    alike = [f for f in together if isinstance(f, Lifted)]
+    if len(alike) == len(together) and all(_are_alike(alike[0], f) for f in alike[1:]):
+        return _joined_alike(alike, emit(list(alike)) if emit is not None else site.emit(alike, op))
     operands = [move_factors(site, f) if isinstance(f, Lifted) else f for f in together]
     rank = _rank(site, operands)
     # maps (N, C, *space), all on the same cells
@@ -82,6 +85,52 @@ def combine(
     physical = [_operand(site, t, channels, f) for t, f in zip(terms, operands)]
     y = emit(physical) if emit is not None else site.emit(physical, op)
     return _result(terms, widest, channels, y)
+
+
+def _are_alike(first: Lifted, other: Lifted) -> bool:
+    """Have two maps the same cells, and one atom at most on each axis, the same axis of the map in both?
+
+    Nothing has to be brought together then. Most maps that meet do, at the end of a residual block.
+    """
+    if len(first.space) != len(other.space) or len(first.layout) != len(other.layout):
+        return False
+    for a, b in zip(first.space, other.space):
+        if a.image != b.image or a.rate != b.rate or a.local.stride != b.local.stride or a.count != b.count:
+            return False
+    places = _single_axes(first)
+    return places is not None and places == _single_axes(other)
+
+
+def _single_axes(x: Lifted) -> list[tuple[int, int]] | None:
+    """(axis of the map, size) of each axis of the original; None if one consists of several atoms."""
+    axes = [x.channels, *(a.atoms for a in x.space)]
+    if any(len(atoms) > 1 for atoms in (*axes, *x.layout)):
+        return None
+    places = {atoms[0]: k for k, atoms in enumerate(axes, 1) if atoms}
+    return [(places.get(group[0], 0), group[0].size) if group else (0, 1) for group in x.layout]
+
+
+def _joined_alike(maps: Sequence[Lifted], name: str) -> Lifted:
+    """The fact of the output of an elementwise operator on maps that are alike."""
+    first, *others = maps
+    space, origins, padding, unfolded = first.space, first.origins, first.padding, first.unfolded
+    for x in others:
+        space = tuple(a.joined(b) for a, b in zip(space, x.space))
+        origins |= x.origins
+        padding = x.padding if padding is None else padding
+        unfolded = x.unfolded if unfolded is None else unfolded
+    return Lifted(
+        name,
+        first.batch,
+        first.channels,
+        space,
+        first.layout,
+        first.elem_type,
+        origins,
+        padding,
+        unfolded,
+        first.folded,
+    )
 
 
 def _value(site: Site, fact: Known) -> Array:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, record
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.dilation import split_stride
 from onnx_fcn.lifting.emitter import END
@@ -27,7 +27,7 @@ from onnx_fcn.lifting.weights import kernel
 __all__ = ["Placed", "Plan", "Slide", "parameters", "place", "place_kernel", "result"]
 
 
-@dataclass(frozen=True)
+@record
 class Slide:
     """An operator's parameters along one axis of the original tensor, in cells, with the padding resolved."""
 
@@ -69,7 +69,7 @@ class Slide:
         return range(inside[0], inside[-1] + 1)
 
 
-@dataclass(frozen=True)
+@record
 class Placed:
     """An operator along one axis of the map, in cells of the map; by default the operator does nothing there.
 
@@ -91,7 +91,7 @@ class Placed:
     counted: float = 1.0
 
 
-@dataclass(frozen=True)
+@record
 class Plan:
     """An operator on all axes of the map.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import onnx
-from onnx import GraphProto, ValueInfoProto
+from onnx import ValueInfoProto
 
 from onnx_fcn.errors import ModelError, OptionError
 from onnx_fcn.geometry import SIZE_NAMES
@@ -285,34 +285,27 @@ class Layer:
 
 def first_layer(document: Document, name: str) -> Layer | None:
     """The first layer that an input enters; None if there is none, or if its weights are not stored."""
-    reached, graph = {name}, document.proto.graph
-    dims = _weight_dims(graph)
-    for node in graph.node:
-        if not reached.intersection(node.input):
+    reached = {name}
+    # the stored tensors, also under the names of their quantised, cast or copied versions
+    weights: dict[str, Sequence[int]] = {t.name: t.dims for t in document.proto.graph.initializer}
+    for node in document.nodes:
+        if reached.isdisjoint(node.inputs):
+            if node.op == "Constant":
+                value = node.attrs.get("value")
+                weights[node.outputs[0]] = [] if value is None else value.dims
+            elif node.op in UNCHANGED and node.inputs[0] in weights:
+                weights[node.outputs[0]] = weights[node.inputs[0]]
             continue
-        weights = [dims[n] for n in node.input if n in dims]
-        attributes = {a.name: a.i for a in node.attribute}
-        called = node.name or node.output[0]
-        if node.op_type in SLIDING:
-            channels = next((w[1] for w in weights if len(w) > 2), None)
-            groups = attributes.get("group", 1)
-            return None if channels is None else Layer(called, node.op_type, True, channels * groups)
-        if node.op_type in DENSE and (matrix := next((w for w in weights if len(w) == 2), None)) is not None:
-            turned = bool(attributes.get("transB")) or node.input[0] in dims
-            return Layer(called, node.op_type, False, matrix[1 if turned else 0])
-        reached.update(node.output)
+        dims = [weights[n] for n in node.inputs if n in weights]
+        called = node.name or node.outputs[0]
+        if node.op in SLIDING:
+            channels = next((w[1] for w in dims if len(w) > 2), None)
+            return None if channels is None else Layer(called, node.op, True, channels * node.attrs.get("group", 1))
+        if node.op in DENSE and (matrix := next((w for w in dims if len(w) == 2), None)) is not None:
+            turned = bool(node.attrs.get("transB")) or node.inputs[0] in weights
+            return Layer(called, node.op, False, matrix[1 if turned else 0])
+        reached.update(node.outputs)
     return None
-
-
-def _weight_dims(graph: GraphProto) -> dict[str, list[int]]:
-    """The dims of the stored tensors, also under the names of their quantised, cast or copied versions."""
-    dims = {t.name: list(t.dims) for t in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            dims[node.output[0]] = next((list(a.t.dims) for a in node.attribute if a.name == "value"), [])
-        elif node.op_type in UNCHANGED and node.input[0] in dims:
-            dims[node.output[0]] = dims[node.input[0]]
-    return dims
 
 
 def _check_size(name: str, sizes: Sequence[int]) -> None:
