@@ -31,7 +31,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import distinguish, graphs_within, names_used, nodes_within, opset_of, tensor_names
+from onnx_fcn.model.graphs import distinguish, graphs_within, nodes_within, opset_of, tensor_names
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
@@ -72,8 +72,19 @@ class Document:
         skeleton = ModelProto()
         skeleton.CopyFrom(self.proto)
         copy = Document(skeleton, self._store)
-        copy._edited = self._edited
+        copy._edited, copy._nodes = self._edited, self._nodes
         return copy
+
+    def needed(self) -> set[int]:
+        """Indices of the nodes that the outputs need."""
+        makers = {name: k for k, node in enumerate(self.nodes) for name in node.outputs if name}
+        wanted, found = [o.name for o in self.proto.graph.output], set[int]()
+        while wanted:
+            k = makers.get(wanted.pop())
+            if k is not None and k not in found:
+                found.add(k)
+                wanted += self.nodes[k].reads
+        return found
 
     @property
     def nodes(self) -> list[Node]:
@@ -114,7 +125,7 @@ class Document:
             onnx.checker.check_model(payloads.join(wire.rewrite(self.proto.SerializeToString(), empty)))
             # Protobuf gives a string that is not UTF-8 as bytes, which the checker lets pass.
             "".join((graph.name, *(value.name for value in declared)))
-            "".join(t for node in graph.node for t in (node.op_type, node.name, *node.input[:], *node.output[:]))
+            "".join(t for node in self.nodes for t in (node.op, node.name, *node.inputs, *node.outputs))
         except onnx.checker.ValidationError as error:
             complaint = " ".join(str(error).split())
             raise ModelError(f"{self._store} is not a valid ONNX model: {complaint}") from None
@@ -134,15 +145,15 @@ class Document:
         Raises:
             ModelError: if nodes depend on each other in a cycle.
         """
-        nodes = list(self.proto.graph.node)
-        producer = {name: index for index, node in enumerate(nodes) for name in node.output[:] if name}
-        needs = [sorted({producer[name] for name in names_used(node) if name in producer}) for node in nodes]
-        if all(not needed or needed[-1] < index for index, needed in enumerate(needs)):
+        nodes = self.nodes
+        producer = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+        if all(producer.get(name, -1) < index for index, node in enumerate(nodes) for name in node.reads):
             return None
+        needs = [sorted({producer[name] for name in node.reads if name in producer}) for node in nodes]
         try:
             return list(graphlib.TopologicalSorter(dict(enumerate(needs))).static_order())
         except graphlib.CycleError as error:
-            cycle = " → ".join(f"'{nodes[index].name or nodes[index].output[0]}'" for index in error.args[1])
+            cycle = " → ".join(f"'{nodes[index].name or nodes[index].outputs[0]}'" for index in error.args[1])
             raise ModelError(
                 f"{self._store} is not a valid ONNX model: its nodes depend on themselves: {cycle}"
             ) from None

@@ -77,10 +77,12 @@ class Node:
         return self._proto
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Give tensors that it reads or makes other names; it is a node that is made."""
+        """Give tensors that it reads or makes other names; not a node of a document, which is changed by an edit."""
         self.inputs = [names.get(n, n) for n in self.inputs]
         self.outputs = [names.get(n, n) for n in self.outputs]
-        self._proto = self._reads = None
+        self._reads = None
+        if self._proto is not None:
+            self._proto.input[:], self._proto.output[:] = self.inputs, self.outputs
 
     def _exported(self) -> NodeProto:
         proto = NodeProto(input=self.inputs, output=self.outputs, op_type=self.op)

@@ -21,14 +21,14 @@ from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import BATCH_SIZE, Emission, Slot, Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import names_used, stored_names
+from onnx_fcn.model.graphs import stored_names
 from onnx_fcn.model.nodes import Node
 
 __all__ = ["assemble"]
 
 
 #: The nodes that replace each node of the graph, by its index.
-Nodes = dict[int, list[NodeProto]]
+Nodes = dict[int, list[Node]]
 
 
 def assemble(document: Document, walk: Walk, *, dynamic_batch: bool = False) -> Edit:
@@ -43,7 +43,7 @@ def assemble(document: Document, walk: Walk, *, dynamic_batch: bool = False) -> 
     made = _with_ends(document, walk, {**walked, **_beside(document, walk, walked)})
     nodes = _needed(made, walk.outputs, set(walked))
     weights = {name: weight for slot in _slots(walk) for name, weight in slot.constants.items()}
-    used = {name for node in _all(nodes) for name in names_used(node)} | set(walk.outputs)
+    used = {name for node in _all(nodes) for name in node.reads} | set(walk.outputs)
     _check_complete(document, nodes, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
     names = _weight_names(walk, weights, used, gone)
@@ -71,7 +71,7 @@ def _emitted(walk: Walk) -> Nodes:
     """For each node of the walk: the nodes emitted in its slot, or itself if it was not replaced."""
     made: Nodes = {}
     for slot in walk.slots:
-        nodes = [_proto(e, slot) for e in slot.emissions] if slot.replaced else [slot.node.proto]
+        nodes = [_stored(e, slot) for e in slot.emissions] if slot.replaced else [slot.node]
         made.setdefault(slot.index, []).extend(nodes)
         made.update({k: [] for k in slot.covers - {slot.index}})
     return made
@@ -81,29 +81,29 @@ def _beside(document: Document, walk: Walk, walked: Iterable[int]) -> Nodes:
     """The nodes that no output needs, except those that depend on the image."""
     beside: Nodes = {}
     lost = {name for name, fact in walk.facts.items() if isinstance(fact, Lifted | Whole)}
-    lost |= {o for slot in walk.slots for k in slot.covers for o in document.proto.graph.node[k].output if o}
-    for k, node in enumerate(document.proto.graph.node):
+    lost |= {o for slot in walk.slots for k in slot.covers for o in document.nodes[k].outputs if o}
+    for k, node in enumerate(document.nodes):
         if k in walked:
             continue
-        if lost.isdisjoint(names_used(node)):
+        if lost.isdisjoint(node.reads):
             beside[k] = [node]
         else:
-            lost |= set(filter(None, node.output))
+            lost |= set(filter(None, node.outputs))
     return beside
 
 
 def _with_ends(document: Document, walk: Walk, made: Nodes) -> Nodes:
     """`made`, with the nodes emitted before the first node and after the last."""
-    last = len(document.proto.graph.node) - 1
+    last = len(document.nodes) - 1
     if last < 0:
         return made
-    front = [_proto(e, walk.prologue) for e in walk.prologue.emissions]
-    back = [_proto(e, slot) for slot in walk.epilogue for e in slot.emissions]
+    front = [_stored(e, walk.prologue) for e in walk.prologue.emissions]
+    back = [_stored(e, slot) for slot in walk.epilogue for e in slot.emissions]
     made = {**made, 0: [*front, *made.get(0, [])]}
     return {**made, last: [*made.get(last, []), *back]}
 
 
-def _all(nodes: Nodes) -> Iterator[NodeProto]:
+def _all(nodes: Nodes) -> Iterator[Node]:
     return itertools.chain.from_iterable(nodes.values())
 
 
@@ -119,9 +119,9 @@ def _weight_names(walk: Walk, weights: dict[str, Weight], used: set[str], gone: 
     return {**_shared(weights, sources), **_given_back(sources, used, gone)}
 
 
-def _filled(weights: dict[str, Weight]) -> tuple[list[NodeProto], dict[str, Weight]]:
+def _filled(weights: dict[str, Weight]) -> tuple[list[Node], dict[str, Weight]]:
     """ConstantOfShape nodes for large weights of a single value, and the weights that are stored nevertheless."""
-    nodes: list[NodeProto] = []
+    nodes: list[Node] = []
     stored: dict[str, Weight] = {}
     for name, weight in weights.items():
         if not _is_fill(weight):
@@ -130,25 +130,24 @@ def _filled(weights: dict[str, Weight]) -> tuple[list[NodeProto], dict[str, Weig
         shape = f"{name}/shape"
         stored[shape] = Weight(np.array(weight.dims, np.int64), (len(weight.dims),), onnx.TensorProto.INT64)
         value = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.array.reshape(-1)[:1]))
-        nodes.append(onnx.helper.make_node("ConstantOfShape", [shape], [name], value=value))
+        nodes.append(Node("ConstantOfShape", "", [shape], [name], {"value": value}))
     return nodes, stored
 
 
 def _rename_inputs(nodes: Nodes, names: dict[str, str]) -> None:
     """Make the nodes read weights by the names under which these are stored."""
-    for node in _all(nodes):
-        for k, name in enumerate(node.input):
-            if name in names:
-                node.input[k] = names[name]
+    for node in _all(nodes) if names else ():
+        if any(name in names for name in node.inputs):
+            node.rename(names)
 
 
-def _changed(document: Document, nodes: Nodes) -> Nodes:
+def _changed(document: Document, nodes: Nodes) -> dict[int, list[NodeProto]]:
     """The replacements of the nodes that do not stay unchanged."""
-    changed: Nodes = {}
-    for k, node in enumerate(document.proto.graph.node):
+    changed: dict[int, list[NodeProto]] = {}
+    for k, node in enumerate(document.nodes):
         made = nodes.get(k, [])
         if len(made) != 1 or made[0] is not node:
-            changed[k] = made
+            changed[k] = [each.proto for each in made]
     return changed
 
 
@@ -181,10 +180,10 @@ def _name_outputs(walk: Walk) -> None:
     walk.renamed.update(renamed)
 
 
-def _proto(emission: Emission, slot: Slot) -> NodeProto:
+def _stored(emission: Emission, slot: Slot) -> Node:
     """The node as it will be stored; a variation of the slot's own keeps everything that it does not change."""
     if not emission.varies:
-        return emission.node.proto
+        return emission.node
     inputs, outputs, attrs = emission.node.inputs, emission.node.outputs, emission.node.attrs
     changed = {
         k: v
@@ -193,7 +192,7 @@ def _proto(emission: Emission, slot: Slot) -> NodeProto:
     }
     removed = set(slot.node.attrs) - set(attrs)
     if slot.node.inputs == inputs and slot.node.outputs == outputs and not changed and not removed:
-        return slot.node.proto
+        return slot.node
     node = NodeProto()
     node.CopyFrom(slot.node.proto)
     del node.input[:], node.output[:]
@@ -204,22 +203,22 @@ def _proto(emission: Emission, slot: Slot) -> NodeProto:
     kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
     del node.attribute[:]
     node.attribute.extend(kept)
-    return node
+    return Node.of(node)
 
 
 def _live(made: Nodes, outputs: Iterable[str], in_walk: set[int]) -> set[int]:
     """Ids of the nodes that the outputs need, and of those that were not needed before either."""
-    producer = {name: node for nodes in made.values() for node in nodes for name in node.output if name}
+    producer = {name: node for nodes in made.values() for node in nodes for name in node.outputs if name}
     found = {id(n) for k, nodes in made.items() if k not in in_walk for n in nodes}
     wanted = [
         *outputs,
-        *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in names_used(node)),
+        *(n for k, nodes in made.items() if k not in in_walk for node in nodes for n in node.reads),
     ]
     while wanted:
         node = producer.get(wanted.pop())
         if node is not None and id(node) not in found:
             found.add(id(node))
-            wanted += names_used(node)
+            wanted += node.reads
     return found
 
 
@@ -228,18 +227,20 @@ def _check_complete(document: Document, kept: Nodes, used: set[str], weights: di
     graph = document.proto.graph
     have = stored_names(graph)
     have |= {i.name for i in graph.input} | set(weights)
-    have |= {o for nodes in kept.values() for node in nodes for o in node.output}
+    have |= {o for nodes in kept.values() for node in nodes for o in node.outputs}
     missing = used - have
+    if not missing:
+        return
     causes = [
         Diagnostic(
             "reads-lost-tensor",
-            node.name or node.output[0],
-            node.op_type,
+            node.name or node.outputs[0],
+            node.op,
             f"reads '{name}' at run time, which has another shape at every image size",
         )
         for nodes in kept.values()
         for node in nodes
-        for name in names_used(node)
+        for name in node.reads
         if name in missing
     ]
     causes += [
@@ -247,14 +248,13 @@ def _check_complete(document: Document, kept: Nodes, used: set[str], weights: di
         for o in graph.output
         if o.name in missing
     ]
-    if causes:
-        raise UnsupportedModel(causes)
+    raise UnsupportedModel(causes)
 
 
 def _unused(document: Document) -> set[str]:
     """Initializers that nothing read in the original."""
     graph = document.proto.graph
-    used = {n for node in graph.node for n in names_used(node)} | {o.name for o in graph.output}
+    used = {n for node in document.nodes for n in node.reads} | {o.name for o in graph.output}
     return {t.name for t in graph.initializer} - used
 
 

@@ -16,7 +16,7 @@ import onnx
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.graphs import data_inputs, names_used, nodes_within, opset_of
+from onnx_fcn.model.graphs import data_inputs, nodes_within, opset_of
 from onnx_fcn.model.objects import Model
 from onnx_fcn.model.operators import ATTENTION, RANDOM
 from onnx_fcn.model.sessions import is_builtin
@@ -118,11 +118,12 @@ def _defined_by_others(document: Document) -> list[tuple[str, str]]:
 def _on_the_way(document: Document, ends: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
     """The nodes that depend on the inputs, and the nodes within them; operators in `ends` stop the dependence."""
     reached = {i.name for i in data_inputs(document.proto.graph)}
-    for node in document.proto.graph.node:
-        if any(n in reached for n in names_used(node)):
-            reached |= set() if node.op_type in ends else set(node.output)
-            yield node
-            yield from nodes_within(node)
+    for node in document.nodes:
+        if not reached.isdisjoint(node.reads):
+            if node.op not in ends:
+                reached.update(node.outputs)
+            yield node.proto
+            yield from nodes_within(node.proto)
 
 
 def _functions_on_the_way(document: Document) -> list[tuple[str, str]]:

@@ -26,8 +26,6 @@ from onnx_fcn.model.graphs import (
     declared_as,
     dim_name,
     dims_in_words,
-    names_used,
-    needed_nodes,
     static_dims,
 )
 from onnx_fcn.model.operators import DENSE, SLIDING, UNCHANGED
@@ -169,7 +167,7 @@ def images(document: Document, request: Request, open_size: int | None = None) -
         names = ", ".join(f"'{i.name}'" for i in given)
         raise OptionError(f"the model has no input '{request.input}': its inputs are {names}")
     given = [i for i in given if request.input in (None, i.name)]
-    used = {name for k in needed_nodes(document.proto.graph) for name in names_used(document.proto.graph.node[k])}
+    used = {name for k in document.needed() for name in document.nodes[k].reads}
     given = [i for i in given if i.name in used] or given
     given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
     _check_axes(given, request.slide)

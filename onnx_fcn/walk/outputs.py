@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
 from onnx_fcn.errors import OptionError, did_you_mean
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.graphs import names_used, needed_nodes
+from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.inference import declared_types, infer_types
 from onnx_fcn.model.operators import PROBABILITIES, THROUGH
 from onnx_fcn.walk.asked import Asked
@@ -46,11 +46,11 @@ def _keep(document: Document, wanted: Sequence[str]) -> None:
     names = [o.name for o in graph.output]
     inner = [name for name in dict.fromkeys(wanted) if name not in names]
     added = [_declared(document, name) for name in inner]
-    before = needed_nodes(graph)
+    before = document.needed()
     document.commit(Edit(removed_outputs=set(names) - set(wanted), added_outputs=added))
-    gone = before - needed_nodes(document.proto.graph)
-    weights = {n for k in gone for n in names_used(graph.node[k])} & {t.name for t in graph.initializer}
-    weights -= {n for k, node in enumerate(graph.node) if k not in gone for n in names_used(node)}
+    gone = before - document.needed()
+    weights = {n for k in gone for n in document.nodes[k].reads} & {t.name for t in graph.initializer}
+    weights -= {n for k, node in enumerate(document.nodes) if k not in gone for n in node.reads}
     weights -= {o.name for o in graph.output}
     document.commit(Edit(nodes={k: [] for k in gone}, removed_initializers=weights))
 

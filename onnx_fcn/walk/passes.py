@@ -14,7 +14,6 @@ from onnx_fcn.lifting.facts import Fact, Known, Unmapped
 from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk, upstream
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
-from onnx_fcn.model.graphs import needed_nodes
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.walk.cut import (
     Cut,
@@ -91,7 +90,7 @@ def program(document: Document, image: Image, options: Options, region: Region |
     """The nodes that the outputs need, with a fact for every tensor that no node computes."""
     graph, nodes = document.proto.graph, document.nodes
     initializers = stored_in(graph)
-    needed = needed_nodes(graph)
+    needed = document.needed()
     covers = frozenset() if region is None else region.covers
     slots = [Slot(nodes[k], k) for k in sorted(needed - covers)]
     if region is not None:
