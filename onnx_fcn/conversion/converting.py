@@ -20,6 +20,7 @@ from onnx_fcn.conversion.comparing import Progress, blaming_model, compare
 from onnx_fcn.conversion.fixing import with_fixed_checks, with_fixed_dims
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Grid
+from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import fingerprint, metadata_of
@@ -80,6 +81,7 @@ class Conversion:
         return onnx_graphsurgeon.import_onnx(self.to_proto())
 
 
+@rarely_collected()
 def convert(
     source: Source,
     output: str | os.PathLike[str] | None = None,

@@ -22,6 +22,7 @@ from onnx_fcn.checking.validation import run_checks
 from onnx_fcn.conversion.comparing import Progress, accepted, blaming_model, compare
 from onnx_fcn.errors import ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import asked_of, fingerprint, kept_entries, metadata_of
@@ -63,6 +64,7 @@ class _Pair:
     plain: tuple[Walk, Document]
 
 
+@rarely_collected()
 def validate(
     original: Source,
     converted: Source,

@@ -83,6 +83,15 @@ class Values:
         """Set the value of a tensor that is not evaluated here, such as the shape of a mapped one."""
         self._values[name] = value
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; that of a weight without reading it.
+
+        Raises:
+            Unsupported: as for its value.
+        """
+        stored = self._initializers.get(name)
+        return tuple(stored.dims) if isinstance(stored, TensorProto) else self[name].shape
+
     def __getitem__(self, name: str) -> Array:
         """The value of a tensor.
 

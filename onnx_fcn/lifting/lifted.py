@@ -290,6 +290,11 @@ class Lifted:
         return tuple(Atom.product(group) for group in self.layout)
 
     @property
+    def is_empty(self) -> bool:
+        """Has the original tensor an axis of size 0?"""
+        return any(atom.size == 0 for group in self.layout for atom in group)
+
+    @property
     def dims(self) -> str:
         """The shape for messages, such as N×256×6×6: users do not know the walk's batch."""
         return "×".join(map(self._dim, self.layout)) or "a scalar"

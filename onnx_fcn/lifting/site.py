@@ -62,15 +62,15 @@ class Site(Emitter):
         raise Unsupported("the type of an operand is not known", code="unknown-type")
 
     def type_attr(self, name: str, default: int = 0) -> int:
-        """An attribute that is an element type (graphsurgeon converts these to numpy types)."""
-        return int(next((a.i for a in self._slot.node.proto.attribute if a.name == name and a.i), default))
+        """An attribute that is an element type."""
+        return int(self.node.attrs.get(name) or default)
 
     def weight_shape(self, fact: Known) -> tuple[int, ...]:
         """Shape of a weight, without dequantising or casting it."""
         node = self.producer(fact)
         if node is not None and node.op_type in ("DequantizeLinear", "Cast") and node.input:
             return self.weight_shape(Known(node.input[0]))
-        return tuple(self.value(fact).shape)
+        return self._walk.values.shape(fact.name)
 
     def sized_output(self, value: Array, *, at_run_time: str | None = None) -> Known:
         """The output of the node as a value that is computed from sizes.

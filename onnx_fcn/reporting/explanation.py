@@ -17,6 +17,7 @@ from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Lifted, dim_of
 from onnx_fcn.lifting.program import Emission, Slot, Walk, upstream
+from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
 from onnx_fcn.model.objects import Source, as_model
@@ -138,6 +139,7 @@ class Explanation:
         return [Table("", (), tuple(_rows(self)))]
 
 
+@rarely_collected()
 def explain(
     source: Source,
     name: str,

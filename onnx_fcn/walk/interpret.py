@@ -304,7 +304,7 @@ def _by_rule(
     slot.replaced = True
     result = rule(site, *same_folding(site, operands))
     outputs: Sequence[Fact] = [result] if isinstance(result, Fact) else list(result)
-    if any(isinstance(f, Lifted) and 0 in f.shape and site.has_output(k) for k, f in enumerate(outputs)):
+    if any(isinstance(f, Lifted) and f.is_empty and site.has_output(k) for k, f in enumerate(outputs)):
         raise Unsupported("gives a tensor without any values", code="empty", hint="crop less, or reduce over less")
     return outputs
 
