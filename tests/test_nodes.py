@@ -1,0 +1,119 @@
+"""What makes a walk fast does not change what it finds: light nodes, maps that are alike, rare garbage collection."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from test_operands import ROWS
+
+import onnx_fcn
+from onnx_fcn.errors import FcnError
+from onnx_fcn.model.collector import OBJECTS, rarely_collected
+from onnx_fcn.model.nodes import Node
+from onnx_fcn.rules import broadcasting
+
+TENSOR = onnx.numpy_helper.from_array(np.arange(3.0), "t")
+
+
+@pytest.mark.parametrize(
+    "value", [3, -1, 0.5, "words", [1, 2, 3], [0.5, 1.5], ["a", "ü"], [2**40, -1], TENSOR, np.int64(5), True], ids=str
+)
+def test_a_node_that_is_made_is_stored_as_onnx_makes_it(value: Any) -> None:
+    made = Node("Op", "name", ["a", "", "b"], ["c"], {"value": value}, "some.domain").proto
+    wanted = helper.make_node("Op", ["a", "", "b"], ["c"], "name", domain="some.domain", value=value)
+    assert made.SerializeToString(deterministic=True) == wanted.SerializeToString(deterministic=True)
+
+
+def test_a_node_of_a_model_is_read_as_it_stands() -> None:
+    body = helper.make_graph([helper.make_node("Add", ["x", "outer"], ["s"])], "g", [], [])
+    proto = helper.make_node("If", ["c"], ["y", ""], "branches", then_branch=body, number=2, row=[1, 2], text="ü")
+    node = Node.of(proto)
+    assert (node.op, node.name, node.domain, node.inputs, node.outputs) == ("If", "branches", "", ["c"], ["y", ""])
+    assert node.reads == ["c", "x", "outer"]
+    assert node.attrs == {"then_branch": body, "number": 2, "row": [1, 2], "text": "ü"}
+    assert node.proto is proto
+
+
+def test_renaming_a_node_that_is_stored_already() -> None:
+    node = Node("Add", "", ["a", "b"], ["c"])
+    assert list(node.proto.input) == node.reads == ["a", "b"]
+    node.rename({"a": "z", "c": "d"})
+    assert (list(node.proto.input), node.reads, list(node.proto.output)) == (["z", "b"], ["z", "b"], ["d"])
+
+
+def test_maps_that_are_alike_are_joined_as_any_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of the rules' table, with the general machinery for these maps, too."""
+
+    alike: set[str] = set()  # rows with maps that are
+    current, are_alike = "", broadcasting._are_alike
+
+    def noted(*maps: Any) -> bool:
+        if found := are_alike(*maps):
+            alike.add(current)
+        return found
+
+    def converted(name: str) -> Any:
+        model = ROWS[name].model(ROWS[name].opsets[-1])
+        try:
+            found = onnx_fcn.convert(model, validate=False, input=model.graph.input[0].name)
+        except FcnError as error:
+            return str(error)
+        return found.to_proto(), found.report.geometry, found.report.fields
+
+    monkeypatch.setattr(broadcasting, "_are_alike", noted)
+    fast = {}
+    for current in ROWS:
+        fast[current] = converted(current)
+    assert len(alike) > 20
+    monkeypatch.setattr(broadcasting, "_are_alike", lambda *_: False)
+    for name in alike:
+        assert converted(name) == fast[name], name
+
+
+def test_garbage_is_collected_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with rarely_collected():
+        assert gc.get_threshold()[0] == OBJECTS
+        with rarely_collected():
+            pass
+        assert gc.get_threshold()[0] == OBJECTS
+    assert gc.get_threshold() == before
+    with pytest.raises(ZeroDivisionError), rarely_collected():
+        _ = 1 / 0
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("threshold", [0, 10 * OBJECTS])
+def test_what_others_have_set_is_kept(threshold: int) -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(threshold)
+    try:
+        with rarely_collected():
+            assert gc.get_threshold()[0] == threshold
+        assert gc.get_threshold()[0] == threshold
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_threads_that_overlap() -> None:
+    before, inside, done = gc.get_threshold(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with rarely_collected():
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=other)
+    with rarely_collected():
+        thread.start()
+        inside.wait()
+    assert gc.get_threshold()[0] == OBJECTS  # the other is still walking
+    done.set()
+    thread.join()
+    assert gc.get_threshold() == before
