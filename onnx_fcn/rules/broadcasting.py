@@ -87,18 +87,25 @@ def combine(
     return _result(terms, widest, channels, y)
 
 
-def _are_alike(first: Lifted, other: Lifted) -> bool:
+def _are_alike(first: Lifted, other: Lifted, joined: int | None = None) -> bool:
     """Have two maps the same cells, and one atom at most on each axis, the same axis of the map in both?
 
-    Nothing has to be brought together then. Most maps that meet do, at the end of a residual block.
+    Nothing has to be brought together then. Most maps that meet do, at the end of a residual or a dense block. Along
+    the axis `joined` both have all of their channels, of any number.
     """
     if len(first.space) != len(other.space) or len(first.layout) != len(other.layout):
         return False
     for a, b in zip(first.space, other.space):
         if a.image != b.image or a.rate != b.rate or a.local.stride != b.local.stride or a.count != b.count:
             return False
-    places = _single_axes(first)
-    return places is not None and places == _single_axes(other)
+    places, others = _single_axes(first), _single_axes(other)
+    if places is None or others is None:
+        return False
+    if joined is not None:
+        if not places[joined][0] == others[joined][0] == 1:
+            return False
+        others[joined] = places[joined]
+    return places == others
 
 
 def _single_axes(x: Lifted) -> list[tuple[int, int]] | None:
@@ -110,12 +117,19 @@ def _single_axes(x: Lifted) -> list[tuple[int, int]] | None:
     return [(places.get(group[0], 0), group[0].size) if group else (0, 1) for group in x.layout]
 
 
+def _joined_space(maps: Sequence[Lifted]) -> tuple[Axis, ...]:
+    """The axes of a map that is computed from maps that are alike."""
+    space = maps[0].space
+    for x in maps[1:]:
+        space = tuple(a.joined(b) for a, b in zip(space, x.space))
+    return space
+
+
 def _joined_alike(maps: Sequence[Lifted], name: str) -> Lifted:
     """The fact of the output of an elementwise operator on maps that are alike."""
     first, *others = maps
-    space, origins, padding, unfolded = first.space, first.origins, first.padding, first.unfolded
+    origins, padding, unfolded = first.origins, first.padding, first.unfolded
     for x in others:
-        space = tuple(a.joined(b) for a, b in zip(space, x.space))
         origins |= x.origins
         padding = x.padding if padding is None else padding
         unfolded = x.unfolded if unfolded is None else unfolded
@@ -123,7 +137,7 @@ def _joined_alike(maps: Sequence[Lifted], name: str) -> Lifted:
         name,
         first.batch,
         first.channels,
-        space,
+        _joined_space(maps),
         first.layout,
         first.elem_type,
         origins,
@@ -194,7 +208,10 @@ def align(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     Raises:
         Unsupported: if the maps are on different grids, or different axes meet.
     """
-    maps = [as_channels(site, f, [axis])[0] for f in operands if isinstance(f, Lifted)]
+    alike = [f for f in operands if isinstance(f, Lifted)]
+    if len(alike) == len(operands) and all(_are_alike(alike[0], f, axis) for f in alike):
+        return _aligned_alike(alike, axis)
+    maps = [as_channels(site, f, [axis])[0] for f in alike]
     # other axes may share atoms with this one
     maps = [f.renamed({a: Atom(a.size, a.name) for a in f.layout[axis]}) for f in maps]
     own = [f.layout[axis] for f in maps]
@@ -205,6 +222,17 @@ def align(site: Site, operands: Sequence[Fact], axis: int) -> list[Lifted]:
     space = _join_spaces([t.fact for t in terms if not t.uniform])
     layout = _broadcast([t.fact for t in terms])
     return [_with(replace(t.fact, space=space, layout=layout), axis, group) for t, (_, group) in zip(terms, parts)]
+
+
+def _aligned_alike(maps: Sequence[Lifted], axis: int) -> list[Lifted]:
+    """Maps that are alike but for their channels, along this axis, with the same atoms on the others."""
+    first, space, aligned = maps[0], _joined_space(maps), []
+    for x in maps:
+        channels = tuple(Atom(a.size, a.name) for a in x.channels)
+        batch = first.batch if first.batch.size > 1 else x.batch
+        layout = tuple(channels if k == axis else group for k, group in enumerate(first.layout))
+        aligned.append(replace(x, batch=batch, channels=channels, space=space, layout=layout))
+    return aligned
 
 
 def _fill(
