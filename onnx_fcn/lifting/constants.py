@@ -20,6 +20,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.lifted import BATCH, dims_of
 from onnx_fcn.model.graphs import names_used, nodes_within
+from onnx_fcn.model.nodes import Node
 
 __all__ = ["VIEWS", "Values", "for_one_image", "is_repeated", "stored_in"]
 
@@ -54,21 +55,21 @@ class Values:
 
     def __init__(
         self,
-        nodes: Iterable[onnx.NodeProto],
+        nodes: Iterable[Node],
         initializers: Mapping[str, Stored],
         array: Callable[[TensorProto], Array],
         opsets: Mapping[str, int],
         outside: Values | None = None,
     ) -> None:
-        self._producers: dict[str, onnx.NodeProto] = {}
+        self._producers: dict[str, Node] = {}
         self._initializers, self._array, self._opsets = dict(initializers), array, opsets
         self._outside = outside
         self._values: dict[str, Array] = {}
         self.produce(nodes)
 
-    def produce(self, nodes: Iterable[onnx.NodeProto]) -> None:
+    def produce(self, nodes: Iterable[Node]) -> None:
         """Add nodes, such as those of a branch that was inlined into the program."""
-        self._producers.update({o: node for node in nodes for o in node.output if o})
+        self._producers.update({o: node for node in nodes for o in node.outputs if o})
 
     def add(self, name: str, tensor: Stored) -> Array:
         """Add an initializer and return its value."""
@@ -77,7 +78,8 @@ class Values:
 
     def producer(self, name: str) -> onnx.NodeProto | None:
         """The node that computes a tensor; None for an initializer."""
-        return self._producers.get(name)
+        node = self._producers.get(name)
+        return None if node is None else node.proto
 
     def set(self, name: str, value: Array) -> None:
         """Set the value of a tensor that is not evaluated here, such as the shape of a mapped one."""
@@ -113,14 +115,14 @@ class Values:
                     continue
                 raise Unsupported(f"the value of '{top}' is not known", code="unknown-value")
             node = self._producers[top]
-            needed = node.input if node.op_type == "If" else names_used(node)  # of an If, the chosen branch alone
+            needed = node.inputs if node.op == "If" else node.reads  # of an If, the chosen branch alone
             missing = [i for i in needed if i and i not in self._values]
             if missing:
                 if len(wanted) > len(self._producers) + 1:
                     raise Unsupported(f"the value of '{top}' depends on itself", code="unknown-value")
                 wanted += missing
                 continue
-            self._values.update(self._evaluate(node))
+            self._values.update(self._evaluate(node.proto))
         return self._values[name]
 
     def _evaluate(self, node: onnx.NodeProto) -> dict[str, Array]:
@@ -133,7 +135,7 @@ class Values:
             return {node.output[0]: self._stored(attributes["sparse_value"].sparse_tensor)}
         if node.op_type == "If":
             graph = attributes["then_branch" if _operand(inputs, 0).all() else "else_branch"].g
-            branch = Values(graph.node, stored_in(graph), self._array, self._opsets, self)
+            branch = Values(map(Node.of, graph.node), stored_in(graph), self._array, self._opsets, self)
             return {name: branch[result.name] for name, result in zip(node.output, graph.output) if name}
         if node.op_type == "ConstantOfShape":
             fill = self._array(attributes["value"].t).reshape(()) if "value" in attributes else np.float32(0)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, NodeProto
 
-from onnx_fcn.model.graphs import names_used
+from onnx_fcn.model.graphs import names_used, subgraphs
 
 __all__ = ["Node", "attributes_of"]
 
@@ -66,7 +66,10 @@ class Node:
     def reads(self) -> list[str]:
         """The names of all tensors that it reads, including those that its subgraphs read from outside."""
         if self._reads is None:
-            self._reads = [n for n in self.inputs if n] if self._proto is None else names_used(self._proto)
+            if self._proto is not None and subgraphs(self._proto):
+                self._reads = names_used(self._proto)
+            else:  # often the same list
+                self._reads = self.inputs if all(self.inputs) else [n for n in self.inputs if n]
         return self._reads
 
     @property

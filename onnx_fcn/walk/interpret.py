@@ -381,5 +381,5 @@ def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> S
             Node("Identity", output, [result.name], [output]) for result, output in zip(graph.output, slot.node.outputs)
         ]
         walk.slots[position + 1 : position + 1] = [Slot(node, slot.index) for node in nodes]
-        walk.values.produce(node.proto for node in nodes)
+        walk.values.produce(nodes)
     return []

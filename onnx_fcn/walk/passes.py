@@ -96,7 +96,7 @@ def program(document: Document, image: Image, options: Options, region: Region |
     if region is not None:
         slots = sorted([*slots, _as_slot(region, graph)], key=lambda slot: slot.index)
     opsets = {o.domain: o.version for o in document.proto.opset_import}
-    values = Values(graph.node, initializers, document.array, opsets)
+    values = Values(nodes, initializers, document.array, opsets)
     facts: dict[str, Fact] = {name: Known(name) for name in initializers}
     for declared in graph.input:
         if declared.name not in facts and declared.name != image.name:

@@ -31,6 +31,7 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import names_used, needed_nodes, opset_of, stored_names, tensor_names
 from onnx_fcn.model.inference import dims_in, infer_types
+from onnx_fcn.model.nodes import Node
 
 __all__ = ["without_sequences"]
 
@@ -76,7 +77,7 @@ class _Rewriting:
         self.nodes: list[NodeProto] = []
         self._proto, graph = document.proto, document.proto.graph
         opsets = {o.domain: o.version for o in document.proto.opset_import}
-        self._values = Values(graph.node, stored_in(graph), document.array, opsets)
+        self._values = Values(document.nodes, stored_in(graph), document.array, opsets)
         self._names = tensor_names(graph)
         self._done: list[NodeProto] = []  # what replaces the nodes before
         self._types: dict[str, onnx.TypeProto.Tensor] = {}
@@ -93,7 +94,7 @@ class _Rewriting:
                 meaning(self, node)
         if not self.nodes or node.output[0] in self.members:
             self.nodes.append(node)
-        self._values.produce(self.nodes)
+        self._values.produce(map(Node.of, self.nodes))
         self._done += self.nodes
         return self.nodes
 

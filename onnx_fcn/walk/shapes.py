@@ -16,6 +16,7 @@ from onnx_fcn.lifting.program import Image
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.model.inference import dims_in, infer_types
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.operators import SHAPED_BY_VALUES, STAND_INS
 
 __all__ = ["Shapes", "is_consistent", "native_types"]
@@ -68,7 +69,7 @@ def _settled(document: Document, image: Image) -> tuple[dict[str, onnx.TypeProto
     """(types of tensors, values that shapes are computed from), once inferring again would give no more of them."""
     graph = document.proto.graph
     opsets = {o.domain: o.version for o in document.proto.opset_import}
-    values = Values(graph.node, stored_in(graph), document.array, opsets)
+    values = Values(map(Node.of, graph.node), stored_in(graph), document.array, opsets)
     computed = _computed_operands(document)
     found: dict[str, Array] = {}
     while True:
