@@ -456,12 +456,15 @@ def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
         Document.open(path).check()
 
 
-def test_graph_is_a_view(source: Path) -> None:
+def test_nodes_are_read_once(source: Path) -> None:
     document = Document.open(source)
-    assert [n.op for n in document.graph.nodes] == ["Gemm", "Relu", "MatMul"]
-    assert document.graph is document.graph
+    copy = document.copy()
+    assert [n.op for n in document.nodes] == ["Gemm", "Relu", "MatMul"]
+    assert document.nodes is document.nodes
+    assert document.copy().nodes is document.nodes
     document.commit(Edit(nodes={1: [helper.make_node("Abs", ["hidden"], ["active"])]}))
-    assert [n.op for n in document.graph.nodes] == ["Gemm", "Abs", "MatMul"]
+    assert [n.op for n in document.nodes] == ["Gemm", "Abs", "MatMul"]
+    assert [n.op for n in copy.nodes] == ["Gemm", "Relu", "MatMul"]
 
 
 def test_document_of_a_proto_is_a_copy() -> None:

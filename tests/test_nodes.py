@@ -40,6 +40,11 @@ def test_a_node_of_a_model_is_read_as_it_stands() -> None:
     assert node.proto is proto
 
 
+def test_a_node_that_is_made_reads_what_its_subgraph_reads() -> None:
+    body = helper.make_graph([helper.make_node("Add", ["x", "outer"], ["s"])], "g", [], [])
+    assert Node("Scan", "", ["a"], ["b"], {"body": body}).reads == ["a", "x", "outer"]
+
+
 def test_renaming_a_node_that_is_stored_already() -> None:
     node = Node("Add", "", ["a", "b"], ["c"])
     assert list(node.proto.input) == node.reads == ["a", "b"]

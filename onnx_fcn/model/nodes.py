@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnx_fcn.model.graphs import names_used, subgraphs
 
@@ -66,11 +66,17 @@ class Node:
     def reads(self) -> list[str]:
         """The names of all tensors that it reads, including those that its subgraphs read from outside."""
         if self._reads is None:
-            if self._proto is not None and subgraphs(self._proto):
-                self._reads = names_used(self._proto)
+            if self._has_subgraphs:
+                self._reads = names_used(self.proto)
             else:  # often the same list
                 self._reads = self.inputs if all(self.inputs) else [n for n in self.inputs if n]
         return self._reads
+
+    @property
+    def _has_subgraphs(self) -> bool:
+        if self._proto is not None:
+            return bool(subgraphs(self._proto))
+        return any(isinstance(value, GraphProto) for value in self.attrs.values())
 
     @property
     def proto(self) -> NodeProto:
