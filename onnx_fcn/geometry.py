@@ -49,6 +49,7 @@ __all__ = [
     "Grid",
     "Inner",
     "Number",
+    "Steps",
     "Taps",
     "interpolate",
     "ratio",
@@ -135,6 +136,8 @@ class Field:
 
     def plain(self) -> Field:
         """The field with integers, and with floats for values that are not integers."""
+        if type(self.size) is type(self.stride) is type(self.start) is int:
+            return self
         return Field(_plain(self.size), _plain(self.stride), _plain(self.start))
 
 
@@ -180,6 +183,10 @@ class Taps:
         return before, Fraction(self.last - self.last % 2, divide)
 
 
+#: Each (multiply, add, divide), applied in order: n → ⌊(n·multiply + add)/divide⌋.
+Steps = tuple[tuple[int, int, int], ...]
+
+
 @record
 class Count:
     """The number of cells of a map along one axis, for an image of n pixels.
@@ -189,7 +196,7 @@ class Count:
             operator slides over a map that was made finer.
     """
 
-    steps: tuple[tuple[int, int, int], ...] = ()
+    steps: Steps = ()
 
     def __call__(self, pixels: int) -> int:
         """The number of cells for an image of this many pixels; 0 if these do not suffice for one."""

@@ -204,7 +204,7 @@ def _compared(
     given, judged, (walk, document) = pair.given, pair.judged, pair.plain
     source = given.selected
     images = load_data(data, source, walk.image, walk.held)
-    macs, limits = native_cost(source, walk).macs, limits_of(judged, source, walk)
+    macs, limits = native_cost(source, walk, None).macs, limits_of(judged, source, walk)
     check_signature(pair.lifted, judged, pair.walk, _taken_for(pair))
     try:
         if pair.head is None:

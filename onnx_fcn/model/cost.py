@@ -19,9 +19,10 @@ may fuse nodes or let one overwrite its input. It shows how sizes compare; it do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
@@ -36,8 +37,7 @@ __all__ = ["Dims", "Program", "Tensor", "activations_at", "macs_of", "tensor_of"
 Dims = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """Type and shape of a tensor; each is None if it is not known before the model runs."""
 
     elem_type: int | None = None
@@ -73,57 +73,114 @@ def activations_at(model: ModelProto, image: str, shape: Sequence[int]) -> int |
 class Program:
     """The nodes of a graph that depend on an input; all others are computed once, when the model is loaded.
 
+    A network of ten thousand nodes has tensors of a few **forms**: all tensors of one form have the same type and shape
+    in every run. So what does not depend on the size of the image is found out once, and a size is computed for each
+    form, not for each tensor.
+
     Attributes:
-        layers: the nodes that have multiply-accumulates, counted or not, or a subgraph that contains such a node.
-        makes: the names of each node's outputs.
-        needed: the tensors whose sizes determine the cost of a run.
+        nodes: the name of each node's first output.
+        needed: the forms of the tensors whose sizes determine the cost of a run.
     """
 
-    def __init__(self, graph: GraphProto) -> None:
-        stored = stored_names(graph)
-        self._inputs = [i.name for i in graph.input if i.name not in stored]
-        self._nodes: list[NodeProto] = []
-        self._reads: list[list[str]] = []
-        self.makes: list[list[str]] = []
-        varying = set(self._inputs)
+    def __init__(self, graph: GraphProto, forms: Mapping[str, Hashable] | None = None) -> None:
+        """Read the nodes of a graph.
+
+        Args:
+            graph: the graph.
+            forms: the forms of its tensors; by default, that of a tensor is its name.
+        """
+        known, stored = forms or {}, stored_names(graph)
+        made = dict.fromkeys((i.name for i in graph.input if i.name not in stored), 0)  # a tensor -> the node's place
+        last: dict[str, int] = {}
+        bounds: dict[str, str] = {}  # a tensor -> one that has at least as many elements
+        self.nodes: list[str] = []
+        self._layers: dict[Hashable, _Layer] = {}
         for node in graph.node:
             reads = names_used(node)
-            if not varying.isdisjoint(reads):
-                self._nodes.append(node)
-                self._reads.append(reads)
-                self.makes.append([name for name in node.output[:] if name])
-                varying.update(self.makes[-1])
-        self._last = {name: k for k, names in enumerate(self._reads) for name in names}
-        self._last |= {o.name: len(self._nodes) for o in graph.output}
-        self.layers = [n for n in self._nodes if _counts(n) or any(map(_counts, nodes_within(n)))]
-        self.needed = varying | {name for node in self.layers for name in node.input if name}
+            if made.keys().isdisjoint(reads):
+                continue
+            makes = [name for name in node.output[:] if name]
+            self.nodes.append(next(iter(makes), ""))
+            place = len(self.nodes)
+            for name in reads:
+                last[name] = place
+            for name in makes:
+                made[name] = place
+            if node.op_type in ("Reshape", "Slice"):
+                bounds.update(dict.fromkeys(makes, node.input[0]))
+            if _counts(node) or any(map(_counts, nodes_within(node))):
+                around = tuple(known.get(name, name) for name in (*node.input[:], *node.output[:1]))
+                key = (node.op_type, _attributes(node), around)
+                if key not in self._layers:
+                    self._layers[key] = _Layer(node, around, [])
+                self._layers[key].names.append(self.nodes[-1])
+        end = len(self.nodes) + 1
+        last.update({o.name: end for o in graph.output})
+        ends = [last.get(name, place or end) for name, place in made.items()]  # an input that nothing reads stays
+        self._made, self._bounds = made, bounds
+        self._forms = [known.get(name, name) for name in made]
+        self._born, self._gone = np.array(list(made.values())), np.array(ends) + 1
+        self.needed = {form for layer in self._layers.values() for form in layer.around if form}.union(self._forms)
 
-    def macs(self, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
-        """Multiply-accumulates of each layer, by the name of its first output."""
-        return {next(filter(None, node.output)): macs_of(node, tensors) for node in self.layers}
+    def macs(self, tensors: Mapping[Any, Tensor]) -> dict[str, int | None]:
+        """Multiply-accumulates of each layer, by the name of its first output; `tensors` are given by their forms."""
+        counts = [(layer.macs(tensors), layer.names) for layer in self._layers.values()]
+        return {name: count for count, names in counts for name in names}
 
-    def peak(self, tensors: Mapping[str, Tensor], within: Mapping[str, int] | None = None) -> int | None:
+    def peak(self, tensors: Mapping[Any, Tensor], within: Mapping[str, int] | None = None) -> int | None:
         """Bytes of the tensors that are live at the worst node; None if the size of one is not known.
 
         Args:
-            tensors: the types and shapes of the tensors.
+            tensors: the types and shapes of the tensors, by their forms.
             within: bytes of the tensors that are live within nodes with a subgraph, by the names of their outputs.
         """
-        taken = {name: tensors.get(name, Tensor()).bytes for name in self._inputs}
-        for node, names in zip(self._nodes, self.makes):
-            for name in names:
-                taken[name] = tensors.get(name, Tensor()).bytes
-                if taken[name] is None and node.op_type in ("Reshape", "Slice"):  # it has no more elements
-                    taken[name] = taken.get(node.input[0])
-        sizes = {name: size for name, size in taken.items() if size is not None}
-        if len(sizes) < len(taken):
+        sizes = self._sizes(tensors)
+        if sizes is None:
             return None
-        peak = live = sum(sizes[name] for name in self._inputs)
-        for k, (reads, makes) in enumerate(zip(self._reads, self.makes)):
-            live += sum(sizes[name] for name in makes)
-            peak = max(peak, live + max(((within or {}).get(name, 0) for name in makes), default=0))
-            live -= sum(sizes[name] for name in {*reads, *makes} if name in sizes and self._last.get(name, k) == k)
-        return peak
+        large = sum(sizes) >= 1 << 62  # as no machine has: Python's integers then
+        taken = np.array(sizes, object if large else np.int64)
+        change = np.zeros(len(self.nodes) + 3, taken.dtype)
+        np.add.at(change, self._born, taken)
+        np.subtract.at(change, self._gone, taken)
+        live = change.cumsum()
+        inner = [int(live[self._made[name]]) + size for name, size in (within or {}).items() if name in self._made]
+        return max([int(live.max()), *inner])
+
+    def _sizes(self, tensors: Mapping[Any, Tensor]) -> list[int] | None:
+        """Bytes of each tensor that depends on an input, in the order in which they are made."""
+        of_form = {form: tensors.get(form, Tensor()).bytes for form in set(self._forms)}
+        sizes = [of_form[form] for form in self._forms]
+        if None in sizes:
+            found: dict[str, int | None] = {}
+            for name, size in zip(self._made, sizes):
+                found[name] = found.get(self._bounds.get(name, "")) if size is None else size
+            sizes = list(found.values())
+        known = [size for size in sizes if size is not None]
+        return known if len(known) == len(sizes) else None
+
+
+class _Layer(NamedTuple):
+    """Nodes with equally many multiply-accumulates in every run, counted or not, or with such nodes in a subgraph.
+
+    Attributes:
+        node: one of them.
+        around: the forms of its inputs and of its first output.
+        names: the name of each one's first output.
+    """
+
+    node: NodeProto
+    around: tuple[Hashable, ...]
+    names: list[str]
+
+    def macs(self, tensors: Mapping[Any, Tensor]) -> int | None:
+        """Multiply-accumulates of one of them."""
+        names = (*self.node.input[:], *self.node.output[:1])
+        return macs_of(self.node, {n: tensors[form] for n, form in zip(names, self.around) if form in tensors})
+
+
+def _attributes(node: NodeProto) -> bytes:
+    """The attributes of a node that its multiply-accumulates may depend on."""
+    return b"" if node.op_type in CONVOLUTIONS else b"".join(a.SerializeToString() for a in node.attribute[:])
 
 
 def tensors_in(model: ModelProto) -> dict[str, Tensor]:
@@ -166,8 +223,12 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
     return _product(output, dims[0][-2:-1] if turned and len(dims[0]) > 1 else dims[0][-1:])
 
 
+#: The operators that have multiply-accumulates, and their domains.
+LAYERS, DOMAINS = COUNTED | UNCOUNTED, frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+
 def _counts(node: NodeProto) -> bool:
-    return node.op_type in COUNTED | UNCOUNTED and node.domain in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+    return node.op_type in LAYERS and node.domain in DOMAINS
 
 
 def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:

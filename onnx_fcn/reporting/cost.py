@@ -6,21 +6,22 @@ Sizes are exact: the walk counts the cells of maps (`Axis.count`), and shape inf
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import onnx
 from onnx import GraphProto, ModelProto
 
 from onnx_fcn.errors import OptionError
-from onnx_fcn.geometry import Answers, Geometry
+from onnx_fcn.geometry import Answers, Count, Geometry, Steps
 from onnx_fcn.lifting.lifted import BATCH, Lifted
 from onnx_fcn.lifting.program import Image, Walk, upstream
 from onnx_fcn.lifting.regions import Region, together_of
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
-from onnx_fcn.walk.cut import find_cut
+from onnx_fcn.walk.cut import Cut, find_cut
 from onnx_fcn.walk.regions import live_bytes
 from onnx_fcn.walk.shapes import native_types
 
@@ -33,7 +34,6 @@ __all__ = [
     "along_axes",
     "costs_of",
     "native_cost",
-    "tensors_at",
 ]
 
 
@@ -100,7 +100,7 @@ class ImageCost:
 
 
 def costs_of(
-    original: Document, document: Document, walk: Walk, geometry: Geometry, sizes: Sizes = ()
+    original: Document, document: Document, walk: Walk, geometry: Geometry, cut: Cut | None, sizes: Sizes = ()
 ) -> tuple[NativeCost, tuple[ImageCost, ...]]:
     """The cost of the original at its native size, and of the converted network at that and other sizes.
 
@@ -109,13 +109,14 @@ def costs_of(
         document: the model after the edit.
         walk: the walk.
         geometry: where the answers are.
+        cut: where the head begins.
         sizes: image sizes, in pixels; by default 1.5, 2 and 4 times the native size. If nothing slides, there are no
             costs but that of the original.
 
     Raises:
         OptionError: if an image is too small, or has another number of axes.
     """
-    native = native_cost(original, walk)
+    native = native_cost(original, walk, cut)
     if walk.standing is not None and sizes:
         raise OptionError("the network cannot slide, so it has no cost at other sizes")
     if walk.standing is not None:
@@ -126,18 +127,18 @@ def costs_of(
         raise OptionError("the model keeps its size, so it has no cost at other sizes")
     if not chosen and not walk.keeps_size:
         chosen = list(_larger(geometry.window, answers))
-    rows, program, repeated = [], Program(document.proto.graph), _repeated(original, walk)
+    rows, sized, repeated = [], _converted(document, walk), _repeated(original, walk)
     most = 1 if walk.region is None else walk.region.together
     for size in dict.fromkeys((geometry.window, *chosen)):
-        windows, tensors = answers.grid(*size).shape, tensors_at(document, walk, program, size)
+        windows, tensors = answers.grid(*size).shape, sized.at(size)
         tensors |= _of_windows(walk, windows)
         together = together_of(math.prod(windows), most)
         has_windows = walk.has_head and not walk.unpooled
         crops = math.prod(windows) * native.macs if has_windows and native.macs is not None else None
-        once = [count for name, count in program.macs(tensors).items() if name not in repeated]
+        once = [count for name, count in sized.program.macs(tensors).items() if name not in repeated]
         head = native.head.macs
         each = [] if walk.region is None else [None if head is None else math.prod(windows) * head]
-        live = program.peak(tensors, {name: together * each_window for name, each_window in repeated.items()})
+        live = sized.program.peak(tensors, {name: together * each_window for name, each_window in repeated.items()})
         rows.append(ImageCost(size, windows, total([*once, *each]), crops, live))
     return native, tuple(rows)
 
@@ -172,9 +173,9 @@ def _of_windows(walk: Walk, grid: Dims) -> dict[str, Tensor]:
         elif x is None or x.dims is None:
             continue
         elif node.op == "Transpose":
-            found[made] = replace(x, dims=tuple(x.dims[k] for k in node.attrs["perm"]))
+            found[made] = x._replace(dims=tuple(x.dims[k] for k in node.attrs["perm"]))
         elif node.op in firsts:
-            found[made] = replace(x, dims=firsts[node.op])
+            found[made] = x._replace(dims=firsts[node.op])
         elif node.inputs[0] in rows:  # without the windows that filled the last step
             rows.add(made)
             found[made] = x
@@ -195,7 +196,7 @@ def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
             "much as crops do"
         )
     what = f"--windows runs what comes after '{region.cut}' on every window"
-    native = native_cost(original, walk)
+    native = native_cost(original, walk, find_cut(walk))
     if not native.macs or native.trunk.macs is None:
         return what
     share = native.trunk.macs / native.macs
@@ -206,17 +207,17 @@ def advice_on_windows(original: Document, walk: Walk, region: Region) -> str:
     return f"{what}: {before} of the work comes before, and is done once, so a large image takes {cost} its crops"
 
 
-def native_cost(original: Document, walk: Walk) -> NativeCost:
-    """The cost of the original at its native size."""
-    program, cut = Program(original.proto.graph), find_cut(walk)
-    tensors = tensors_at(original, walk, program)
+def native_cost(original: Document, walk: Walk, cut: Cut | None) -> NativeCost:
+    """The cost of the original at its native size; the cut divides it."""
+    sized = _unconverted(original, walk)
+    program, tensors = sized.program, sized.at(walk.image.size)
     if unknown := [n for n in program.needed if tensors.get(n, Tensor()).dims is None]:  # behind what was refused
         types = native_types(original, _native(walk))
         tensors = tensors | {n: tensor_of(types[n]) for n in unknown if n in types}
     macs = program.macs(tensors)
     slots = set() if cut is None else upstream(walk, cut.name)
     before = {o for k in slots for o in walk.slots[k].node.outputs}
-    parts = [[names[0] for names in program.makes if (names[0] in before) == inside] for inside in (True, False)]
+    parts = [[name for name in program.nodes if (name in before) == inside] for inside in (True, False)]
     trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
     return NativeCost(batch_of(walk), total(macs.values()), program.peak(tensors), trunk, head)
 
@@ -252,30 +253,91 @@ def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:
         yield tuple(held or n for held, n in zip(answers.held or (None,) * len(window), larger))
 
 
-def tensors_at(document: Document, walk: Walk, program: Program, size: Dims | None = None) -> dict[str, Tensor]:
-    """Types and shapes of the tensors that a program needs; shape inference runs if the walk does not know them all.
+class _Form(NamedTuple):
+    """What determines the shape of a map at any size.
 
-    Args:
-        document: the original, or the converted model if a size is given.
-        walk: the walk.
-        program: the document's program.
-        size: the image size, in pixels; None for the original at its native size.
+    Attributes:
+        elem_type: `onnx.TensorProto.DataType`.
+        width: the number of channels.
+        space: for each axis the count of its cells and the axis of the image that it runs along, or its size.
     """
-    batch, image = batch_of(walk), walk.image
-    if size is None:
-        known = {n: Tensor(f.elem_type, _logical(f, batch)) for n, f in _maps(walk)}
-    else:
-        facts = {**{f.map: f for _, f in _maps(walk)}, **{f.map: f for f in walk.results.values() if not f.is_live}}
-        mapped = {walk.renamed.get(n, n): f for n, f in facts.items() if f.folded is None}
-        known = {n: Tensor(f.elem_type, _physical(f, size, batch)) for n, f in mapped.items()}
-    known[image.name] = Tensor(image.elem_type, _image(walk, size or image.size))
-    stored = {t.name: Tensor(t.data_type, tuple(t.dims)) for t in document.proto.graph.initializer}
-    if program.needed <= known.keys() | stored.keys():
-        return known | stored
-    model = ModelProto()
-    model.CopyFrom(document.proto)
-    _declare(model.graph, known, walk, batch)
-    return tensors_in(model) | stored
+
+    elem_type: int
+    width: int
+    space: tuple[tuple[Steps, int] | int, ...]
+
+    @classmethod
+    def of(cls, fact: Lifted) -> _Form:
+        space = [a.window if a.image is None else (a.count.steps, a.image) for a in fact.space]
+        return cls(fact.elem_type, fact.width, tuple(space))
+
+    def at(self, size: Dims, batch: int) -> Tensor:
+        """The map for an image of this size."""
+        cells = (s if isinstance(s, int) else Count(s[0])(size[s[1]]) for s in self.space)
+        return Tensor(self.elem_type, (batch, self.width, *cells))
+
+
+class _Sized:
+    """The program of a model, and types and shapes of its tensors for an image of any size.
+
+    Attributes:
+        program: the program.
+    """
+
+    def __init__(self, document: Document, walk: Walk, maps: Iterable[tuple[str, _Form | Tensor]]) -> None:
+        """Find the forms of the tensors.
+
+        Args:
+            document: the original, or the converted model.
+            walk: the walk.
+            maps: the forms of the tensors that the walk knows, by their names in the document.
+        """
+        graph = document.proto.graph
+        self._document, self._walk, self._maps = document, walk, _shared(maps)
+        self._stored = _shared((t.name, Tensor(t.data_type, tuple(t.dims[:]))) for t in graph.initializer)
+        self.program = Program(graph, {**self._maps, **self._stored})
+        unknown = any(isinstance(form, str) and form != walk.image.name for form in self.program.needed)
+        self._by_name = unknown or walk.region is not None
+        if self._by_name:  # each tensor for itself
+            self.program = Program(graph)
+
+    def at(self, size: Dims) -> dict[Any, Tensor]:
+        """The tensors for an image of this size, by their forms; shape inference runs if the walk does not know all."""
+        walk, batch = self._walk, batch_of(self._walk)
+        image = Tensor(walk.image.elem_type, _image(walk, size))
+        forms = {form: form.at(size, batch) if isinstance(form, _Form) else form for form in set(self._maps.values())}
+        if not self._by_name:
+            return {**forms, **{t: t for t in self._stored.values()}, walk.image.name: image}
+        known = {**{name: forms[form] for name, form in self._maps.items()}, walk.image.name: image}
+        tensors = {**known, **self._stored}
+        if self.program.needed <= tensors.keys():
+            return tensors
+        model = ModelProto()
+        model.CopyFrom(self._document.proto)
+        _declare(model.graph, known, walk, batch)
+        return {**tensors_in(model), **self._stored}
+
+
+def _converted(document: Document, walk: Walk) -> _Sized:
+    """The program of the converted model."""
+    facts = {**{f.map: f for _, f in _maps(walk)}, **{f.map: f for f in walk.results.values() if not f.is_live}}
+    maps = ((walk.renamed.get(name, name), fact) for name, fact in facts.items() if fact.folded is None)
+    return _Sized(document, walk, ((name, _Form.of(fact)) for name, fact in maps))
+
+
+def _unconverted(original: Document, walk: Walk) -> _Sized:
+    """The program of the original, whose image has its native size."""
+    batch = batch_of(walk)
+    return _Sized(original, walk, ((n, Tensor(f.elem_type, _logical(f, batch))) for n, f in _maps(walk)))
+
+
+_Value = TypeVar("_Value", bound=Hashable)
+
+
+def _shared(values: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
+    """A dict of these values, in which equal ones are one object."""
+    first: dict[_Value, _Value] = {}
+    return {name: first.setdefault(value, value) for name, value in values}
 
 
 def _maps(walk: Walk) -> list[tuple[str, Lifted]]:
@@ -284,12 +346,7 @@ def _maps(walk: Walk) -> list[tuple[str, Lifted]]:
 
 def _logical(fact: Lifted, batch: int) -> Dims:
     """The shape of the tensor in the original, at the native size."""
-    return tuple(math.prod(batch if a is fact.batch else a.size for a in group) for group in fact.layout)
-
-
-def _physical(fact: Lifted, size: Dims, batch: int) -> Dims:
-    """The shape of the map for an image of this size."""
-    return (batch, fact.width, *(a.window if a.image is None else a.count(size[a.image]) for a in fact.space))
+    return tuple([math.prod([batch if a is fact.batch else a.size for a in group]) for group in fact.layout])
 
 
 def _image(walk: Walk, size: Dims) -> Dims:

@@ -83,7 +83,7 @@ def describe(
     context = tuple(dict.fromkeys((s.name, s.node.op) for s in slots if any(c.kind == "context" for c in s.changes)))
     cut = find_cut(walk)
     done = not walk.has_head
-    native, costs = costs_of(original, document, walk, geometry, sizes)
+    native, costs = costs_of(original, document, walk, geometry, cut, sizes)
     return Report(
         source=source,
         source_bytes=original.size,
