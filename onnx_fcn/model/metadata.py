@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import onnx
@@ -430,17 +431,25 @@ def fingerprint(graph: GraphProto) -> str:
 def _parts(graph: GraphProto) -> Iterator[str]:
     yield from (f"input {v.name}" for v in graph.input)
     yield from (f"output {v.name}" for v in graph.output)
-    yield from sorted(f"weight {t.name} {t.data_type} {list(t.dims)}" for t in graph.initializer)
+    yield from sorted(f"weight {t.name} {t.data_type} {t.dims[:]}" for t in graph.initializer)
     for node in graph.node:
-        yield f"node {node.domain} {node.op_type} {list(node.input)} {list(node.output)}"
-        for attribute in sorted(node.attribute, key=lambda a: a.name):
-            yield str(attribute.name)  # bytes if it is not UTF-8
+        yield f"node {node.domain} {node.op_type} {node.input[:]} {node.output[:]}"
+        named = [(a.name, a) for a in node.attribute[:]]
+        for name, attribute in sorted(named, key=itemgetter(0)):
+            yield str(name)  # bytes if it is not UTF-8
             if attribute.HasField("t"):
-                yield f"{attribute.t.data_type} {list(attribute.t.dims)}"
+                yield f"{attribute.t.data_type} {attribute.t.dims[:]}"
             elif attribute.HasField("g"):
                 yield from _parts(attribute.g)
             else:
-                plain = AttributeProto()
-                plain.CopyFrom(attribute)
-                plain.ClearField("doc_string")
-                yield plain.SerializeToString(deterministic=True).hex()
+                yield _undocumented(attribute).SerializeToString(deterministic=True).hex()
+
+
+def _undocumented(attribute: AttributeProto) -> AttributeProto:
+    """An attribute without its documentation."""
+    if not attribute.HasField("doc_string"):
+        return attribute
+    plain = AttributeProto()
+    plain.CopyFrom(attribute)
+    plain.ClearField("doc_string")
+    return plain
