@@ -7,7 +7,7 @@ are put in its order, and what is true of every node before an output is stated 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
 from onnx_fcn.lifting.lifted import Axis, Lifted
@@ -17,8 +17,14 @@ __all__ = ["about_cells", "answers_by_field", "fields_of", "geometry_of", "layou
 
 
 def fields_of(walk: Walk) -> dict[str, tuple[Field, ...]]:
-    """The receptive field of every tensor on a map, along each axis of the image, by its original name."""
-    return {n: tuple(a.field.plain() for a in sliding(f)) for n, f in walk.facts.items() if isinstance(f, Lifted)}
+    """The receptive field of every tensor on a map, along each axis of the image, by its original name.
+
+    Maps with the same axes, such as those of a convolution and of its activation, share one value.
+    """
+    maps = [(name, fact) for name, fact in walk.facts.items() if isinstance(fact, Lifted)]
+    spaces = {id(fact.space): fact for _, fact in maps}
+    shared = {key: tuple(a.field.plain() for a in sliding(fact)) for key, fact in spaces.items()}
+    return {name: shared[id(fact.space)] for name, fact in maps}
 
 
 def sliding(fact: Lifted) -> list[Axis]:
@@ -129,11 +135,20 @@ def _verb(nodes: Sequence[str], verb: str) -> str:
 def meetings(walk: Walk) -> Iterator[str]:
     """Branches that meet although the middles of their cells are apart, in sentences."""
     for slot in walk.slots:
-        maps = [(n, f) for n, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)]
+        spaces = {id(fact.space) for fact in slot.operands if isinstance(fact, Lifted)}
+        if len(spaces) < 2:  # one map, or maps with the same axes
+            continue
+        axes = {n: sliding(f) for n, f in zip(slot.node.inputs, slot.operands) if isinstance(f, Lifted)}
         for k in range(len(walk.image.size)):
-            middles = {n: sliding(f)[k].field.centre for n, f in maps if sliding(f)[k].atoms}
-            middles = {n: float(m) for n, m in middles.items() if not math.isnan(m)}
+            fields = {n: along[k].field for n, along in axes.items() if along[k].atoms}
+            middles = _middles({n: field for n, field in fields.items() if field.is_local})
             if len(set(middles.values())) > 1:
                 paths = " with ".join(f"'{n}', whose first cell is at pixel {m:g}" for n, m in middles.items())
                 yield f"'{slot.name}' joins {paths}: branches that are not aligned."
                 break
+
+
+def _middles(fields: Mapping[str, Field]) -> dict[str, float]:
+    """The pixels in the middle of the first cells of maps; empty if they have the same."""
+    apart = len({field.start + field.end for field in fields.values()}) > 1
+    return {name: float(field.centre) for name, field in fields.items()} if apart else {}
