@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -18,6 +20,7 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.exported import class_names
 from onnx_fcn.model.graphs import dim_name
 from onnx_fcn.model.nodes import Node
+from onnx_fcn.model.wire import BITS
 from onnx_fcn.reporting.cost import Sizes, along_axes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
@@ -100,7 +103,7 @@ def describe(
             *([ALL_SLIDES] if windows and walk.region is None else []),
             *(f"'{name}' {UNCLOSED}" for name in dropped),
             *([NO_ATTENTION] if attention and not walk.attention else []),
-            *_caveats(walk, slots, context, original),
+            *_caveats(walk, geometry, slots, context, original),
         ),
         example=None if done or walk.keeps_size else _example(walk, geometry),
         native=native,
@@ -149,7 +152,7 @@ def _example(walk: Walk, geometry: Geometry) -> Example:
 
 
 def _caveats(
-    walk: Walk, slots: Sequence[Slot], context: Sequence[tuple[str, str]], original: Document
+    walk: Walk, geometry: Geometry, slots: Sequence[Slot], context: Sequence[tuple[str, str]], original: Document
 ) -> Iterator[str]:
     """Sentences that a user should read."""
     size = original.size
@@ -180,8 +183,8 @@ def _caveats(
             f"'{same[0]}'{others} pad{'' if others else 's'} by auto_pad, which depends on the size of the image: the "
             f"padding is fixed to that of {pixels(walk.image.size)}."
         )
-    rounds = [s.name for s in slots if s.node.attrs.get("ceil_mode", 0)]
-    if rounds and _reaches_beyond(walk):
+    rounds = [s.name for s in slots if s.node.op.endswith("Pool") and s.node.attrs.get("ceil_mode", 0)]
+    if rounds and _reaches_beyond(walk, geometry):
         yield (
             f"'{rounds[0]}' rounds up (ceil_mode): if pixels are left over, the last window reaches beyond the image, "
             "and no crop has its answer. `Grid.remainder` is negative then, and `Grid.interior` excludes the answer."
@@ -201,9 +204,10 @@ def _caveats(
 
 def _on_dilated_pools(slots: Sequence[Slot]) -> Iterator[str]:
     """The poolings whose dilations some runtimes ignore without an error."""
-    made = [(slot, e.node) for slot in slots for e in slot.emissions]
-    made += [(slot, slot.node) for slot in slots if not slot.replaced]
-    dilated = [(slot.name, node.op) for slot, node in made if node.op in POOLINGS and _dilates(node)]
+    made = ((slot, e.node) for slot in slots for e in slot.emissions)
+    stay = ((slot, slot.node) for slot in slots if not slot.replaced)
+    pools = ((slot, node) for slot, node in itertools.chain(made, stay) if node.op in POOLINGS)
+    dilated = [(slot.name, node.op) for slot, node in pools if _dilates(node)]
     if dilated:
         (name, op), *others = dict.fromkeys(dilated)
         more = f" and {len(others)} more" if others else ""
@@ -237,9 +241,9 @@ def _closer(walk: Walk) -> str:
     return "--window-stride" if halves and all(halves) else "--output-stride"
 
 
-def _reaches_beyond(walk: Walk) -> bool:
+def _reaches_beyond(walk: Walk, geometry: Geometry) -> bool:
     """Is there, at some size, an answer without any padding whose window is not all in the image?"""
-    exact = {name for name, answers in geometry_of(walk).outputs.items() if answers.exactness == "exact"}
+    exact = {name for name, answers in geometry.outputs.items() if answers.exactness == "exact"}
     return any(
         axis.count(pixels) > axis.inner.behind(pixels)
         for name in exact
@@ -270,7 +274,7 @@ def _layers(original: Document, document: Document, walk: Walk, slots: Sequence[
                 reads=reads,
                 layout=change.layout,
                 weight=change.weight,
-                same_bytes=kernels.is_original(kernel) if change.weight and kernel is not None else None,
+                same_bytes=kernels.is_original(kernel, change.weight) if change.weight and kernel is not None else None,
             )
 
 
@@ -285,10 +289,10 @@ class _Kernels:
     """The kernels of the result, and whether the original stores the same bytes."""
 
     def __init__(self, original: Document, document: Document) -> None:
-        self._document = document
-        self._producers = {name: node for node in document.proto.graph.node for name in node.output if name}
-        self._tensors = {t.name: t for t in document.proto.graph.initializer}
-        self._stored = {_payload(original, t) for t in _stored_tensors(original.proto.graph)}
+        self._original, self._document = original, document
+        self._producers = {name: node for node in document.proto.graph.node for name in node.output[:] if name}
+        self._had, self._tensors = _initializers(original), _initializers(document)
+        self._payloads: dict[int, set[object]] = {}
 
     def emission_of(self, change: Change, slot: Slot) -> Emission | None:
         """The emitted node that carries out a change."""
@@ -311,9 +315,26 @@ class _Kernels:
             name = node.input[0] if node is not None and node.input else ""
         return self._tensors.get(name)
 
-    def is_original(self, kernel: TensorProto) -> bool:
-        """Whether the original contains these bytes, in this order."""
-        return _payload(self._document, kernel) in self._stored
+    def is_original(self, kernel: TensorProto, weight: str) -> bool:
+        """Whether the original contains these bytes, in this order: in the weight of that name, or in any other."""
+        payload, size = _payload(self._document, kernel), _size(kernel)
+        if weight in self._had and payload == _payload(self._original, self._had[weight]):
+            return True
+        if size not in self._payloads:
+            self._payloads[size] = {_payload(self._original, t) for t in self._stored.get(size, ())}
+        return payload in self._payloads[size]
+
+    @cached_property
+    def _stored(self) -> dict[int, list[TensorProto]]:
+        """The tensors that the original stores, by their size."""
+        found: dict[int, list[TensorProto]] = {}
+        for tensor in _stored_tensors(self._original.proto.graph):
+            found.setdefault(_size(tensor), []).append(tensor)
+        return found
+
+
+def _initializers(document: Document) -> dict[str, TensorProto]:
+    return {t.name: t for t in document.proto.graph.initializer}
 
 
 def _stored_tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -323,31 +344,47 @@ def _stored_tensors(graph: GraphProto) -> Iterator[TensorProto]:
             yield from (a.t for a in node.attribute if a.HasField("t"))
 
 
+def _is_large(tensor: TensorProto) -> bool:
+    """Is it compared by its place in a file?"""
+    return tensor.data_location == TensorProto.EXTERNAL and math.prod(tensor.dims[:]) > COPIED
+
+
+def _size(tensor: TensorProto) -> int:
+    """A number that is equal for tensors with the same bytes: that of the bits of their array."""
+    return 0 if _is_large(tensor) else math.prod(tensor.dims[:]) * max(BITS.get(tensor.data_type, 0), 8)
+
+
 def _payload(document: Document, tensor: TensorProto) -> object:
     """A key that is equal for tensors with the same bytes: for large ones, their location in a file.
 
     Small ones may be in another file than before.
     """
-    if tensor.data_location == TensorProto.EXTERNAL and math.prod(tensor.dims) > COPIED:
+    if _is_large(tensor):
         return frozenset((e.key, e.value) for e in tensor.external_data if e.key in ("location", "offset"))
     return document.array(tensor).tobytes()
 
 
 def _difference(original: Document, document: Document) -> Difference:
-    before = {n.SerializeToString(): n for n in original.proto.graph.node}
-    after = {n.SerializeToString(): n for n in document.proto.graph.node}
-    old = {_place(n) for key, n in before.items() if key not in after}
-    new = {_place(n) for key, n in after.items() if key not in before}
-    had = {t.name: t for t in original.proto.graph.initializer}
-    has = {t.name: t for t in document.proto.graph.initializer}
-    same = {n for n in had.keys() & has.keys() if _payload(original, had[n]) == _payload(document, has[n])}
+    nodes = original.proto.graph.node[:]
+    before = {n.SerializeToString(): k for k, n in enumerate(nodes)}
+    kept: Counter[str] = Counter()
+    new: set[tuple[str, str]] = set()
+    for node in document.proto.graph.node:
+        if before.pop(node.SerializeToString(), None) is None:
+            new.add(_place(node))
+        else:
+            kept[node.op_type] += 1
+    old = {_place(nodes[k]) for k in before.values()}
+    had, has = _initializers(original), _initializers(document)
+    changed = [name for name, t in has.items() if name in had and t != had[name]]
+    same = {n for n in changed if _payload(original, had[n]) == _payload(document, has[n])}
     return Difference(
-        kept=_count(n.op_type for key, n in after.items() if key in before),
+        kept=_count(kept.elements()),
         changed=_count(op for op, _ in old & new),
         removed=_count(op for op, _ in old - new),
         added=_count(op for op, _ in new - old),
-        reshaped=tuple(n for n in has if n in same and list(has[n].dims) != list(had[n].dims)),
-        rewritten=tuple(n for n in has if n in had and n not in same),
+        reshaped=tuple(n for n in changed if n in same and has[n].dims[:] != had[n].dims[:]),
+        rewritten=tuple(n for n in changed if n not in same),
         removed_initializers=tuple(n for n in had if n not in has),
         added_initializers=tuple(n for n in has if n not in had),
     )
