@@ -57,8 +57,7 @@ def instead_of_padding(walk: Walk, cut: Cut) -> str:
 
 def find_cut(walk: Walk) -> Cut | None:
     """The last map with a live window that all answers are reached through; None if there is none."""
-    cuts = list(cuts_of(walk))
-    return cuts[0] if cuts else None
+    return next(cuts_of(walk), None)
 
 
 def cuts_of(walk: Walk) -> Iterator[Cut]:
