@@ -193,6 +193,30 @@ def test_peak_by_hand() -> None:
     assert Program(graph).peak(tensors) == 4 * (40 + 50 + 60)  # c, d and y at the last node
     assert Program(graph).peak(tensors | {"y": Tensor(TensorProto.FLOAT, (1,))}) == 4 * (20 + 40 + 50)
     assert Program(graph).peak(tensors | {"d": Tensor(TensorProto.FLOAT)}) is None
+    huge = {name: Tensor(TensorProto.FLOAT, (size << 60,)) for name, size in sizes.items()}
+    assert Program(graph).peak(huge | {"z": tensors["z"]}) == (4 * (40 + 50 + 60) << 60)
+
+
+def test_what_is_reshaped_has_no_more_elements() -> None:
+    graph = onnx.parser.parse_graph("g (float x, int64[n] s) => (float y) { a = Reshape (x, s)  y = Slice (a, s, s) }")
+    tensors = {"x": Tensor(TensorProto.FLOAT, (10,)), "s": Tensor(TensorProto.INT64, (2,))}
+    assert Program(graph).peak(tensors) == 4 * (10 + 10) + 8 * 2
+    assert Program(graph).peak({"s": tensors["s"]}) is None
+
+
+def test_tensors_of_one_form_are_computed_once() -> None:
+    graph = onnx.parser.parse_graph("""g (float x) => (float y) <float[3, 3, 1, 1] w = {1}, float[3, 3, 3, 3] v = {1}> {
+        a = Conv (x, w)  b = Conv (a, w)  c = Conv <pads = [1, 1, 1, 1]> (b, v)  d = Relu (c)  y = Add (d, a) }""")
+    weights = {"w": Tensor(TensorProto.FLOAT, (3, 3, 1, 1)), "v": Tensor(TensorProto.FLOAT, (3, 3, 3, 3))}
+    program = Program(graph, dict.fromkeys("xabcdy", "map") | weights)
+    assert program.needed == {"map", *weights.values()}
+    for cells in (4, 9):
+        made = Tensor(TensorProto.FLOAT, (1, 3, cells, cells))
+        by_name = {**dict.fromkeys("xabcdy", made), **weights}
+        by_form = {"map": made, **{weight: weight for weight in weights.values()}}
+        counts = {"a": 9 * cells**2, "b": 9 * cells**2, "c": 81 * cells**2}
+        assert program.macs(by_form) == Program(graph).macs(by_name) == counts
+        assert program.peak(by_form) == Program(graph).peak(by_name) == 3 * 12 * cells**2
 
 
 def test_no_number_overflows() -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
-from onnx_fcn.model.graphs import names_used, nodes_within, stored_names
+from onnx_fcn.model.graphs import names_used, nodes_within, stored_names, subgraphs
 from onnx_fcn.model.inference import declared_types, dims_in, infer_types
 from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED, LINEAR, UNCOUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
@@ -96,10 +96,12 @@ class Program:
         self.nodes: list[str] = []
         self._layers: dict[Hashable, _Layer] = {}
         for node in graph.node:
-            reads = names_used(node)
+            inputs, graphs = node.input[:], subgraphs(node)
+            reads = names_used(node) if graphs else inputs
             if made.keys().isdisjoint(reads):
                 continue
-            makes = [name for name in node.output[:] if name]
+            outputs = node.output[:]
+            makes = [name for name in outputs if name]
             self.nodes.append(next(iter(makes), ""))
             place = len(self.nodes)
             for name in reads:
@@ -107,9 +109,9 @@ class Program:
             for name in makes:
                 made[name] = place
             if node.op_type in ("Reshape", "Slice"):
-                bounds.update(dict.fromkeys(makes, node.input[0]))
-            if _counts(node) or any(map(_counts, nodes_within(node))):
-                around = tuple(known.get(name, name) for name in (*node.input[:], *node.output[:1]))
+                bounds.update(dict.fromkeys(makes, inputs[0]))
+            if _counts(node) or (graphs and any(map(_counts, nodes_within(node)))):
+                around = tuple([known.get(name, name) for name in (*inputs, *outputs[:1])])
                 key = (node.op_type, _attributes(node), around)
                 if key not in self._layers:
                     self._layers[key] = _Layer(node, around, [])

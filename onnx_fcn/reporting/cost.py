@@ -292,11 +292,13 @@ class _Sized:
             walk: the walk.
             maps: the forms of the tensors that the walk knows, by their names in the document.
         """
-        graph = document.proto.graph
-        self._document, self._walk, self._maps = document, walk, _shared(maps)
+        graph, image = document.proto.graph, walk.image.name
+        self._document, self._walk = document, walk
+        self._maps = _shared((name, form) for name, form in maps if name != image)
         self._stored = _shared((t.name, Tensor(t.data_type, tuple(t.dims[:]))) for t in graph.initializer)
+        self._forms = {*self._maps.values(), *self._stored.values()}
         self.program = Program(graph, {**self._maps, **self._stored})
-        unknown = any(isinstance(form, str) and form != walk.image.name for form in self.program.needed)
+        unknown = any(isinstance(form, str) and form != image for form in self.program.needed)
         self._by_name = unknown or walk.region is not None
         if self._by_name:  # each tensor for itself
             self.program = Program(graph)
@@ -305,9 +307,9 @@ class _Sized:
         """The tensors for an image of this size, by their forms; shape inference runs if the walk does not know all."""
         walk, batch = self._walk, batch_of(self._walk)
         image = Tensor(walk.image.elem_type, _image(walk, size))
-        forms = {form: form.at(size, batch) if isinstance(form, _Form) else form for form in set(self._maps.values())}
+        forms = {form: form.at(size, batch) if isinstance(form, _Form) else form for form in self._forms}
         if not self._by_name:
-            return {**forms, **{t: t for t in self._stored.values()}, walk.image.name: image}
+            return {**forms, walk.image.name: image}
         known = {**{name: forms[form] for name, form in self._maps.items()}, walk.image.name: image}
         tensors = {**known, **self._stored}
         if self.program.needed <= tensors.keys():

@@ -23,13 +23,14 @@ def fields_of(walk: Walk) -> dict[str, tuple[Field, ...]]:
     """
     maps = [(name, fact) for name, fact in walk.facts.items() if isinstance(fact, Lifted)]
     spaces = {id(fact.space): fact for _, fact in maps}
-    shared = {key: tuple(a.field.plain() for a in sliding(fact)) for key, fact in spaces.items()}
+    shared = {key: tuple([a.field.plain() for a in sliding(fact)]) for key, fact in spaces.items()}
     return {name: shared[id(fact.space)] for name, fact in maps}
 
 
 def sliding(fact: Lifted) -> list[Axis]:
     """The axes of a map that run along the image, in its order."""
-    return sorted((a for a in fact.space if a.image is not None), key=lambda a: a.image or 0)
+    along = [a for a in fact.space if a.image is not None]
+    return sorted(along, key=lambda a: a.image or 0)
 
 
 def geometry_of(walk: Walk) -> Geometry:
