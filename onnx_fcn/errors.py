@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "Diagnostic",
@@ -103,11 +104,21 @@ class UnsupportedModel(FcnError):
 
 
 class Unsupported(Exception):
-    """Raised by a rule: this node, with these facts, has no meaning at every position. It never leaves the package."""
+    """Raised by a rule: this node, with these facts, has no meaning at every position. It never leaves the package.
 
-    def __init__(self, reason: str, *, code: str = "unsupported", hint: str = "") -> None:
+    `needs` says which native size might have one: no smaller or equal one, or no larger or equal one. None: any might.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str = "unsupported",
+        hint: str = "",
+        needs: Literal["larger", "smaller"] | None = None,
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.code, self.hint = reason, code, hint
+        self.reason, self.code, self.hint, self.needs = reason, code, hint, needs
 
 
 def reason_of(error: OSError) -> str:

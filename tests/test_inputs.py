@@ -18,6 +18,9 @@ from onnx import ModelProto
 
 import onnx_fcn
 from onnx_fcn import OptionError, UnsupportedModel
+from onnx_fcn.lifting.program import Image, Options, Walk
+from onnx_fcn.model.document import Document
+from onnx_fcn.walk import search
 from onnx_fcn.walk.images import written_size
 
 CONFIRMS = "so the file does not say which of its axes are positions"
@@ -339,6 +342,35 @@ def test_a_weight_of_nothing_tells_nothing(names: dict[str, int]) -> None:
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((0, 4), np.float32), "w"))
     with pytest.raises(OptionError, match="none of the usual sizes"):
         onnx_fcn.inspect(model)
+
+
+UNSIZED = {
+    "no rule": "m = ReduceMean <axes = [2], keepdims = 0> (c)  "
+    "t = Transpose <perm = [2, 0, 1]> (m)  y = LSTM <hidden_size = 2> (t, a, b)",
+    "product": "f = Flatten <axis = 3> (c)  t = Transpose (f)  m = MatMul (f, t)  y = ReduceMax (m)",
+    "no size": "f = Flatten (c)  y = MatMul (f, w)",
+    "no literal": "f = Reshape (c, to)  y = MatMul (f, w)",
+}
+
+
+@pytest.mark.parametrize("name", UNSIZED)
+def test_a_size_is_not_looked_for_where_none_fits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal that no other size avoids ends the search; one that larger images share halves it."""
+    walked, sizes = search.walked, []
+
+    def counted(document: Document, image: Image, options: Options) -> Walk:
+        sizes.append(image.size)
+        return walked(document, image, options)
+
+    monkeypatch.setattr(search, "walked", counted)
+    weight = {"w": (6 * 7 * 911, 5)}
+    given: dict[str, Any] = {"no rule": {"a": (1, 8, 6), "b": (1, 8, 2)}, "no size": weight}
+    given["no literal"] = {"to": [1, 6 * 7 * 911], **weight}
+    body = f"c = Conv (x, k)  {UNSIZED[name]}"
+    model = free(law.model(body, image="float[1,3,9,913] x", k=(6, 3, 3, 3), **given.get(name, {})), h=2, w=3)
+    with pytest.raises(OptionError, match="its head takes none of the usual sizes"):
+        onnx_fcn.inspect(model)
+    assert len(sizes) < 25
 
 
 def test_a_convolution_leaves_nothing_to_assume() -> None:

@@ -107,6 +107,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
         raise Unsupported(
             f"needs all positions of the window at once, which makes {channels} channels (at most {UNFOLD_LIMIT})",
             code="unfold-too-large",
+            needs="smaller",
             hint=RUN_THE_REST,
         )
     if x.elem_type in CONVOLVED:
@@ -118,6 +119,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
                 f"needs all positions of the window at once, {size} of {x.width} channels, but the kernel that "
                 f"copies them would have {channels * taps:,} values (at most {UNFOLD_KERNEL:,})",
                 code="unfold-too-large",
+                needs="smaller",
                 hint=RUN_THE_REST,
             )
         total = site.record_repeated(channels * taps * site.dtype(x.elem_type).itemsize)
@@ -126,6 +128,7 @@ def unfold(site: Site, x: Lifted, axes: Iterable[int] | None = None) -> Lifted:
                 "needs all positions of the window at once, but the kernels that copy them, together with the repeated "
                 f"weights, would take {megabytes(total)} (at most {megabytes(REPEAT_LIMIT)})",
                 code="unfold-too-large",
+                needs="smaller",
                 hint=RUN_THE_REST,
             )
         kernel = np.tile(np.eye(taps, dtype=site.dtype(x.elem_type)), (x.width, 1)).reshape(-1, 1, *window)

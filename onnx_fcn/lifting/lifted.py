@@ -496,8 +496,10 @@ class Lifted:
             Unsupported: if the shape cuts across factors, so that the result is not a product of them, or splits the
                 batch.
         """
-        if math.prod(shape) != math.prod(self.shape):
-            raise Unsupported(f"reshapes {self} ({self.dims}) to {dims_of(shape)}: not the same size")
+        have, want = math.prod(self.shape), math.prod(shape)
+        if have != want:
+            reason = f"reshapes {self} ({self.dims}) to {dims_of(shape)}: not the same size"
+            raise Unsupported(reason, needs="smaller" if have > want else "larger")
         fact = self._coalesced([a for group in self.layout for a in group])
         fact, groups = fact._cut([a for group in fact.layout for a in group], shape)
         return replace(fact, layout=groups).canonical()

@@ -283,6 +283,7 @@ class Walk:
     facts: dict[str, Fact] = field(default_factory=dict)
     context: set[int] = field(default_factory=set)
     diagnostics: dict[int, Diagnostic] = field(default_factory=dict)
+    needs: dict[int, str] = field(default_factory=dict)  # of these, if only a ``larger`` or ``smaller`` image may help
     products: dict[int, frozenset[int]] = field(default_factory=dict)  # a blocked product -> the slots at fault
     reductions: set[int] = field(default_factory=set)  # slots that may prove to be context
     attention: set[int] = field(default_factory=set)  # slots that relate positions of the whole image to each other

@@ -141,7 +141,8 @@ def _check_weight(site: Site, x: Lifted, axis: int, weight: Known, view: View) -
     *stack, inputs, outputs = view(stub).shape
     if x.shape[axis] != inputs:
         given = f"{dim_of(x.shape[axis])} along axis {axis} of {x}"
-        raise Unsupported(f"its weight expects {dim_of(inputs)} values, but gets {given}", code="dense-size")
+        reason = f"its weight expects {dim_of(inputs)} values, but gets {given}"
+        raise Unsupported(reason, code="dense-size", needs="smaller" if x.shape[axis] > inputs else "larger")
     if x.batch in x.layout[axis]:
         raise Unsupported(f"sums over the batch: axis {axis} of {x}", code="batch")
     return stack, outputs

@@ -187,7 +187,9 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             slide = replace(slide, begin=begin, end=end)
         if slide.cells(extent) < 1:
             raise Unsupported(
-                f"its kernel of {slide.span} does not fit the {dim_of(extent)} cells of the window", code="size"
+                f"its kernel of {slide.span} does not fit the {dim_of(extent)} cells of the window",
+                code="size",
+                needs="larger",
             )
         result.append(slide)
     return result

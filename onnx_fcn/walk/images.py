@@ -7,11 +7,14 @@ decides, or otherwise the shape suggests one: a picture has few channels and is 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import onnx
 from onnx import ValueInfoProto
@@ -41,6 +44,7 @@ __all__ = [
     "batches",
     "first_layer",
     "images",
+    "images_of_sizes",
     "leaves_batch_open",
     "likeness",
     "open_axes",
@@ -51,6 +55,9 @@ __all__ = [
     "written_size",
 ]
 
+
+#: Pixels along the axes that are open, or None.
+Open = TypeVar("Open", bound=int | None)
 
 #: An image size as users give it: (height, width), or one number for all axes.
 Size = int | Sequence[int]
@@ -140,12 +147,17 @@ def size_of(size: object) -> tuple[int, ...] | None:
 
 
 def images(document: Document, request: Request, open_size: int | None = None) -> Iterator[Image]:
-    """The readings of the inputs as an image, the likeliest first.
+    """The readings of the inputs as an image, the likeliest first: see `images_of_sizes`."""
+    return (image for _, image in images_of_sizes(document, request, [open_size]))
+
+
+def images_of_sizes(document: Document, request: Request, open_sizes: Iterable[Open]) -> Iterator[tuple[Open, Image]]:
+    """The readings of the inputs as an image of each of these sizes, the likeliest first.
 
     Args:
         document: the model.
         request: what the user said; readings that contradict it are left out.
-        open_size: pixels along every axis whose size is neither declared nor requested. Without it, readings with such
+        open_sizes: pixels along every axis whose size is neither declared nor requested; with None, readings with such
             an axis are left out.
 
     Raises:
@@ -171,7 +183,8 @@ def images(document: Document, request: Request, open_size: int | None = None) -
     given = [i for i in given if i.name in used] or given
     given.sort(key=lambda i: -len(i.type.tensor_type.shape.dim))
     _check_axes(given, request.slide)
-    for declared in given:
+    layer_of = functools.cache(functools.partial(first_layer, document))
+    for open_size, declared in itertools.product(open_sizes, given):
         dims = static_dims(declared)
         if declared.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             continue
@@ -198,10 +211,10 @@ def images(document: Document, request: Request, open_size: int | None = None) -
             held = _held(declared, space, request.slide)
             if request.slide and held is None:
                 continue
-            for filled in _filled(document, declared.name, shape, batch, channels, is_sized=open_size is None):
+            for filled in _filled(layer_of, declared.name, shape, batch, channels, is_sized=open_size is None):
                 _check_size(declared.name, [d for k, d in enumerate(filled) if k != batch])
                 kind = declared.type.tensor_type.elem_type
-                yield Image(declared.name, filled, batch, channels, space, kind, held=held)
+                yield open_size, Image(declared.name, filled, batch, channels, space, kind, held=held)
 
 
 def _names(declared: ValueInfoProto, space: Sequence[int]) -> list[set[str]]:
@@ -229,7 +242,7 @@ def _check_axes(given: Sequence[ValueInfoProto], slide: Sequence[str]) -> None:
 
 
 def _filled(
-    document: Document,
+    layer_of: Callable[[str], Layer | None],
     name: str,
     shape: Sequence[int | None],
     batch: int | None,
@@ -243,7 +256,7 @@ def _filled(
     gives any axis, or the channels if it reads those at every position.
 
     Args:
-        document: the model.
+        layer_of: the first layer that an input enters.
         name: the input.
         shape: its axes; None for those that are open.
         batch: the axis of the batch, or None.
@@ -254,7 +267,7 @@ def _filled(
     numbers: list[int] = []
     if not left:
         return [tuple(d for d in shape if d is not None)]
-    if len(left) == 1 and (layer := first_layer(document, name)) is not None:
+    if len(left) == 1 and (layer := layer_of(name)) is not None:
         if layer.slides:
             numbers = [layer.reads] if left[0] == channels else []
         elif is_sized:

@@ -162,6 +162,7 @@ def _forget(walk: Walk, position: int) -> None:
         for output in slot.node.outputs:
             walk.facts.pop(output, None)
         walk.diagnostics.pop(k, None)
+        walk.needs.pop(k, None)
         walk.products.pop(k, None)
 
 
@@ -203,6 +204,8 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         except Unsupported as refusal:
             lifted = [f for f in everything if isinstance(f, Lifted)]
             walk.diagnostics[position] = _diagnosed(walk, slot, refusal, lifted)
+            if refusal.needs and not any(isinstance(f, Known) and f.sized for f in everything):
+                walk.needs[position] = refusal.needs
             outputs = [Blocked(_origins(walk, position, lifted), frozenset({position}))] * len(node.outputs)
     for name, fact in zip(node.outputs, outputs):
         if name:

@@ -6,8 +6,9 @@ the batch (a prime, which no literal in the graph equals; then the batch that th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import onnx
@@ -28,6 +29,7 @@ from onnx_fcn.walk.images import (
     batches,
     first_layer,
     images,
+    images_of_sizes,
     open_axes,
     squarest,
     width_of,
@@ -74,6 +76,9 @@ USUAL_SIZES = (
     331,
     380,
 )
+
+#: Codes of refusals that are not about sizes: operators without a rule, and products of what depends on the image.
+OF_ANY_SIZE = frozenset({"no-rule", "product-of-maps", "random"})
 
 
 def explored(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:
@@ -234,10 +239,67 @@ def _sized(document: Document, request: Request, fitting: tuple[int, Walk] | Non
     )
 
 
+@dataclass
+class _Span:
+    """The sizes at which a reading may succeed, as far as its refused walks say.
+
+    A map of a larger image is nowhere smaller. So a window that was too small for a kernel is too small in any smaller
+    image, and values that were too many for a dense layer are too many in any larger one.
+    """
+
+    least: int = min(USUAL_SIZES)
+    most: int = max(USUAL_SIZES)
+
+    def __contains__(self, size: int) -> bool:
+        return self.least <= size <= self.most
+
+    def narrow(self, walk: Walk, size: int) -> None:
+        """Leave out the sizes at which a walk would be refused as this one was, with `size` pixels along open axes.
+
+        An If may choose another branch at another size: then only operators before it are sure to get the same maps.
+        """
+        chosen = next((k for k, slot in enumerate(walk.slots) if slot.unfolded), len(walk.slots))
+        needs = {need for k, need in walk.needs.items() if k < chosen}
+        if "larger" in needs:
+            self.least = max(self.least, size + 1)
+        if "smaller" in needs:
+            self.most = min(self.most, size - 1)
+        if any(_refuses_any_size(walk, k, chosen) for k in walk.diagnostics if k < len(walk.slots)):
+            self.most = 0
+
+
+def _refuses_any_size(walk: Walk, position: int, chosen: int) -> bool:
+    """Was a node refused for what it is, or for which axes are the image's, whatever their sizes?
+
+    Axes of one cell are dropped from a layout, so the latter is said only of maps with more cells at any usual size.
+    Nothing is said of nodes of a branch, nor, about axes, of those after the first one that was `chosen`.
+    """
+    slot, code = walk.slots[position], walk.diagnostics[position].code
+    if code in OF_ANY_SIZE:
+        in_branch = any(other.unfolded and other.index == slot.index for other in walk.slots)
+        return not walk.options.attention and not in_branch
+    maps = [fact for fact in slot.operands if isinstance(fact, Lifted)]
+    least = min(*walk.image.size, *USUAL_SIZES)
+    more = all(a.count(least) > 1 for x in maps for a in x.space if a.image is not None)
+    return code == "not-channels" and position < chosen and more
+
+
 def _fitting(document: Document, request: Request) -> tuple[int, Walk] | None:
     """The first of the usual sizes at which a reading succeeds, and its walk; None if none does."""
-    tried = ((size, _at_size(document, request, size)) for size in USUAL_SIZES)
-    return next(((size, walk) for size, walk in tried if walk is not None), None)
+    spans: defaultdict[tuple[object, ...], _Span] = defaultdict(_Span)
+    batches_of: dict[int | None, list[int]] = {}
+    for size, image in images_of_sizes(document, request, USUAL_SIZES):
+        if image.batch not in batches_of:
+            batches_of[image.batch] = batches(document, image, declared=request.declared_batch)
+        for batch in batches_of[image.batch]:
+            span = spans[image.batch, image.space, width_of(image), batch]
+            if size not in span:
+                continue
+            walk = _walked(document, image.with_batch(batch), request)
+            if walk.succeeded:
+                return size, walk
+            span.narrow(walk, size)
+    return None
 
 
 def _at_size(document: Document, request: Request, size: int) -> Walk | None:
@@ -259,8 +321,12 @@ def _made_alike(small: Walk, larger: Walk) -> tuple[Slot, tuple[int, ...]] | Non
 def _walks(document: Document, image: Image, request: Request) -> Iterator[Walk]:
     """The walks of one reading, one for each batch that it may have."""
     for batch in batches(document, image, declared=request.declared_batch):
-        options = Options(folds=request.folds, attention=request.attention, portable=request.portable)
-        yield walked(document, image.with_batch(batch), options)
+        yield _walked(document, image.with_batch(batch), request)
+
+
+def _walked(document: Document, image: Image, request: Request) -> Walk:
+    options = Options(folds=request.folds, attention=request.attention, portable=request.portable)
+    return walked(document, image, options)
 
 
 def _depends(walk: Walk) -> bool:
