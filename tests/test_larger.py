@@ -22,7 +22,7 @@ from onnx_fcn import ModelError, ValidationError
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.claims import VALUES
 from onnx_fcn.checking.comparison import Comparison
-from onnx_fcn.checking.sizes import long_size, remainders, wide_size
+from onnx_fcn.checking.sizes import largest_factor, long_size, remainders, wide_size
 from onnx_fcn.checking.validation import run_checks
 from onnx_fcn.geometry import Count
 from onnx_fcn.model import metadata
@@ -483,3 +483,23 @@ def test_a_slice_with_steps_ends_where_the_image_does(native: int, stride: int, 
         assert got.shape[2:] == tuple(n + 1 for n in max(want))
         for (row, column), (answer,) in want.items():
             law.agree(got[..., row, column], answer, f"row {row}, column {column} of a width of {width}")
+
+
+def test_no_image_is_huge_for_windows_that_hardly_repeat() -> None:
+    """A Resize by 79/56 before strides of 32 repeats every 1792 pixels: that is said, not run on 10 megapixels."""
+    body = (
+        'r = Resize <mode = "nearest"> (x, "", "", to)  c = Conv <strides = [4, 4]> (r, k)  '
+        "p = MaxPool <kernel_shape = [8, 8], strides = [8, 8]> (c)  g = GlobalAveragePool (p)  f = Flatten (g)  "
+        "y = MatMul (f, w)"
+    )
+    model = law.model(body, image="float[1,3,1344,1344] x", k=(4, 3, 4, 4), w=(4, 5), to=[1, 3, 1896, 1896])
+    validation = onnx_fcn.convert(model).report.validation
+    assert validation is not None
+    assert validation.passed
+    assert max(check.size[0] * check.size[1] for check in validation.checks if check.size) < 2 * 1344**2
+    assert "images with a second window along each axis, which begins 1792×1792 pixels on" in validation.uncovered
+
+
+@pytest.mark.parametrize(("values", "factor"), [(1000, 1048.576), (1 << 20, 8), (1 << 21, 4), (1 << 24, 2)])
+def test_the_larger_the_native_image_the_less_it_is_enlarged(values: int, factor: float) -> None:
+    assert largest_factor(values) == factor

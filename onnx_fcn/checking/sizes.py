@@ -23,8 +23,13 @@ Size = tuple[int, ...]
 #: Values of an image that any native size may be enlarged to: 4 MB of floats.
 FEW_VALUES = 1 << 20
 
-#: How many times larger than the native image an image may be if it exceeds `FEW_VALUES`.
-FACTOR = 8
+#: How many times larger than the native image an image may be if it exceeds `FEW_VALUES`; and the least factor, which
+#: is left of it where `MANY_VALUES` would be exceeded: a Resize whose windows repeat only after a whole image, one of 4
+#: megapixels, would be compared on 32.
+FACTOR, LEAST_FACTOR = 8, 2
+
+#: Values of an image that no native size is enlarged beyond, except by `LEAST_FACTOR`: 32 MB of floats.
+MANY_VALUES = 1 << 23
 
 #: The least number of extra periods of a long image, if the budget allows.
 FAR = 40
@@ -35,7 +40,8 @@ NEAR = 4
 
 def largest_factor(values: int) -> float:
     """How many times larger than the native image, which has this many values, an image may be."""
-    return max(float(FACTOR), FEW_VALUES / max(values, 1))
+    values = max(values, 1)
+    return max(FEW_VALUES / values, min(FACTOR, max(LEAST_FACTOR, MANY_VALUES / values)))
 
 
 def remainders(period: Sequence[int], images: int, random: np.random.Generator) -> list[Size]:
