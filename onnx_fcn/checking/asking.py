@@ -33,8 +33,9 @@ from onnx_fcn.walk.cut import Cut
 __all__ = ["ask_cells", "ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
 
 
-#: Budget, in multiply-accumulates, for crops that need not agree: enough to measure by how much they differ.
-CROPS_BUDGET = 12e9
+#: Budgets, in multiply-accumulates, for crops that need not agree: if maps of the trunk are compared on them, and if they
+#: only measure by how much answers differ.
+CROPS_BUDGET, SPARE_BUDGET = 12e9, 5e8
 
 #: Crops of a long image whose feature maps are compared if the answers of crops need not agree.
 FAR_CROPS = 2
@@ -81,15 +82,18 @@ def original_runner(c: Comparison, trunk: Cut | None = None) -> Callable[[Case],
     return ask
 
 
-def ask_crops(c: Comparison, wide: LargerImage, inner: Case, ask: Callable[[Case], None]) -> None:
+def ask_crops(
+    c: Comparison, wide: LargerImage, inner: Case, ask: Callable[[Case], None], *, shared: bool = False
+) -> None:
     """Ask the original on crops of a larger image: on all crops if they decide, otherwise on as many as affordable.
 
-    The answers on the last crop of a wide image, `inner`, are known.
+    The answers on the last crop of a wide image, `inner`, are known. With `shared`, both models have the same trunk.
     """
-    affordable = 1 if c.macs is None else max(1, int(CROPS_BUDGET / max(c.macs, 1)))
+    budget = SPARE_BUDGET if shared else CROPS_BUDGET
+    affordable = 1 if c.macs is None else max(1, int(budget / max(c.macs, 1)))
     known = wide.inner is not None
     if not any(c.exact.values()):
-        crops = affordable if known else min(affordable, FAR_CROPS) if wide.trunk is not None else 0
+        crops = affordable if known else min(affordable, FAR_CROPS) if wide.trunk is not None and not shared else 0
     else:
         crops = len(wide.positions)
     others = wide.positions[max(0, len(wide.positions) - crops) : len(wide.positions) - known]

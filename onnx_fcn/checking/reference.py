@@ -45,7 +45,6 @@ __all__ = [
     "interior",
     "interior_map",
     "reference_map",
-    "same_trunk",
     "trunk_of",
 ]
 
@@ -207,34 +206,6 @@ def _reads_size(walk: Walk, slot: Slot) -> bool:
             return True
         return any(isinstance(f, Known) and f.sized for f in map(walk.facts.get, slot.node.inputs))
     return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in slot.node.proto.attribute)
-
-
-def same_trunk(c: Comparison, cut: Cut) -> bool:
-    """Do both models compute the cut from the same nodes and the same weights, byte for byte?"""
-    name, image = cut.fact.map, c.walk.image.name
-    if name == image or c.walk.renamed.get(name, name) != name:
-        return False
-    before, after = (extract(d.proto, [image], [name]) for d in (c.original, c.converted))
-    if not before.graph.node or list(before.graph.node) != list(after.graph.node):
-        return False
-    if list(before.opset_import) != list(after.opset_import) or list(before.functions) != list(after.functions):
-        return False
-    weights = [{t.name: t for t in m.graph.initializer} for m in (before, after)]
-    same = weights[0].keys() == weights[1].keys() and all(
-        _same_bytes(c.original.array(weights[0][n]), c.converted.array(weights[1][n])) for n in weights[0]
-    )
-    c.original.release()
-    c.converted.release()
-    return same and list(before.graph.sparse_initializer) == list(after.graph.sparse_initializer)
-
-
-def _same_bytes(a: Array, b: Array) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_as_bytes(a), _as_bytes(b))
-
-
-def _as_bytes(array: Array) -> Array:
-    """The bytes of an array: as bytes, NaN equals itself and -0 differs from 0."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def attended_map(walk: Walk, cut: Cut) -> Cut | None:

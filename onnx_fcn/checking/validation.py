@@ -57,8 +57,9 @@ from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, LargerImage, Run, largest_of
 from onnx_fcn.checking.dense import ask_dense, unseen
 from onnx_fcn.checking.judging import all_checks
-from onnx_fcn.checking.reference import attended_map, interior_map, reference_map, same_trunk
+from onnx_fcn.checking.reference import attended_map, interior_map, reference_map
 from onnx_fcn.checking.sizes import remainders
+from onnx_fcn.checking.trunks import same_trunk
 from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.refusals import EVALUATION
 from onnx_fcn.model.agreement import Scale, difference
@@ -118,7 +119,7 @@ def _compare(c: Comparison, data: Mapping[str, Array] | None) -> Run:
     ask = original_runner(c, None if wide is None else wide.trunk)
     ask_original(c, run.cases, ask)
     for each in heads:
-        ask_crops(c, each, run.cases[0], ask)
+        ask_crops(c, each, run.cases[0], ask, shared=shared)
     for each in run.larger if c.dense else ():
         ask_dense(c, each, ask)
     run.uncovered += unseen(c, wide) if wide is not None else ()

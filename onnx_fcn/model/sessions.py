@@ -29,7 +29,8 @@ Run = Callable[[Mapping[str, Array]], list[Array]]
 def session(document: Document, model: ModelProto | None = None) -> Run:
     """A function `run(feeds) -> outputs` of a model, with its weights mapped from the document's files.
 
-    Optimisations stay basic and weights are not repacked, so that they are not copied.
+    Optimisations stay basic and weights are not repacked, so that they are not copied. Threads do not spin while they
+    wait: sessions take turns, and those of one would keep the processor from the other.
 
     Args:
         document: the model.
@@ -44,6 +45,7 @@ def session(document: Document, model: ModelProto | None = None) -> Run:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these keep their peak memory
     serialized, folder = document.session_model(model)
     if folder:
