@@ -33,8 +33,8 @@ from onnx_fcn.walk.cut import Cut
 __all__ = ["ask_cells", "ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
 
 
-#: Budgets, in multiply-accumulates, for crops that need not agree: if maps of the trunk are compared on them, and if they
-#: only measure by how much answers differ.
+#: Budgets, in multiply-accumulates, for crops that need not agree: if maps of the trunk are compared on them, and if
+#: they only measure by how much answers differ.
 CROPS_BUDGET, SPARE_BUDGET = 12e9, 5e8
 
 #: Crops of a long image whose feature maps are compared if the answers of crops need not agree.

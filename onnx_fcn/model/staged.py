@@ -211,11 +211,17 @@ class Staged:
             return _sha256(file.fileno()) if digest else ""
 
     def _stale_data(self) -> list[Path]:
-        """The data file of the model that will be replaced, if this package wrote it and no model here needs it."""
+        """The data file of the model that will be replaced, if this package wrote it and no model here needs it.
+
+        The models are only read if there is such a file.
+        """
         own = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{16}\.data")
         try:
+            data = "" if self.data is None else self.data.name
+            if not any(own.fullmatch(name) for name in os.listdir(self.target.parent) if name != data):
+                return []
             (_, replaced), (_, written) = read(self.target), read(self.path)
-        except ModelError:
+        except (ModelError, OSError):
             return []
         sources = set() if self._store.path == self.target else self._store.paths  # in place the source goes
         unneeded = replaced.paths - sources - written.paths
