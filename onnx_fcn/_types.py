@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,10 +16,13 @@ else:
         return lambda function: function
 
 
-__all__ = ["Array", "record"]
+__all__ = ["Array", "Progress", "record"]
 
 
 Array = np.ndarray[Any, Any]
+
+#: Called with a few words before each step that may take seconds.
+Progress = Callable[[str], None]
 
 T = TypeVar("T")
 

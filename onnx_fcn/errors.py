@@ -14,7 +14,6 @@ a `Diagnostic`, and the boundary raises all diagnostics together as one `Unsuppo
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -140,5 +139,7 @@ def printable(text: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the known ones that are similar; empty if there are none."""
+    import difflib  # only needed here
+
     near = difflib.get_close_matches(name, dict.fromkeys(known), 3)
     return f": did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import law
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 import onnx_fcn
 import onnx_fcn.checking.asking
@@ -19,7 +20,11 @@ import onnx_fcn.checking.reference
 import onnx_fcn.checking.validation
 from onnx_fcn import Check, ModelError, ValidationError
 from onnx_fcn.checking.claims import claimed_image
+from onnx_fcn.checking.comparison import Comparison
+from onnx_fcn.checking.trunks import same_trunk
 from onnx_fcn.model.agreement import Scale, difference
+from onnx_fcn.model.document import Document
+from onnx_fcn.walk.cut import Cut
 
 ROOT = Path(__file__).parent.parent
 UNPADDED, PADDED = (ROOT / f"fixtures/digits_{kind}.onnx" for kind in ("unpadded", "padded"))
@@ -75,6 +80,58 @@ def test_another_trunk_is_run_beside_the_original(runs: list[tuple[int, ...]], t
     assert onnx_fcn.validate(PADDED, model).passed
     assert [runs.count(size) for size in (WIDE, LONG, UNEVEN)] == [2, 2, 1]
     assert [s for s in runs if s[1] == 1].count((3, 1, 28, 28)) == 2
+
+
+#: A network that TensorFlow exported: channels last, with a Transpose before and after each convolution.
+LAST = law.model(
+    "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv <pads = [1, 1, 1, 1]> (t, k)  "
+    "u = Transpose <perm = [0, 2, 3, 1]> (c)  r = Relu (u)  "
+    "s = Transpose <perm = [0, 3, 1, 2]> (r)  d = Conv <strides = [2, 2]> (s, l)  "
+    "v = Transpose <perm = [0, 2, 3, 1]> (d)  q = Relu (v)  f = Flatten (q)  y = MatMul (f, w)",
+    image="float[N,9,9,2] x",
+    k=(3, 2, 3, 3),
+    l=(4, 3, 3, 3),
+    w=(64, 5),
+)
+
+
+def with_turned_trunk(model: ModelProto) -> None:
+    """Exchange height and width before the first convolution."""
+    node = next(node for node in model.graph.node if node.op_type == "Transpose")
+    node.attribute[0].ints[:] = [0, 3, 2, 1]
+
+
+def with_other_weight(model: ModelProto) -> None:
+    kernel = next(t for t in model.graph.initializer if t.name == "k")
+    values = numpy_helper.to_array(kernel).copy()
+    values.flat[0] = np.nextafter(values.flat[0], np.float32(9))
+    kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+
+
+def with_other_cells(model: ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    node.attribute.append(onnx.helper.make_attribute("dilations", [1, 2]))
+
+
+@pytest.mark.parametrize("change", [None, with_turned_trunk, with_other_weight, with_other_cells])
+def test_a_trunk_without_its_transposes_is_the_same(
+    change: Callable[[ModelProto], None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the original's map of larger images is not computed twice."""
+    compared: list[tuple[Comparison, Cut]] = []
+
+    def recorded(c: Comparison, cut: Cut) -> bool:
+        compared.append((c, cut))
+        return same_trunk(c, cut)
+
+    monkeypatch.setattr(onnx_fcn.checking.validation, "same_trunk", recorded)
+    model = onnx_fcn.convert(LAST).to_proto()
+    assert [n.op_type for n in model.graph.node].count("Transpose") == 1
+    if change is not None:
+        change(model)
+    comparison, cut = compared[0]
+    comparison.converted = Document.open(model)
+    assert same_trunk(comparison, cut) == (change is None)
 
 
 def test_a_batch_that_is_mixed_in_the_head_is_found(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ A `Comparison` is the two models. A `Case` is an image or a batch of images, wit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, Progress
 from onnx_fcn.checking.checks import Check
 from onnx_fcn.checking.limits import Limits
 from onnx_fcn.lifting.facts import Unmapped
@@ -54,8 +54,6 @@ MOST_HIDDEN = 32
 
 #: Results of bounded operators below this are compared absolutely.
 LEAST_BOUNDED = 1e-2
-
-Progress = Callable[[str], None]
 
 Answers = dict[str, Array]
 

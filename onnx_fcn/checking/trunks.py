@@ -146,10 +146,13 @@ def _ints(node: NodeProto, name: str) -> tuple[int, ...]:
 
 def _attributes(node: NodeProto) -> tuple[bytes, ...]:
     """The attributes of a node, without those that change nothing."""
-    return tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute if not _is_neutral(a)))
+    return tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute if not _is_neutral(node, a)))
 
 
-def _is_neutral(attribute: AttributeProto) -> bool:
+def _is_neutral(node: NodeProto, attribute: AttributeProto) -> bool:
+    """Would a node mean the same without an attribute? The kernel of a convolution has its shape anyway."""
+    if attribute.name == "kernel_shape":
+        return node.op_type == "Conv" and not node.domain
     return attribute.name in NEUTRAL and all(n == NEUTRAL[attribute.name] for n in attribute.ints)
 
 

@@ -1,24 +1,17 @@
-"""The verdict on two models, and whom to blame for a failure."""
+"""The verdict on two models."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.validation import run_checks
-from onnx_fcn.errors import FcnError, ValidationError
+from onnx_fcn.errors import ValidationError
 from onnx_fcn.model.agreement import is_rounded
-from onnx_fcn.model.sessions import session
 from onnx_fcn.walk.given import Given
 
-__all__ = ["Progress", "accepted", "blaming_model", "compare"]
+__all__ = ["accepted", "compare"]
 
-
-#: Called with a few words before each step that may take seconds.
-Progress = Callable[[str], None]
 
 #: A possible cause of differences in quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
 #: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
@@ -60,19 +53,3 @@ def accepted(validation: Validation, given: Given, hint: str = "") -> Validation
         raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
     hint = SATURATION if is_rounded(given.selected) else hint
     raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)
-
-
-@contextmanager
-def blaming_model(given: Given) -> Iterator[None]:
-    """If something fails unexpectedly, ask onnxruntime whether the model is to blame: the checker misses many faults.
-
-    Raises:
-        ModelError: if onnxruntime rejects the model, too. Otherwise the failure is a bug here, and propagates.
-    """
-    try:
-        yield
-    except FcnError:
-        raise
-    except Exception:  # any: it propagates, unless onnxruntime blames the model
-        session(given.file)
-        raise

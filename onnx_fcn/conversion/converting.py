@@ -12,12 +12,10 @@ from typing import Any, Literal
 
 import onnx
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, Progress
 from onnx_fcn.checking.checks import Validation
-from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
-from onnx_fcn.conversion.comparing import Progress, blaming_model, compare
-from onnx_fcn.conversion.fixing import with_fixed_checks, with_fixed_dims
+from onnx_fcn.conversion.blaming import blaming_model
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Grid
 from onnx_fcn.model.collector import rarely_collected
@@ -211,6 +209,8 @@ def convert(
             check_freed(document, original, walk)
         free = document
         if fix_size is not None or batch is not None:
+            from onnx_fcn.conversion.fixing import with_fixed_dims
+
             document = with_fixed_dims(free, walk, fix_size, batch)
     name = "" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     with clock("describe"):
@@ -226,6 +226,10 @@ def convert(
 
     def compared(judged: Document) -> Validation:
         """Compare a file with the original, or what it was fixed from with the original, and the file with that."""
+        from onnx_fcn.checking.comparison import Comparison  # importing it takes as long as some conversions
+        from onnx_fcn.conversion.comparing import compare
+        from onnx_fcn.conversion.fixing import with_fixed_checks
+
         whole = judged if free is document else free
         validation = compare(Comparison(given, walk, free, whole, seed, clock.say, macs), images)
         return validation if free is document else with_fixed_checks(validation, free, judged, given, walk)

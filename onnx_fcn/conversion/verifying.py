@@ -10,7 +10,7 @@ from typing import Literal
 
 import onnx
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, Progress
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.claims import claimed_image, claims_of
 from onnx_fcn.checking.comparison import Comparison
@@ -19,7 +19,8 @@ from onnx_fcn.checking.heads import head_in, prove_head
 from onnx_fcn.checking.limits import limits_of
 from onnx_fcn.checking.signature import check_signature
 from onnx_fcn.checking.validation import run_checks
-from onnx_fcn.conversion.comparing import Progress, accepted, blaming_model, compare
+from onnx_fcn.conversion.blaming import blaming_model
+from onnx_fcn.conversion.comparing import accepted, compare
 from onnx_fcn.errors import ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.collector import rarely_collected

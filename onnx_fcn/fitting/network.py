@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnx_fcn._types import Progress
 from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.heads import prove_head
-from onnx_fcn.conversion.comparing import Progress, accepted, blaming_model, compare
+from onnx_fcn.conversion.blaming import blaming_model
+from onnx_fcn.conversion.comparing import accepted, compare
 from onnx_fcn.errors import OptionError, UnsupportedModel
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
