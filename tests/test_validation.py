@@ -66,7 +66,7 @@ def test_an_untouched_trunk_runs_once_at_every_size(runs: list[tuple[int, ...]])
     assert images[:4] == [(1, 1, 28, 28), WIDE, LONG, UNEVEN]
     assert set(images[4:]) == {(1, 1, 28, 28)}  # the original, and crops
     heads = [shape[0] for shape in runs if shape[1] != 1]
-    assert heads == [17, 3, 3]  # windows of both images, and shaken ones; batches of both heads
+    assert heads == [17, 6, 6]  # windows of both images, and shaken ones; batches of both heads, also negated
 
 
 def test_another_trunk_is_run_beside_the_original(runs: list[tuple[int, ...]], tmp_path: Path) -> None:

@@ -174,8 +174,11 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
     case = Case(size, BATCHES, {}, "the head alone")
     if not c.rounds:
         stack, case.loud = amplify(stack, 0), True
+        if stack.dtype.kind == "f" and c.walk.region is None:  # units that are off for all of them are on for others
+            stack = np.concatenate([stack, -stack])
+            case.batch = len(stack)
     windows = [original_at(cut.fact, stack[k : k + 1], at) for k in range(len(stack))]
-    c.progress(f"heads, batch {BATCHES}")
+    c.progress(f"heads, batch {case.batch}")
     try:
         head = session(c.original, extract(c.original.proto, [cut.name], c.of_head, {cut.name: stack.dtype}))
         case.expected = dict(zip(c.of_head, head({cut.name: np.concatenate(windows, batch_axis(cut.fact) or 0)})))
@@ -189,7 +192,7 @@ def head_in_batches(c: Comparison, wide: LargerImage) -> Iterator[Case]:
         if c.walk.region is not None:
             case.got |= {n: _only(case.got[n], cell_at(c.facts[n], cut, at)) for n in case.got if n in c.facts}
     except ModelError as error:
-        raise ValidationError(f"the converted model fails on a batch of {BATCHES}: {error}") from None
+        raise ValidationError(f"the converted model fails on a batch of {case.batch}: {error}") from None
     yield case
 
 
