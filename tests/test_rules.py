@@ -292,6 +292,8 @@ row("conv depthwise", f"m = Conv <group = 6> (x, k)  {HEAD}", k=(12, 1, 2, 2), w
 row("conv dilated", f"m = Conv <dilations = [2, 1]> (x, k)  {HEAD}", k=(5, 6, 2, 2), w=(20, 7))
 row("conv padded", f"m = Conv <pads = [1, 0, 2, 1]> (x, k)  {HEAD}", cut="m", k=(5, 6, 3, 2), w=(5 * 5 * 3, 7))
 row("conv auto_pad VALID", f'm = Conv <auto_pad = "VALID"> (x, k)  {HEAD}', k=(5, 6, 2, 2), w=(30, 7))
+row("pool auto_pad VALID that need not round up", 'm = MaxPool <kernel_shape = [2, 2], '
+    f'auto_pad = "VALID", ceil_mode = 1> (x)  {HEAD}', w=(36, 7))
 for mode in ("SAME_UPPER", "SAME_LOWER"):
     row(f"conv auto_pad {mode}", f'm = Conv <auto_pad = "{mode}"> (x, k)  {HEAD}', cut="m", k=(5, 6, 3, 2), w=(60, 7))
     row(f"conv auto_pad {mode} strided", f'm = Conv <auto_pad = "{mode}", strides = [2, 2]> (x, k)  {HEAD}',
@@ -1552,6 +1554,17 @@ refusal("a dense layer along positions", "r = Reshape (x, s)  [mix] m = MatMul (
     "g = ReduceMean <axes = [2], keepdims = 0> (e)  y = MatMul (g, w)",
     ("mixes-positions", "mix", "mixes the positions of a window, and Add 'join', after it"),
     image="float[N,300,12,12] x", s=[0, 300, 144], v=(144, 144), w=(300, 5))
+refusal("auto_pad of a pooling that cuts off a cell", "[stem] m = AveragePool <kernel_shape = [1, 1], "
+    f"auto_pad = \"SAME_UPPER\", strides = [3, 1]> (x)  {HEAD}",
+    ("padding", "stem", "auto_pad with a kernel of 1 and a stride of 3, where onnxruntime cuts off cells"),
+    image="float[N,6,6,3] x", w=(36, 5), outputs="float[N,5] y")
+refusal("auto_pad of a pooling that dilates", "[stem] m = MaxPool <kernel_shape = [2, 2], auto_pad = \"SAME_UPPER\", "
+    f"dilations = [2, 1]> (x)  {HEAD}", ("padding", "stem", "onnxruntime pads for the kernel without its gaps"),
+    w=(54, 5), outputs="float[N,5] y")
+for op in ("AveragePool", "MaxPool"):
+    refusal(f"{op} with auto_pad VALID that rounds up", f"[stem] m = {op} <kernel_shape = [2, 2], strides = [2, 2], "
+        f"auto_pad = \"VALID\", ceil_mode = 1> (x)  {HEAD}",
+        ("padding", "stem", "auto_pad VALID and rounds its size up"), w=(24, 5), outputs="float[N,5] y")
 refusal("auto_pad that cuts off cells", f'[stem] m = Conv <auto_pad = "SAME_UPPER", strides = [4, 1]> (x, k)  {HEAD}',
     ("padding", "stem", "auto_pad with a kernel of 1 and a stride of 4, where onnxruntime cuts off cells"),
     k=(5, 6, 1, 1), w=(15, 7))

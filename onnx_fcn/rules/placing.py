@@ -171,17 +171,11 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
     for k, extent in enumerate(extents):
         slide = Slide(kernel_shape[k], strides[k], dilations[k], pads[k], pads[k + rank], ceil)
         if mode != "NOTSET":
-            slide = replace(slide, begin=0, end=0, ceil=False)
+            slide = replace(slide, begin=0, end=0)
+            _check_alike(site, slide, mode, extent)
+            slide = replace(slide, ceil=False)
         if mode.startswith("SAME"):
-            cells = -(-extent // slide.stride)
-            total = (cells - 1) * slide.stride + slide.span - extent
-            if total < (-2 if mode == "SAME_UPPER" else -3):  # measured: above that, it cuts off nothing at the start
-                raise Unsupported(
-                    f"has auto_pad with a kernel of {slide.span} and a stride of {slide.stride}, where onnxruntime "
-                    "cuts off cells, and others pad with none: give it explicit pads",
-                    code="padding",
-                )
-            total = max(total, 0)
+            total = max(_same(slide, extent), 0)
             small, large = total // 2, total - total // 2
             begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
             slide = replace(slide, begin=begin, end=end)
@@ -193,6 +187,39 @@ def parameters(site: Site, extents: Sequence[int], kernel_shape: Sequence[int]) 
             )
         result.append(slide)
     return result
+
+
+def _same(slide: Slide, extent: int) -> int:
+    """The padding at both ends for ⌈extent / stride⌉ cells; negative if that leaves cells out."""
+    return (-(-extent // slide.stride) - 1) * slide.stride + slide.span - extent
+
+
+def _check_alike(site: Site, slide: Slide, mode: str, extent: int) -> None:
+    """Raises Unsupported if runtimes read this `auto_pad` differently.
+
+    Measured with onnxruntime: a convolution cuts off a cell at the start from 3 on that are left out (SAME_LOWER: 4), a
+    pooling from 2 on (3), and a pooling that dilates is padded as if it did not.
+    """
+    pools = site.op.endswith("Pool")
+    if mode == "VALID":
+        if slide.overflows(extent):
+            raise Unsupported(
+                "has auto_pad VALID and rounds its size up, where onnxruntime adds a cell for a part of its kernel, "
+                "and others do not: give it explicit pads of zero, or no ceil_mode",
+                code="padding",
+            )
+    elif pools and slide.dilation > 1:
+        raise Unsupported(
+            "has auto_pad and dilates, where onnxruntime pads for the kernel without its gaps, and others for all that "
+            "it covers: give it explicit pads",
+            code="padding",
+        )
+    elif _same(slide, extent) < (-2 if mode == "SAME_UPPER" else -3) + pools:
+        raise Unsupported(
+            f"has auto_pad with a kernel of {slide.span} and a stride of {slide.stride}, where onnxruntime cuts off "
+            "cells, and others pad with none: give it explicit pads",
+            code="padding",
+        )
 
 
 def place(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[Slide]) -> tuple[Lifted, Plan]:
