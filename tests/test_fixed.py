@@ -201,6 +201,24 @@ def test_a_batch_that_the_file_fixes_already() -> None:
     assert dims(onnx_fcn.convert(original, batch=2, dynamic_batch=True, fix_size=9).to_proto())[0] == [2, 2, 9, 9]
 
 
+ATTENTION = (
+    "p = Conv <strides = [4, 4]> (x, k)  q = Reshape (p, s)  t = Transpose <perm = [0, 2, 1]> (q)  a = MatMul (t, q)  "
+    "b = MatMul (a, t)  m = ReduceMean <axes = [1], keepdims = 0> (b)  y = MatMul (m, w)"
+)
+
+
+@pytest.mark.parametrize("size", [16, (16, 16), 99])
+def test_a_size_of_a_network_that_cannot_slide(size: int | tuple[int, int]) -> None:
+    """Another size than its own is not passed over in silence."""
+    original = law.model(ATTENTION, image="float[N,1,16,16] x", k=(4, 1, 4, 4), s=[0, 4, -1], w=(4, 3))
+    with pytest.raises(OptionError, match="cannot slide, so it keeps its size: leave --fix-size out"):
+        onnx_fcn.convert(original, keep_size=True, fix_size=size)
+    named = onnx_fcn.convert(original, keep_size=True, input_size=16, fix_size=16, batch=2).to_proto()
+    assert dims(named) == [[2, 1, 16, 16], [2, 3]]
+    with pytest.raises(OptionError, match="--fix-size 99×99 does not fit: the network keeps its height of 16 pixels"):
+        onnx_fcn.convert(original, keep_size=True, input_size=16, fix_size=99)
+
+
 @pytest.mark.parametrize("words", ["--fix-size 0", "--fix-size 12by12", "--batch 0", "--batch many"])
 def test_bad_values(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(ORIGINAL), "out.onnx", *words.split()]) == 2

@@ -34,6 +34,11 @@ def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: in
     declared = declared_as(graph, image.name)
     dims = static_dims(declared)
     if size is not None:
+        if not image.space:
+            raise OptionError(
+                "the network cannot slide, so it keeps its size: leave --fix-size out, or give that size by "
+                "--input-size, too, if the file leaves it open"
+            )
         _check_size(walk, along_axes(size, len(image.size)))
         for axis, pixels in zip(image.space, along_axes(size, len(image.size))):
             dims[axis] = pixels
