@@ -261,3 +261,18 @@ def test_many_runs_give_the_same_ranges(images: Path, tmp_path: Path, monkeypatc
     assert {"image", "scores"} < whole.keys()
     (scores,) = law.session(onnx.load(source))(image[0])
     assert scores.min() <= whole["scores"][0] <= 0 <= whole["scores"][1] <= scores.max()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_images_with_numbers_that_are_not_finite(place: int, value: float, tmp_path: Path) -> None:
+    """In calibration they would leave ranges unmeasured, and in the comparison every difference infinite."""
+    source = convert(tmp_path)
+    (tmp_path / "images").mkdir()
+    for k in range(2):
+        pixels = PAGE[:60, :70].astype(np.float32)
+        pixels[30, 30] = value if k == place else 0
+        np.save(tmp_path / f"images/{k}.npy", pixels)
+    with pytest.raises(OptionError, match=rf"{place}.npy' contains NaN or infinities, which 8 bits do not hold: leave"):
+        onnx_fcn.quantize(source, tmp_path / "images", tmp_path / "fast.onnx")
+    assert not (tmp_path / "fast.onnx").exists()

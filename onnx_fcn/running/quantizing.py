@@ -250,12 +250,14 @@ def _read(converted: Converted, file: str, preprocess: str | Preprocessing | Non
     """A batch of an image, (N, C, *space), as the network reads it; of a large one, the pixels in its middle.
 
     Raises:
-        OptionError: if it cannot be read, or is too small.
+        OptionError: if it cannot be read, is too small, or contains numbers that are not finite.
     """
     with contextlib.closing(open_image(file, converted.rank, converted.channels)) as image:
         part = _bounded(image, converted)
         formula = converted.preprocessing_for(preprocess, image.dtype, image.white, image.name)
         pixels = formula(image.read(_middle(image.size, part)))
+        if not np.isfinite(pixels).all():
+            raise OptionError(f"{image.name} contains NaN or infinities, which 8 bits do not hold: leave it out")
     return np.repeat(pixels[None], converted.batch or 1, axis=0)
 
 
