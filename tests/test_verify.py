@@ -242,3 +242,19 @@ def test_on_the_command_line(converted: Path, tmp_path: Path, capsys: pytest.Cap
     assert "within 1e-02" in said
     assert "same best class in" in said
     assert onnx_fcn.read_geometry(made) == onnx_fcn.read_geometry(converted)
+
+
+def test_a_map_that_has_no_window_of_another_stride(tmp_path: Path) -> None:
+    """The operators of a file with other dilations have the same names, but its maps have too few cells."""
+    bare = tmp_path / "bare.onnx"
+    onnx_fcn.convert(ORIGINAL, bare, output_stride=2, validate=False)
+    model = onnx.load(bare)
+    del model.metadata_props[:]
+    onnx.save(model, bare)
+    before = bare.read_bytes()
+    with pytest.raises(
+        ValidationError, match=r"not the same network: its feature map at .* cells, .*: say with options"
+    ):
+        onnx_fcn.validate(ORIGINAL, bare, output_stride=1, stamp=True)
+    assert bare.read_bytes() == before
+    assert onnx_fcn.validate(ORIGINAL, bare, output_stride=2, stamp=True).passed

@@ -228,6 +228,7 @@ def ask_converted(c: Comparison, run: Run) -> None:
             if isinstance(case, LargerImage):
                 named = _maps_of(c, case)
                 case.map = case.map if case.has_map else answers[named[0]]
+                _check_window(case, where)
                 case.found = None if case.trunk is None else answers[_name_of(c, case.trunk)]
                 case.seen = None if case.attended is None else answers[_name_of(c, case.attended)]
             case.formed = {name: answers[name] for name in c.walk.formed}
@@ -235,6 +236,16 @@ def ask_converted(c: Comparison, run: Run) -> None:
     except ModelError as error:
         original_runner(c)(run.cases[0])  # raises ModelError if the original does not run either
         raise ValidationError(f"the converted model fails{where}: {error}") from None
+
+
+def _check_window(wide: LargerImage, where: str) -> None:
+    """Raises ValidationError if the map of a larger image has no window, as that of a network with other strides."""
+    if any(n < 1 for n in wide.grid):
+        cells, window = (size_text(n) for n in (wide.map.shape[2:], [a.extent for a in wide.cut.fact.space]))
+        raise ValidationError(
+            f"the converted model is not the same network: its feature map{where} has {cells} cells, and one window "
+            f"of '{wide.cut.name}' takes {window}"
+        )
 
 
 def _maps_of(c: Comparison, wide: LargerImage) -> list[str]:
