@@ -72,7 +72,10 @@ def apply(
     tiled = open_tiled(os.path.abspath(model), name)
     network = tiled.network
     if network.batch not in (None, 1):
-        raise OptionError(f"the model takes {network.batch} images at a time: convert it with --dynamic-batch")
+        raise OptionError(
+            f"the model takes {network.batch} images at a time: convert the original without --batch, or with "
+            "--dynamic-batch"
+        )
     if array.dtype.kind == "b":  # black and white, as in files
         array = dask.array.where(array, np.uint8(255), np.uint8(0))
     reading = reading_of(array.shape, network.rank, network.channels, "the array")

@@ -436,7 +436,9 @@ def test_other_inputs_are_fed_or_asked_for() -> None:
 
 def test_a_fixed_batch_is_refused() -> None:
     proto = converted(small("float[2,3,6,6] x"))
-    with pytest.raises(OptionError, match="takes 2 images at once: convert the original with --dynamic-batch"):
+    with pytest.raises(
+        OptionError, match="takes 2 images at once: convert the original without --batch, or with --dynamic-batch"
+    ):
         DenseModel(proto)
 
 

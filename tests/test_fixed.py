@@ -126,6 +126,19 @@ def test_geometry_and_metadata_stay(tmp_path: Path) -> None:
     assert np.abs(free - fixed).max() <= 1e-5 * np.abs(free).max()
 
 
+def test_the_report_of_tiles_of_the_only_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx_fcn.convert(ORIGINAL, tmp_path / "fixed.onnx", fix_size=(96, 128), validate=False)
+    np.save(tmp_path / "page.npy", np.load(ROOT / "fixtures/digits_page.npy")[:, :448])
+    assert main(["apply", *(str(tmp_path / name) for name in ("fixed.onnx", "page.npy", "map.npy"))]) == 0
+    assert " of 96×128 pixels, " in capsys.readouterr().out
+
+
+def test_what_takes_one_image_names_the_option_that_fixed_the_batch(tmp_path: Path) -> None:
+    onnx_fcn.convert(ORIGINAL, tmp_path / "fixed.onnx", batch=2, validate=False)
+    with pytest.raises(OptionError, match="takes 2 images at once: convert the original without --batch, or with"):
+        onnx_fcn.DenseModel(tmp_path / "fixed.onnx")
+
+
 def test_an_image_that_crops_of_the_only_size_cannot_cover(tmp_path: Path) -> None:
     onnx_fcn.convert(ORIGINAL, tmp_path / "fixed.onnx", fix_size=(96, 128), batch=1, validate=False)
     np.save(tmp_path / "page.npy", np.load(ROOT / "fixtures/digits_page.npy"))

@@ -63,7 +63,7 @@ def _table(image: str, applied: Applied) -> Table:
         ("map", f"{applied.path}, {size_text(applied.shape)} of {applied.dtype}"),
         (
             "tiles",
-            f"{applied.tiles} of {applied.tile} pixels, {cost}{notes}",
+            f"{applied.tiles} of {size_text(applied.only or [applied.tile])} pixels, {cost}{notes}",
         ),
         ("exact", "yes: as in one pass" if applied.exact else "no: answers depend on their tile"),
         ("time", f"{applied.seconds:.2f} s"),

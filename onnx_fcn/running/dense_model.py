@@ -346,7 +346,9 @@ class DenseModel:
         self.answers, self.output, self.channels = converted.answers, converted.output, converted.channels
         if converted.batch not in (None, 1):
             images = f"{converted.batch} images"
-            raise OptionError(f"the model takes {images} at once: convert the original with --dynamic-batch")
+            raise OptionError(
+                f"the model takes {images} at once: convert the original without --batch, or with --dynamic-batch"
+            )
         if converted.tells_classes and converted.width not in (None, 1):
             raise OptionError(
                 f"output '{self.output}' gives the numbers of {converted.width} classes for each window, without "

@@ -53,7 +53,8 @@ class Applied:
         dtype: type of its values.
         size: size of the image, in pixels.
         preprocess: the formula applied to its pixels.
-        tile: pixels from tile to tile.
+        tile: pixels from tile to tile, at most.
+        only: the size of each crop, if the file takes images of one size only; None otherwise.
         tiles: number of tiles.
         overhead: extra cost over one pass, as a share of its pixels: crops overlap.
         resumed: number of tiles that an earlier run had completed.
@@ -68,6 +69,7 @@ class Applied:
     size: tuple[int, ...]
     preprocess: Preprocessing
     tile: int
+    only: tuple[int, ...] | None
     tiles: int
     overhead: float
     resumed: int
@@ -149,6 +151,7 @@ def apply(
         size=source.size,
         preprocess=formula,
         tile=tile,
+        only=tiling.largest_crop.crop if any(network.fixed) else None,
         tiles=len(tiling),
         overhead=tiling.overhead,
         resumed=resumed,
