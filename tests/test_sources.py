@@ -62,6 +62,12 @@ def test_what_does_not_become_a_model() -> None:
         onnx_fcn.convert(graph)
 
 
+@pytest.mark.parametrize("source", [None, 5, b"model.onnx"])
+def test_what_is_no_model(source: Any) -> None:
+    with pytest.raises(TypeError, match=r"a model is a path, an onnx\.ModelProto or an object that"):
+        onnx_fcn.convert(source)
+
+
 def test_graphsurgeon_and_back(tmp_path: Path) -> None:
     """Edited further, the file has lost its metadata, until it is verified and stamped."""
     graph = onnx_fcn.convert(DIGITS).to_graphsurgeon()

@@ -43,12 +43,15 @@ def as_model(source: Source) -> Model:
 
     Raises:
         ModelError: if the other package cannot make a proto of it.
+        TypeError: if it is none of these.
     """
     try:
         model: Model = _exported(source)
     except Exception as error:  # whatever that package raises
         name = f"{type(source).__module__.partition('.')[0]}.{type(source).__qualname__}"
         raise ModelError(f"the {name} does not become a model: {in_one_line(error)}") from error
+    if not isinstance(model, str | os.PathLike | ModelProto):
+        raise TypeError(f"a model is a path, an onnx.ModelProto or an object that stands for one, not {type(model)}")
     return model
 
 
