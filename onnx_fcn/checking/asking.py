@@ -33,8 +33,8 @@ from onnx_fcn.walk.cut import Cut
 __all__ = ["ask_cells", "ask_converted", "ask_crops", "ask_head", "ask_original", "head_in_batches", "original_runner"]
 
 
-#: Budgets, in multiply-accumulates, for crops that need not agree: if maps of the trunk are compared on them, and if
-#: they only measure by how much answers differ.
+#: Budgets, in multiply-accumulates, for crops that need not agree: if trunks differ, so that maps are compared on them,
+#: and if they are the same. Then the maps of one crop show that the trunk treats all places alike.
 CROPS_BUDGET, SPARE_BUDGET = 12e9, 5e8
 
 #: Crops of a long image whose feature maps are compared if the answers of crops need not agree.
@@ -93,7 +93,7 @@ def ask_crops(
     affordable = 1 if c.macs is None else max(1, int(budget / max(c.macs, 1)))
     known = wide.inner is not None
     if not any(c.exact.values()):
-        crops = affordable if known else min(affordable, FAR_CROPS) if wide.trunk is not None and not shared else 0
+        crops = affordable if known else min(affordable, FAR_CROPS) if wide.trunk is not None else 0
     else:
         crops = len(wide.positions)
     others = wide.positions[max(0, len(wide.positions) - crops) : len(wide.positions) - known]
