@@ -19,6 +19,7 @@ import onnx_fcn
 from onnx_fcn import UnsupportedModel
 from onnx_fcn.lifting.constants import Values
 from onnx_fcn.lifting.lifted import BATCH
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.walk import mixing
 
 TRUNK = "c = Conv <strides = [2, 2]> (x, k)  m = Relu (c)"
@@ -221,7 +222,7 @@ def test_a_value_that_is_the_same_for_each_image(what: str) -> None:
     }  # fmt: skip
     computed = []
     for value in (np.broadcast_to(one, (BATCH, 2, 3)), np.tile(one, (BATCH, 1, 1))):
-        values = Values([node], {}, onnx.numpy_helper.to_array, {"": 20})
+        values = Values([Node.of(node)], {}, onnx.numpy_helper.to_array, {"": 20})
         for name, given in {**constants, "v": value, "size": np.maximum(value, 0)}.items():
             values.set(name, given)
         computed.append(values["y"])

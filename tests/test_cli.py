@@ -117,7 +117,7 @@ def test_quiet(command: Command) -> None:
 def test_verbose_shows_every_check(command: Command) -> None:
     out = command("model.onnx", "out.onnx", "-v").out
     assert "native: 'scores', batch 1" in out
-    assert "native: 'scores', batch 3" in out
+    assert "native: 'scores', batch 6" in out
     short = command("model.onnx", "out.onnx").out
     for title in (
         "From an image to its answers", "What answers at every position", "What changed", "What a larger image costs",
