@@ -17,8 +17,10 @@ import pytest
 import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.cli import main
+from onnx_fcn.cli.quantize import _table
 from onnx_fcn.running import quantizing
 from onnx_fcn.running.ranges import cheapest_range, ranges
+from onnx_fcn.tables import plain
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGE = np.load(FIXTURES / "digits_page.npy")
@@ -276,3 +278,9 @@ def test_images_with_numbers_that_are_not_finite(place: int, value: float, tmp_p
     with pytest.raises(OptionError, match=rf"{place}.npy' contains NaN or infinities, which 8 bits do not hold: leave"):
         onnx_fcn.quantize(source, tmp_path / "images", tmp_path / "fast.onnx")
     assert not (tmp_path / "fast.onnx").exists()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [((0.1, 0.04), False), ((0.1, 0.12), True)])
+def test_a_file_that_is_not_faster_says_so(seconds: tuple[float, float], said: bool) -> None:
+    found = quantizing.Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), (64, 64), seconds, (2, 1), narrow=False)
+    assert ("8 bits gain nothing" in plain([_table(found)])) is said

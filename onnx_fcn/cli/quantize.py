@@ -46,15 +46,19 @@ def run(words: Sequence[str]) -> list[Table]:
 def _table(found: Quantized) -> Table:
     before, after = found.seconds
     bits = "7 bits, as this processor has no VNNI: with it, 8 bits" if found.narrow else "8 bits"
-    rows = (
+    rows = [
         ("written", f"{found.path}, {bytes_of(found.nbytes[1])} instead of {bytes_of(found.nbytes[0])}"),
         ("weights", f"{bits}, with a scale for each channel; the last layer stays in floats"),
         ("images", f"{found.calibrated} calibrated on, {len(found.compared)} others compared"),
         ("agreement", f"{found.agreement:.2%} of the cells have the same best class"),
         ("error", f"{found.error:.3f} of the largest score at most"),
         ("time", f"{after * 1e3:.0f} ms instead of {before * 1e3:.0f} ms at {size_text(found.size)} pixels"),
-    )
-    return Table("", (), rows)
+    ]
+    if after > 0.9 * before:
+        rows.append(
+            ("caveat", "On this processor 8 bits gain nothing: few channels are as fast in floats.")
+        )
+    return Table("", (), tuple(rows))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
