@@ -55,9 +55,7 @@ def _table(found: Quantized) -> Table:
         ("time", f"{after * 1e3:.0f} ms instead of {before * 1e3:.0f} ms at {size_text(found.size)} pixels"),
     ]
     if after > 0.9 * before:
-        rows.append(
-            ("caveat", "On this processor 8 bits gain nothing: few channels are as fast in floats.")
-        )
+        rows.append(("caveat", "On this processor 8 bits gain nothing: few channels are as fast in floats."))
     return Table("", (), tuple(rows))
 
 
