@@ -318,9 +318,10 @@ def padded_conv(g: Graph, x: Map) -> Map:
 
 def cropped(g: Graph, x: Map) -> Map:
     """The borders cut off, with ends from the back or as the numbers that they are at the native size; every cell, or
-    every other."""
+    every other unless channels were shuffled: else the step is taken for a part of the head, which has more windows."""
     begins, ends = ([g.integer(0, 2) for _ in x.space] for _ in range(2))
     steps = [g.pick(1, 1, 2) for _ in x.space] if g.opset >= 10 and g.flag() else [1] * len(x.space)
+    steps = [1] * len(x.space) if g.regrouped else steps
     cells = [-(-(a.cells - b - e) // t) for a, b, e, t in zip(x.space, begins, ends, steps)]
     if min(cells) < 2:
         return x
