@@ -22,7 +22,18 @@ from pathlib import Path
 
 from onnx_fcn.errors import OptionError, reason_of
 
-__all__ = ["Draft", "create", "drafted", "put", "resolve", "sync_folder", "target_of", "temporary_path", "writing"]
+__all__ = [
+    "Draft",
+    "check_other",
+    "create",
+    "drafted",
+    "put",
+    "resolve",
+    "sync_folder",
+    "target_of",
+    "temporary_path",
+    "writing",
+]
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,12 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Draft]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def check_other(output: str | os.PathLike[str], model: str | os.PathLike[str]) -> None:
+    """Raises OptionError if the file to write is the model that is read."""
+    if os.path.realpath(model) == os.path.realpath(output):
+        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:

@@ -171,10 +171,8 @@ def mnn(path: Path, image: Array, hint: str = NO_WINOGRAD) -> Array:
 
 @pytest.fixture
 def _onnx2torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for torchvision, which PyPI's cannot be beside a torch for CPUs; only detectors need it."""
-    import test_training
-
-    test_training._onnx2torch.__wrapped__(monkeypatch)  # type: ignore[attr-defined]
+    """onnx2torch, without torchvision."""
+    tools.stand_in_for_torchvision(monkeypatch)
 
 
 def pytorch(path: Path, image: Array) -> Array:

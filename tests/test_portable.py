@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import law
 import numpy as np
@@ -45,8 +46,8 @@ def is_dilated(pooling: dict[str, list[int]]) -> bool:
 
 @pytest.mark.parametrize("form", [{}, {"reduce": "mean"}, {"full_size": True}, {"keep_size": True}, {"head": "folded"}])
 @pytest.mark.parametrize("head", HEADS)
-def test_a_pooling_states_its_strides_and_pads(head: str, form: dict[str, object]) -> None:
-    converted = onnx_fcn.convert(network(head), **form).to_proto()  # type: ignore[arg-type]
+def test_a_pooling_states_its_strides_and_pads(head: str, form: dict[str, Any]) -> None:
+    converted = onnx_fcn.convert(network(head), **form).to_proto()
     assert len(poolings(converted)) >= 2
     for pooling in poolings(converted):
         assert len(pooling["strides"]) == 2

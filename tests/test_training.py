@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tools
 
 import onnx_fcn
 
@@ -30,13 +29,8 @@ def blocks(language: str, text: str) -> list[str]:
 
 @pytest.fixture
 def _onnx2torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnx2torch, with a stand-in for torchvision: PyPI's cannot be imported beside a torch for CPUs only.
-
-    onnx2torch imports it for two operators of detectors alone, NonMaxSuppression and RoiAlign.
-    """
-    for name in ("torchvision", "torchvision.ops"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setattr(sys.modules["torchvision.ops"], "roi_align", None, raising=False)
+    """onnx2torch, without torchvision."""
+    tools.stand_in_for_torchvision(monkeypatch)
     pytest.importorskip("onnx2torch", reason="onnx2torch is not installed")
 
 

@@ -187,6 +187,11 @@ def test_options_say_how_a_file_without_metadata_was_made(options: dict[str, Any
     assert onnx_fcn.validate(ORIGINAL, made, **options).passed
 
 
+def test_an_unknown_head() -> None:
+    with pytest.raises(OptionError, match="there is no head 'dense': it is 'conv' or 'folded'"):
+        onnx_fcn.validate(ORIGINAL, stripped(), head="dense")
+
+
 def test_options_beside_metadata(converted: Path) -> None:
     with pytest.raises(OptionError, match="say how it was made: leave --head, --full-size out"):
         onnx_fcn.validate(ORIGINAL, converted, full_size=True, head="folded")

@@ -2,5 +2,7 @@
 
 converting  open, lift, assemble, validate, save
 verifying   any converted file beside its original, also after other tools; the stamp
-comparing   what both do with the numbers: the verdict, and whom to blame
+fixing      a conversion for images of one size, or in one batch
+comparing   the verdict on the numbers
+blaming     whom to blame for what fails unexpectedly
 """

@@ -17,12 +17,13 @@ from onnx_fcn.checking.checks import Validation
 from onnx_fcn.checking.data import load_data
 from onnx_fcn.conversion.blaming import blaming_model
 from onnx_fcn.errors import OptionError
+from onnx_fcn.files import check_other
 from onnx_fcn.geometry import Grid
 from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import fingerprint, metadata_of
-from onnx_fcn.model.objects import Model, Source, as_model
+from onnx_fcn.model.objects import Source, as_model
 from onnx_fcn.reporting.cost import Sizes, advice_on_windows
 from onnx_fcn.reporting.description import describe
 from onnx_fcn.reporting.report import Report
@@ -168,29 +169,28 @@ def convert(
         OptionError: if the options contradict each other or the model.
     """
     clock = Clock(progress)
-    if head not in ("conv", "folded"):
-        raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
-    asked = Asked(
-        folds=head == "folded",
+    asked = Asked.of(
+        head=head,
         output_stride=output_stride,
-        outputs=tuple(outputs),
+        outputs=outputs,
         logits=logits,
         cam=cam,
-        reduce=reduce or "",
+        reduce=reduce,
         full_size=full_size,
         argmax=argmax,
         keep_size=keep_size,
         windows=windows,
         window_stride=window_stride,
-        slide=tuple(name.lower() for name in slide),
-        context=context or "",
+        slide=slide,
+        context=context,
         portable=portable,
     )
     request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"a batch is a number of images from 1 on, not {batch!r}")
     model = as_model(source)
-    _check_paths(model, output)
+    if output is not None and not isinstance(model, onnx.ModelProto):
+        check_other(output, model)
     with clock("open"):
         given = Given.open(model, asked)
         original = given.selected
@@ -270,13 +270,6 @@ def inspect(
     return convert(
         source, input_size=input_size, input=input, dynamic_batch=dynamic_batch, sizes=sizes, validate=False
     ).report
-
-
-def _check_paths(model: Model, output: str | os.PathLike[str] | None) -> None:
-    if output is None or isinstance(model, onnx.ModelProto):
-        return
-    if os.path.realpath(model) == os.path.realpath(output):
-        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
 
 
 @dataclass

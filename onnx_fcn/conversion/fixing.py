@@ -39,8 +39,9 @@ def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: in
                 "the network cannot slide, so it keeps its size: leave --fix-size out, or give that size by "
                 "--input-size, too, if the file leaves it open"
             )
-        _check_size(walk, along_axes(size, len(image.size)))
-        for axis, pixels in zip(image.space, along_axes(size, len(image.size))):
+        sizes = along_axes(size, len(image.size))
+        _check_size(walk, sizes)
+        for axis, pixels in zip(image.space, sizes):
             dims[axis] = pixels
     name = ""
     if batch is not None:

@@ -123,20 +123,20 @@ def validate(
     model = as_model(converted)
     if stamp and isinstance(model, onnx.ModelProto):
         raise OptionError("only a file can be stamped: pass the path of the converted model")
-    options = Asked(
-        folds=head == "folded",
+    options = Asked.of(
+        head=head,
         output_stride=output_stride,
-        outputs=tuple(outputs),
+        outputs=outputs,
         logits=logits,
         cam=cam,
-        reduce=reduce or "",
+        reduce=reduce,
         full_size=full_size,
         argmax=argmax,
         keep_size=keep_size,
         windows=windows,
         window_stride=window_stride,
-        slide=tuple(name.lower() for name in slide),
-        context=context or "",
+        slide=slide,
+        context=context,
     )
     judged = Document.open(model)
     ordered(judged)

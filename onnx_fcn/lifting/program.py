@@ -16,6 +16,7 @@ from onnx_fcn.lifting.lifted import Atom, Axis, Lifted, atoms_of
 from onnx_fcn.lifting.refusals import ABOUT_POSITIONS, product_of_maps
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.edit import Weight
+from onnx_fcn.model.graphs import made_from
 from onnx_fcn.model.nodes import Node
 
 __all__ = [
@@ -377,13 +378,7 @@ def makers_of(walk: Walk) -> dict[str, int]:
 def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
     """Slots that a tensor is computed from; pass `makers_of(walk)` when asking for many tensors."""
     makers = makers_of(walk) if makers is None else makers
-    waiting, found = [name], set()
-    while waiting:
-        k = makers.get(waiting.pop())
-        if k is not None and k not in found:
-            found.add(k)
-            waiting += walk.slots[k].node.reads
-    return found
+    return made_from([name], makers, lambda k: walk.slots[k].node.reads)
 
 
 def at_node(slot: Slot, refusal: Unsupported) -> Diagnostic:

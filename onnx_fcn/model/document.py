@@ -31,7 +31,7 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import distinguish, graphs_within, nodes_within, opset_of, tensor_names
+from onnx_fcn.model.graphs import distinguish, graphs_within, made_from, nodes_within, opset_of, tensor_names
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
@@ -78,13 +78,7 @@ class Document:
     def needed(self) -> set[int]:
         """Indices of the nodes that the outputs need."""
         makers = {name: k for k, node in enumerate(self.nodes) for name in node.outputs if name}
-        wanted, found = [o.name for o in self.proto.graph.output], set[int]()
-        while wanted:
-            k = makers.get(wanted.pop())
-            if k is not None and k not in found:
-                found.add(k)
-                wanted += self.nodes[k].reads
-        return found
+        return made_from((o.name for o in self.proto.graph.output), makers, lambda k: self.nodes[k].reads)
 
     @property
     def nodes(self) -> list[Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
 
@@ -14,6 +14,7 @@ __all__ = [
     "dims_in_words",
     "distinguish",
     "graphs_within",
+    "made_from",
     "names_used",
     "needed_nodes",
     "nodes_within",
@@ -124,15 +125,19 @@ def static_dims(declared: ValueInfoProto) -> list[int | None]:
 def needed_nodes(graph: GraphProto, outputs: Iterable[str] | None = None, given: Collection[str] = ()) -> set[int]:
     """Indices of the nodes that compute `outputs`, by default the graph's, if the tensors `given` are known."""
     nodes = graph.node
-    producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}
-    wanted = [o.name for o in graph.output] if outputs is None else list(outputs)
-    found: set[int] = set()
-    while wanted:
-        name = wanted.pop()
-        k = None if name in given else producer.get(name)
+    makers = {name: k for k, node in enumerate(nodes) for name in node.output if name and name not in given}
+    wanted = [o.name for o in graph.output] if outputs is None else outputs
+    return made_from(wanted, makers, lambda k: names_used(nodes[k]))
+
+
+def made_from(names: Iterable[str], makers: Mapping[str, int], reads: Callable[[int], Iterable[str]]) -> set[int]:
+    """All that tensors are computed from: `makers` has the number of what makes each, `reads` tells what that reads."""
+    waiting, found = list(names), set[int]()
+    while waiting:
+        k = makers.get(waiting.pop())
         if k is not None and k not in found:
             found.add(k)
-            wanted += names_used(nodes[k])
+            waiting += reads(k)
     return found
 
 

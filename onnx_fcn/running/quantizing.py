@@ -20,8 +20,9 @@ from statistics import median
 import numpy as np
 from onnx import GraphProto
 
-from onnx_fcn._types import Array
+from onnx_fcn._types import Array, Progress
 from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
+from onnx_fcn.files import check_other
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.model.agreement import difference, is_rounded
@@ -33,11 +34,8 @@ from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.running.ranges import ranges
 from onnx_fcn.tables import size_text
 
-__all__ = ["Progress", "Quantized", "quantize"]
+__all__ = ["Quantized", "quantize"]
 
-
-#: Called with a few words before each step that may take seconds.
-Progress = Callable[[str], None]
 
 #: The most pixels of a larger image that are read: a square, or a cube, in its middle.
 MOST_PIXELS = 1 << 20
@@ -116,8 +114,7 @@ def quantize(
     say = progress or (lambda _: None)
     if not 0 <= agreement <= 1:
         raise OptionError(f"the agreement is a share of the cells, from 0 to 1, not {agreement!r}")
-    if os.path.realpath(model) == os.path.realpath(output):
-        raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
+    check_other(output, model)
     converted = open_converted(model)
     source = Document.open(model)
     if is_rounded(source):
@@ -166,7 +163,7 @@ def _quantized(
 
     first = iter([next(feeds())])
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         """One image: onnxruntime asks for it, although all ranges are given."""
 
         def get_next(self) -> dict[str, Array] | None:

@@ -52,6 +52,33 @@ class Asked:
     context: str = ""
     portable: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        head: str,
+        outputs: Sequence[str],
+        reduce: str | None,
+        slide: Sequence[str],
+        context: str | None,
+        **others: Any,
+    ) -> Asked:
+        """What the options of `convert` and `validate` ask for; `others` are attributes by their names.
+
+        Raises:
+            OptionError: if there is no such head, or the options contradict each other.
+        """
+        if head not in ("conv", "folded"):
+            raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
+        return cls(
+            folds=head == "folded",
+            outputs=tuple(outputs),
+            reduce=reduce or "",
+            slide=tuple(name.lower() for name in slide),
+            context=context or "",
+            **others,
+        )
+
     def __post_init__(self) -> None:
         """Raises OptionError if the options contradict each other."""
         if self.window_stride is not None and not _are_pixels([self.window_stride]):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed, make_input_shape_fixed
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -73,3 +76,13 @@ def with_batch(source: Path, path: Path, batch: int) -> None:
     model = onnx.load(source)
     make_dim_param_fixed(model.graph, "batch", batch)
     onnx.save(model, path)
+
+
+def stand_in_for_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPI's torchvision cannot be imported beside a torch for CPUs only.
+
+    onnx2torch imports it for two operators of detectors alone, NonMaxSuppression and RoiAlign.
+    """
+    for name in ("torchvision", "torchvision.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["torchvision.ops"], "roi_align", None, raising=False)
