@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from test_operands import ROWS
 
 import onnx_fcn
 from onnx_fcn.errors import FcnError
+from onnx_fcn.lifting.lifted import PIXEL, Axis, atoms_of
 from onnx_fcn.model.collector import OBJECTS, rarely_collected
+from onnx_fcn.model.document import Document
+from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.rules import broadcasting
 
@@ -45,11 +49,39 @@ def test_a_node_that_is_made_reads_what_its_subgraph_reads() -> None:
     assert Node("Scan", "", ["a"], ["b"], {"body": body}).reads == ["a", "x", "outer"]
 
 
-def test_renaming_a_node_that_is_stored_already() -> None:
-    node = Node("Add", "", ["a", "b"], ["c"])
-    assert list(node.proto.input) == node.reads == ["a", "b"]
-    node.rename({"a": "z", "c": "d"})
-    assert (list(node.proto.input), node.reads, list(node.proto.output)) == (["z", "b"], ["z", "b"], ["d"])
+def test_renaming_tensors_leaves_the_node_of_a_model_as_it_is() -> None:
+    for node in (Node("Add", "", ["a", "b"], ["c"]), Node.of(helper.make_node("Add", ["a", "b"], ["c"]))):
+        assert list(node.proto.input) == node.reads == ["a", "b"]
+        made = node.renamed({"a": "z", "c": "d"})
+        assert (list(made.proto.input), made.reads, list(made.proto.output)) == (["z", "b"], ["z", "b"], ["d"])
+        assert (list(node.proto.input), node.reads, list(node.proto.output)) == (["a", "b"], ["a", "b"], ["c"])
+        assert node.renamed({"x": "y"}) is node
+
+
+def test_a_commit_keeps_the_nodes_that_have_been_read() -> None:
+    model = helper.make_model(
+        helper.make_graph([helper.make_node("Relu", [a], [b]) for a, b in ("xa", "ab", "by")], "g", [], [])
+    )
+    document = Document.open(model)
+    first, second, last = document.nodes
+    inserted = [helper.make_node("Abs", ["a"], ["c"]), helper.make_node("Relu", ["c"], ["b"])]
+    document.commit(Edit(nodes={1: inserted}))
+    assert (document.nodes[0], document.nodes[-1]) == (first, last)
+    assert second not in document.nodes
+    assert [node.proto for node in document.nodes] == list(document.proto.graph.node)
+    document.commit(Edit(order=[0, 2, 1, 3]))
+    assert [node.proto for node in document.nodes] == list(document.proto.graph.node)
+
+
+def test_rows_and_columns_share_what_is_known_of_both() -> None:
+    axis = Axis(atoms_of(8, "h"), image=0)
+    other, moved = Axis(atoms_of(8, "w"), image=1), Axis(atoms_of(8, "w"), PIXEL.slid(3), image=1)
+    assert axis.is_parallel(other)
+    assert not axis.is_parallel(moved)
+    assert not axis.is_parallel(Axis(atoms_of(9, "w")))
+    made = axis.slid(6, "h", 3)
+    assert other.parallel(made, atoms_of(6, "w")).count is made.count
+    assert replace(other.parallel(made, ()), atoms=()) == replace(other.slid(6, "w", 3), atoms=())
 
 
 def test_maps_that_are_alike_are_joined_as_any_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from onnx_fcn.checking.limits import Limits
 from onnx_fcn.checking.sizes import largest_factor, long_size, uneven_size, wide_size
 from onnx_fcn.errors import OptionError
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import upstream
 from onnx_fcn.lifting.windows import batch_axis
 from onnx_fcn.model.agreement import Scale
 from onnx_fcn.model.graphs import static_dims
@@ -111,7 +110,7 @@ def long_case(c: Comparison, cut: Cut, remainder: Sequence[int]) -> LargerImage 
     if not free:
         return None
     axis, further = free[int(c.random.integers(len(free)))], int(c.random.integers(max(period)))
-    places = any(c.walk.slots[k].node.op in PLACES for k in upstream(c.walk, cut.name))
+    places = any(c.walk.slots[k].node.op in PLACES for k in c.walk.upstream(cut.name))
     affordable = max(LONG_BUDGET / c.macs if c.macs else math.inf, PLACES_FACTOR if places else 0)
     size = long_size(image.size, period, remainder, axis, further, min(_most(c), affordable))
     size = size and _taken(c, size)

@@ -19,7 +19,6 @@ from onnx_fcn.checking.reference import crop_difference, fits, interior, trunk_o
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import KEEP_SIZE, Answers, Geometry, interpolate
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import upstream
 from onnx_fcn.lifting.windows import as_physical, of_size, original_at
 from onnx_fcn.model.agreement import Scale, describe_nonfinite, difference, shaped_difference
 from onnx_fcn.model.sessions import extract, session
@@ -287,7 +286,7 @@ def _attention_checks(c: Comparison, run: Run) -> Iterator[Check]:
             cells = math.prod(wide.seen.shape[2:])
             yield Check("attention", wide.attended.name, wide.size, wide.batch, cells, error, c.tolerance)
     wide = run.larger[0]
-    missing = [n for n in c.dense if n not in wide.dense and c.walk.attention & upstream(c.walk, n)]
+    missing = [n for n in c.dense if n not in wide.dense and c.walk.attention & c.walk.upstream(n)]
     missing += [wide.attended.name] if wide.attended is not None and wide.wanted is None else []
     for name in missing:
         note = "the original's nodes do not run on a larger image"

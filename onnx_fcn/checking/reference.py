@@ -31,7 +31,7 @@ from onnx_fcn.errors import ModelError
 from onnx_fcn.lifting.constants import for_one_image
 from onnx_fcn.lifting.facts import Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Atom, Lifted
-from onnx_fcn.lifting.program import Slot, Walk, makers_of, upstream
+from onnx_fcn.lifting.program import Slot, Walk
 from onnx_fcn.lifting.windows import as_physical, whole_map
 from onnx_fcn.model.agreement import difference
 from onnx_fcn.model.operators import GLOBAL, SHAPED_BY_VALUES
@@ -83,7 +83,7 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
     positions that stand in the shapes of Reshapes and Expands replaced by those of this image, or left out where a
     value is only repeated for all positions.
     """
-    if not c.walk.attention & upstream(c.walk, cut.name):
+    if not c.walk.attention & c.walk.upstream(cut.name):
         yield trunk_of(c, cut)
         if _resized_context(c.walk, cut):
             trunk = trunk_of(c, cut)
@@ -92,9 +92,8 @@ def _trunks(c: Comparison, cut: Cut, image: Array) -> Iterator[ModelProto]:
         return
     yield trunk_of(c, cut, freezes=False)
     trunk = trunk_of(c, cut, freezes=False)
-    makers = makers_of(c.walk)
     for node in trunk.graph.node:
-        k = makers.get(node.output[0])
+        k = c.walk.makers.get(node.output[0])
         fact = c.walk.facts.get(node.output[0])
         shaped = node.op_type in ("Reshape", "Expand") and len(node.input) == 2 and k is not None
         if shaped and isinstance(fact, Unmapped) and fact.spread == node.input[0]:  # what reads it repeats it as well
@@ -113,7 +112,7 @@ def _give(trunk: ModelProto, node: onnx.NodeProto, place: int, sizes: Sequence[i
 
 def _resized_context(walk: Walk, cut: Cut) -> bool:
     """Is a map of the trunk resized to the size of an earlier one, whatever that is?"""
-    return any(walk.slots[k].node.op == "Resize" for k in walk.context & upstream(walk, cut.name))
+    return any(walk.slots[k].node.op == "Resize" for k in walk.context & walk.upstream(cut.name))
 
 
 def _set_sizes(walk: Walk, trunk: ModelProto, image: Array) -> None:
@@ -172,7 +171,7 @@ def _size_operands(walk: Walk, slot: Slot) -> list[tuple[int, str]]:
 
 def _context_tensors(walk: Walk, cut: Cut) -> list[str]:
     """Tensors of the trunk that are reduced from the whole map and are the same at all positions."""
-    slots = [walk.slots[k] for k in sorted(walk.context & upstream(walk, cut.name))]
+    slots = [walk.slots[k] for k in sorted(walk.context & walk.upstream(cut.name))]
     names = [o for slot in slots for o in slot.node.outputs if o]
     return [n for n in names if isinstance(walk.facts.get(n), Unmapped)]
 
@@ -189,7 +188,7 @@ def _converted_values(c: Comparison, names: Sequence[str], feeds: Mapping[str, A
 
 def fits(walk: Walk, cut: Cut, size: Sequence[int]) -> bool:
     """Does the original's trunk pad and resample an image of this size like one of the native size?"""
-    if not any(_reads_size(walk, walk.slots[k]) for k in upstream(walk, cut.name)):
+    if not any(_reads_size(walk, walk.slots[k]) for k in walk.upstream(cut.name)):
         return True
     periods = periods_of(cut)
     return all((n - m) % periods.get(k, 1) == 0 for k, (n, m) in enumerate(zip(size, walk.image.size)))
@@ -210,17 +209,17 @@ def _reads_size(walk: Walk, slot: Slot) -> bool:
 
 def attended_map(walk: Walk, cut: Cut) -> Cut | None:
     """The last map up to the cut without dilation that all attention before the cut contributes to."""
-    trunk = upstream(walk, cut.name)
+    trunk = walk.upstream(cut.name)
     attention, made = walk.attention & trunk, {o for k in trunk for o in walk.slots[k].node.outputs}
     if not attention:
         return None
-    maps = (m for m in cuts_of(walk) if m.name in made and attention <= upstream(walk, m.name))
+    maps = (m for m in cuts_of(walk) if m.name in made and attention <= walk.upstream(m.name))
     return next((m for m in maps if all(a.rate == 1 for a in m.fact.space)), cut)
 
 
 def interior_map(walk: Walk, cut: Cut) -> Cut | None:
     """The last map up to the cut that has cells without padding in their field, on an image of the native size."""
-    trunk = upstream(walk, cut.name)
+    trunk = walk.upstream(cut.name)
     made = {o for k in trunk for o in walk.slots[k].node.outputs}
     maps = (m for m in cuts_of(walk) if m.name in made)
     return next((m for m in maps if _has_interior(m.fact, walk.image.size)), None)

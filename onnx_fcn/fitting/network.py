@@ -22,7 +22,7 @@ from onnx_fcn.conversion.comparing import accepted, compare
 from onnx_fcn.errors import OptionError, UnsupportedModel
 from onnx_fcn.geometry import Geometry
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Walk, makers_of, upstream
+from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import declared_as, static_dims
@@ -234,6 +234,6 @@ def output_of(network: Network, tensors: Sequence[str]) -> str:
     """
     walk = network.walk
     (name,) = walk.outputs
-    made = makers_of(walk).get(name)
-    free = made is not None and walk.slots[made].replaced and not any(made in upstream(walk, t) for t in tensors)
+    made = walk.makers.get(name)
+    free = made is not None and walk.slots[made].replaced and not any(made in walk.upstream(t) for t in tensors)
     return name if free else walk.fresh(name)

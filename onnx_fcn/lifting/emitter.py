@@ -17,7 +17,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.constants import for_one_image, is_repeated
 from onnx_fcn.lifting.facts import Blocked, Fact, Known
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Emission, Slot, Walk
+from onnx_fcn.lifting.program import Constant, Emission, Slot, Walk
 from onnx_fcn.model.edit import Weight
 from onnx_fcn.model.nodes import Node
 
@@ -98,7 +98,7 @@ class Emitter:
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute of the node."""
         value = self.node.attrs.get(name, default)
-        return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+        return list(value) if isinstance(value, list | tuple) else value
 
     def flag(self, name: str, default: int = 0) -> bool:
         """An attribute of the node that is 0 or 1.
@@ -145,9 +145,8 @@ class Emitter:
         base = next(o for o in self.outputs if o)
         name = self._walk.fresh(f"{source}/fcn" if source else f"{base}/constant")
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        self._slot.constants[name] = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
-        if source:
-            self._slot.sources[name] = source
+        weight = Weight(value, tuple(value.shape if dims is None else dims), elem_type)
+        self._slot.constants += (Constant(name, weight, source or ""),)
         return name
 
     def emit(self, inputs: Sequence[Operand] = (), op: str | None = None, *, domain: str = "", **attrs: Any) -> str:
@@ -178,7 +177,7 @@ class Emitter:
         op = op or self.op
         name = self.node.name if varies else names[0]
         node = Node(op, name, self._inputs(inputs), names, _explicit(op, attrs), domain)
-        self._slot.emissions.append(Emission(node, varies))
+        self._slot.emissions += (Emission(node, varies),)
         return names
 
     def replace_operands(self, operands: Sequence[Operand]) -> list[str]:

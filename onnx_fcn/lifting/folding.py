@@ -48,6 +48,8 @@ def restore_batch(site: Site, x: Lifted) -> Lifted:
 def same_folding(site: Site, operands: Sequence[Fact | None]) -> list[Fact | None]:
     """The operands in a form that one node can read: all of them folded, or none."""
     mapped = [f for f in operands if isinstance(f, Lifted)]
+    if not any(f.folded for f in mapped):
+        return [*operands]
     alone = all(f.folded for f in mapped) and not any(isinstance(f, Unmapped) for f in operands)
     keeps = alone and site.op not in ("Shape", "Size")
     return [restore_batch(site, f) if isinstance(f, Lifted) and not keeps else f for f in operands]

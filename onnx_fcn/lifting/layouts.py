@@ -153,6 +153,8 @@ def spatial_axes(site: Site, x: Lifted, first: int = 2) -> tuple[Lifted, list[in
     Raises:
         Unsupported: if one of them is not exactly a spatial axis of the map.
     """
+    if first == 2 and x.is_channels_first:
+        return x, [*range(len(x.space))]
     x = drop_spent(site, x)
     found: list[int | None] = []
     for k in range(first, x.rank):
@@ -199,7 +201,7 @@ def move_factors(site: Site, x: Lifted) -> Lifted:
     the map's channels. A space-to-depth puts the inner factor of a spatial axis among the channels of the original.
     Both are only layouts until an operator slides along such an axis, or joins it with another.
     """
-    if x.rank != 2 + len(x.space):
+    if x.rank != 2 + len(x.space) or x.is_channels_first:
         return x
     for k, axis in enumerate(x.space):
         group = next((g for g in x.layout if g and axis.atoms and g[0] is axis.atoms[0]), ())
@@ -306,6 +308,8 @@ def as_feature_map(site: Site, x: Lifted) -> Lifted:
     Raises:
         Unsupported: if axis 1 of the original tensor is not the channels, or axis 0 not the batch.
     """
+    if x.is_channels_first:
+        return x
     x = _move_features(site, move_factors(site, x))
     several = [a for a in x.layout[0] if a is not x.batch] if x.rank and x.batch in x.layout[0] else []
     if several and set(several) <= set(x.channels):

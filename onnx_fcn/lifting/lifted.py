@@ -193,6 +193,40 @@ class Axis:
         """The axis after cells beyond the edge are made from others, up to `inside` cells further inside."""
         return self if self.image is None else replace(self, mirror=self.mirror + inside * self.stride)
 
+    def is_parallel(self, other: Axis) -> bool:
+        """Is all that is known of two axes the same, but for their names and where they are in the image?
+
+        Rows and columns usually are. Then what an operator makes of one is found out once, and stored once.
+        """
+        return (
+            self.local is other.local
+            and self.count is other.count
+            and self.inner is other.inner
+            and self.window == other.window
+            and self.window_stride == other.window_stride
+            and self.rate == other.rate
+            and self.mirror == other.mirror
+            and self.held == other.held
+            and self.whole == other.whole
+            and (self.image is None) == (other.image is None)
+        )
+
+    def parallel(self, made: Axis, atoms: tuple[Atom, ...]) -> Axis:
+        """What an operator makes of this axis, if it makes `made` of a parallel one."""
+        image, held = self.image, self.held
+        return Axis(
+            atoms,
+            made.local,
+            made.window_stride,
+            made.rate,
+            image,
+            made.count,
+            made.inner,
+            made.mirror,
+            held,
+            made.whole,
+        )
+
     def joined(self, other: Axis) -> Axis:
         """The axis of a map made from several that have the same cells."""
         same = self.window_stride == other.window_stride
@@ -281,6 +315,21 @@ class Lifted:
     padding: int | None = None
     unfolded: int | None = None
     folded: str | None = None
+
+    def at(self, name: str) -> Lifted:
+        """The same map in another tensor."""
+        return Lifted(
+            name,
+            self.batch,
+            self.channels,
+            self.space,
+            self.layout,
+            self.elem_type,
+            self.origins,
+            self.padding,
+            self.unfolded,
+            self.folded,
+        )
 
     # Queries ----------------------------------------------------------------------------------------------------
 
@@ -384,6 +433,19 @@ class Lifted:
         """Is every axis of the original tensor one whole physical axis, in any order?"""
         axes = [(self.batch,), self.channels, *(a.atoms for a in self.space)]
         return all(not group or group in axes for group in self.layout)
+
+    @property
+    def is_channels_first(self) -> bool:
+        """Is the original tensor (N, C, *window) as the map is (N, C, *space), all axes the image's and whole?"""
+        space, layout = self.space, self.layout
+        if len(layout) != 2 + len(space) or layout[1] != self.channels:
+            return False
+        if layout[0] != ((self.batch,) if self.batch.size > 1 else ()):
+            return False
+        for k, axis in enumerate(space, 2):
+            if not axis.atoms or axis.image is None or layout[k] != axis.atoms:
+                return False
+        return True
 
     @property
     def is_per_position(self) -> bool:

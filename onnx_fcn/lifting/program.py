@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
 from onnx_fcn._types import record
 from onnx_fcn.errors import Diagnostic, Unsupported
@@ -22,6 +23,7 @@ from onnx_fcn.model.nodes import Node
 __all__ = [
     "BATCH_SIZE",
     "Change",
+    "Constant",
     "Emission",
     "FormedOutput",
     "Image",
@@ -34,8 +36,6 @@ __all__ = [
     "Unpooled",
     "Walk",
     "at_node",
-    "makers_of",
-    "upstream",
 ]
 
 
@@ -97,30 +97,52 @@ class Image:
         return Lifted(name, batch, channels, space, tuple(layout), self.elem_type)
 
 
-@record
+@dataclass(slots=True)
 class Emission:
     """A node that a rule emits. `varies`: a variation of the slot's own node, which keeps its other attributes."""
 
     node: Node
     varies: bool = False
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give tensors that the node reads or makes other names."""
+        self.node = self.node.renamed(names)
 
-@dataclass
+
+class Constant(NamedTuple):
+    """A new initializer. `source`: the tensor that it is computed from, if it is of one."""
+
+    name: str
+    weight: Weight
+    source: str = ""
+
+
+@dataclass(slots=True)
 class Slot:
-    """One node of the program, and the nodes and constants with which its rule replaces it."""
+    """One node of the program, and the nodes and constants with which its rule replaces it.
+
+    There is one for every node, so what most of them have none of takes no memory.
+    """
 
     node: Node
     index: int  # of the node in the main graph that contains it or that it was inlined from
-    emissions: list[Emission] = field(default_factory=list)
-    constants: dict[str, Weight] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)  # constant -> the tensor that it is computed from
+    emissions: tuple[Emission, ...] = ()
+    constants: tuple[Constant, ...] = ()
     repeated: int = 0  # bytes of repeated weights among the constants
     operands: tuple[Fact | None, ...] = ()
     replaced: bool = False  # its rule has run: the original node is removed, unless an emission varies it
     slides: Slides | None = None
-    changes: list[Change] = field(default_factory=list)
+    changes: tuple[Change, ...] = ()
     unfolded: bool = False  # an If whose branch was inlined after it
     covers: frozenset[int] = frozenset()  # of a region: all nodes of the graph that it takes the place of
+
+    def settle(self) -> None:
+        """Replace emissions that are just the node by the node itself, which takes no memory of its own."""
+        node = self.node
+        for emission in self.emissions:
+            made = emission.node
+            if emission.varies and (made.inputs, made.outputs, made.attrs) == (node.inputs, node.outputs, node.attrs):
+                emission.node = node
 
     @property
     def own_names(self) -> set[str]:
@@ -292,11 +314,29 @@ class Walk:
     names: set[str] = field(default_factory=set)
     by_field: frozenset[str] = frozenset()  # outputs about what they see, although no window is live
     counts: dict[str, int] = field(default_factory=dict)  # for each hint, the last number used to make a name unique
+    _upstream: dict[str, frozenset[int]] = field(default_factory=dict, init=False)  # as far as asked for
 
     @property
     def batch(self) -> int:
         """The batch that shapes are evaluated with."""
         return 1 if self.image.batch is None else self.image.shape[self.image.batch]
+
+    @cached_property
+    def makers(self) -> dict[str, int]:
+        """The slot that makes each tensor."""
+        return {name: k for k, slot in enumerate(self.slots) for name in slot.node.outputs if name}
+
+    def upstream(self, name: str) -> frozenset[int]:
+        """Slots that a tensor is computed from."""
+        if name not in self._upstream:
+            self._upstream[name] = frozenset(made_from([name], self.makers, lambda k: self.slots[k].node.reads))
+        return self._upstream[name]
+
+    def insert(self, position: int, slots: Sequence[Slot]) -> None:
+        """Add slots before the one at this position."""
+        self.slots[position:position] = slots
+        self.__dict__.pop("makers", None)
+        self._upstream.clear()
 
     def fresh(self, hint: str) -> str:
         """Return an unused tensor name."""
@@ -368,17 +408,6 @@ class Walk:
                 found = {k: d for k, d in found.items() if k not in led}
                 found[position] = at_node(self.slots[position], product_of_maps())
         return dict(sorted(found.items()))
-
-
-def makers_of(walk: Walk) -> dict[str, int]:
-    """The slot that makes each tensor."""
-    return {name: k for k, slot in enumerate(walk.slots) for name in slot.node.outputs if name}
-
-
-def upstream(walk: Walk, name: str, makers: Mapping[str, int] | None = None) -> set[int]:
-    """Slots that a tensor is computed from; pass `makers_of(walk)` when asking for many tensors."""
-    makers = makers_of(walk) if makers is None else makers
-    return made_from([name], makers, lambda k: walk.slots[k].node.reads)
 
 
 def at_node(slot: Slot, refusal: Unsupported) -> Diagnostic:

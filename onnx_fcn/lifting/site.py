@@ -18,7 +18,7 @@ from onnx_fcn.errors import Unsupported
 from onnx_fcn.lifting.emitter import Emitter
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Axis, Lifted
-from onnx_fcn.lifting.program import Change, Emission, Slides, makers_of, upstream
+from onnx_fcn.lifting.program import Change, Emission, Slides
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.lifting.sizes import grows
 
@@ -138,8 +138,7 @@ class Site(Emitter):
 
     def _positions_before(self) -> Iterator[int]:
         """The slots that this node's operands were computed in, the last first."""
-        makers = makers_of(self._walk)
-        yield from sorted(set().union(*(upstream(self._walk, name, makers) for name in self.node.inputs)), reverse=True)
+        yield from sorted(set().union(*(self._walk.upstream(name) for name in self.node.inputs)), reverse=True)
 
     def last_resized(self) -> int | None:
         """The last Resize of a map before this node that is not context; None if there is none."""
@@ -160,7 +159,7 @@ class Site(Emitter):
         return self._walk.reductions
 
     @property
-    def emissions(self) -> list[Emission]:
+    def emissions(self) -> tuple[Emission, ...]:
         """The nodes emitted at this site."""
         return self._slot.emissions
 
@@ -210,7 +209,7 @@ class Site(Emitter):
         """Record that this operator relates positions of the whole image to each other."""
         self._walk.context.add(self.position)
         self._walk.attention.add(self.position)
-        self._slot.changes.append(Change("context", reads=x.name, layout=str(x)))
+        self._slot.changes += (Change("context", reads=x.name, layout=str(x)),)
 
     def note_context(self, x: Lifted) -> None:
         """Record that this operator sees the whole image, whatever its size."""
@@ -220,7 +219,7 @@ class Site(Emitter):
     def note(self, kind: str, x: Lifted, kernel: Sequence[int] = (), **numbers: Any) -> None:
         """Record how this node, which reads x, is converted, for the report: see `Change`."""
         reads = next((n for n, f in zip(self.node.inputs, self._slot.operands) if isinstance(f, Lifted)), "")
-        self._slot.changes.append(Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers))
+        self._slot.changes += (Change(kind, tuple(kernel), reads=reads, layout=str(x), **numbers),)
 
     def record_repeated(self, size: int) -> int:
         """Record `size` bytes of a repeated weight or a copying kernel; return the bytes of all of them so far."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnx_fcn.lifting.facts import Fact, Whole
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Slot, Walk, makers_of
+from onnx_fcn.lifting.program import Slot, Walk
 
 __all__ = ["grows"]
 
@@ -17,7 +17,7 @@ MOST_AXES = 64
 
 def grows(walk: Walk, name: str) -> bool:
     """Does a value that is computed from sizes depend on that of the image? A number of channels does not."""
-    makers, waiting, seen = makers_of(walk), [name], set[int]()
+    makers, waiting, seen = walk.makers, [name], set[int]()
     while waiting:
         k = makers.get(waiting.pop())
         if k is None or k in seen:

@@ -11,7 +11,7 @@ __all__ = ["rarely_collected"]
 
 
 #: Objects that are made between two collections of the youngest.
-OBJECTS = 100_000
+OBJECTS = 1_000_000
 
 _lock = threading.Lock()
 _inside = 0

@@ -26,8 +26,9 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
-from onnx_fcn.model.graphs import names_used, nodes_within, stored_names, subgraphs
+from onnx_fcn.model.graphs import nodes_within, stored_names
 from onnx_fcn.model.inference import declared_types, dims_in, infer_types
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.operators import CONVOLUTIONS, COUNTED, LINEAR, UNCOUNTED
 from onnx_fcn.model.wire import BITS, payload_bytes
 
@@ -82,12 +83,15 @@ class Program:
         needed: the forms of the tensors whose sizes determine the cost of a run.
     """
 
-    def __init__(self, graph: GraphProto, forms: Mapping[str, Hashable] | None = None) -> None:
+    def __init__(
+        self, graph: GraphProto, forms: Mapping[str, Hashable] | None = None, nodes: Iterable[Node] | None = None
+    ) -> None:
         """Read the nodes of a graph.
 
         Args:
             graph: the graph.
             forms: the forms of its tensors; by default, that of a tensor is its name.
+            nodes: its nodes, if they have been read already.
         """
         known, stored = forms or {}, stored_names(graph)
         made = dict.fromkeys((i.name for i in graph.input if i.name not in stored), 0)  # a tensor -> the node's place
@@ -95,12 +99,10 @@ class Program:
         bounds: dict[str, str] = {}  # a tensor -> one that has at least as many elements
         self.nodes: list[str] = []
         self._layers: dict[Hashable, _Layer] = {}
-        for node in graph.node:
-            inputs, graphs = node.input[:], subgraphs(node)
-            reads = names_used(node) if graphs else inputs
+        for node in map(Node.of, graph.node) if nodes is None else nodes:
+            inputs, outputs, reads = node.inputs, node.outputs, node.reads
             if made.keys().isdisjoint(reads):
                 continue
-            outputs = node.output[:]
             makes = [name for name in outputs if name]
             self.nodes.append(next(iter(makes), ""))
             place = len(self.nodes)
@@ -108,13 +110,13 @@ class Program:
                 last[name] = place
             for name in makes:
                 made[name] = place
-            if node.op_type in ("Reshape", "Slice"):
+            if node.op in ("Reshape", "Slice"):
                 bounds.update(dict.fromkeys(makes, inputs[0]))
-            if _counts(node) or (graphs and any(map(_counts, nodes_within(node)))):
+            if _counts(node.op, node.domain) or (node.has_subgraphs and _counts_within(node.proto)):
                 around = tuple([known.get(name, name) for name in (*inputs, *outputs[:1])])
-                key = (node.op_type, _attributes(node), around)
+                key = (node.op, b"" if node.op in CONVOLUTIONS else _attributes(node.proto), around)
                 if key not in self._layers:
-                    self._layers[key] = _Layer(node, around, [])
+                    self._layers[key] = _Layer(node.proto, around, [])
                 self._layers[key].names.append(self.nodes[-1])
         end = len(self.nodes) + 1
         last.update({o.name: end for o in graph.output})
@@ -182,7 +184,7 @@ class _Layer(NamedTuple):
 
 def _attributes(node: NodeProto) -> bytes:
     """The attributes of a node that its multiply-accumulates may depend on."""
-    return b"" if node.op_type in CONVOLUTIONS else b"".join(a.SerializeToString() for a in node.attribute[:])
+    return b"".join(a.SerializeToString() for a in node.attribute[:])
 
 
 def tensors_in(model: ModelProto) -> dict[str, Tensor]:
@@ -202,9 +204,9 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 
     None if a size is not known, if a subgraph contains a layer, or for what is not counted though it does much work.
     """
-    if any(map(_counts, nodes_within(node))) or node.op_type in UNCOUNTED:
+    if _counts_within(node) or node.op_type in UNCOUNTED:
         return None
-    if not _counts(node):
+    if not _counts(node.op_type, node.domain):
         return 0
     dims = [_dims(tensors, name) for name in node.input]
     output = _dims(tensors, node.output[0])
@@ -229,8 +231,13 @@ def macs_of(node: NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 LAYERS, DOMAINS = COUNTED | UNCOUNTED, frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 
-def _counts(node: NodeProto) -> bool:
-    return node.op_type in LAYERS and node.domain in DOMAINS
+def _counts(operator: str, domain: str) -> bool:
+    return operator in LAYERS and domain in DOMAINS
+
+
+def _counts_within(node: NodeProto) -> bool:
+    """Is there an operator that has multiply-accumulates in a subgraph?"""
+    return any(_counts(inner.op_type, inner.domain) for inner in nodes_within(node))
 
 
 def _dims(tensors: Mapping[str, Tensor], name: str) -> Dims | None:

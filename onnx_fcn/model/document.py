@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -31,7 +32,15 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import ModelError
 from onnx_fcn.model import payloads, staged, storage, wire
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import distinguish, graphs_within, made_from, nodes_within, opset_of, tensor_names
+from onnx_fcn.model.graphs import (
+    distinguish,
+    graphs_within,
+    made_from,
+    nodes_within,
+    opset_of,
+    subgraphs,
+    tensor_names,
+)
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.staged import Staged
 from onnx_fcn.model.storage import Store
@@ -84,7 +93,8 @@ class Document:
     def nodes(self) -> list[Node]:
         """The nodes of the main graph, read once; copies share them."""
         if self._nodes is None:
-            self._nodes = [Node.of(proto) for proto in self.proto.graph.node]
+            names: dict[str, str] = {}
+            self._nodes = [Node.of(proto, names) for proto in self.proto.graph.node]
         return self._nodes
 
     def array(self, tensor: TensorProto) -> Array:
@@ -125,7 +135,8 @@ class Document:
             raise ModelError(f"{self._store} is not a valid ONNX model: {complaint}") from None
         except (UnicodeDecodeError, TypeError):
             raise ModelError(f"{self._store} is not a valid ONNX model: a name in it is not UTF-8 text") from None
-        for node in (inner for outer in graph.node for inner in (outer, *nodes_within(outer))):
+        inner = (n for node in self.nodes if node.has_subgraphs for n in nodes_within(node.proto))
+        for node in itertools.chain((node.proto for node in self.nodes), inner):
             for attribute in node.attribute[:]:
                 if attribute.ref_attr_name:  # the checker lets this pass
                     raise ModelError(
@@ -154,7 +165,7 @@ class Document:
 
     def commit(self, edit: Edit) -> None:
         """Apply an edit to the proto."""
-        self._edited, self._nodes = True, None
+        self._edited = True
         graph = self.proto.graph
         before = tensor_names(graph) if graph.quantization_annotation else set()
         self._commit_nodes(edit)
@@ -201,7 +212,8 @@ class Document:
 
     def has_repeated_names(self) -> bool:
         """Do two tensors in different graphs of the model have the same name, as in two branches?"""
-        graphs = list(graphs_within(self.proto.graph))
+        outer = (graph for node in self.nodes if node.has_subgraphs for graph in subgraphs(node.proto))
+        graphs = [graph for each in outer for graph in (each, *graphs_within(each))]
         taken = tensor_names(self.proto.graph) if graphs else set()  # most models have none
         for graph in graphs:
             names = tensor_names(graph)
@@ -274,10 +286,17 @@ class Document:
         graph = self.proto.graph
         if not edit.nodes and edit.order is None:
             return
-        slots = list(graph.node)
-        nodes = [node for index in edit.order or range(len(slots)) for node in edit.nodes.get(index, [slots[index]])]
-        del graph.node[:]
+        # What protobuf removes from a message keeps its memory as long as the message, so what can stays in place.
+        first = min(edit.nodes, default=0) if edit.order is None else 0
+        slots = graph.node[:]
+        order = edit.order or range(first, len(slots))
+        nodes = [node for index in order for node in edit.nodes.get(index, [slots[index]])]
+        del graph.node[first:]
         graph.node.extend(nodes)
+        if self._nodes is not None:  # most nodes have been read, and stay as they are
+            kept = self._nodes
+            made = {index: [Node.of(node) for node in nodes] for index, nodes in edit.nodes.items()}
+            self._nodes = kept[:first] + [node for index in order for node in made.get(index, [kept[index]])]
 
     def _commit_initializers(self, edit: Edit) -> None:
         graph = self.proto.graph

@@ -28,7 +28,7 @@ class Node:
         domain: the domain of the operator; empty for ONNX's own.
     """
 
-    __slots__ = ("_attrs", "_proto", "_reads", "domain", "inputs", "name", "op", "outputs")
+    __slots__ = ("_attrs", "_nested", "_proto", "_reads", "domain", "inputs", "name", "op", "outputs")
 
     def __init__(
         self,
@@ -44,14 +44,17 @@ class Node:
         self._attrs: Mapping[str, Any] | None = {} if attrs is None else attrs
         self._proto: NodeProto | None = None
         self._reads: list[str] | None = None
+        self._nested: bool | None = None
 
     @classmethod
-    def of(cls, proto: NodeProto) -> Node:
-        """A node of a model."""
+    def of(cls, proto: NodeProto, names: dict[str, str] | None = None) -> Node:
+        """A node of a model. Nodes that are read with the same dict of `names` have one object for equal names."""
+        one = ({} if names is None else names).setdefault
         node = cls.__new__(cls)
-        node.op, node.name, node.domain = proto.op_type, proto.name, proto.domain
-        node.inputs, node.outputs = proto.input[:], proto.output[:]
-        node._attrs, node._proto, node._reads = None, proto, None
+        op, domain = proto.op_type, proto.domain
+        node.op, node.name, node.domain = one(op, op), proto.name, one(domain, domain)
+        node.inputs, node.outputs = [one(n, n) for n in proto.input], [one(n, n) for n in proto.output]
+        node._attrs, node._proto, node._reads, node._nested = None, proto, None, None
         return node
 
     @property
@@ -66,17 +69,20 @@ class Node:
     def reads(self) -> list[str]:
         """The names of all tensors that it reads, including those that its subgraphs read from outside."""
         if self._reads is None:
-            if self._has_subgraphs:
+            if self.has_subgraphs:
                 self._reads = names_used(self.proto)
             else:  # often the same list
                 self._reads = self.inputs if all(self.inputs) else [n for n in self.inputs if n]
         return self._reads
 
     @property
-    def _has_subgraphs(self) -> bool:
-        if self._proto is not None:
-            return bool(subgraphs(self._proto))
-        return any(isinstance(value, GraphProto) for value in self.attrs.values())
+    def has_subgraphs(self) -> bool:
+        """Has it attributes that are graphs?"""
+        if self._nested is None:
+            made = self._proto is None
+            graphs = (v for v in self.attrs.values() if isinstance(v, GraphProto)) if made else subgraphs(self.proto)
+            self._nested = any(True for _ in graphs)
+        return self._nested
 
     @property
     def proto(self) -> NodeProto:
@@ -85,13 +91,18 @@ class Node:
             self._proto = self._exported()
         return self._proto
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Give tensors that it reads or makes other names; not a node of a document, which is changed by an edit."""
-        self.inputs = [names.get(n, n) for n in self.inputs]
-        self.outputs = [names.get(n, n) for n in self.outputs]
-        self._reads = None
-        if self._proto is not None:
-            self._proto.input[:], self._proto.output[:] = self.inputs, self.outputs
+    def renamed(self, names: Mapping[str, str]) -> Node:
+        """The same node with other names of tensors that it reads or makes; itself if it has none of them."""
+        if names.keys().isdisjoint(self.inputs) and names.keys().isdisjoint(self.outputs):
+            return self
+        inputs = [names.get(n, n) for n in self.inputs]
+        outputs = [names.get(n, n) for n in self.outputs]
+        if self._proto is None:
+            return Node(self.op, self.name, inputs, outputs, self._attrs, self.domain)
+        proto = NodeProto()
+        proto.CopyFrom(self._proto)
+        proto.input[:], proto.output[:] = inputs, outputs
+        return Node.of(proto)
 
     def _exported(self) -> NodeProto:
         proto = NodeProto(input=self.inputs, output=self.outputs, op_type=self.op)

@@ -102,6 +102,10 @@ def _coalesce(array: Array) -> Array:
 
 def join(pieces: Iterable[Piece]) -> bytes:
     """The bytes of all pieces."""
+    pieces = list(pieces)
+    whole = pieces[0].obj if len(pieces) == 1 and isinstance(pieces[0], memoryview) else None
+    if isinstance(whole, bytes) and len(whole) == pieces[0].nbytes:
+        return whole  # not copied
     memory = io.BytesIO()
     for piece in pieces:
         for block in blocks(piece, lambda: None):

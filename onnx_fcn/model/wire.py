@@ -176,6 +176,8 @@ def rewrite(
             payload), or None to leave it unchanged.
     """
     marks = _positions(model, TensorProto(data_location=TensorProto.EXTERNAL).SerializeToString())
+    if not marks(0, len(model)):
+        return [memoryview(model)]
     walk = _Walk(model, marks)
     root = walk.model()
     bodies: dict[int, list[Payload]] = {}
@@ -320,7 +322,10 @@ class _Walk:
                 raise ModelError(f"more than {MOST_FIELDS:,} fields")
             head = value = at
             if wire == LEN:
-                length, value = varint(at, end)
+                if at < end and data[at] < 0x80:  # as of most fields
+                    length, value = data[at], at + 1
+                else:
+                    length, value = varint(at, end)
                 at = value + length
                 if length > FAR:
                     self.release()
@@ -399,7 +404,8 @@ def _positions(data: bytes, mark: bytes) -> Callable[[int, int], bool]:
     while at >= 0:
         found.append(at)
         at = data.find(mark, at + 1)
-    return lambda start, end: bisect_left(found, start) < bisect_left(found, end)
+    found.append(len(data) + 1)
+    return lambda start, end: found[bisect_left(found, start)] < end
 
 
 def _encode(value: int) -> bytes:

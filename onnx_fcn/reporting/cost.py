@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers, Count, Geometry, Steps
 from onnx_fcn.lifting.lifted import BATCH, Lifted
-from onnx_fcn.lifting.program import Image, Walk, upstream
+from onnx_fcn.lifting.program import Image, Walk
 from onnx_fcn.lifting.regions import Region, together_of
 from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, total
 from onnx_fcn.model.document import Document
@@ -215,7 +215,7 @@ def native_cost(original: Document, walk: Walk, cut: Cut | None) -> NativeCost:
         types = native_types(original, _native(walk))
         tensors = tensors | {n: tensor_of(types[n]) for n in unknown if n in types}
     macs = program.macs(tensors)
-    slots = set() if cut is None else upstream(walk, cut.name)
+    slots = set() if cut is None else walk.upstream(cut.name)
     before = {o for k in slots for o in walk.slots[k].node.outputs}
     parts = [[name for name in program.nodes if (name in before) == inside] for inside in (True, False)]
     trunk, head = (Part(len(names), total(macs.get(name, 0) for name in names)) for names in parts)
@@ -297,11 +297,11 @@ class _Sized:
         self._maps = _shared((name, form) for name, form in maps if name != image)
         self._stored = _shared((t.name, Tensor(t.data_type, tuple(t.dims[:]))) for t in graph.initializer)
         self._forms = {*self._maps.values(), *self._stored.values()}
-        self.program = Program(graph, {**self._maps, **self._stored})
+        self.program = Program(graph, {**self._maps, **self._stored}, document.nodes)
         unknown = any(isinstance(form, str) and form != image for form in self.program.needed)
         self._by_name = unknown or walk.region is not None
         if self._by_name:  # each tensor for itself
-            self.program = Program(graph)
+            self.program = Program(graph, nodes=document.nodes)
 
     def at(self, size: Dims) -> dict[Any, Tensor]:
         """The tensors for an image of this size, by their forms; shape inference runs if the walk does not know all."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, ValueInfoProto
 
 from onnx_fcn.geometry import SIZE_NAMES, Geometry
 from onnx_fcn.lifting.emitter import POOLINGS
@@ -290,7 +290,7 @@ class _Kernels:
 
     def __init__(self, original: Document, document: Document) -> None:
         self._original, self._document = original, document
-        self._producers = {name: node for node in document.proto.graph.node for name in node.output[:] if name}
+        self._producers = {name: node for node in document.nodes for name in node.outputs if name}
         self._had, self._tensors = _initializers(original), _initializers(document)
         self._payloads: dict[int, set[object]] = {}
 
@@ -308,11 +308,11 @@ class _Kernels:
     def of(self, emission: Emission | None) -> TensorProto | None:
         """The initializer with the kernel of a Conv, also if a DequantizeLinear or a Cast is in between."""
         node = None if emission is None else self._producers.get(emission.node.outputs[0])
-        place = 3 if node is not None and node.op_type == "QLinearConv" else 1
-        name = node.input[place] if node is not None and len(node.input) > place else ""
+        place = 3 if node is not None and node.op == "QLinearConv" else 1
+        name = node.inputs[place] if node is not None and len(node.inputs) > place else ""
         while name and name not in self._tensors:
             node = self._producers.get(name)
-            name = node.input[0] if node is not None and node.input else ""
+            name = node.inputs[0] if node is not None and node.inputs else ""
         return self._tensors.get(name)
 
     def is_original(self, kernel: TensorProto, weight: str) -> bool:
@@ -365,16 +365,16 @@ def _payload(document: Document, tensor: TensorProto) -> object:
 
 
 def _difference(original: Document, document: Document) -> Difference:
-    nodes = original.proto.graph.node[:]
-    before = {n.SerializeToString(): k for k, n in enumerate(nodes)}
-    kept: Counter[str] = Counter()
+    stay = set(map(id, original.nodes)).intersection(map(id, document.nodes))  # as most do
+    kept = Counter(node.op for node in original.nodes if id(node) in stay)
+    before = {node.proto.SerializeToString(): node for node in original.nodes if id(node) not in stay}
     new: set[tuple[str, str]] = set()
-    for node in document.proto.graph.node:
-        if before.pop(node.SerializeToString(), None) is None:
+    for node in (node for node in document.nodes if id(node) not in stay):
+        if before.pop(node.proto.SerializeToString(), None) is None:
             new.add(_place(node))
         else:
-            kept[node.op_type] += 1
-    old = {_place(nodes[k]) for k in before.values()}
+            kept[node.op] += 1
+    old = set(map(_place, before.values()))
     had, has = _initializers(original), _initializers(document)
     changed = [name for name, t in has.items() if name in had and t != had[name]]
     same = {n for n in changed if _payload(original, had[n]) == _payload(document, has[n])}
@@ -390,9 +390,9 @@ def _difference(original: Document, document: Document) -> Difference:
     )
 
 
-def _place(node: NodeProto) -> tuple[str, str]:
+def _place(node: Node) -> tuple[str, str]:
     """What a node keeps if a rule varies it: its operator and its first output."""
-    return node.op_type, next(filter(None, node.output), node.name)
+    return node.op, next(filter(None, node.outputs), node.name)
 
 
 def _count(operators: Iterable[str]) -> dict[str, int]:

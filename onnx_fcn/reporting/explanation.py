@@ -16,7 +16,7 @@ from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedMod
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.facts import Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.lifted import Lifted, dim_of
-from onnx_fcn.lifting.program import Emission, Slot, Walk, upstream
+from onnx_fcn.lifting.program import Emission, Slot, Walk
 from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import names_used
@@ -198,18 +198,17 @@ class _Explainer:
     def __init__(self, document: Document, walk: Walk, causes: Sequence[Diagnostic]) -> None:
         self._walk, self._causes = walk, causes
         self._cut: Cut | None = find_cut(walk) if walk.has_head else None
-        self._trunk = set() if self._cut is None else upstream(walk, self._cut.name)
+        self._trunk = set() if self._cut is None else walk.upstream(self._cut.name)
         self._made = {name for node in document.proto.graph.node for name in node.output}
         self._made |= {i.name for i in document.proto.graph.input}
         self._nodes = {slot.node.name: k for k, slot in enumerate(walk.slots) if slot.node.name}
-        self._makers = {o: k for k, slot in enumerate(walk.slots) for o in slot.node.outputs if o}
         self._graph = document.proto.graph
         nodes = walk.region.nodes if walk.region else ()
         copied = walk.region.copied if walk.region else ()  # these are constants outside, which is asked about
         own = (n for n in nodes if n.output[0] not in copied)
         self._region = {name for n in own for name in (n.name, *n.output) if name}
         refusals = {**walk.diagnostics, **walk.causes}  # found at one node, and attributed to the node at fault
-        self._refusals = {self._nodes.get(d.node, self._makers.get(d.node, k)): d for k, d in refusals.items()}
+        self._refusals = {self._nodes.get(d.node, self._walk.makers.get(d.node, k)): d for k, d in refusals.items()}
 
     def of(self, name: str) -> Explanation:
         """The explanation of a node or tensor."""
@@ -217,8 +216,8 @@ class _Explainer:
             return self._in_region(name)
         if name in self._nodes:
             return self._node(name, self._nodes[name])
-        if name in self._makers:
-            return self._node(name, self._makers[name], only=name)
+        if name in self._walk.makers:
+            return self._node(name, self._walk.makers[name], only=name)
         if name in self._walk.facts:
             fact = self._walk.facts[name]
             part = "image" if isinstance(fact, Lifted) else "beside" if isinstance(fact, Unmapped) else "constant"
@@ -228,7 +227,7 @@ class _Explainer:
             if name and name in (node.name, *node.output):
                 makes = tuple(Operand(o, "unused") for o in node.output if o)
                 return Explanation(name, node.name, node.op_type, "unused", "stays", (), makes)
-        names = [*self._nodes, *self._walk.facts, *self._makers]
+        names = [*self._nodes, *self._walk.facts, *self._walk.makers]
         raise OptionError(f"the model has no node or tensor '{name}'{did_you_mean(name, names)}")
 
     def _node(self, name: str, k: int, *, only: str = "") -> Explanation:

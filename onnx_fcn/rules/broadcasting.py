@@ -121,7 +121,11 @@ def _joined_space(maps: Sequence[Lifted]) -> tuple[Axis, ...]:
     """The axes of a map that is computed from maps that are alike."""
     space = maps[0].space
     for x in maps[1:]:
-        space = tuple(a.joined(b) for a, b in zip(space, x.space))
+        joined: list[Axis] = []
+        for k, (a, b) in enumerate(zip(space, x.space)):
+            like = next((j for j in range(k) if a.is_parallel(space[j]) and b.is_parallel(x.space[j])), None)
+            joined.append(a.joined(b) if like is None else a.parallel(joined[like], a.atoms))
+        space = tuple(joined)
     return space
 
 

@@ -90,6 +90,11 @@ class Placed:
     crop: tuple[int, int] = (0, 0)
     counted: float = 1.0
 
+    def along(self, axis: Axis) -> Placed:
+        """The same operator along an axis that is parallel to its own."""
+        made = axis.parallel(self.made, atoms_of(self.made.window, _name_along(axis)))
+        return Placed(made, self.taps, self.stride, self.dilation, self.begin, self.end, self.crop, self.counted)
+
 
 @record
 class Plan:
@@ -241,7 +246,7 @@ def _place_over_window(site: Site, x: Lifted, axes: Sequence[int], slides: Seque
     if any(s.ceil and s.overflows(x.space[k].window) for s, k in zip(slides, axes) if k not in covered):
         raise Unsupported("covers the window, but rounds its size up along another axis", code="ceil")
     placed = {
-        k: _cover_axis(x.space[k], slide) if k in covered else _slide_axis(x.space[k], slide, slide.stride, 1, False)
+        k: _cover_axis(x.space[k], slide) if k in covered else _slide_axis(x.space[k], slide, (slide.stride, 1), False)
         for slide, k in zip(slides, axes)
     }
     contracts = any(x.space[k].window > 1 for k in covered)
@@ -278,7 +283,12 @@ def _place_sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[
     """Place an operator unchanged, or dilated beyond the output stride: (*window) -> (*cells)."""
     steps = [split_stride(site, x.space[k], slide.stride) for slide, k in zip(slides, axes)]
     dilates = any(rate > 1 for _, rate in steps)  # ceil_mode applies to all axes, so all are written the same way
-    placed = {k: _slide_axis(x.space[k], slide, *step, dilates) for slide, k, step in zip(slides, axes, steps)}
+    placed: dict[int, Placed] = {}
+    for n, k in enumerate(axes):
+        axis, how = x.space[k], (slides[n], steps[n])
+        same = (j for m, j in enumerate(axes[:n]) if (slides[m], steps[m]) == how and x.space[j].is_parallel(axis))
+        like = next(same, None)
+        placed[k] = _slide_axis(axis, *how, dilates) if like is None else placed[like].along(axis)
     moving = [(slide, step, x.space[k]) for slide, (step, _), k in zip(slides, steps, axes) if x.space[k].slides]
     pads = any(slide.begin or slide.end or slide.overflows(axis.window) for slide, _, axis in moving)
     site.note_sliding(pads=pads, strides=any(step > 1 for _, step, _ in moving))
@@ -286,18 +296,24 @@ def _place_sliding(site: Site, x: Lifted, axes: Sequence[int], slides: Sequence[
     return Plan(tuple(placed.get(k, Placed(axis)) for k, axis in enumerate(x.space)), ceil=ceil)
 
 
-def _slide_axis(axis: Axis, slide: Slide, stride: int, rate: int, dilates: bool) -> Placed:
+def _slide_axis(axis: Axis, slide: Slide, step: tuple[int, int], dilates: bool) -> Placed:
     """Place a kernel that slides along one axis by `stride` cells; the resulting axis is dilated by `rate`.
 
     If some axis `dilates`, the size is padded instead of rounded up.
     """
+    stride, rate = step
     dilation, begin, end = slide.dilation * axis.rate, slide.begin * axis.rate, slide.end * axis.rate
     if slide.ceil and dilates:  # room for the last window, but none that starts after the map
         end = axis.rate * min(slide.end + slide.stride - 1, max(slide.span - 1, slide.end))
-    name = axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
+    name = _name_along(axis)
     cells, ceil = slide.cells(axis.window), slide.ceil and not dilates
     made = axis.slid(cells, name, slide.kernel, stride, dilation, (begin, end), ceil=ceil, rate=rate)
     return Placed(made, range(slide.kernel), stride, dilation, begin, end)
+
+
+def _name_along(axis: Axis) -> str:
+    """The name of the cells along an axis."""
+    return axis.atoms[0].name.rstrip("'") if axis.atoms else "w"
 
 
 def result(site: Site, x: Lifted, plan: Plan, axes: Sequence[int], name: str, channels: int | None) -> Lifted:

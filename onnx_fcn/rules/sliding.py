@@ -90,15 +90,17 @@ def convolved(site: Site, x: Fact, weight: Fact, operands: Callable[[Lifted, Sha
     if not isinstance(x, Lifted) or not isinstance(weight, Known):
         raise Unsupported("the weights of a convolution depend on the image", code="not-constant")
     shape = site.weight_shape(weight)
-    if x.is_live and x.channels and not x.layout[1] and shape[:2] == (1, 1):
+    if x.rank > 1 and not x.layout[1] and x.channels and x.is_live and shape[:2] == (1, 1):
         still = [k for k in range(2, x.rank) if x.space_of(x.layout[k]) is None and x.layout[k]]
         along = dict(enumerate(parameters(site, x.shape[2:], shape[2:]), 2))
         if all(along[k] == Slide(1) for k in still):
             return _window_sum(site, x, weight, shape, operands, along, still)
     x = move_factors(site, x)
-    if not x.is_map and (taps := standing(site, x, shape[2:])) is not None:
+    if x.is_map:
+        return _slid(site, x, weight, shape, operands)
+    if (taps := standing(site, x, shape[2:])) is not None:
         return standing_convolution(site, x, weight, taps, operands)
-    if not x.is_map and x.is_per_position and x.rank == len(shape):
+    if x.is_per_position and x.rank == len(shape):
         cells = [s.cells(n) for s, n in zip(parameters(site, x.shape[2:], shape[2:]), x.shape[2:])]
         return at_each_position(site, x, [shape[0], *cells], lambda t: site.emit(operands(t, weight)))
     return _slid(site, x, weight, shape, operands)

@@ -42,7 +42,7 @@ def assemble(document: Document, walk: Walk, *, dynamic_batch: bool = False) -> 
     walked = _emitted(walk)
     made = _with_ends(document, walk, {**walked, **_beside(document, walk, walked)})
     nodes = _needed(made, walk.outputs, set(walked))
-    weights = {name: weight for slot in _slots(walk) for name, weight in slot.constants.items()}
+    weights = {c.name: c.weight for slot in _slots(walk) for c in slot.constants}
     used = {name for node in _all(nodes) for name in node.reads} | set(walk.outputs)
     _check_complete(document, nodes, used, weights)
     gone = {t.name for t in graph.initializer} - used - _unused(document)
@@ -115,7 +115,7 @@ def _needed(made: Nodes, outputs: Iterable[str], walked: set[int]) -> Nodes:
 
 def _weight_names(walk: Walk, weights: dict[str, Weight], used: set[str], gone: set[str]) -> dict[str, str]:
     """The names under which new weights are stored, if these are not their own."""
-    sources = {name: s for slot in [*walk.slots, *walk.epilogue] for name, s in slot.sources.items()}
+    sources = {c.name: c.source for slot in [*walk.slots, *walk.epilogue] for c in slot.constants if c.source}
     return {**_shared(weights, sources), **_given_back(sources, used, gone)}
 
 
@@ -136,9 +136,8 @@ def _filled(weights: dict[str, Weight]) -> tuple[list[Node], dict[str, Weight]]:
 
 def _rename_inputs(nodes: Nodes, names: dict[str, str]) -> None:
     """Make the nodes read weights by the names under which these are stored."""
-    for node in _all(nodes) if names else ():
-        if any(name in names for name in node.inputs):
-            node.rename(names)
+    for made in nodes.values() if names else ():
+        made[:] = [node.renamed(names) for node in made]
 
 
 def _changed(document: Document, nodes: Nodes) -> dict[int, list[NodeProto]]:
@@ -172,17 +171,17 @@ def _name_outputs(walk: Walk) -> None:
         else:
             current = renamed.get(current, current)
             alias = Node("Identity", name, [current], [f"{name}/alias"])
-            slot.emissions.append(Emission(alias))
+            slot.emissions += (Emission(alias),)
             renamed[f"{name}/alias"] = name
     if renamed:
         for emission in (e for slot in _slots(walk) for e in slot.emissions):
-            emission.node.rename(renamed)
+            emission.rename(renamed)
     walk.renamed.update(renamed)
 
 
 def _stored(emission: Emission, slot: Slot) -> Node:
     """The node as it will be stored; a variation of the slot's own keeps everything that it does not change."""
-    if not emission.varies:
+    if not emission.varies or emission.node is slot.node:
         return emission.node
     inputs, outputs, attrs = emission.node.inputs, emission.node.outputs, emission.node.attrs
     changed = {
@@ -191,8 +190,6 @@ def _stored(emission: Emission, slot: Slot) -> Node:
         if k not in slot.node.attrs or (slot.node.attrs[k] is not v and slot.node.attrs[k] != v)
     }
     removed = set(slot.node.attrs) - set(attrs)
-    if slot.node.inputs == inputs and slot.node.outputs == outputs and not changed and not removed:
-        return slot.node
     node = NodeProto()
     node.CopyFrom(slot.node.proto)
     del node.input[:], node.output[:]

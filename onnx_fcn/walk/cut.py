@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from onnx_fcn.lifting.facts import Known
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Slot, Walk, makers_of, upstream
+from onnx_fcn.lifting.program import Slot, Walk
 
 __all__ = [
     "Cut",
@@ -50,7 +50,7 @@ def instead_of_padding(walk: Walk, cut: Cut) -> str:
     for name in walk.outputs if len(walk.outputs) > 1 else ():
         alone = replace(walk, outputs=(name,))
         own = find_cut(alone)
-        if own is not None and upstream(walk, name).isdisjoint(padded_beyond(alone, own)):
+        if own is not None and walk.upstream(name).isdisjoint(padded_beyond(alone, own)):
             return f"keep only one of the outputs, with --outputs {name}"
     return f"it can only run on windows of '{cut.name}'"
 
@@ -117,8 +117,7 @@ def slots_of_head(walk: Walk, cut: Cut) -> list[int]:
 
 def before_answers(walk: Walk) -> set[int]:
     """Slots that answers are computed from, rather than dense outputs only."""
-    makers = makers_of(walk)
-    return set().union(*(upstream(walk, name, makers) for name in walk.answers))
+    return set().union(*(walk.upstream(name) for name in walk.answers))
 
 
 def pooling_weights(walk: Walk) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnx_fcn.lifting.facts import Fact, Unmapped, Whole
@@ -21,11 +21,9 @@ def as_image_map(site: Site, image: Image) -> Lifted:
     if image.is_channels_first:
         return image.lifted(image.name)
     order = [image.batch, image.channels, *image.space]
-    name = site.emit([image.name], "Transpose", perm=[k for k in order if k is not None])
     missing = [k for k, axis in enumerate(order) if axis is None]
-    if [k for k in order if k is not None] == sorted(k for k in order if k is not None):
-        site.emissions.pop()
-        name = image.name
+    perm = [axis for axis in order if axis is not None]
+    name = image.name if perm == sorted(perm) else site.emit([image.name], "Transpose", perm=perm)
     return image.lifted(site.unsqueeze(name, missing) if missing else name)
 
 
@@ -53,29 +51,29 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
     """Give the maps that this slot emitted the names of the node's outputs."""
     made = {name for e in site.emissions for name in e.node.outputs}
     renamed = dict(site.aliases)
-    result: list[Fact] = []
     for name, fact in zip(site.outputs, facts):
         if isinstance(fact, Lifted | Unmapped | Whole):
             old = fact.map if isinstance(fact, Lifted) else fact.name
             if name and old in made and old not in renamed and name not in renamed.values():
                 renamed[old] = name
-        result.append(fact)
     if not renamed:
-        return result
+        return list(facts)
     for emission in site.emissions:
-        emission.node.rename(renamed)
+        emission.rename(renamed)
+    return [_renamed(fact, renamed) for fact in facts]
 
-    def again(fact: Fact) -> Fact:
-        if isinstance(fact, Lifted):
-            return replace(fact, map=renamed.get(fact.map, fact.map))
-        return replace(fact, name=renamed.get(fact.name, fact.name)) if isinstance(fact, Unmapped | Whole) else fact
 
-    return [again(f) for f in result]
+def _renamed(fact: Fact, names: Mapping[str, str]) -> Fact:
+    if isinstance(fact, Lifted):
+        return fact.at(names.get(fact.map, fact.map))
+    return replace(fact, name=names.get(fact.name, fact.name)) if isinstance(fact, Unmapped | Whole) else fact
 
 
 def check_meeting(site: Site, facts: Iterable[Fact | None]) -> None:
     """Rewind if a value that was reduced over the window meets a map on which the window is still live."""
     lifted = [f for f in facts if isinstance(f, Lifted)]
+    if len(lifted) < 2:
+        return
     live = {a.image for f in lifted for a in f.space if a.atoms and a.image is not None}
     for fact in lifted:
         missing = any(not a.atoms and a.image in live for a in fact.space)

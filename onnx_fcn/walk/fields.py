@@ -7,11 +7,11 @@ are put in its order, and what is true of every node before an output is stated 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from onnx_fcn.geometry import AXES, Answers, Field, Geometry, Number
 from onnx_fcn.lifting.lifted import Axis, Lifted
-from onnx_fcn.lifting.program import Image, Walk, makers_of, upstream
+from onnx_fcn.lifting.program import Image, Walk
 
 __all__ = ["about_cells", "answers_by_field", "fields_of", "geometry_of", "layout_of", "meetings", "sliding"]
 
@@ -35,8 +35,7 @@ def sliding(fact: Lifted) -> list[Axis]:
 
 def geometry_of(walk: Walk) -> Geometry:
     """Where the answers are of all outputs with a grid."""
-    makers = makers_of(walk)
-    outputs = {name: _answers(walk, name, fact, upstream(walk, name, makers)) for name, fact in walk.results.items()}
+    outputs = {name: _answers(walk, name, fact, walk.upstream(name)) for name, fact in walk.results.items()}
     return Geometry(walk.image.size, outputs, walk.image.name, layout_of(walk.image))
 
 
@@ -48,7 +47,7 @@ def layout_of(image: Image) -> str:
     return "".join(letters[k] for k in range(len(image.shape)))
 
 
-def _answers(walk: Walk, name: str, fact: Lifted, before: set[int]) -> Answers:
+def _answers(walk: Walk, name: str, fact: Lifted, before: Set[int]) -> Answers:
     """The geometry of one output, which the slots `before` compute.
 
     In a network without a head, the window of an answer is its receptive field.

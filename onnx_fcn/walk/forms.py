@@ -20,7 +20,7 @@ import onnx
 from onnx_fcn.errors import Diagnostic, OptionError, Unsupported, UnsupportedModel
 from onnx_fcn.geometry import SIZE_NAMES, Field
 from onnx_fcn.lifting.lifted import BATCH, Atom, Lifted, dims_of
-from onnx_fcn.lifting.program import FormedOutput, Slot, Walk, upstream
+from onnx_fcn.lifting.program import FormedOutput, Slot, Walk
 from onnx_fcn.lifting.site import Site
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.fields import about_cells, answers_by_field
@@ -111,7 +111,7 @@ def _formed(walk: Walk, site: Site, slot: Slot, name: str, asked: Asked) -> Form
             tensor = as_original(site, x.on(tensor), original, batch)
             dims = _original_dims(original, batch)
     if asked.full_size:
-        about = about_cells(walk, name, x.space, upstream(walk, name)) if answers_by_field(walk, name, x) else None
+        about = about_cells(walk, name, x.space, walk.upstream(name)) if answers_by_field(walk, name, x) else None
         tensor = _enlarged(walk, site, x, about)
         dims = (None, x.width, *(n if k in walk.held else sizes[k] for k, n in enumerate(walk.image.size)))
     if asked.argmax:

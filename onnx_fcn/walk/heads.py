@@ -119,7 +119,7 @@ def _give_way(walk: Walk, name: str) -> None:
     if any(name in slot.node.outputs for slot in walk.slots):
         other = walk.fresh(f"{name}/before")
         for emission in (e for slot in walk.slots for e in slot.emissions):
-            emission.node.rename({name: other})
+            emission.rename({name: other})
 
 
 def map_at(walk: Walk, name: str) -> Lifted:

@@ -411,8 +411,8 @@ def _literals(document: Document) -> list[int]:
     """First dims of constant Reshape targets: batches that the graph may have baked in."""
     tensors = {t.name: t for t in document.proto.graph.initializer}
     found = []
-    for node in document.proto.graph.node:
-        if node.op_type == "Reshape" and len(node.input) > 1 and (t := tensors.get(node.input[1])) is not None:
+    for node in document.nodes:
+        if node.op == "Reshape" and len(node.inputs) > 1 and (t := tensors.get(node.inputs[1])) is not None:
             target = document.array(t).reshape(-1)
             if len(target) and 1 < target[0] < 1024:
                 found.append(int(target[0]))

@@ -14,7 +14,7 @@ the walk rewinds to its origins and marks them as context: they stay global, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from onnx_fcn.lifting.constants import stored_in
 from onnx_fcn.lifting.facts import KINDS, Blocked, Fact, Known, Unmapped, Whole
 from onnx_fcn.lifting.folding import same_folding
 from onnx_fcn.lifting.lifted import Lifted
-from onnx_fcn.lifting.program import Rewind, Slot, Walk, at_node, makers_of, upstream
+from onnx_fcn.lifting.program import Constant, Rewind, Slot, Walk, at_node
 from onnx_fcn.lifting.refusals import (
     EVALUATION,
     ONE_ANSWER,
@@ -56,6 +56,10 @@ __all__ = ["run"]
 
 #: The hint for outputs that are resized to a size that is computed from the image.
 RESIZES_ITSELF = "its own nodes answer for images of any size, once the sizes of the input are dynamic"
+
+
+#: The facts of tensors that a rule is needed for.
+MAPPED = frozenset({Lifted, Whole})
 
 
 def run(walk: Walk) -> Walk:
@@ -109,11 +113,10 @@ def _check_resized(walk: Walk) -> None:
     which the original's nodes compute another size where pixels are left over.
     """
     dense = [name for name, result in walk.results.items() if result.is_dense]
-    makers = makers_of(walk) if dense else {}
     resized: dict[str, Slot] = {}
     for name in dense:
-        for slot in (walk.slots[k] for k in sorted(upstream(walk, name, makers))):
-            if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and _is_sized(walk, makers, slot):
+        for slot in (walk.slots[k] for k in sorted(walk.upstream(name))):
+            if slot.node.op in ("Resize", "Upsample") and slot.slides is not None and _is_sized(walk, slot):
                 resized.setdefault(name, slot)
     for name, slot in list(resized.items())[:1]:
         reason = f"is resized to a size that '{slot.name}' computes from that of the image"
@@ -122,7 +125,7 @@ def _check_resized(walk: Walk) -> None:
         walk.diagnostics[len(walk.slots)] = Diagnostic("resized", name, "output", reason, hint)
 
 
-def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
+def _is_sized(walk: Walk, slot: Slot) -> bool:
     """Does a node resize a map to a size that is computed from the image's?
 
     Exporters join literal numbers of rows and columns with the numbers of images and channels, which they read off.
@@ -134,7 +137,7 @@ def _is_sized(walk: Walk, makers: Mapping[str, int], slot: Slot) -> bool:
     space = {axis.atoms[0] for axis in x.space if axis.atoms}
     along = {k for k, group in enumerate(x.layout) if space & set(group)}
     for fact in sized:
-        made = walk.slots[makers[fact.name]] if fact.name in makers else None
+        made = walk.slots[walk.makers[fact.name]] if fact.name in walk.makers else None
         if made is None or made.node.op != "Concat":
             return True
         axis = 0
@@ -156,8 +159,8 @@ def _forget(walk: Walk, position: int) -> None:
         slot = walk.slots[k]
         for emission in slot.emissions:
             walk.names -= {emission.node.name, *emission.node.outputs} - slot.own_names
-        walk.names -= set(slot.constants)
-        slot.emissions, slot.constants, slot.sources, slot.changes = [], {}, {}, []
+        walk.names -= {c.name for c in slot.constants}
+        slot.emissions, slot.constants, slot.changes = (), (), ()
         slot.replaced, slot.slides, slot.repeated = False, None, 0
         for output in slot.node.outputs:
             walk.facts.pop(output, None)
@@ -174,10 +177,11 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
     operands = tuple(facts[n] if n else None for n in names)
     slot.operands = operands
     everything = [f for f in (*operands, *(facts[n] for n in implicit if n in facts)) if f is not None]
+    kinds = set(map(type, everything))
     condition = next(iter(operands), None)
     outputs: Sequence[Fact]
-    blocked = [f for f in everything if isinstance(f, Blocked)]
-    if blocked:
+    if Blocked in kinds:
+        blocked = [f for f in everything if isinstance(f, Blocked)]
         origins: frozenset[int] = frozenset().union(*(f.origins for f in blocked))
         causes: frozenset[int] = frozenset().union(*(f.causes for f in blocked))
         if origins and any(isinstance(f, Lifted) and f.is_live for f in everything):
@@ -189,9 +193,9 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
         reason = "gives other values in every run, so that no answer can be compared with the original's"
         walk.diagnostics[position] = Diagnostic("random", slot.name, node.op, reason, EVALUATION)
         outputs = [Blocked(causes=frozenset({position}))] * len(node.outputs)
-    elif node.op == "If" and isinstance(condition, Known) and any(isinstance(f, Lifted | Whole) for f in everything):
+    elif node.op == "If" and isinstance(condition, Known) and not kinds.isdisjoint(MAPPED):
         outputs = _inline_branch(walk, position, slot, condition)
-    elif not any(isinstance(f, Lifted | Whole) for f in everything):
+    elif kinds.isdisjoint(MAPPED):
         outputs = _untouched(walk, Site(walk, position, slot), slot, everything)
         sized = [f for f in operands if isinstance(f, Known) and f.sized]
         beside = all(type(f) is Unmapped and f.spread is None and not f.context for f in outputs)
@@ -277,7 +281,9 @@ def _apply(
         outputs = on_whole_map(site, operands)
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
-    return named(site, outputs)
+    outputs = named(site, outputs)
+    slot.settle()
+    return outputs
 
 
 def _attends(walk: Walk, slot: Slot, operands: Sequence[Fact | None]) -> bool:
@@ -374,7 +380,7 @@ def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> S
     for name, tensor in stored_in(graph).items():
         array = walk.values.add(name, tensor)
         elem_type = tensor.data_type if isinstance(tensor, onnx.TensorProto) else tensor.values.data_type
-        slot.constants[name] = Weight(array, array.shape, elem_type)
+        slot.constants += (Constant(name, Weight(array, array.shape, elem_type)),)
         walk.facts[name] = Known(name)
     slot.replaced = True
     if not slot.unfolded:
@@ -383,6 +389,6 @@ def _inline_branch(walk: Walk, position: int, slot: Slot, condition: Known) -> S
         nodes += [
             Node("Identity", output, [result.name], [output]) for result, output in zip(graph.output, slot.node.outputs)
         ]
-        walk.slots[position + 1 : position + 1] = [Slot(node, slot.index) for node in nodes]
+        walk.insert(position + 1, [Slot(node, slot.index) for node in nodes])
         walk.values.produce(nodes)
     return []

@@ -11,7 +11,7 @@ import onnx
 from onnx_fcn.errors import Diagnostic
 from onnx_fcn.lifting.constants import Values, stored_in
 from onnx_fcn.lifting.facts import Fact, Known, Unmapped
-from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk, upstream
+from onnx_fcn.lifting.program import Image, Options, Slot, Strides, Walk
 from onnx_fcn.lifting.regions import Region
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.nodes import Node
@@ -58,7 +58,7 @@ def walked(document: Document, image: Image, options: Options = PLAIN, region: R
             continue
         if not walk.succeeded or not walk.has_head:
             return walk
-        own = before_answers(walk) - upstream(walk, cut.name)
+        own = before_answers(walk) - walk.upstream(cut.name)
         beyond = {walk.slots[k].name for k in walk.context & walk.reductions & own}
         if not beyond <= options.head:
             options = replace(options, head=options.head | beyond)

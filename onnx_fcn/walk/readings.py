@@ -244,7 +244,7 @@ def _mixed_beside(document: Document, walk: Walk) -> list[Diagnostic]:
     The scales that a DynamicQuantizeLinear computes for the whole batch are no reason: they only change the rounding.
     """
     made = {o: slot for slot in walk.slots for o in slot.node.outputs}
-    named = {o for node in document.proto.graph.node for o in node.output}
+    named = {o for node in document.nodes for o in node.outputs}
     beside = [o for o in made if type(walk.facts.get(o)) is Unmapped]
     if all(keeps_apart(walk, made[o]) for o in beside) or is_rounded(document):
         return []

@@ -38,9 +38,9 @@ __all__ = ["without_sequences"]
 
 def without_sequences(document: Document) -> Document:
     """The same model with tensors instead of sequences, where these are known; itself if it has no sequences."""
-    nodes = document.proto.graph.node
-    if not any(_meaning_of(node) for node in nodes):
+    if not any(node.op in _MEANINGS for node in document.nodes):
         return document
+    nodes = document.proto.graph.node
     rewriting = _Rewriting(document)
     edit = _without_unread(document.proto.graph, [rewriting.replace(node) for node in nodes])
     document = document.copy()

@@ -240,7 +240,7 @@ def _convolved(site: Site, slot: Slot, layer: Layer, types: Types, kernels: Kern
     y = site.squeeze(y, spare) if spare else y
     layout = f"n (c{dims[0]} h{dims[1]} w{dims[2]})"
     change = Change("dense", dims[1:], dims[0], outputs, reads=reads, layout=layout, weight=layer.weight.name)
-    slot.changes.append(change)
+    slot.changes += (change,)
     return _in_order(site, y, layer.back), added
 
 
