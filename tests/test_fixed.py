@@ -81,6 +81,15 @@ def test_only_the_batch() -> None:
     agree(fixed, onnx_fcn.convert(ORIGINAL, validate=False).to_proto(), (2, 1, 64, 37))
 
 
+def test_only_a_batch_without_a_name() -> None:
+    """Channels have no name either, but a number."""
+    original = onnx.load(ORIGINAL)
+    for value in (*original.graph.input, *original.graph.output):
+        value.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    fixed = onnx_fcn.convert(original, batch=2).to_proto()
+    assert dims(fixed) == [[2, 1, "height", "width"], [2, 11, "(height - 28) // 4 + 1", "(width - 28) // 4 + 1"]]
+
+
 def test_the_native_size_for_accelerators() -> None:
     fixed = onnx_fcn.convert(ORIGINAL, keep_size=True, batch=1).to_proto()
     assert dims(fixed) == [[1, 1, 28, 28], [1, 11]]

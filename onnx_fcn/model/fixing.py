@@ -64,13 +64,16 @@ def fixed(document: Document, dims: Mapping[str, Sequence[int | None]]) -> Edit:
 
 
 def in_batches_of(document: Document, name: str, batch: int) -> Edit:
-    """The edit that declares a number wherever inputs and outputs have a symbolic dim of this name."""
+    """The edit that declares a number wherever inputs and outputs have a symbolic dim of this name.
+
+    Exporters may leave the batch without a name: then it is the first axis, if that is open.
+    """
 
     def declared(value: ValueInfoProto) -> ValueInfoProto:
         made = ValueInfoProto()
         made.CopyFrom(value)
-        for dim in made.type.tensor_type.shape.dim:
-            if dim_name(dim) == name:
+        for k, dim in enumerate(made.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and dim_name(dim) == name and (name or k == 0):
                 dim.dim_value = batch
         return made
 
