@@ -202,6 +202,13 @@ def test_a_wrong_value_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         onnx_fcn.convert(ORIGINAL, full_size=True, fix_size=61, batch=1)
 
 
+def test_a_batch_that_became_a_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What depends on a free batch is right in the batches that it was computed for."""
+    monkeypatch.setattr("onnx_fcn.model.fixing.FREE_BATCHES", (2, 2))
+    with pytest.raises(ValidationError, match="at its only size"):
+        onnx_fcn.convert(ORIGINAL, head="folded", fix_size=64)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"fix_size": 20}, "--fix-size 20×20 does not fit: the network has a window with a height of 28 pixels"),
     ({"fix_size": 64, "keep_size": True}, "does not fit: the network keeps its height of 28 pixels"),

@@ -24,6 +24,11 @@ from onnx_fcn.walk.images import Size
 __all__ = ["with_fixed_checks", "with_fixed_dims"]
 
 
+#: Images in the batch of a comparison if it stays free: another number than those for which values became weights
+#: (`model.fixing.FREE_BATCHES`), as one that depends on the batch is right for these.
+CHECKED_BATCH = 1
+
+
 def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: int | None) -> Document:
     """A copy of a conversion that takes images of one size, or in one batch, only.
 
@@ -87,7 +92,7 @@ def with_fixed_checks(validation: Validation, free: Document, judged: Document, 
     dims = {i.name: static_dims(i) for i in data_inputs(graph)}
     if any(d is None for sizes in dims.values() for d in sizes[1:]):
         return validation  # only the batch is fixed, in declarations
-    feeds = inputs_of(judged, dims, 2)
+    feeds = inputs_of(judged, dims, CHECKED_BATCH)
     size = tuple(feeds[walk.image.name].shape[axis] for axis in walk.image.space)
     names = [o.name for o in graph.output]
     try:
