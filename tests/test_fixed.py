@@ -205,8 +205,22 @@ def test_a_wrong_value_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_that_became_a_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What depends on a free batch is right in the batches that it was computed for."""
     monkeypatch.setattr("onnx_fcn.model.fixing.FREE_BATCHES", (2, 2))
-    with pytest.raises(ValidationError, match="at its only size"):
+    with pytest.raises(ValidationError, match="fails on the images that it takes"):
         onnx_fcn.convert(ORIGINAL, head="folded", fix_size=64)
+
+
+def test_a_file_of_one_batch_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = onnx_fcn.conversion.fixing.in_batches_of
+
+    def wrong(document: Any, name: str, batch: int) -> Any:
+        edit = make(document, name, batch)
+        edit.inputs["image"].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+        return edit
+
+    assert "fixed" in {c.kind for c in onnx_fcn.convert(ORIGINAL, batch=2).report.validation.checks}
+    monkeypatch.setattr(onnx_fcn.conversion.fixing, "in_batches_of", wrong)
+    with pytest.raises(ValidationError, match="fails on the images that it takes"):
+        onnx_fcn.convert(ORIGINAL, batch=2)
 
 
 @pytest.mark.parametrize(("options", "message"), [

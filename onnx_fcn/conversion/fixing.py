@@ -85,20 +85,24 @@ def _check_size(walk: Walk, size: tuple[int, ...]) -> None:
 def with_fixed_checks(validation: Validation, free: Document, judged: Document, given: Given, walk: Walk) -> Validation:
     """A validation of what a file was fixed from, with that of the file: does it answer the same at its only size?
 
+    A file of which only the batch is fixed is run at the native size.
+
     Raises:
         ValidationError: if it does not.
     """
     graph = judged.proto.graph
     dims = {i.name: static_dims(i) for i in data_inputs(graph)}
+    for axis, native in zip(walk.image.space, walk.image.size):  # those of a file of which only the batch is fixed
+        dims[walk.image.name][axis] = dims[walk.image.name][axis] or native
     if any(d is None for sizes in dims.values() for d in sizes[1:]):
-        return validation  # only the batch is fixed, in declarations
+        return validation  # another input, of any size
     feeds = inputs_of(judged, dims, CHECKED_BATCH)
     size = tuple(feeds[walk.image.name].shape[axis] for axis in walk.image.space)
     names = [o.name for o in graph.output]
     try:
         have = session(judged)(feeds)
     except ModelError as error:
-        raise ValidationError(f"the converted model fails at its only size: {error}", validation) from None
+        raise ValidationError(f"the converted model fails on the images that it takes: {error}", validation) from None
     checks = [
         Check("fixed", name, size, len(a) if a.ndim else 1, math.prod(a.shape), _apart(a, b), tolerance_of(free))
         for name, a, b in zip(names, have, session(free)(feeds))
