@@ -227,6 +227,8 @@ def test_a_file_of_one_batch_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"fix_size": 20}, "--fix-size 20×20 does not fit: the network has a window with a height of 28 pixels"),
     ({"fix_size": 64, "keep_size": True}, "does not fit: the network keeps its height of 28 pixels"),
     ({"fix_size": (64, 64, 64)}, "64×64×64 is not a size of an image with 2 axes"),
+    ({"fix_size": 64.5}, "the size to fix 64.5 is not a size in pixels"),
+    ({"fix_size": "64"}, "the size to fix '64' is not a size in pixels"),
     ({"batch": 0}, "a batch is a number of images from 1 on, not 0"),
     ({"batch": 1.5}, "a batch is a number of images from 1 on, not 1.5"),
 ])  # fmt: skip
@@ -242,6 +244,22 @@ def test_a_batch_that_the_file_fixes_already() -> None:
     with pytest.raises(OptionError, match="takes 1 images at once, not 2: --dynamic-batch makes that dynamic first"):
         onnx_fcn.convert(original, batch=2)
     assert dims(onnx_fcn.convert(original, batch=2, dynamic_batch=True, fix_size=9).to_proto())[0] == [2, 2, 9, 9]
+
+
+def test_another_input_of_open_sizes() -> None:
+    """They are not 1 because nobody said what they are."""
+    body = "c = Conv (x, k)  g = ReduceMean <axes = [1]> (gain)  m = Mul (c, g)  f = Flatten (m)  y = MatMul (f, w)"
+    kernels = {"k": (2, 1, 5, 5), "w": (1152, 4)}
+    for channels in ("K", "3"):
+        original = law.model(body, image=f"float[N,1,28,28] x, float[N,{channels},1,1] gain", opset=17, **kernels)
+        if channels == "3":
+            assert dims(onnx_fcn.convert(original, fix_size=40, batch=2).to_proto())[:2] == [
+                [2, 1, 40, 40],
+                [2, 3, 1, 1],
+            ]
+            continue
+        with pytest.raises(OptionError, match="input 'gain' has sizes that are open, too"):
+            onnx_fcn.convert(original, fix_size=40, batch=2)
 
 
 ATTENTION = (

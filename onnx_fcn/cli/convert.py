@@ -174,7 +174,7 @@ def _run(given: argparse.Namespace) -> None:
                 dynamic_batch=given.dynamic_batch,
                 sizes=[s[0] if len(s) == 1 else s for s in given.sizes],
                 portable=given.portable,
-                fix_size=given.fix_size and (given.fix_size[0] if len(given.fix_size) == 1 else given.fix_size),
+                fix_size=given.fix_size,
                 batch=given.batch,
                 external_data={None: None, "inline": False}.get(given.weights, True),
                 link_data=given.weights == "link",

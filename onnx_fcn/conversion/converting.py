@@ -186,6 +186,7 @@ def convert(
         portable=portable,
     )
     request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
+    only_size = size_of(fix_size, "size to fix")
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"a batch is a number of images from 1 on, not {batch!r}")
     model = as_model(source)
@@ -208,10 +209,10 @@ def convert(
         if dynamic_batch:
             check_freed(document, original, walk)
         free = document
-        if fix_size is not None or batch is not None:
+        if only_size is not None or batch is not None:
             from onnx_fcn.conversion.fixing import with_fixed_dims
 
-            document = with_fixed_dims(free, walk, fix_size, batch)
+            document = with_fixed_dims(free, walk, only_size, batch)
     name = "" if isinstance(model, onnx.ModelProto) else os.fspath(model)
     with clock("describe"):
         dropped = () if logits else tuple(given.logits)

@@ -19,7 +19,6 @@ from onnx_fcn.model.sessions import session
 from onnx_fcn.reporting.cost import along_axes
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.given import Given
-from onnx_fcn.walk.images import Size
 
 __all__ = ["with_fixed_checks", "with_fixed_dims"]
 
@@ -29,11 +28,18 @@ __all__ = ["with_fixed_checks", "with_fixed_dims"]
 CHECKED_BATCH = 1
 
 
-def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: int | None) -> Document:
+def with_fixed_dims(document: Document, walk: Walk, size: tuple[int, ...] | None, batch: int | None) -> Document:
     """A copy of a conversion that takes images of one size, or in one batch, only.
 
+    Args:
+        document: the conversion, which stays as it is.
+        walk: of the conversion.
+        size: pixels along each axis of the image, or one number for all; None if the sizes stay free.
+        batch: number of images; None if it stays free.
+
     Raises:
-        OptionError: if it does not take images of this size, or in this batch.
+        OptionError: if it does not take images of this size, or in this batch; if another input has open sizes.
+        ModelError: if onnxruntime does not run it on images of this size.
     """
     image, graph = walk.image, document.proto.graph
     declared = declared_as(graph, image.name)
@@ -44,7 +50,7 @@ def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: in
                 "the network cannot slide, so it keeps its size: leave --fix-size out, or give that size by "
                 "--input-size, too, if the file leaves it open"
             )
-        sizes = along_axes(size, len(image.size))
+        sizes = along_axes(size[0] if len(size) == 1 else size, len(image.size))
         _check_size(walk, sizes)
         for axis, pixels in zip(image.space, sizes):
             dims[axis] = pixels
@@ -65,10 +71,15 @@ def with_fixed_dims(document: Document, walk: Walk, size: Size | None, batch: in
         return document
     many = None if image.batch is None else dims[image.batch]
     shapes = {
-        i.name: [many if d is None and k == 0 else d or 1 for k, d in enumerate(static_dims(i))]
-        for i in data_inputs(graph)
+        i.name: [many if d is None and not k else d for k, d in enumerate(static_dims(i))] for i in data_inputs(graph)
     }
-    document.commit(fixed(document, {**shapes, image.name: dims}))
+    shapes[image.name] = dims
+    if open_input := next((name for name, sizes in shapes.items() if None in sizes[1:]), None):
+        raise OptionError(
+            f"input '{open_input}' has sizes that are open, too, and no option says what they shall be: fix them in "
+            "the original, as onnxruntime.tools.make_dynamic_shape_fixed does"
+        )
+    document.commit(fixed(document, shapes))
     return document
 
 

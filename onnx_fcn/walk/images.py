@@ -129,8 +129,8 @@ class Request:
         )
 
 
-def size_of(size: object) -> tuple[int, ...] | None:
-    """The requested size as a tuple.
+def size_of(size: object, name: str = "input size") -> tuple[int, ...] | None:
+    """The requested size as a tuple; `name` is what messages call it.
 
     Raises:
         OptionError: if it is neither a number of pixels nor a sequence of them.
@@ -142,7 +142,7 @@ def size_of(size: object) -> tuple[int, ...] | None:
     except TypeError:
         numbers = ()
     if not numbers or isinstance(size, str) or min(numbers) < 1:
-        raise OptionError(f"the input size {size!r} is not a size in pixels, such as (224, 224)")
+        raise OptionError(f"the {name} {size!r} is not a size in pixels, such as (224, 224)")
     return numbers
 
 
