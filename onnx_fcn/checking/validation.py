@@ -69,7 +69,12 @@ from onnx_fcn.model.sessions import session
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
-__all__ = ["run_checks"]
+__all__ = ["NONE_LARGER", "run_checks"]
+
+
+#: What a calibrated file is not compared on if all images that were given have the native size: then nothing shows how
+#: far apart its answers are.
+NONE_LARGER = "larger images, of which none was given"
 
 
 #: Up to this many multiply-accumulates of a native image, an uneven image is run only to count its answers.
@@ -146,7 +151,7 @@ def _enlarge(c: Comparison, cut: Cut | None, data: Mapping[str, Array] | None, r
         run.uncovered.append("larger images, which the file does not take")
         return
     if only_given and size_in(c, data or {}) == c.walk.image.size:
-        run.uncovered.append("larger images, of which none was given")
+        run.uncovered.append(NONE_LARGER)
         return
     for_wide, for_long, for_uneven = remainders(period_of(c, cut), 3, c.random)
     costly = c.macs is not None and c.macs > UNEVEN_BUDGET

@@ -18,7 +18,7 @@ from onnx_fcn.checking.data import load_data
 from onnx_fcn.checking.heads import head_in, prove_head
 from onnx_fcn.checking.limits import limits_of
 from onnx_fcn.checking.signature import check_signature
-from onnx_fcn.checking.validation import run_checks
+from onnx_fcn.checking.validation import NONE_LARGER, run_checks
 from onnx_fcn.conversion.blaming import blaming_model
 from onnx_fcn.conversion.comparing import accepted, compare
 from onnx_fcn.errors import ModelError, OptionError, UnsupportedModel, ValidationError
@@ -116,7 +116,8 @@ def validate(
             or lacks one of its outputs.
         UnsupportedModel: if the original cannot become fully convolutional.
         ValidationError: if the numbers disagree.
-        OptionError: if an option contradicts the metadata, or the stamp cannot be written.
+        OptionError: if an option contradicts the metadata; if the stamp cannot be written, or would say more than the
+            images in `data` show.
     """
     if tolerance is not None and not 0 < tolerance < 1:
         raise OptionError(f"a tolerance is a share of the largest answer, between 0 and 1, not {tolerance!r}")
@@ -143,6 +144,11 @@ def validate(
     pair = _paired(as_model(original), judged, options, input, size_of(input_size))
     validation = _compared(pair, tolerance, data, seed, progress or _silent)
     if stamp:
+        if NONE_LARGER in validation.uncovered:
+            raise OptionError(
+                "images of the native size alone do not show where the answers for larger ones are, which a stamp "
+                "says: give a larger image by --data"
+            )
         _stamp(pair)
     return validation
 
