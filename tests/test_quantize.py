@@ -189,6 +189,17 @@ def test_what_cannot_be_quantised(images: Path, tmp_path: Path) -> None:
         onnx_fcn.quantize(fast, images, tmp_path / "faster.onnx")
 
 
+def test_too_little_memory_is_no_fault_of_the_model(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(quantizing, "ranges", exhausted)
+    assert main(["quantize", str(convert(tmp_path)), str(images), str(tmp_path / "fast.onnx")]) == 2
+    assert "there is not enough memory" in capsys.readouterr().err
+
+
 def test_other_inputs(tmp_path: Path, images: Path) -> None:
     body = "c = Conv (image, k)  m = Mul (c, gain)  f = Flatten (m)  y = MatMul (f, w)"
     model = law.model(body, image="float[N,1,28,28] image, float[1] gain", k=(2, 1, 5, 5), w=(1152, 4))

@@ -21,7 +21,7 @@ import numpy as np
 from onnx import GraphProto
 
 from onnx_fcn._types import Array, Progress
-from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
+from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError, in_one_line
 from onnx_fcn.files import check_other
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
@@ -194,7 +194,7 @@ def _quantized(
                     }
                 },
             )
-    except (OptionError, ModelError):
+    except (FcnError, MemoryError):  # say more than that
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
