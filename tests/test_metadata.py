@@ -20,6 +20,7 @@ import onnx_fcn
 import onnx_fcn.dask
 from onnx_fcn import DenseModel, ModelError, OptionError, Preprocessing
 from onnx_fcn.cli import main
+from onnx_fcn.model.document import Document
 from onnx_fcn.model.metadata import geometry_in, labels_in, metadata_of, preprocessing_in
 from onnx_fcn.running.preprocess import PRESETS, changed, settled
 
@@ -60,15 +61,15 @@ def test_what_is_written_is_read() -> None:
     model = made("NCHW")
     formula = changed("imagenet", scale=1 / 128, order="BGR")
     assert isinstance(formula, Preprocessing)
-    geometry = geometry_in(model)
-    entries = metadata_of(geometry, "", model.graph, labels=NAMES, preprocessing=formula.to_json())
+    geometry, document = geometry_in(model), Document.open(model)
+    entries = metadata_of(geometry, document, document, labels=NAMES, preprocessing=formula.to_json())
     del model.metadata_props[:]
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
     assert geometry_in(model) == geometry
     assert labels_in(model) == tuple(NAMES)
     assert Preprocessing.from_json(preprocessing_in(model) or {}) == formula
-    bare = metadata_of(geometry, "", model.graph)
+    bare = metadata_of(geometry, document, document)
     assert set(entries) - set(bare) == {"onnx_fcn.labels", "onnx_fcn.preprocessing"}
 
 

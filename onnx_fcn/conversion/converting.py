@@ -22,7 +22,7 @@ from onnx_fcn.geometry import Grid
 from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.model.metadata import fingerprint, metadata_of
+from onnx_fcn.model.metadata import metadata_of
 from onnx_fcn.model.objects import Source, as_model
 from onnx_fcn.reporting.cost import Sizes, advice_on_windows
 from onnx_fcn.reporting.description import describe
@@ -220,8 +220,7 @@ def convert(
         report = describe(
             original, document, walk, source=name, sizes=sizes, windows=windows, attention=attention, dropped=dropped
         )
-    source_graph = fingerprint(given.whole.proto.graph)
-    entries = metadata_of(report.geometry, source_graph, document.proto.graph, asked.to_json(), labels=report.classes)
+    entries = metadata_of(report.geometry, given.whole, document, asked.to_json(), labels=report.classes)
     document.commit(Edit(metadata=entries))
     conversion, macs = Conversion(report, document), report.native.macs
 

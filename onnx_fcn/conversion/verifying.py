@@ -241,8 +241,8 @@ def _stamp(pair: _Pair) -> None:
     judged = pair.judged
     entries = metadata_of(
         geometry_of(pair.walk),
-        fingerprint(pair.given.whole.proto.graph),
-        judged.proto.graph,
+        pair.given.whole,
+        judged,
         pair.asked.to_json(),
         labels=classes_of(pair.given.selected, pair.walk),
     )

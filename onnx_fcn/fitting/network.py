@@ -26,7 +26,7 @@ from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.graphs import declared_as, static_dims
-from onnx_fcn.model.metadata import fingerprint, metadata_of
+from onnx_fcn.model.metadata import metadata_of
 from onnx_fcn.model.objects import Model
 from onnx_fcn.walk.asked import Asked
 from onnx_fcn.walk.assemble import assemble
@@ -141,12 +141,12 @@ class Network:
             document.commit(assemble(document, walk, dynamic_batch=self.has_fixed_batch))
             if self.has_fixed_batch:
                 check_freed(document, original, walk)
-        geometry, source = geometry_of(walk), fingerprint(self.given.whole.proto.graph)
+        geometry = geometry_of(walk)
         nodes = [e.node.name for e in walk.slots[-1].emissions if e.node.op == "Conv"]
         metadata = metadata_of(
             geometry,
-            source,
-            document.proto.graph,
+            self.given.whole,
+            document,
             self.asked.to_json(),
             labels=labels,
             preprocessing=preprocessing,
@@ -208,7 +208,7 @@ def open_network(
             )
         document.commit(assemble(document, walk))
     geometry = geometry_of(walk)
-    entries = metadata_of(geometry, fingerprint(given.whole.proto.graph), document.proto.graph, {})
+    entries = metadata_of(geometry, given.whole, document, {})
     document.commit(Edit(metadata=entries))
     return Network(given, walk, document, request, asked, seed, progress)
 

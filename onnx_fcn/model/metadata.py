@@ -13,19 +13,23 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from onnx_fcn.errors import ModelError
 from onnx_fcn.geometry import AXES, Answers, Count, Field, Geometry, Inner, Number, ratio
 from onnx_fcn.model import storage
 from onnx_fcn.model.entries import Check, formula_of, list_of, name_of, object_of, optional, parse, shorten, text_of
+from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.version import __version__
+
+if TYPE_CHECKING:
+    from onnx_fcn.model.document import Document
 
 __all__ = [
     "FORMAT",
@@ -64,8 +68,8 @@ MOST_STEPS = 256
 
 def metadata_of(
     geometry: Geometry,
-    source: str,
-    converted: GraphProto,
+    original: Document,
+    converted: Document,
     asked: Mapping[str, Any] | None = None,
     *,
     labels: Sequence[str] = (),
@@ -76,18 +80,20 @@ def metadata_of(
 
     Args:
         geometry: where they are.
-        source: fingerprint of the original.
-        converted: the converted graph.
+        original: the model as it was given, ready to be lifted.
+        converted: the converted model.
         asked: the options of the conversion.
         labels: the names of the map's channels, if they are known.
         preprocessing: how pixels become the input, as `Preprocessing.to_json` gives it, if that is known.
         trained: the output, tensors and nodes of a trained head, and how it was trained.
     """
+    seen: dict[Node, bytes] = {}
+    source, graph = (fingerprint(d.proto.graph, d.nodes, seen) for d in (original, converted))
     entries = {
         "version": __version__,
         "format": FORMAT,
         "source": source,
-        "graph": fingerprint(converted),
+        "graph": graph,
         "image": geometry.image,
         "layout": geometry.layout,
         "window": json.dumps(geometry.window),
@@ -416,33 +422,49 @@ def _trained(value: Any) -> Trained:
     return Trained(name_of(entry["output"]), tensors, nodes)
 
 
-def fingerprint(graph: GraphProto) -> str:
+def fingerprint(graph: GraphProto, nodes: Iterable[Node] | None = None, seen: dict[Node, bytes] | None = None) -> str:
     """SHA-256 of a graph, without the values of its weights, the names of its nodes and its documentation.
 
     Of weights it contains name, type and dims, so that it takes milliseconds for models of any size, and is the same
     for inline and external data. Declared sizes are left out.
+
+    Args:
+        graph: the graph.
+        nodes: its nodes, if they have been read.
+        seen: what is hashed of nodes that other graphs have, too; it is completed.
     """
-    digest = hashlib.sha256()
-    for part in _parts(graph):
-        digest.update(part.encode() + b"\0")
+    digest, seen = hashlib.sha256(), {} if seen is None else seen
+    digest.update(_joined(_declarations(graph)))
+    for node in map(Node.of, graph.node) if nodes is None else nodes:
+        if node not in seen:
+            seen[node] = _joined(_parts(node.proto))
+        digest.update(seen[node])
     return digest.hexdigest()
 
 
-def _parts(graph: GraphProto) -> Iterator[str]:
+def _joined(parts: Iterable[str]) -> bytes:
+    return "".join([f"{part}\0" for part in parts]).encode()
+
+
+def _declarations(graph: GraphProto) -> Iterator[str]:
     yield from (f"input {v.name}" for v in graph.input)
     yield from (f"output {v.name}" for v in graph.output)
     yield from sorted(f"weight {t.name} {t.data_type} {t.dims[:]}" for t in graph.initializer)
-    for node in graph.node:
-        yield f"node {node.domain} {node.op_type} {node.input[:]} {node.output[:]}"
-        named = [(a.name, a) for a in node.attribute[:]]
-        for name, attribute in sorted(named, key=itemgetter(0)):
-            yield str(name)  # bytes if it is not UTF-8
-            if attribute.HasField("t"):
-                yield f"{attribute.t.data_type} {attribute.t.dims[:]}"
-            elif attribute.HasField("g"):
-                yield from _parts(attribute.g)
-            else:
-                yield _undocumented(attribute).SerializeToString(deterministic=True).hex()
+
+
+def _parts(node: NodeProto) -> Iterator[str]:
+    yield f"node {node.domain} {node.op_type} {node.input[:]} {node.output[:]}"
+    named = [(a.name, a) for a in node.attribute[:]]
+    for name, attribute in sorted(named, key=itemgetter(0)):
+        yield str(name)  # bytes if it is not UTF-8
+        if attribute.HasField("t"):
+            yield f"{attribute.t.data_type} {attribute.t.dims[:]}"
+        elif attribute.HasField("g"):
+            yield from _declarations(attribute.g)
+            for inner in attribute.g.node:
+                yield from _parts(inner)
+        else:
+            yield _undocumented(attribute).SerializeToString(deterministic=True).hex()
 
 
 def _undocumented(attribute: AttributeProto) -> AttributeProto:
