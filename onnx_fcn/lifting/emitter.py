@@ -166,17 +166,17 @@ class Emitter:
         **attrs: Any,
     ) -> list[str]:
         """Emit a node with this many outputs, or as many as the slot's node has. Returns their names."""
-        varies = op is None
+        varies, own, made = op is None, self.node, op or self.op
         count = len(self.outputs) if outputs is None else outputs
-        base = next(o for o in self.outputs if o)
-        absent = [varies and (k >= len(self.outputs) or not self.outputs[k]) for k in range(count)]
-        names = ["" if skip else self._walk.fresh(f"{base}/{op or self.op}") for skip in absent]
-        attrs = {k: v for k, v in attrs.items() if k in self.node.attrs or not _is_default(k, v)}
+        hint = f"{next(filter(None, self.outputs))}/{made}"
+        present = [*map(bool, self.outputs), *[False] * count][:count] if varies else [True] * count
+        names = [self._walk.fresh(hint) if is_present else "" for is_present in present]
+        given: Mapping[str, Any] = {k: v for k, v in attrs.items() if k in own.attrs or not _is_default(k, v)}
         if varies:
-            domain, attrs = self.node.domain, {**self.node.attrs, **attrs}
-        op = op or self.op
-        name = self.node.name if varies else names[0]
-        node = Node(op, name, self._inputs(inputs), names, _explicit(op, attrs), domain)
+            domain, given = own.domain, {**own.attrs, **given} if given else own.attrs
+        if given is not own.attrs or made in POOLINGS:
+            given = _explicit(made, given)
+        node = Node(made, own.name if varies else names[0], self._inputs(inputs), names, given, domain)
         self._slot.emissions += (Emission(node, varies),)
         return names
 

@@ -297,10 +297,10 @@ def _by_rule(
 ) -> Sequence[Fact]:
     """What the rule of a node makes of operands with values for every position."""
     rule: Rule | None = regions.windows if slot.covers else rule_of(slot.node.domain, slot.node.op)
-    domain = f"{slot.node.domain}." if slot.node.domain else ""
     if rule is None and slot.node.op in ATTENTION:
         raise product_of_maps()
     if rule is None:
+        domain = f"{slot.node.domain}." if slot.node.domain else ""
         raise Unsupported(
             f"there is no rule for {domain}{slot.node.op}, so its meaning at every position is unknown",
             code="no-rule",
