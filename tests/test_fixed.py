@@ -212,8 +212,8 @@ def test_a_batch_that_became_a_weight_is_found(monkeypatch: pytest.MonkeyPatch) 
 def test_a_file_of_one_batch_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     make = onnx_fcn.conversion.fixing.in_batches_of
 
-    def wrong(document: Any, name: str, batch: int) -> Any:
-        edit = make(document, name, batch)
+    def wrong(document: Any, *others: Any) -> Any:
+        edit = make(document, *others)
         edit.inputs["image"].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
         return edit
 
@@ -260,6 +260,22 @@ def test_another_input_of_open_sizes() -> None:
             continue
         with pytest.raises(OptionError, match="input 'gain' has sizes that are open, too"):
             onnx_fcn.convert(original, fix_size=40, batch=2)
+
+
+def test_another_input_whose_first_axis_is_no_batch() -> None:
+    body = "c = Conv (x, k)  g = ReduceMean <axes = [0]> (gain)  m = Mul (c, g)  f = Flatten (m)  y = MatMul (f, w)"
+    original = law.model(body, image="float[N,1,28,28] x, float[T,1,1,1] gain", opset=17, k=(2, 1, 5, 5), w=(1152, 4))
+    assert dims(onnx_fcn.convert(original, batch=2).to_proto())[:2] == [[2, 1, "height", "width"], ["T", 1, 1, 1]]
+    with pytest.raises(OptionError, match="input 'gain' has sizes that are open, too"):
+        onnx_fcn.convert(original, fix_size=40, batch=2)
+
+
+def test_the_images_of_a_user_are_compared_if_they_have_the_only_size() -> None:
+    kinds = [
+        [c.kind for c in onnx_fcn.convert(ORIGINAL, fix_size=64, batch=1, data=data).report.validation.checks]
+        for data in (None, np.ones((1, 1, 64, 64), np.float32), np.ones((1, 1, 60, 64), np.float32))
+    ]
+    assert [found.count("fixed") for found in kinds] == [1, 2, 1]
 
 
 ATTENTION = (

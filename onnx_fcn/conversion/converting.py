@@ -231,8 +231,9 @@ def convert(
         from onnx_fcn.conversion.fixing import with_fixed_checks
 
         whole = judged if free is document else free
-        validation = compare(Comparison(given, walk, free, whole, seed, clock.say, macs), images)
-        return validation if free is document else with_fixed_checks(validation, free, judged, given, walk)
+        comparison = Comparison(given, walk, free, whole, seed, clock.say, macs)
+        validation = compare(comparison, images)
+        return validation if free is document else with_fixed_checks(validation, comparison, judged, images)
 
     if output is None:
         if validate:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
+from onnx import ValueInfoProto
 
 from onnx_fcn._types import Array
 from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.conversion.comparing import accepted
 from onnx_fcn.errors import ModelError, OptionError, ValidationError
 from onnx_fcn.geometry import SIZE_NAMES
@@ -16,12 +21,14 @@ from onnx_fcn.model.document import Document
 from onnx_fcn.model.fixing import fixed, in_batches_of, inputs_of
 from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, static_dims
 from onnx_fcn.model.sessions import session
-from onnx_fcn.reporting.cost import along_axes
 from onnx_fcn.tables import size_text
-from onnx_fcn.walk.given import Given
+from onnx_fcn.walk.images import along_axes
 
 __all__ = ["with_fixed_checks", "with_fixed_dims"]
 
+
+#: In place of a size that no option says.
+OPEN = -1
 
 #: Images in the batch of a comparison if it stays free: another number than those for which values became weights
 #: (`model.fixing.FREE_BATCHES`), as one that depends on the batch is right for these.
@@ -54,7 +61,6 @@ def with_fixed_dims(document: Document, walk: Walk, size: tuple[int, ...] | None
         _check_size(walk, sizes)
         for axis, pixels in zip(image.space, sizes):
             dims[axis] = pixels
-    name = ""
     if batch is not None:
         if image.batch is None:
             raise OptionError("the network takes one image without an axis for a batch: leave --batch out")
@@ -63,24 +69,38 @@ def with_fixed_dims(document: Document, walk: Walk, size: tuple[int, ...] | None
                 f"the model takes {dims[image.batch]} images at once, not {batch}: --dynamic-batch makes that dynamic "
                 "first"
             )
-        name = dim_name(declared.type.tensor_type.shape.dim[image.batch])
         dims[image.batch] = batch
     document = document.copy()
     if any(d is None for k, d in enumerate(dims) if k != image.batch):
-        document.commit(in_batches_of(document, name, batch or 1))
+        assert batch is not None, "a size or a batch is fixed"
+        assert image.batch is not None, "it has been fixed"
+        document.commit(in_batches_of(document, image.name, image.batch, batch))
         return document
-    many = None if image.batch is None else dims[image.batch]
-    shapes = {
-        i.name: [many if d is None and not k else d for k, d in enumerate(static_dims(i))] for i in data_inputs(graph)
-    }
+    shapes = {i.name: _in_batch(i, declared, image.batch, dims) for i in data_inputs(graph)}
     shapes[image.name] = dims
-    if open_input := next((name for name, sizes in shapes.items() if None in sizes[1:]), None):
+    if open_input := next((name for name, sizes in shapes.items() if OPEN in sizes), None):
         raise OptionError(
             f"input '{open_input}' has sizes that are open, too, and no option says what they shall be: fix them in "
             "the original, as onnxruntime.tools.make_dynamic_shape_fixed does"
         )
     document.commit(fixed(document, shapes))
     return document
+
+
+def _in_batch(
+    value: ValueInfoProto, image: ValueInfoProto, axis: int | None, dims: Sequence[int | None]
+) -> list[int | None]:
+    """The dims of another input for an image of these; None for a batch that stays free, `OPEN` for what is not known.
+
+    The batch has the same name in both. Where it has none, it is what is open first.
+    """
+    name = None if axis is None else dim_name(image.type.tensor_type.shape.dim[axis])
+    found: list[int | None] = list(static_dims(value))
+    for k, dim in enumerate(value.type.tensor_type.shape.dim):
+        if found[k] is None:
+            is_batch = axis is not None and dim_name(dim) == name and (name or k == 0)
+            found[k] = dims[axis] if is_batch and axis is not None else OPEN
+    return found
 
 
 def _check_size(walk: Walk, size: tuple[int, ...]) -> None:
@@ -93,32 +113,45 @@ def _check_size(walk: Walk, size: tuple[int, ...]) -> None:
             raise OptionError(f"--fix-size {size_text(size)} does not fit: the network {have} {name} of {least} pixels")
 
 
-def with_fixed_checks(validation: Validation, free: Document, judged: Document, given: Given, walk: Walk) -> Validation:
+def with_fixed_checks(
+    validation: Validation, comparison: Comparison, judged: Document, images: Mapping[str, Array] | None
+) -> Validation:
     """A validation of what a file was fixed from, with that of the file: does it answer the same at its only size?
 
     A file of which only the batch is fixed is run at the native size.
 
+    Args:
+        validation: of what it was fixed from.
+        comparison: the same; its noise is what the answers were found to depend on.
+        judged: the file.
+        images: of the user, which are compared if they are of the only size, and as many as it takes.
+
     Raises:
         ValidationError: if it does not.
     """
-    graph = judged.proto.graph
+    walk, free, graph = comparison.walk, comparison.converted, judged.proto.graph
     dims = {i.name: static_dims(i) for i in data_inputs(graph)}
     for axis, native in zip(walk.image.space, walk.image.size):  # those of a file of which only the batch is fixed
         dims[walk.image.name][axis] = dims[walk.image.name][axis] or native
     if any(d is None for sizes in dims.values() for d in sizes[1:]):
         return validation  # another input, of any size
-    feeds = inputs_of(judged, dims, CHECKED_BATCH)
-    size = tuple(feeds[walk.image.name].shape[axis] for axis in walk.image.space)
-    names = [o.name for o in graph.output]
+    random = np.random.default_rng(comparison.seed)
+    cases = [inputs_of(judged, dims, CHECKED_BATCH, random, comparison.deviation)]
+    if images is not None and all(images[n].shape == v.shape for n, v in cases[0].items() if n in images):
+        cases.append({**cases[0], **images})
+    size = tuple(cases[0][walk.image.name].shape[axis] for axis in walk.image.space)
+    names, checks = [o.name for o in graph.output], []
     try:
-        have = session(judged)(feeds)
+        have = list(map(session(judged), cases))
     except ModelError as error:
         raise ValidationError(f"the converted model fails on the images that it takes: {error}", validation) from None
+    wanted = list(map(session(free), cases))
     checks = [
         Check("fixed", name, size, len(a) if a.ndim else 1, math.prod(a.shape), _apart(a, b), tolerance_of(free))
-        for name, a, b in zip(names, have, session(free)(feeds))
+        for answers, others in zip(have, wanted)
+        for name, a, b in zip(names, answers, others)
     ]
-    return accepted(replace(validation, checks=(*validation.checks, *checks)), given)
+    return accepted(replace(validation, checks=(*validation.checks, *checks)), comparison.given)
 
 
 def _apart(a: Array, b: Array) -> float:

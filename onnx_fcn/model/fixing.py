@@ -7,7 +7,7 @@ require.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from onnx import ModelProto, ValueInfoProto
 from onnx_fcn._types import Array
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit, Weight
-from onnx_fcn.model.graphs import data_inputs, dim_name, names_used, needed_nodes, stored_names, subgraphs
+from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, names_used, needed_nodes, stored_names, subgraphs
 from onnx_fcn.model.operators import RANDOM
 from onnx_fcn.model.sessions import random_values, session, with_outputs
 
@@ -63,31 +63,45 @@ def fixed(document: Document, dims: Mapping[str, Sequence[int | None]]) -> Edit:
     )
 
 
-def in_batches_of(document: Document, name: str, batch: int) -> Edit:
-    """The edit that declares a number wherever inputs and outputs have a symbolic dim of this name.
+def in_batches_of(document: Document, image: str, axis: int, batch: int) -> Edit:
+    """The edit that declares a number wherever inputs and outputs have the batch of an image.
 
-    Exporters may leave the batch without a name: then it is the first axis, if that is open.
+    Args:
+        document: the model.
+        image: the name of the input.
+        axis: that of its batch. If this has no name there, as some exporters leave it, it is also what is open and has
+            none in an output; of other inputs nothing is known then, and they stay as they are.
+        batch: the number of images.
     """
+    graph = document.proto.graph
+    name = dim_name(declared_as(graph, image).type.tensor_type.shape.dim[axis])
 
-    def declared(value: ValueInfoProto) -> ValueInfoProto:
+    def declared(value: ValueInfoProto, places: Collection[int] | None = None) -> ValueInfoProto:
         made = ValueInfoProto()
         made.CopyFrom(value)
         for k, dim in enumerate(made.type.tensor_type.shape.dim):
-            if not dim.HasField("dim_value") and dim_name(dim) == name and (name or k == 0):
+            is_open = not dim.HasField("dim_value")
+            if is_open and dim_name(dim) == name and (name or places is None or k in places):
                 dim.dim_value = batch
         return made
 
-    graph = document.proto.graph
     return Edit(
-        inputs={i.name: declared(i) for i in data_inputs(graph)}, outputs={o.name: declared(o) for o in graph.output}
+        inputs={i.name: declared(i, {axis} if i.name == image else ()) for i in data_inputs(graph)},
+        outputs={o.name: declared(o) for o in graph.output},
     )
 
 
-def inputs_of(document: Document, dims: Mapping[str, Sequence[int | None]], batch: int = 1) -> dict[str, Array]:
-    """Random values for all inputs, of these dims and so many images."""
-    random, inputs = np.random.default_rng(0), data_inputs(document.proto.graph)
+def inputs_of(
+    document: Document,
+    dims: Mapping[str, Sequence[int | None]],
+    batch: int,
+    random: np.random.Generator | None = None,
+    deviation: float = 1.0,
+) -> dict[str, Array]:
+    """Random values for all inputs, of these dims and so many images; noise of this standard deviation."""
+    random, inputs = random or np.random.default_rng(0), data_inputs(document.proto.graph)
     shapes = {name: [batch if d is None else d for d in sizes] for name, sizes in dims.items()}
-    return {i.name: random_values(i, shapes[i.name], random) for i in inputs}
+    return {i.name: random_values(i, shapes[i.name], random, deviation) for i in inputs}
 
 
 def _of_shapes(model: ModelProto) -> Iterator[str]:

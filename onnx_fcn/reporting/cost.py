@@ -22,6 +22,7 @@ from onnx_fcn.model.cost import Dims, Program, Tensor, tensor_of, tensors_in, to
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.graphs import static_dims
 from onnx_fcn.walk.cut import Cut, find_cut
+from onnx_fcn.walk.images import along_axes
 from onnx_fcn.walk.regions import live_bytes
 from onnx_fcn.walk.shapes import native_types
 
@@ -31,7 +32,6 @@ __all__ = [
     "Part",
     "Sizes",
     "advice_on_windows",
-    "along_axes",
     "costs_of",
     "native_cost",
 ]
@@ -230,19 +230,6 @@ def _native(walk: Walk) -> Image:
 def batch_of(walk: Walk) -> int:
     """The number of images in a run: one, unless the graph has a batch built in."""
     return 1 if walk.batch == BATCH else walk.batch
-
-
-def along_axes(size: int | Sequence[int], axes: int) -> Dims:
-    """The size of an image along all of its axes.
-
-    Raises:
-        OptionError: if the size has another number of axes.
-    """
-    given = (size,) * axes if isinstance(size, int) else tuple(size)
-    if len(given) != axes:
-        times = "×".join(map(str, given))
-        raise OptionError(f"{times} is not a size of an image with {axes} axes")
-    return given
 
 
 def _larger(window: Dims, answers: Answers) -> Iterator[Dims]:

@@ -21,12 +21,13 @@ from onnx_fcn.model.exported import class_names
 from onnx_fcn.model.graphs import dim_name
 from onnx_fcn.model.nodes import Node
 from onnx_fcn.model.wire import BITS
-from onnx_fcn.reporting.cost import Sizes, along_axes, costs_of
+from onnx_fcn.reporting.cost import Sizes, costs_of
 from onnx_fcn.reporting.report import Report, context_caveat
 from onnx_fcn.reporting.values import Difference, Dim, Example, Layer, Map, Tensor
 from onnx_fcn.tables import bytes_of, pixels
 from onnx_fcn.walk.cut import find_cut
 from onnx_fcn.walk.fields import fields_of, geometry_of, meetings, sliding
+from onnx_fcn.walk.images import along_axes
 
 __all__ = ["classes_of", "describe"]
 

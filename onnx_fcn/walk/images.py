@@ -146,6 +146,19 @@ def size_of(size: object, name: str = "input size") -> tuple[int, ...] | None:
     return numbers
 
 
+def along_axes(size: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """The size of an image along all of its axes.
+
+    Raises:
+        OptionError: if the size has another number of axes.
+    """
+    given = (size,) * axes if isinstance(size, int) else tuple(size)
+    if len(given) != axes:
+        times = "×".join(map(str, given))
+        raise OptionError(f"{times} is not a size of an image with {axes} axes")
+    return given
+
+
 def images(document: Document, request: Request, open_size: int | None = None) -> Iterator[Image]:
     """The readings of the inputs as an image, the likeliest first: see `images_of_sizes`."""
     return (image for _, image in images_of_sizes(document, request, [open_size]))
