@@ -151,7 +151,7 @@ def test_what_takes_one_image_names_the_option_that_fixed_the_batch(tmp_path: Pa
 def test_an_image_that_crops_of_the_only_size_cannot_cover(tmp_path: Path) -> None:
     onnx_fcn.convert(ORIGINAL, tmp_path / "fixed.onnx", fix_size=(96, 128), batch=1, validate=False)
     np.save(tmp_path / "page.npy", np.load(ROOT / "fixtures/digits_page.npy"))
-    with pytest.raises(OptionError, match=r"takes images of 128 pixels along that axis only, .* cannot cover 454: add"):
+    with pytest.raises(OptionError, match=r"takes images with a width of 128 pixels only, .* cannot cover 454: add"):
         onnx_fcn.apply(tmp_path / "fixed.onnx", tmp_path / "page.npy", tmp_path / "map.npy")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_fcn.errors import ModelError, OptionError
-from onnx_fcn.geometry import Answers, Field, Inner
+from onnx_fcn.geometry import SIZE_NAMES, Answers, Field, Inner
 
 __all__ = ["Cut", "Tile", "Tiling", "approximate_answers", "tiling_of"]
 
@@ -197,9 +197,15 @@ def _even_cuts(answers: Answers, axis: int, pixels: int, tile: int, crop: int) -
         found = [each for each in cuts if each is not None]
         if len(found) == len(cuts):
             return tuple(found)
+    if pixels > crop and (pixels - crop) % period == 0:
+        what_next = "an answer sees too much around it: convert the original with a larger --fix-size"
+    elif pixels < crop:
+        what_next = f"add pixels, so that there are {crop}, or convert the original with a smaller --fix-size"
+    else:
+        what_next = f"add pixels, or leave some out, so that there are {crop} plus a multiple of {period}"
     raise OptionError(
-        f"the file takes images of {crop} pixels along that axis only, and crops of that size cannot cover {pixels}: "
-        f"add pixels, or leave some out, so that there are {crop} and a multiple of {period}"
+        f"the file takes images with a {SIZE_NAMES[len(answers.count)][axis]} of {crop} pixels only, and crops of that "
+        f"size cannot cover {pixels}: {what_next}"
     )
 
 
