@@ -367,7 +367,10 @@ def _check_options(given: argparse.Namespace, error: Callable[[str], object]) ->
     if given.explain is not None and (given.output is not None or any((*made, *of_form))):
         error("--explain reports on one node or tensor, and takes neither an output nor options about one")
     if given.verify and any(made):
-        error("--verify converts nothing: leave out the options about converting")
+        error(
+            "--verify converts nothing, and reads sizes and batches from the file: leave out the options about "
+            "converting, such as --fix-size and --portable"
+        )
     if given.data is not None and not given.validate:
         error("--data and --no-validate contradict each other")
 
