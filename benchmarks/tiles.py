@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import onnx_fcn
-from onnx_fcn.images import memory
+from onnx_fcn import memory
 from onnx_fcn.tiles.choice import choose_tile
 from onnx_fcn.tiles.tiled import open_tiled
 

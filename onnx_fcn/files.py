@@ -16,7 +16,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,10 +96,17 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Draft]:
             beside.unlink()
 
 
-def check_other(output: str | os.PathLike[str], model: str | os.PathLike[str]) -> None:
-    """Raises OptionError if the file to write is the model that is read."""
-    if os.path.realpath(model) == os.path.realpath(output):
+def check_other(
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
+    others: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Raises OptionError if the file to write is the model that is read, or another file that is."""
+    target = os.path.realpath(output)
+    if model is not None and os.path.realpath(model) == target:
         raise OptionError(f"'{os.fspath(output)}' is the model itself: write the result to another file")
+    if target in map(os.path.realpath, others):
+        raise OptionError(f"cannot write '{os.fspath(output)}': it is an input")
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:

@@ -266,6 +266,15 @@ def attention() -> None:
     onnx.save(onnx.parser.parse_model(text), "bad.onnx")
 
 
+def in_two() -> None:
+    onnx.save(onnx.load("model.onnx"), "w.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+
+
+def linked_to_weights() -> None:
+    in_two()
+    Path("a.onnx").symlink_to("w.data")
+
+
 @dataclass(frozen=True)
 class Bad:
     """What is wrong: the sentence that says so, the command line, its exit code, and what makes the file."""
@@ -312,8 +321,8 @@ BAD = {
     "JSON folder missing": asked("--json nowhere/report.json", "cannot write 'nowhere/report.json'"),
     "JSON is a directory": asked("--json folder", "cannot write 'folder'"),
     "JSON is a device": asked("--json /dev/null", "cannot write '/dev/null'"),
-    "JSON is the model": asked("--json model.onnx", "'model.onnx' is a model"),
-    "JSON is the output": asked("--json old.onnx", "'old.onnx' is a model"),
+    "JSON is the model": asked("--json model.onnx", "cannot write 'model.onnx': it is an input"),
+    "JSON is the output": asked("--json old.onnx", "cannot write 'old.onnx': it is an input"),
     "verify one file": Bad("--verify compares two files", "model.onnx --verify", 2),
     "verify nothing": asked("--verify --no-validate", "contradict each other"),
     "verify and convert": asked("--verify --dynamic-batch", "--verify converts nothing"),
@@ -333,6 +342,24 @@ BAD = {
         "has shape (1, 28, 28), and the model takes (any, 1, ≥28, ≥28)",
         lambda: np.save("x.npy", np.zeros((1, 28, 28))),
     ),
+    "data is the output": Bad(
+        "cannot write 'x.npy': it is an input",
+        "model.onnx x.npy --data x.npy",
+        2,
+        lambda: np.save("x.npy", np.zeros((1, 1, 28, 28), np.float32)),
+    ),
+    "data of NaN": asked(
+        "--data x.npy",
+        "contains infinite values or NaN, on which nothing can be compared",
+        lambda: np.save("x.npy", np.full((1, 1, 28, 28), np.nan, np.float32)),
+    ),
+    "output is the weights": Bad("cannot write 'w.data': the model's weights are in it", "w.onnx w.data", 2, in_two),
+    "output is a link to the weights": Bad(
+        "cannot write 'a.onnx': the model's weights are in it", "w.onnx a.onnx", 2, linked_to_weights
+    ),
+    "JSON is the weights": Bad("cannot write 'w.data': it is an input", "w.onnx --json w.data", 2, in_two),
+    "a batch beyond counting": asked("--batch 99999999999999", "a batch is a number of images from 1 to 2147483647"),
+    "a size beyond memory": asked("--fix-size 900000 --batch 1", "for maps, and "),
     "data of another type": asked(
         "--data x.npy",
         "is complex128, and the model takes float32",

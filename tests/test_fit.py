@@ -694,7 +694,7 @@ def test_the_report_is_not_written_over_a_model(tmp_path: Path, monkeypatch: pyt
     np.save("labels.npy", truth("digit", UPPER))
     words = ["fit", str(DIGITS), str(PAGE), "labels.npy", "out.onnx", "--samples", "50"]
     assert main([*words, "--json", "out.onnx"]) == 2
-    assert "'out.onnx' is a model: write the report to another file" in capsys.readouterr().err
+    assert "cannot write 'out.onnx': it is an input" in capsys.readouterr().err
     assert {p.name for p in tmp_path.iterdir()} == {"labels.npy"}
     assert main([*words, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["at"]

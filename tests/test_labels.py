@@ -495,7 +495,7 @@ def test_json_that_is_no_text(tmp_path: Path) -> None:
 
 def test_json_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.json", ALL)
-    monkeypatch.setattr("onnx_fcn.images.memory.available", lambda: 1000)
+    monkeypatch.setattr("onnx_fcn.memory.available", lambda: 1000)
     with pytest.raises(OptionError, match=r"a.json' cannot be read: parsing it takes .* GB, and 1e-06 GB are free"):
         only(tmp_path, path)
 

@@ -28,10 +28,9 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from layers import HEAD, cases
 
 import onnx_fcn
-from onnx_fcn import OptionError, Preprocessing
+from onnx_fcn import OptionError, Preprocessing, memory
 from onnx_fcn.cli import main
 from onnx_fcn.geometry import Count, Inner, Taps
-from onnx_fcn.images import memory
 from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, choose_tile
 from onnx_fcn.tiles.maps import Journal
 from onnx_fcn.tiles.tiled import Tiled, open_tiled

@@ -17,6 +17,7 @@ from onnx import ModelProto, numpy_helper
 import onnx_fcn
 from onnx_fcn import ModelError, OptionError, ValidationError
 from onnx_fcn.cli import main
+from onnx_fcn.reporting.checks import tables_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ORIGINAL = FIXTURES / "digits_padded.onnx"
@@ -240,6 +241,35 @@ def test_a_stamp_leaves_weights_and_labels_as_they_are(tmp_path: Path) -> None:
     assert onnx_fcn.read_geometry(path).of().window == (28, 28)
 
 
+def test_the_original_is_never_stamped(tmp_path: Path) -> None:
+    """At its native size it gives the answers of a conversion that keeps it."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(ORIGINAL.read_bytes())
+    with pytest.raises(ModelError, match="the second model is the original itself, which was not converted"):
+        onnx_fcn.validate(ORIGINAL, path, keep_size=True, stamp=True)
+    assert path.read_bytes() == ORIGINAL.read_bytes()
+
+
+@pytest.mark.parametrize(("made", "said"), [({"reduce": "mean"}, {"keep_size": True}), ({}, {"slide": ["height"]})])
+def test_options_do_not_describe_a_file_that_takes_other_sizes(
+    made: dict[str, Any], said: dict[str, Any], tmp_path: Path
+) -> None:
+    onnx_fcn.convert(ORIGINAL, tmp_path / "out.onnx", validate=False, **made)
+    tools.bare(tmp_path / "out.onnx", tmp_path / "bare.onnx")
+    before = (tmp_path / "bare.onnx").read_bytes()
+    with pytest.raises(OptionError, match="takes images of any size, and made as the options say, it would keep its"):
+        onnx_fcn.validate(ORIGINAL, tmp_path / "bare.onnx", stamp=True, **said)
+    assert (tmp_path / "bare.onnx").read_bytes() == before
+    assert onnx_fcn.validate(ORIGINAL, tmp_path / "bare.onnx", stamp=True, **made).passed
+
+
+def test_windows_of_all_sizes_are_counted_together(converted: Path, tmp_path: Path) -> None:
+    tools.half(converted, tmp_path / "half.onnx")
+    found = onnx_fcn.validate(ORIGINAL, tmp_path / "half.onnx")
+    row = next(row for row in next(tables_of(found)).rows if "original head" in row[2])
+    assert row[2].endswith(f"same best class in {row[2].split(' on ')[1].split()[0]}"), row
+
+
 def test_only_a_file_is_stamped() -> None:
     with pytest.raises(OptionError, match="only a file can be stamped"):
         onnx_fcn.validate(ORIGINAL, stripped(), stamp=True)
@@ -276,7 +306,7 @@ def test_a_map_that_has_no_window_of_another_stride(tmp_path: Path) -> None:
     onnx.save(model, bare)
     before = bare.read_bytes()
     with pytest.raises(
-        ValidationError, match=r"not the same network: its feature map at .* cells, .*: say with options"
+        ValidationError, match=r"not the same network: its feature map at .* cells, .*as the options say"
     ):
         onnx_fcn.validate(ORIGINAL, bare, output_stride=1, stamp=True)
     assert bare.read_bytes() == before

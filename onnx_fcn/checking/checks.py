@@ -21,7 +21,7 @@ COMPARED = {
     "phases": "a phase of the map and the original trunk on the shifted image",
     "grid": "the number of answers",
     "form": "the answers and what their form makes from the map",
-    "fixed": "the answers at the only size and those of the conversion for any size",
+    "fixed": "the answers and those of the conversion before its size or batch was fixed",
     "fit": "the answers and the trained layer on the original's features",
     "metadata": "what the metadata say",
 }

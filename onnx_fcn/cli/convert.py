@@ -137,7 +137,7 @@ def _complain(text: str) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    with json_file(given.json, (given.model, given.output)) as write_json, _progress(given) as progress:
+    with json_file(given.json, (given.model, given.output, given.data)) as write_json, _progress(given) as progress:
         tables: list[Table]
         how = {"input_size": given.input_size, "input": given.input}
         if given.verify:
@@ -154,6 +154,8 @@ def _run(given: argparse.Namespace) -> None:
             )
             result = {"version": FORMAT, "validation": validation_dict(validation)}
             tables = list(tables_of(validation, verbose=given.verbose))
+            if given.stamp:
+                tables.append(Table("", (), (("stamped", f"{given.output}: every command takes it now"),)))
         elif given.explain is not None:
             explanation = onnx_fcn.explain(
                 given.model,

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from onnx_fcn.errors import OptionError, reason_of
-from onnx_fcn.files import drafted
+from onnx_fcn.errors import FcnError, reason_of
+from onnx_fcn.files import check_other, drafted
+from onnx_fcn.model.document import Document
 from onnx_fcn.process import silence
 
 __all__ = ["StdoutError", "json_file", "write_out"]
@@ -39,11 +40,11 @@ def write_out(write: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def json_file(path: str | None, models: Iterable[str | None]) -> Iterator[Callable[[dict[str, Any]], None]]:
+def json_file(path: str | None, inputs: Iterable[str | None]) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes the JSON file, completely or not at all. The path is checked before the work begins.
 
     Raises:
-        OptionError: if the file cannot be written, or is one of the models.
+        OptionError: if the file cannot be written, or is one of the inputs or of the files with their weights.
     """
     if path is None:
         yield lambda _: None
@@ -51,8 +52,8 @@ def json_file(path: str | None, models: Iterable[str | None]) -> Iterator[Callab
     if path == "-":
         yield lambda values: write_out(lambda: print(_to_json(values), end=""))
         return
-    if os.path.realpath(path) in {os.path.realpath(m) for m in models if m is not None}:
-        raise OptionError(f"'{path}' is a model: write the report to another file")
+    read = [p for p in inputs if p is not None]
+    check_other(path, others=[*read, *(_files_of(read) if os.path.exists(path) else ())])
     with drafted(path) as draft:
 
         def finish(values: dict[str, Any]) -> None:
@@ -60,6 +61,13 @@ def json_file(path: str | None, models: Iterable[str | None]) -> Iterator[Callab
             draft.commit()
 
         yield finish
+
+
+def _files_of(inputs: Iterable[str]) -> Iterator[os.PathLike[str]]:
+    """The files with the weights of the models among these inputs."""
+    for path in inputs:
+        with contextlib.suppress(FcnError):  # said when it is read
+            yield from Document.open(path).files
 
 
 def _to_json(values: dict[str, Any]) -> str:

@@ -37,6 +37,10 @@ from onnx_fcn.walk.mixing import check_freed
 __all__ = ["Conversion", "convert", "inspect"]
 
 
+#: In a batch: as many as fit into 32 bits, in which some runtimes count.
+MOST_IMAGES = (1 << 31) - 1
+
+
 @dataclass
 class Conversion:
     """A converted model.
@@ -187,11 +191,12 @@ def convert(
     )
     request = Request.of(asked, input, size_of(input_size), free_batch=dynamic_batch)
     only_size = size_of(fix_size, "size to fix")
-    if batch is not None and (type(batch) is not int or batch < 1):
-        raise OptionError(f"a batch is a number of images from 1 on, not {batch!r}")
+    if batch is not None and (type(batch) is not int or not 1 <= batch <= MOST_IMAGES):
+        raise OptionError(f"a batch is a number of images from 1 to {MOST_IMAGES}, not {batch!r}")
     model = as_model(source)
-    if output is not None and not isinstance(model, onnx.ModelProto):
-        check_other(output, model)
+    if output is not None:
+        read = [data] if isinstance(data, str | os.PathLike) else []
+        check_other(output, None if isinstance(model, onnx.ModelProto) else model, read)
     with clock("open"):
         given = Given.open(model, asked)
         original = given.selected
@@ -217,6 +222,8 @@ def convert(
     with clock("describe"):
         dropped = () if logits else tuple(given.logits)
         attention = context == "attention"
+        if only_size is not None and not walk.keeps_size:
+            sizes = sizes or [only_size]
         report = describe(
             original, document, walk, source=name, sizes=sizes, windows=windows, attention=attention, dropped=dropped
         )

@@ -16,12 +16,14 @@ from onnx_fcn.conversion.comparing import accepted
 from onnx_fcn.errors import ModelError, OptionError, ValidationError
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.program import Walk
+from onnx_fcn.memory import available
 from onnx_fcn.model.agreement import difference, tolerance_of
+from onnx_fcn.model.cost import activations_at
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.fixing import fixed, in_batches_of, inputs_of
 from onnx_fcn.model.graphs import data_inputs, declared_as, dim_name, static_dims
 from onnx_fcn.model.sessions import session
-from onnx_fcn.tables import size_text
+from onnx_fcn.tables import bytes_of, size_text
 from onnx_fcn.walk.images import along_axes
 
 __all__ = ["with_fixed_checks", "with_fixed_dims"]
@@ -57,7 +59,7 @@ def with_fixed_dims(document: Document, walk: Walk, size: tuple[int, ...] | None
                 "the network cannot slide, so it keeps its size: leave --fix-size out, or give that size by "
                 "--input-size, too, if the file leaves it open"
             )
-        sizes = along_axes(size[0] if len(size) == 1 else size, len(image.size))
+        sizes = along_axes(size, len(image.size))
         _check_size(walk, sizes)
         for axis, pixels in zip(image.space, sizes):
             dims[axis] = pixels
@@ -83,6 +85,7 @@ def with_fixed_dims(document: Document, walk: Walk, size: tuple[int, ...] | None
             f"input '{open_input}' has sizes that are open, too, and no option says what they shall be: fix them in "
             "the original, as onnxruntime.tools.make_dynamic_shape_fixed does"
         )
+    _check_memory(document, walk, [CHECKED_BATCH if d is None else d for d in dims])
     document.commit(fixed(document, shapes))
     return document
 
@@ -101,6 +104,16 @@ def _in_batch(
             is_batch = axis is not None and dim_name(dim) == name and (name or k == 0)
             found[k] = dims[axis] if is_batch and axis is not None else OPEN
     return found
+
+
+def _check_memory(document: Document, walk: Walk, shape: Sequence[int]) -> None:
+    """Raises OptionError if a run on images of this shape takes more memory than is free: it runs once."""
+    needed, free = activations_at(document.proto, walk.image.name, shape), available()
+    if needed is not None and needed > free:
+        raise OptionError(
+            f"a run on images of {size_text([shape[k] for k in walk.image.space])} takes {bytes_of(needed)} for maps, "
+            f"and {bytes_of(free)} are free: fix a smaller size, or run larger images in tiles of one with `apply`"
+        )
 
 
 def _check_size(walk: Walk, size: tuple[int, ...]) -> None:

@@ -22,10 +22,12 @@ from onnx_fcn.checking.validation import NONE_LARGER, run_checks
 from onnx_fcn.conversion.blaming import blaming_model
 from onnx_fcn.conversion.comparing import accepted, compare
 from onnx_fcn.errors import ModelError, OptionError, UnsupportedModel, ValidationError
+from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.program import Walk
 from onnx_fcn.model.collector import rarely_collected
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
+from onnx_fcn.model.graphs import declared_as, static_dims
 from onnx_fcn.model.metadata import asked_of, fingerprint, kept_entries, metadata_of
 from onnx_fcn.model.objects import Model, Source, as_model
 from onnx_fcn.reporting.cost import native_cost
@@ -119,7 +121,7 @@ def validate(
         OptionError: if an option contradicts the metadata; if the stamp cannot be written, or would say more than the
             images in `data` show.
     """
-    if tolerance is not None and not 0 < tolerance < 1:
+    if tolerance is not None and not (isinstance(tolerance, int | float) and 0 < tolerance < 1):
         raise OptionError(f"a tolerance is a share of the largest answer, between 0 and 1, not {tolerance!r}")
     model = as_model(converted)
     if stamp and isinstance(model, onnx.ModelProto):
@@ -142,6 +144,7 @@ def validate(
     judged = Document.open(model)
     ordered(judged)
     pair = _paired(as_model(original), judged, options, input, size_of(input_size))
+    _check_is_conversion(pair)
     validation = _compared(pair, tolerance, data, seed, progress or _silent)
     if stamp:
         if NONE_LARGER in validation.uncovered:
@@ -251,6 +254,31 @@ def _stamp(pair: _Pair) -> None:
         judged.save(judged.path, link_data=judged.external)
 
 
+def _check_is_conversion(pair: _Pair) -> None:
+    """Check what numbers do not show: a file may give the right ones at its native size, and not be what options say.
+
+    Raises:
+        ModelError: if it is the original, with its dense layers.
+        OptionError: if it takes images of sizes that it would not, had it been made by these options.
+    """
+    walk, made, judged = pair.walk, pair.lifted, pair.judged
+    graph = fingerprint(judged.proto.graph)
+    if graph == fingerprint(pair.given.file.proto.graph) and graph != fingerprint(made.proto.graph):
+        raise ModelError("the second model is the original itself, which was not converted: pass the converted model")
+    if not _is_bare(judged):
+        return
+    name = walk.image.name
+    if name not in {i.name for i in judged.proto.graph.input}:
+        return  # said when the inputs are compared
+    wanted, have = (static_dims(declared_as(d.proto.graph, name)) for d in (made, judged))
+    for k, axis in enumerate(walk.image.space if len(wanted) == len(have) else ()):
+        if wanted[axis] is not None and have[axis] is None:
+            what = (
+                f"made as the options say, it would keep its {SIZE_NAMES[len(walk.image.space)][k]} of {wanted[axis]}"
+            )
+            raise OptionError(f"the converted model takes images of any size, and {what}: other options describe it")
+
+
 def _is_bare(judged: Document) -> bool:
     """Do the metadata say nothing about the answers?"""
     return not claims_of(judged.proto) and not asked_of(judged.proto)
@@ -260,11 +288,11 @@ def _taken_for(pair: _Pair) -> str:
     """What a file without metadata was taken for, as the end of a sentence about a failure; empty if it has some."""
     if not _is_bare(pair.judged):
         return ""
-    taken = "for a plain map" if pair.asked == Asked() else "as the options say"
-    return (
-        f"; the converted model has no metadata of onnx_fcn, so it was taken {taken}: say with options how it was "
-        "made, such as --full-size"
-    )
+    if pair.asked == Asked():
+        taken = "for a plain map: say with options how it was made, such as --full-size"
+    else:
+        taken = "as the options say, which may not be how it was made"
+    return f"; the converted model has no metadata of onnx_fcn, so it was taken {taken}"
 
 
 def _silent(_: str) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn import memory
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, reason_of
-from onnx_fcn.images import memory
 
 __all__ = [
     "MODES",

@@ -22,6 +22,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,11 @@ class Document:
         copy = Document(skeleton, self._store)
         copy._edited, copy._nodes = self._edited, self._nodes
         return copy
+
+    @property
+    def files(self) -> set[Path]:
+        """The files that the model is in: its own, and those of external data."""
+        return self._store.paths
 
     def needed(self) -> set[int]:
         """Indices of the nodes that the outputs need."""

@@ -58,7 +58,10 @@ def staged(
         ModelError: if the source has changed since it was opened.
     """
     with writing(path):
-        stage = Staged(target_of(resolve(path)), store)
+        target = target_of(resolve(path))
+        if target in store.paths and target != store.path:
+            raise OptionError(f"cannot write '{os.fspath(path)}': the model's weights are in it")
+        stage = Staged(target, store)
     try:
         stage._write(skeleton, edited, external_data, link_data)
         yield stage

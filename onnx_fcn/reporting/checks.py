@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from onnx_fcn.checking.checks import Check, Validation
@@ -30,7 +30,7 @@ QUESTIONS = {
     "phases": "the original trunk on the shifted image",
     "grid": "the predicted number of answers",
     "form": "the form of the answers",
-    "fixed": "the conversion for images of any size",
+    "fixed": "the conversion before its size or batch was fixed",
     "fit": "the trained layer on the original's features",
     "metadata": "the description of the answers in the metadata",
 }
@@ -57,11 +57,14 @@ def _worst(checks: Sequence[Check]) -> tuple[str, str, str]:
     """The largest error of checks of one kind, its limit, and what the answers were compared with."""
     worst = max(checks, key=lambda c: (not c.passed, -math.inf if math.isnan(c.error) else c.error))
     shown = checks if worst.passed else [worst]
-    windows = {c.size: c.compared for c in sorted(shown, key=lambda c: c.compared)}  # the most at each size
-    total = sum(windows.values())
+    most = {c.size: c for c in sorted(shown, key=lambda c: c.compared)}.values()  # the most at each size
+    total = sum(c.compared for c in most)
     noun = "crop" if worst.kind == "crops" else "window"
     question = QUESTIONS[worst.kind].format(f"{total} {noun}{'' if total == 1 else 's'}")
-    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, _crop_summary(worst))))
+    shares = [c.top1 * c.compared for c in most if c.top1 is not None]
+    same = sum(shares) / max(total, 1) if len(shares) == len(most) else None
+    summary = _crop_summary(replace(worst, compared=total, top1=same))
+    return f"{worst.error:.1e}", _limit(worst), ": ".join(filter(None, (question, summary)))
 
 
 def _check_row(check: Check) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fcn import memory as ram
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
-from onnx_fcn.images import memory as ram
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.model.version import __version__
 from onnx_fcn.running.network import CPU, Converted

@@ -72,9 +72,9 @@ class Asked:
             raise OptionError(f"there is no head '{head}': it is 'conv' or 'folded'")
         return cls(
             folds=head == "folded",
-            outputs=tuple(outputs),
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
             reduce=reduce or "",
-            slide=tuple(name.lower() for name in slide),
+            slide=tuple(name.lower() for name in ([slide] if isinstance(slide, str) else slide)),
             context=context or "",
             **others,
         )

@@ -40,6 +40,7 @@ __all__ = [
     "FORMS",
     "Request",
     "Size",
+    "along_axes",
     "axes_in_words",
     "batches",
     "first_layer",
@@ -147,12 +148,13 @@ def size_of(size: object, name: str = "input size") -> tuple[int, ...] | None:
 
 
 def along_axes(size: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """The size of an image along all of its axes.
+    """The size of an image along all of its axes; one number is for each of them.
 
     Raises:
-        OptionError: if the size has another number of axes.
+        OptionError: if it is no size, or has another number of axes.
     """
-    given = (size,) * axes if isinstance(size, int) else tuple(size)
+    given = size_of(size, "size") or ()
+    given = given * axes if len(given) == 1 else given
     if len(given) != axes:
         times = "×".join(map(str, given))
         raise OptionError(f"{times} is not a size of an image with {axes} axes")
