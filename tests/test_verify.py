@@ -241,6 +241,28 @@ def test_a_stamp_leaves_weights_and_labels_as_they_are(tmp_path: Path) -> None:
     assert onnx_fcn.read_geometry(path).of().window == (28, 28)
 
 
+def test_a_trained_file_after_another_tool(tmp_path: Path) -> None:
+    """Its features are those of the original; its layer is the file's own."""
+    original, trained, made = FIXTURES / "digits_unpadded.onnx", tmp_path / "trained.onnx", tmp_path / "made.onnx"
+    onnx_fcn.fit(original, FIXTURES / "digits_page.npy", FIXTURES / "digits_clicks.csv").save(trained)
+    for change in (tools.half, tools.wholly_half):
+        change(trained, made)
+        assert onnx_fcn.validate(original, made).passed
+    other_weights(made)
+    with pytest.raises(ValidationError, match="does not answer as trained"):
+        onnx_fcn.validate(original, made)
+    (tmp_path / "images").mkdir()
+    for k, part in enumerate(np.array_split(np.load(FIXTURES / "digits_page.npy"), 2)):
+        np.save(tmp_path / f"images/{k}.npy", part)
+    onnx_fcn.quantize(trained, tmp_path / "images", made, agreement=0.5)
+    with pytest.raises(ValidationError, match=r"does not answer as trained: .* compare on images like those by --data"):
+        onnx_fcn.validate(original, made)
+    found = onnx_fcn.validate(original, made, data=page(), tolerance=0.1, stamp=True)
+    assert {c.size for c in found.checks if c.kind == "fit"} == {page().shape[2:]}
+    with pytest.raises(ValidationError):
+        onnx_fcn.validate(original, made, data=page(), tolerance=1e-4)
+
+
 def test_the_original_is_never_stamped(tmp_path: Path) -> None:
     """At its native size it gives the answers of a conversion that keeps it."""
     path = tmp_path / "model.onnx"

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Check", "Validation"]
+__all__ = ["NONE_LARGER", "Check", "Validation"]
+
+
+#: What a calibrated file is not compared on if all images that were given have the native size: then nothing shows how
+#: far apart its answers are.
+NONE_LARGER = "larger images, of which none was given"
 
 
 #: What is compared with what, by the kind of check, as the subject of a sentence.

@@ -26,10 +26,11 @@ from onnx_fcn.checking.cases import (
     period_of,
     positions_of,
     sample_cells,
+    size_in,
     uneven_case,
     wide_case,
 )
-from onnx_fcn.checking.checks import Check, Validation
+from onnx_fcn.checking.checks import NONE_LARGER, Check, Validation
 from onnx_fcn.checking.comparison import Case, Comparison, LargerImage
 from onnx_fcn.checking.judging import form_difference, metadata_checks
 from onnx_fcn.checking.reference import interior, reference_map
@@ -41,8 +42,9 @@ from onnx_fcn.lifting.program import Walk
 from onnx_fcn.lifting.windows import original_at, physical_of, windows_of
 from onnx_fcn.model.agreement import Scale, difference
 from onnx_fcn.model.document import Document
+from onnx_fcn.model.graphs import data_inputs
 from onnx_fcn.model.metadata import trained_in
-from onnx_fcn.model.sessions import extract, session, with_outputs
+from onnx_fcn.model.sessions import dtype_of, extract, session, with_outputs
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 from onnx_fcn.walk.fields import geometry_of, sliding
@@ -65,17 +67,19 @@ def prove_head(
         fitted: the walk of the original with the head.
         head: the layer.
         judged: the file.
-        data: further images of the native size.
+        data: further images of the native size; the only ones, of any size, for a file that was calibrated.
 
     Raises:
         ModelError: if onnxruntime cannot run the original.
         ValidationError: if it cannot run the file.
     """
-    proof = _Proof(c, fitted, head, judged)
-    checks = [*proof.native(data)]
-    if not c.walk.keeps_size:
-        checks += proof.larger()
-    return Validation((*checks, *metadata_checks(judged.proto, geometry_of(fitted), c.tolerance)))
+    proof, only = _Proof(c, fitted, head, judged), data if c.is_calibrated else None
+    checks, uncovered = [*proof.native(data)], tuple[str, ...]()
+    if only is not None and size_in(c, only) == c.walk.image.size:
+        uncovered = (NONE_LARGER,)
+    elif not c.walk.keeps_size:
+        checks += proof.larger(only)
+    return Validation((*checks, *metadata_checks(judged.proto, geometry_of(fitted), c.tolerance)), uncovered)
 
 
 def head_in(document: Document) -> Head | None:
@@ -150,6 +154,7 @@ class _Proof:
         self.fact = fitted.results[head.output]
         self.answers = geometry_of(fitted).of(head.output)
         map_name = fitted.renamed.get(self.fact.map, self.fact.map)
+        self.types = {i.name: dtype_of(i) for i in data_inputs(judged.proto.graph)}
         self.asked = [head.output] if self.formed is None else [head.output, map_name]
 
     def native(self, data: Mapping[str, Array] | None) -> Iterator[Check]:
@@ -163,6 +168,8 @@ class _Proof:
         else:  # within a local function
             run, order = session(c.original, extract(c.original.proto, list(c.inputs), list(head.tensors))), []
         cases = native_cases(c, data, None, batches_of(c), negated=True)
+        if c.is_calibrated and data is not None:  # the only images that are like those
+            cases = cases[-1:] if size_in(c, data) == c.walk.image.size else []
         for case in cases:
             c.progress(f"original at the native size, batch {case.batch}")
             try:
@@ -189,14 +196,15 @@ class _Proof:
             apart = difference(have[(..., *index)], want)
             yield Check("phases", name, case.size, case.batch, want.size, apart, self.c.tolerance)
 
-    def larger(self) -> Iterator[Check]:
-        """Larger images: the layer on features of the original's trunk, and on those of its crops."""
+    def larger(self, only: Mapping[str, Array] | None = None) -> Iterator[Check]:
+        """Larger images, or `only` these: the layer on features of the original's trunk, and on those of its crops."""
         c, cut = self.c, fed_cut(self.c)
         if cut is None:
             return
         spread = remainders(period_of(c, cut), IMAGES, c.random)
-        cases: list[Case] = [wide_case(c, cut, spread[0], None), wide_case(c, cut, spread[1], None)]
-        cases.append(uneven_case(c, spread[2]))
+        cases: list[Case] = [wide_case(c, cut, spread[0], only)]
+        if only is None:
+            cases += [wide_case(c, cut, spread[1], None), uneven_case(c, spread[2])]
         for case in cases:
             checks, got = self._judge(case, self._want_at(case))
             yield from checks
@@ -232,7 +240,7 @@ class _Proof:
         c.progress(f"trained model at {size}, batch {case.batch}")
         try:
             run = session(self.judged, with_outputs(self.judged, self.asked[1:]))
-            answers = run(case.feeds)
+            answers = run({name: values.astype(self.types[name], copy=False) for name, values in case.feeds.items()})
         except ModelError as reason:
             raise ValidationError(f"the trained model fails at {size}: {reason}") from None
         return answers[-1], None if self.formed is None else answers[0]

@@ -53,7 +53,7 @@ from onnx_fcn.checking.cases import (
     uneven_case,
     wide_case,
 )
-from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.checks import NONE_LARGER, Validation
 from onnx_fcn.checking.comparison import DEVIATIONS, Case, Comparison, LargerImage, Run, largest_of
 from onnx_fcn.checking.dense import ask_dense, unseen
 from onnx_fcn.checking.judging import all_checks
@@ -69,12 +69,7 @@ from onnx_fcn.model.sessions import session
 from onnx_fcn.tables import size_text
 from onnx_fcn.walk.cut import Cut
 
-__all__ = ["NONE_LARGER", "run_checks"]
-
-
-#: What a calibrated file is not compared on if all images that were given have the native size: then nothing shows how
-#: far apart its answers are.
-NONE_LARGER = "larger images, of which none was given"
+__all__ = ["run_checks"]
 
 
 #: Up to this many multiply-accumulates of a native image, an uneven image is run only to count its answers.

@@ -10,7 +10,7 @@ from onnx_fcn.errors import ValidationError
 from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.walk.given import Given
 
-__all__ = ["accepted", "compare"]
+__all__ = ["CALIBRATED", "accepted", "compare"]
 
 
 #: A possible cause of differences in quantised models: without VNNI, onnxruntime adds pairs of products in 16 bits.
@@ -50,6 +50,6 @@ def accepted(validation: Validation, given: Given, hint: str = "") -> Validation
     if validation.is_same_network:
         raise ValidationError(f"the converted model is not what it says: {validation.failure()}", validation)
     if any(c.kind == "fit" for c in validation.checks):
-        raise ValidationError(f"the file does not answer as trained: {validation.failure()}", validation)
+        raise ValidationError(f"the file does not answer as trained: {validation.failure()}{hint}", validation)
     hint = SATURATION if is_rounded(given.selected) else hint
     raise ValidationError(f"the converted model is not the same network: {validation.failure()}{hint}", validation)

@@ -11,16 +11,16 @@ from typing import Literal
 import onnx
 
 from onnx_fcn._types import Array, Progress
-from onnx_fcn.checking.checks import Validation
+from onnx_fcn.checking.checks import NONE_LARGER, Validation
 from onnx_fcn.checking.claims import claimed_image, claims_of
 from onnx_fcn.checking.comparison import Comparison
 from onnx_fcn.checking.data import load_data
 from onnx_fcn.checking.heads import head_in, prove_head
 from onnx_fcn.checking.limits import limits_of
 from onnx_fcn.checking.signature import check_signature
-from onnx_fcn.checking.validation import NONE_LARGER, run_checks
+from onnx_fcn.checking.validation import run_checks
 from onnx_fcn.conversion.blaming import blaming_model
-from onnx_fcn.conversion.comparing import accepted, compare
+from onnx_fcn.conversion.comparing import CALIBRATED, accepted, compare
 from onnx_fcn.errors import ModelError, OptionError, UnsupportedModel, ValidationError
 from onnx_fcn.geometry import SIZE_NAMES
 from onnx_fcn.lifting.program import Walk
@@ -222,8 +222,9 @@ def _compared(
         comparison = Comparison(given, walk, document, document, seed, progress, macs)
         if pair.asked.output_stride is not None:
             accepted(run_checks(comparison, images), given)
-        comparison = Comparison(given, walk, document, document, seed, progress, macs, limits, tolerance)
-        return accepted(prove_head(comparison, pair.walk, pair.head, judged, images), given)
+        comparison = Comparison(given, walk, document, judged, seed, progress, macs, limits, tolerance)
+        hint = CALIBRATED if comparison.is_calibrated and images is None else ""
+        return accepted(prove_head(comparison, pair.walk, pair.head, judged, images), given, hint)
     except ValidationError as error:
         made_of = claims_of(judged.proto).get("source")
         if made_of is None:
