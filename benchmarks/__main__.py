@@ -29,7 +29,17 @@ from benchmarks import Record, Say, conversion, dense, process, tables, training
 from benchmarks.files import FILES
 from benchmarks.process import Limits
 
-PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "protobuf", "onnxslim", "onnxsim")
+PACKAGES = (
+    "onnx",
+    "onnxruntime",
+    "onnx-graphsurgeon",
+    "numpy",
+    "protobuf",
+    "onnxslim",
+    "onnxsim",
+    "onnxscript",
+    "torch",
+)
 QUICK = {"files": ["vgg16", "nodes-10k"], "networks": ["AlexNet"], "sizes": [512], "batches": [1, 8], "rounds": 1}
 
 
@@ -83,9 +93,19 @@ def _stride(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Recor
         yield from dense.stride(folder, network, given.sizes[:1], given.rounds, say)
 
 
+def _beside(folder: Path, given: argparse.Namespace, say: Say) -> Iterator[Record]:
+    if importlib.util.find_spec("torch") is None:
+        return
+    from benchmarks.beside import NETWORKS, beside
+
+    for network in NETWORKS:
+        yield from beside(folder, network, given.sizes[-1:], given.rounds, say)
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Say], Iterator[Record]]] = {
     "conversion": _conversion,
     "dense": _dense,
+    "beside": _beside,
     "native": _native,
     "stride": _stride,
 }

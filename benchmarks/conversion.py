@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import Record, Say
-from benchmarks.files import FILES
+from benchmarks.files import ARCHITECTURES, FILES
 from benchmarks.process import Failed, Limits, Usage, measure
 
 __all__ = ["run"]
@@ -26,6 +26,11 @@ LOAD_SAVE = """
 import sys, onnx
 source, output, *data = sys.argv[1:]
 onnx.save(onnx.load(source), output, save_as_external_data=bool(data), location=data[0] if data else None)
+"""
+SCRIPT = """
+import sys, onnx, onnxscript.optimizer
+source, output, *_ = sys.argv[1:]
+onnx.save(onnxscript.optimizer.optimize(onnx.load(source)), output)
 """
 SLOW = 60.0  # seconds; what takes longer is run once
 
@@ -84,6 +89,12 @@ TOOLS = (
     Tool("onnx.load + onnx.save", load_save),
     Tool("onnxslim", optimizer("onnxslim"), needs="onnxslim"),
     Tool("onnxsim", optimizer("onnxsim"), needs="onnxsim"),
+    Tool(
+        "onnxscript's optimizer",
+        lambda source, output, _: [sys.executable, "-c", SCRIPT, str(source), str(output)],
+        needs="onnxscript",
+        applies=lambda file: file in ARCHITECTURES,
+    ),
 )
 
 

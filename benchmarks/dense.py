@@ -29,7 +29,7 @@ from onnx_fcn.walk.cut import cuts_of
 from onnx_fcn.walk.images import Request
 from onnx_fcn.walk.lift import lift
 
-__all__ = ["NETWORKS", "dense", "native", "stride"]
+__all__ = ["NETWORKS", "STRIDE", "Run", "crops_of", "dense", "interleaved", "native", "session_of", "stride"]
 
 NETWORKS = {"AlexNet": alexnet, "VGG-16": vgg16, "ResNet-50": resnet50}
 WINDOW, STRIDE = 224, 32  # of all of them
@@ -44,14 +44,14 @@ def dense(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: Sa
     """One image of each size against its windows: a record for each."""
     original = write(folder / "original.onnx", NETWORKS[network])
     converted = _converted(original, "conv")
-    fcn, crops = _session(converted), _session(original)
+    fcn, crops = session_of(converted), session_of(original)
     random = np.random.default_rng(0)
     for size in sizes:
         image = random.standard_normal((1, 3, size, size), np.float32)
         windows = prod(fcn(image)().shape[2:])
-        batches = {b: _crops(image, b) for b in BATCHES if b <= windows}
+        batches = {b: crops_of(image, b) for b in BATCHES if b <= windows}
         runs = {"dense": fcn(image)} | {str(b): crops(batch) for b, batch in batches.items()}
-        times = _interleaved(runs, rounds, f"{network}, {size}×{size}", say)
+        times = interleaved(runs, rounds, f"{network}, {size}×{size}", say)
         each = {b: times[str(b)] * windows / b for b in batches}
         cost = onnx_fcn.inspect(original, sizes=[size]).costs[-1]
         assert cost.macs
@@ -76,12 +76,12 @@ def native(folder: Path, network: str, batches: Sequence[int], rounds: int, say:
     """The whole network at its native size, against its original: a record for each batch."""
     original = write(folder / "original.onnx", NETWORKS[network])
     paths = {"original": original, "conv": _converted(original, "conv"), "folded": _converted(original, "folded")}
-    sessions = {name: _session(path) for name, path in paths.items()}
+    sessions = {name: session_of(path) for name, path in paths.items()}
     random = np.random.default_rng(0)
     for batch in batches:
         images = random.standard_normal((batch, 3, WINDOW, WINDOW), np.float32)
         runs = {name: session(images) for name, session in sessions.items()}
-        times = _interleaved(runs, rounds, f"{network}, batch {batch}", say)
+        times = interleaved(runs, rounds, f"{network}, batch {batch}", say)
         ratios = {head: times[head] / times["original"] for head in ("conv", "folded")}
         yield {"network": network, "batch": batch, "seconds": times, "ratio": ratios, "rounds": rounds}
     _remove(*paths.values())
@@ -97,7 +97,7 @@ def stride(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: S
     plain, dense = _converted(original, "conv"), folder / "dense.onnx"
     onnx_fcn.convert(original, dense, output_stride=OUTPUT_STRIDE, validate=False)
     parts = _parts(original, plain)
-    run, run_dense, run_parts = _session(plain), _session(dense), [_session(part) for part in parts]
+    run, run_dense, run_parts = session_of(plain), session_of(dense), [session_of(part) for part in parts]
     random = np.random.default_rng(0)
     shifts = range(0, STRIDE, OUTPUT_STRIDE)
     for size in sizes:
@@ -118,7 +118,7 @@ def stride(folder: Path, network: str, sizes: Sequence[int], rounds: int, say: S
         runs: dict[str, Run] = {
             "dilated": run_dense(image), "fragments": fragments, "shifted": shifted, "plain": run(image)
         }  # fmt: skip
-        times = _interleaved(runs, rounds, f"{network}, {size}×{size}, every {OUTPUT_STRIDE} pixels", say)
+        times = interleaved(runs, rounds, f"{network}, {size}×{size}, every {OUTPUT_STRIDE} pixels", say)
         answers = {"dilated": run_dense(image)().size, "fragments": fragments().size}
         answers["shifted"] = sum(part.size for part in shifted())
         each = {name: times[name] / count for name, count in answers.items()}  # fragments lose some at the border
@@ -164,7 +164,7 @@ def _remove(*paths: Path) -> None:
         path.unlink()
 
 
-def _session(path: Path) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
+def session_of(path: Path) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
     """A model: given an image, what runs it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -173,14 +173,14 @@ def _session(path: Path) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
     return lambda image: lambda: session.run(None, {"image": image})[0]
 
 
-def _crops(image: np.ndarray, batch: int) -> np.ndarray:
+def crops_of(image: np.ndarray, batch: int) -> np.ndarray:
     """The first windows of an image, as a batch."""
     windows = np.lib.stride_tricks.sliding_window_view(image[0], (WINDOW, WINDOW), (1, 2))[:, ::STRIDE, ::STRIDE]
     _, rows, columns, *_ = windows.shape
     return np.stack([windows[:, k // columns, k % columns] for k in range(min(batch, rows * columns))])
 
 
-def _interleaved(runs: Mapping[str, Run], rounds: int, what: str, say: Say) -> dict[str, float]:
+def interleaved(runs: Mapping[str, Run], rounds: int, what: str, say: Say) -> dict[str, float]:
     """Median seconds of each, all in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-__all__ = ["FILES", "alexnet", "chain", "resnet50", "vgg16", "write"]
+__all__ = ["ARCHITECTURES", "FILES", "alexnet", "chain", "resnet50", "vgg16", "write"]
 
 CLASSES = 1000
 
@@ -188,7 +188,27 @@ class File:
     write: Callable[[Path], Path]
 
 
+def _exported(name: str, *, dynamo: bool) -> File:
+    """An architecture as torch exports it."""
+
+    def write(path: Path) -> Path:
+        from benchmarks.architectures import export  # torch takes seconds to import
+
+        return export(name, path, dynamo=dynamo)
+
+    return File(f"{name}, from torch's {'newer' if dynamo else 'older'} exporter", write)
+
+
+#: Today's networks, of some hundred nodes.
+ARCHITECTURES = {
+    "resnet50": _exported("ResNet-50", dynamo=True),
+    "densenet121": _exported("DenseNet-121", dynamo=True),
+    "efficientnet_b0": _exported("EfficientNet-B0", dynamo=False),
+    "mobilenet_v2": _exported("MobileNetV2", dynamo=False),
+}
+
 FILES = {
+    **ARCHITECTURES,
     "vgg16": File("VGG-16, 553 MB", lambda path: write(path, vgg16)),
     "vgg16-channels-last": File(
         "VGG-16 channels-last: 411 MB to permute", lambda path: write(path, vgg16_channels_last, (224, 224, 3))

@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 
 from benchmarks import Record
-from benchmarks.files import FILES
+from benchmarks.files import ARCHITECTURES, FILES
 from benchmarks.targets import Target, targets
 
 __all__ = ["Table", "markdown", "show", "tables"]
@@ -28,10 +28,14 @@ class Table:
 def tables(results: dict[str, list[Record]]) -> Iterator[Table]:
     """Everything that was measured, and the targets."""
     records = results.get("conversion", [])
-    for file in dict.fromkeys(r["file"] for r in records):
+    for file in dict.fromkeys(r["file"] for r in records if r["file"] not in ARCHITECTURES):
         yield _conversion(file, [r for r in records if r["file"] == file])
+    if exported := [r for r in records if r["file"] in ARCHITECTURES]:
+        yield _architectures(exported)
     if "dense" in results:
         yield _dense(results["dense"])
+    if "beside" in results:
+        yield _beside(results["beside"])
     if "native" in results:
         yield _native(results["native"])
     if "stride" in results:
@@ -66,6 +70,44 @@ def _conversion(file: str, records: Sequence[Record]) -> Table:
     title = f"{FILES[file].title if file in FILES else 'Start'} (ratios: to {reference['tool']})"
     columns = ("", "wall", f"beyond {first['tool'].split()[0]}", "ratio", "processor", "peak memory", "ratio")
     return Table(title, columns, [cells(r) for r in records])
+
+
+def _architectures(records: Sequence[Record]) -> Table:
+    """One row for each network: processor time of whole processes, and what the targets are about."""
+    found = {(r["file"], r["tool"]): r["cpu"] for r in records if "cpu" in r}
+    tools = list(dict.fromkeys(r["tool"] for r in records if r["tool"] != "cp + fsync"))
+    rows = []
+    for file in dict.fromkeys(r["file"] for r in records):
+        cpu = {tool: found.get((file, tool)) for tool in tools}
+        row = [FILES[file].title.partition(",")[0], *("–" if s is None else f"{s:.2f} s" for s in cpu.values())]
+        for tool, to in COMPARED:
+            (spent, other) = cpu.get(tool), cpu.get(to)
+            row.append("–" if spent is None or other is None else f"{spent / other:.2f}")
+        rows.append(row)
+    ratios = [f"{'validated' if tool == CHECKED else 'not'} ÷ {to}" for tool, to in COMPARED]
+    return Table("Today's networks: processor time of whole processes", ("", *tools, *ratios), rows)
+
+
+#: What is compared with what.
+CHECKED, UNCHECKED = "onnx-fcn", "onnx-fcn --no-validate"
+COMPARED = ((UNCHECKED, "onnx.load + onnx.save"), (UNCHECKED, "onnxslim"), (CHECKED, "onnxsim"))
+
+
+def _beside(records: Sequence[Record]) -> Table:
+    ways = ("8 bits", "compiled", "channels last", "torch", "crops")
+    rows = [
+        (
+            f"{r['network']}, {r['size']}×{r['size']}",
+            f"{r['seconds']['onnxruntime'] * 1e3:.0f} ms",
+            *(f"{r['seconds'][w] * 1e3:,.0f} ms" if w in r["seconds"] else "–" for w in ways),
+            f"{r['apart']:.0e}",
+            "–" if r["agreement"] is None else f"{r['agreement']:.1%}",
+        )
+        for r in records
+    ]
+    columns = ("", "converted, in onnxruntime", "in 8 bits", "torch, compiled", "torch, channels last", "torch")
+    columns += ("torch, crops", "difference to torch", "same best class in 8 bits")
+    return Table("One large image, beside the network made dense by hand in torch, and its crops there", columns, rows)
 
 
 def _dense(records: Sequence[Record]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import Record
+from benchmarks.files import ARCHITECTURES
 
 __all__ = ["Target", "targets"]
 
@@ -43,6 +44,9 @@ def _conversion(results: Results) -> Iterator[Target]:
     def seconds(file: str, tool: str) -> float:
         return float(records[file, tool]["seconds"])
 
+    def cpu(file: str, tool: str) -> float:
+        return float(records[file, tool]["cpu"])
+
     def peak(file: str, tool: str) -> float:
         return float(records[file, tool]["peak"])
 
@@ -59,6 +63,14 @@ def _conversion(results: Results) -> Iterator[Target]:
         yield Target("3 GB external: peak", peak("external", fast) / MB, 80, " MB")
     if has("external", f"{fast} --link-data"):
         yield Target("3 GB external, --link-data: wall", seconds("external", f"{fast} --link-data"), 1, " s")
+    for file in ARCHITECTURES:
+        if has(file, fast, checked, parsed):
+            extra = cpu(file, fast) - cpu(file, parsed)
+            yield Target(f"{file}: processor time beyond onnx.load + onnx.save", extra, 0.2, " s")
+        for tool, other, limit in ((fast, "onnxslim", 0.5), (checked, "onnxsim", 0.8)):
+            if has(file, tool, other):
+                what = f"{file}: processor time{' with validation' if tool == checked else ''} ÷ {other}"
+                yield Target(what, cpu(file, tool) / cpu(file, other), limit, "×")
     if has("nodes-10k", fast) and has("nodes-100k", fast):
         growth = seconds("nodes-100k", fast) / seconds("nodes-10k", fast)
         yield Target("10,000 → 100,000 nodes: growth of wall", growth, 12, "×")
