@@ -200,6 +200,55 @@ def test_too_little_memory_is_no_fault_of_the_model(
     assert "there is not enough memory" in capsys.readouterr().err
 
 
+def test_a_bug_keeps_its_traceback(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only onnxruntime's own calls are blamed on it, and each of them is."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("a wrong sum")
+
+    source, fast = convert(tmp_path), tmp_path / "fast.onnx"
+    for target, error, said in (
+        ("onnx_fcn.running.quantizing.ranges", AssertionError, "^a wrong sum"),
+        (
+            "onnxruntime.quantization.quantize_static",
+            ModelError,
+            "onnxruntime does not quantise the model: a wrong sum",
+        ),
+        ("onnxruntime.quantization.shape_inference.quant_pre_process", ModelError, "does not quantise the model: a wr"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, broken)
+            with pytest.raises(error, match=said):
+                onnx_fcn.quantize(source, images, fast)
+    assert os.listdir(tmp_path) == ["out.onnx"]
+
+
+def test_a_run_that_fails_while_ranges_are_measured(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime's reason is given with the size of the image, and a lack of memory is no fault of the model."""
+
+    class Failing:
+        def __init__(self, reason: str) -> None:
+            self.reason = reason
+
+        def get_outputs(self) -> list[Any]:
+            return []
+
+        def run(self, *_: object) -> None:
+            raise RuntimeError(self.reason)
+
+    source, data = convert(tmp_path), {"image": np.zeros((1, 1, 30, 40), np.float32)}
+    for reason, error, said in (
+        ("Conv is broken", ModelError, "does not run the model on 30×40 pixels: Conv is broken"),
+        ("std::bad_alloc", OptionError, "not enough memory to run the model on 30×40 pixels"),
+    ):
+        monkeypatch.setattr("onnx_fcn.running.ranges.inference_session", lambda *_, why=reason, **__: Failing(why))
+        monkeypatch.setattr("onnx_fcn.running.ranges._groups", lambda *_: [["scores"]])
+        with pytest.raises(error, match=said):
+            ranges(source, lambda: [data], lambda _: (30, 40), lambda _: None)
+
+
 def test_other_inputs(tmp_path: Path, images: Path) -> None:
     body = "c = Conv (image, k)  m = Mul (c, gain)  f = Flatten (m)  y = MatMul (f, w)"
     model = law.model(body, image="float[N,1,28,28] image, float[1] gain", k=(2, 1, 5, 5), w=(1152, 4))
@@ -268,9 +317,10 @@ def test_many_runs_give_the_same_ranges(images: Path, tmp_path: Path, monkeypatc
     """A few tensors at a time, where all of them do not fit into memory."""
     source = convert(tmp_path)
     image = [{"image": PAGE[None, None, :90, :120].astype(np.float32) / 255}]
-    whole = ranges(source, lambda: image, lambda _: None)
+    given = (source, lambda: image, lambda _: (90, 120), lambda _: None)
+    whole = ranges(*given)
     monkeypatch.setattr("onnx_fcn.running.ranges.MOST_BYTES", 1000)
-    assert ranges(source, lambda: image, lambda _: None) == whole
+    assert ranges(*given) == whole
     assert {"image", "scores"} < whole.keys()
     (scores,) = law.session(onnx.load(source))(image[0])
     assert scores.min() <= whole["scores"][0] <= 0 <= whole["scores"][1] <= scores.max()

@@ -21,7 +21,7 @@ import numpy as np
 from onnx import GraphProto
 
 from onnx_fcn._types import Array, Progress
-from onnx_fcn.errors import FcnError, ModelError, OptionError, ValidationError, in_one_line
+from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
 from onnx_fcn.files import check_other
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
@@ -130,7 +130,7 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="onnx_fcn-") as folder:
         made = Path(folder, "quantized.onnx")
         say(f"calibrating on {len(files[::2])} images")
-        _quantized(source, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=narrow)
+        _quantized(source, converted, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=narrow)
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
@@ -151,12 +151,19 @@ def quantize(
 
 
 def _quantized(
-    source: Document, path: Path, feeds: Callable[[], Iterator[dict[str, Array]]], say: Progress, *, narrow: bool
+    source: Document,
+    converted: Converted,
+    path: Path,
+    feeds: Callable[[], Iterator[dict[str, Array]]],
+    say: Progress,
+    *,
+    narrow: bool,
 ) -> None:
     """Write a file that onnxruntime quantises.
 
     Raises:
         ModelError: if it does not.
+        OptionError: if an image cannot be read, or there is not enough memory.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -171,33 +178,27 @@ def _quantized(
 
     large = source.size > LARGE
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
-    try:
-        with _quietly():
-            source.save(plain, external_data=large)
-            quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
-            kept = ranges(prepared, feeds, say)
-            quantize_static(
-                prepared,
-                path,
-                Reader(),
-                nodes_to_exclude=_last_layers(Document.open(prepared).proto.graph),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=narrow,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                use_external_data_format=large,
-                extra_options={
-                    "TensorQuantOverrides": {
-                        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
-                        for name, (low, high) in kept.items()
-                    }
-                },
-            )
-    except (FcnError, MemoryError):  # say more than that
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
+    source.save(plain, external_data=large)
+    with _onnxruntime_quantises():
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+    kept = ranges(prepared, feeds, lambda given: converted.size_of(given[converted.image]), say)
+    overrides = {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in kept.items()}
+    in_floats = _last_layers(Document.open(prepared).proto.graph)
+    say("rounding weights")
+    with _onnxruntime_quantises():
+        quantize_static(
+            prepared,
+            path,
+            Reader(),
+            nodes_to_exclude=in_floats,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=narrow,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=large,
+            extra_options={"TensorQuantOverrides": overrides},
+        )
 
 
 def _last_layers(graph: GraphProto) -> list[str]:
@@ -218,8 +219,12 @@ def _last_layers(graph: GraphProto) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without advice about onnxruntime's own tools."""
+def _onnxruntime_quantises() -> Iterator[None]:
+    """Around calls of onnxruntime's tools alone: without advice about them, and with their failures in a sentence.
+
+    Raises:
+        ModelError: if they fail.
+    """
     import logging
 
     root = logging.getLogger()
@@ -227,6 +232,10 @@ def _quietly() -> Iterator[None]:
     root.setLevel(logging.ERROR)
     try:
         yield
+    except MemoryError:  # no fault of the model
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
     finally:
         root.setLevel(before)
 

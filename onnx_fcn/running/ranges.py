@@ -9,7 +9,7 @@ convolutional networks" (2019), from a histogram.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnx import ValueInfoProto
 from onnx_fcn._types import Array
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
-from onnx_fcn.running.network import inference_session, lean_options
+from onnx_fcn.running.network import inference_session, lean_options, run_session
 
 __all__ = ["cheapest_range", "ranges"]
 
@@ -40,16 +40,24 @@ Feeds = Mapping[str, Array]
 
 
 def ranges(
-    model: Path, feeds: Callable[[], Iterable[Feeds]], say: Callable[[str], None]
+    model: Path,
+    feeds: Callable[[], Iterable[Feeds]],
+    size_of: Callable[[Feeds], Sequence[int]],
+    say: Callable[[str], None],
 ) -> dict[str, tuple[float, float]]:
     """For each tensor of floats that depends on the image, the (smallest, largest) value that is kept.
 
     Args:
         model: a file without subgraphs.
         feeds: gives what the model reads for each image, as often as it is called.
+        size_of: the size of that image, for messages.
         say: told what is being done.
+
+    Raises:
+        ModelError: if onnxruntime does not run the model.
+        OptionError: if there is not enough memory.
     """
-    tensors = _with_all_outputs(model)
+    tensors = _with_all_outputs(model, size_of)
     ends: dict[str, tuple[float, float]] = {}
     say("measuring the ranges of activations")
     for name, values in tensors(feeds()):
@@ -84,7 +92,9 @@ def cheapest_range(counts: Array, low: float, high: float) -> tuple[float, float
     return float(lows[best[0]]), float(highs[best[1]])
 
 
-def _with_all_outputs(model: Path) -> Callable[[Iterable[Feeds]], Iterator[tuple[str, Array]]]:
+def _with_all_outputs(
+    model: Path, size_of: Callable[[Feeds], Sequence[int]]
+) -> Callable[[Iterable[Feeds]], Iterator[tuple[str, Array]]]:
     """A function from inputs to (name, values) of every tensor of floats, as many at a time as fit."""
     document = Document.open(model)
     graph = document.proto.graph
@@ -102,7 +112,7 @@ def _with_all_outputs(model: Path) -> Callable[[Iterable[Feeds]], Iterator[tuple
             for name, value in each.items():
                 yield name, value
             for group in _groups(sizes, pixels):
-                for name, value in zip(group, session.run(group, dict(each))):
+                for name, value in zip(group, run_session(session, group, each, size_of(each))):
                     sizes[name] = value.nbytes / pixels
                     if value.size:
                         yield name, value
