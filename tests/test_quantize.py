@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,48 @@ def test_a_run_that_fails_while_ranges_are_measured(
         monkeypatch.setattr("onnx_fcn.running.ranges._groups", lambda *_: [["scores"]])
         with pytest.raises(error, match=said):
             ranges(source, lambda: [data], lambda _: (30, 40), lambda _: None)
+
+
+def test_copies_of_the_model_are_beside_the_output(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of onnxruntime's tools: the system's folder for temporary files may be in memory."""
+    for name in ("system", "results"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system"))
+    made: list[Path] = []
+    original = tempfile.mkdtemp
+
+    def recorded(*arguments: Any, **how: Any) -> str:
+        made.append(Path(original(*arguments, **how)))
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", recorded)
+    onnx_fcn.quantize(convert(tmp_path), images, tmp_path / "results/fast.onnx")
+    assert len(made) >= 3  # ours, and one at least of each tool
+    assert all((tmp_path / "results") in path.parents for path in made)
+    assert os.listdir(tmp_path / "results") == ["fast.onnx"]
+    assert tempfile.tempdir == str(tmp_path / "system")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizing, "ranges", None)
+    with pytest.raises(OptionError, match="there is no directory"):
+        onnx_fcn.quantize(convert(tmp_path), images, tmp_path / "nowhere/fast.onnx")
+
+
+def test_a_source_that_changes_meanwhile(images: Path, tmp_path: Path) -> None:
+    source = convert(tmp_path)
+
+    def change(words: str) -> None:
+        if words.startswith("comparing"):
+            os.utime(source, (1, 1))
+
+    with pytest.raises(ModelError, match="changed"):
+        onnx_fcn.quantize(source, images, tmp_path / "fast.onnx", progress=change)
+    assert os.listdir(tmp_path) == ["out.onnx"]
 
 
 def test_other_inputs(tmp_path: Path, images: Path) -> None:

@@ -22,7 +22,7 @@ from onnx import GraphProto
 
 from onnx_fcn._types import Array, Progress
 from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
-from onnx_fcn.files import check_other
+from onnx_fcn.files import check_other, target_of, writing
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
 from onnx_fcn.model.agreement import difference, is_rounded
@@ -127,7 +127,7 @@ def quantize(
             f"'{os.fspath(images)}' has one image only: one at least is calibrated on, and one compared: give several"
         )
     narrow = not _has_wide_sums()
-    with tempfile.TemporaryDirectory(prefix="onnx_fcn-") as folder:
+    with _folder_beside(output) as folder:
         made = Path(folder, "quantized.onnx")
         say(f"calibrating on {len(files[::2])} images")
         _quantized(source, converted, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=narrow)
@@ -146,6 +146,7 @@ def quantize(
                     "are asked for: calibrate on more images, or allow less by --agreement",
                     found,
                 )
+            source.check_unchanged()
             staged.commit()
     return found
 
@@ -179,13 +180,13 @@ def _quantized(
     large = source.size > LARGE
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
     source.save(plain, external_data=large)
-    with _onnxruntime_quantises():
+    with _onnxruntime_quantises(path.parent):
         quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
     kept = ranges(prepared, feeds, lambda given: converted.size_of(given[converted.image]), say)
     overrides = {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in kept.items()}
     in_floats = _last_layers(Document.open(prepared).proto.graph)
     say("rounding weights")
-    with _onnxruntime_quantises():
+    with _onnxruntime_quantises(path.parent):
         quantize_static(
             prepared,
             path,
@@ -219,8 +220,10 @@ def _last_layers(graph: GraphProto) -> list[str]:
 
 
 @contextlib.contextmanager
-def _onnxruntime_quantises() -> Iterator[None]:
+def _onnxruntime_quantises(folder: Path) -> Iterator[None]:
     """Around calls of onnxruntime's tools alone: without advice about them, and with their failures in a sentence.
+
+    The copies of the model that they make are in `folder`, too: they ask `tempfile` where, and take no folder.
 
     Raises:
         ModelError: if they fail.
@@ -228,8 +231,9 @@ def _onnxruntime_quantises() -> Iterator[None]:
     import logging
 
     root = logging.getLogger()
-    before = root.level
+    before, place = root.level, tempfile.tempdir
     root.setLevel(logging.ERROR)
+    tempfile.tempdir = os.fspath(folder)
     try:
         yield
     except MemoryError:  # no fault of the model
@@ -238,6 +242,21 @@ def _onnxruntime_quantises() -> Iterator[None]:
         raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
     finally:
         root.setLevel(before)
+        tempfile.tempdir = place
+
+
+@contextlib.contextmanager
+def _folder_beside(output: str | os.PathLike[str]) -> Iterator[str]:
+    """A temporary folder beside the output, for several copies of the model: the system's is often in memory.
+
+    Raises:
+        OptionError: if the output cannot be written.
+    """
+    target = target_of(output)
+    with writing(output):
+        folder = tempfile.TemporaryDirectory(prefix=".onnx_fcn-", dir=target.parent)
+    with folder as name:
+        yield name
 
 
 def _feeds(
