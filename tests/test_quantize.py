@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import PIL.Image
 import pytest
 
 import onnx_fcn
-from onnx_fcn import ModelError, OptionError, ValidationError
+from onnx_fcn import ModelError, OptionError, Quantized, ValidationError
 from onnx_fcn.cli import main
 from onnx_fcn.cli.quantize import _table
 from onnx_fcn.running import quantizing
@@ -43,6 +44,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def convert(folder: Path, name: str = "digits_padded.onnx", **how: Any) -> Path:
     onnx_fcn.convert(FIXTURES / name, folder / "out.onnx", validate=False, **how)
     return folder / "out.onnx"
+
+
+def example(**values: Any) -> Quantized:
+    """The report on a file that does not exist."""
+    made = Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), (64, 64), (0.1, 0.04), (2, 1), wide_sums=True)
+    return replace(made, **values)
 
 
 def digits_found(maps: np.ndarray) -> int:
@@ -138,13 +145,31 @@ def test_weights_have_seven_bits_where_sums_have_sixteen(
 ) -> None:
     source = convert(tmp_path)
     largest = {}
-    for wide in (True, False):
+    for wide in (True, False, None):
         monkeypatch.setattr(quantizing, "_has_wide_sums", lambda wide=wide: wide)
         found = onnx_fcn.quantize(source, images, tmp_path / f"{wide}.onnx")
-        assert found.narrow is not wide
+        assert (found.wide_sums, found.weight_bits) == (wide, 8 if wide else 7)
         weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / f"{wide}.onnx").graph.initializer]
         largest[wide] = max(np.abs(w.astype(int)).max() for w in weights if w.dtype == np.int8 and w.ndim == 4)
-    assert largest == {True: 127, False: 64}
+    assert largest == {True: 127, False: 64, None: 64}
+
+
+@pytest.mark.parametrize(("machine", "flags", "wide", "said"), [
+    ("x86_64", "flags : sse2 avx512_vnni", True, " 8 bits, with a scale"),
+    ("AMD64", "flags : sse2 avx2", False, "7 bits, as this processor has no VNNI"),
+    ("AMD64", None, None, "7 bits, as it is not known whether this processor has VNNI"),
+    ("arm64", None, True, " 8 bits, with a scale"),
+])  # fmt: skip
+def test_what_is_known_about_the_processor(
+    machine: str, flags: str | None, wide: bool | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows and macOS do not say whether there is VNNI: weights have 7 bits, and the report says why."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(quantizing, "CPUINFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(flags)
+    assert quantizing._has_wide_sums() is wide
+    assert said in plain([_table(example(wide_sums=wide))])
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -386,5 +411,4 @@ def test_images_with_numbers_that_are_not_finite(place: int, value: float, tmp_p
 
 @pytest.mark.parametrize(("seconds", "said"), [((0.1, 0.04), False), ((0.1, 0.12), True)])
 def test_a_file_that_is_not_faster_says_so(seconds: tuple[float, float], said: bool) -> None:
-    found = quantizing.Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), (64, 64), seconds, (2, 1), narrow=False)
-    assert ("8 bits gain nothing" in plain([_table(found)])) is said
+    assert ("8 bits gain nothing" in plain([_table(example(seconds=seconds))])) is said

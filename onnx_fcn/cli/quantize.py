@@ -45,7 +45,11 @@ def run(words: Sequence[str]) -> list[Table]:
 
 def _table(found: Quantized) -> Table:
     before, after = found.seconds
-    bits = "7 bits, as this processor has no VNNI: with it, 8 bits" if found.narrow else "8 bits"
+    bits = {
+        True: "8 bits",
+        False: "7 bits, as this processor has no VNNI: with it, 8 bits",
+        None: "7 bits, as it is not known whether this processor has VNNI: with it, 8 bits",
+    }[found.wide_sums]
     rows = [
         ("written", f"{found.path}, {bytes_of(found.nbytes[1])} instead of {bytes_of(found.nbytes[0])}"),
         ("weights", f"{bits}, with a scale for each channel; the last layer stays in floats"),

@@ -46,6 +46,9 @@ RUNS = 3
 #: Operators with weights that onnxruntime quantises.
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
+#: What Linux says about the processor.
+CPUINFO = Path("/proc/cpuinfo")
+
 #: From how many bytes on weights do not fit into one file.
 LARGE = 2 * 10**9
 
@@ -62,7 +65,7 @@ class Quantized:
         size: pixels of the largest of them.
         seconds: for that image, of the float file and of the quantised one; the medians of `RUNS`.
         nbytes: bytes of both files.
-        narrow: whether weights have 7 bits, since this processor adds products of 8 bits in 16.
+        wide_sums: whether this processor adds products of 8 bits in 32; None if that is not known.
     """
 
     path: str
@@ -71,7 +74,12 @@ class Quantized:
     size: tuple[int, ...]
     seconds: tuple[float, float]
     nbytes: tuple[int, int]
-    narrow: bool
+    wide_sums: bool | None
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight: 7 unless this processor is known to add products of 8 bits in 32."""
+        return 8 if self.wide_sums else 7
 
     @property
     def agreement(self) -> float:
@@ -126,11 +134,11 @@ def quantize(
         raise OptionError(
             f"'{os.fspath(images)}' has one image only: one at least is calibrated on, and one compared: give several"
         )
-    narrow = not _has_wide_sums()
+    wide = _has_wide_sums()
     with _folder_beside(output) as folder:
         made = Path(folder, "quantized.onnx")
         say(f"calibrating on {len(files[::2])} images")
-        _quantized(source, converted, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=narrow)
+        _quantized(source, converted, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=not wide)
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
@@ -138,7 +146,7 @@ def quantize(
         with document.staged(output) as staged:
             compared, size, seconds = _compared(converted, staged.path, files[1::2], preprocess, say)
             found = Quantized(
-                os.fspath(output), len(files[::2]), compared, size, seconds, (source.size, staged.size), narrow
+                os.fspath(output), len(files[::2]), compared, size, seconds, (source.size, staged.size), wide
             )
             if found.agreement < agreement:
                 raise ValidationError(
@@ -339,15 +347,15 @@ def _seconds(session: Session, images: Array) -> float:
     return time.perf_counter() - start
 
 
-def _has_wide_sums() -> bool:
+def _has_wide_sums() -> bool | None:
     """Does this processor sum products of 8 bits in 32? Without VNNI, x86 adds pairs of them in 16, which saturates.
 
+    None if that is not known: only Linux has a file that says it.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     """
-    if platform.machine().lower() not in ("x86_64", "amd64", "x86", "i686"):
+    if platform.machine().lower() not in ("x86_64", "amd64", "x86", "i386", "i686"):
         return True
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return "vnni" in CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False  # not known
-    return "vnni" in flags
+        return None
