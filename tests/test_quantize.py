@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from onnx_fcn import ModelError, OptionError, Quantized, ValidationError
 from onnx_fcn.cli import main
 from onnx_fcn.cli.quantize import _table
 from onnx_fcn.running import quantizing
+from onnx_fcn.running.network import open_converted
 from onnx_fcn.running.ranges import cheapest_range, ranges
 from onnx_fcn.tables import plain
 
@@ -50,6 +52,14 @@ def example(**values: Any) -> Quantized:
     """The report on a file that does not exist."""
     made = Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), (64, 64), (0.1, 0.04), (2, 1), wide_sums=True)
     return replace(made, **values)
+
+
+def pages(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
+    """A folder of parts of the page, of these sizes."""
+    folder.mkdir()
+    for k, (height, width) in enumerate(sizes):
+        PIL.Image.fromarray(PAGE[10 * k : 10 * k + height, 40 * k : 40 * k + width]).save(folder / f"{k}.png")
+    return folder
 
 
 def digits_found(maps: np.ndarray) -> int:
@@ -213,6 +223,36 @@ def test_what_cannot_be_quantised(images: Path, tmp_path: Path) -> None:
     onnx_fcn.quantize(source, images, fast)
     with pytest.raises(OptionError, match="is quantised already"):
         onnx_fcn.quantize(fast, images, tmp_path / "faster.onnx")
+
+
+@pytest.mark.parametrize(("sizes", "said"), [
+    ([(28, 28)] * 4, "none of the images is enough larger than the window of 28×28 pixels to have more answers"),
+    ([(28, 31), (30, 28)], "none of the images is enough larger"),  # still one cell, since the stride is 4
+    ([(28, 28), (90, 90), (28, 28)], "one of the images is enough larger than the window of 28×28 pixels"),
+])  # fmt: skip
+def test_windows_alone_say_nothing_about_larger_images(
+    sizes: list[tuple[int, int]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pages(tmp_path / "images", sizes)
+    monkeypatch.setattr(quantizing, "ranges", None)  # nothing is measured before
+    with pytest.raises(OptionError, match=said):
+        onnx_fcn.quantize(convert(tmp_path), folder, tmp_path / "fast.onnx")
+
+
+def test_larger_images_are_calibrated_on_and_compared(tmp_path: Path) -> None:
+    """However they are arranged: every other image is a window here."""
+    folder = pages(tmp_path / "images", [(28, 28), (120, 150), (28, 28), (130, 140), (28, 28), (110, 160)])
+    found = onnx_fcn.quantize(convert(tmp_path), folder, tmp_path / "fast.onnx", agreement=0.9)
+    assert [Path(file).name for file, *_ in found.compared] == ["0.png", "3.png", "4.png"]
+    assert (found.calibrated, found.size) == (3, (130, 140))
+
+
+def test_a_file_of_the_native_size_needs_no_larger_images(tmp_path: Path) -> None:
+    folder = pages(tmp_path / "images", [(28, 28), (30, 30)] * 2)
+    for size in ((28, 28), (28, 30)):  # one cell each
+        source = convert(tmp_path, fix_size=size)
+        chosen = quantizing._split(open_converted(source), [str(folder / f"{k}.png") for k in range(1, 4, 2)])
+        assert [len(files) for files in chosen] == [1, 1]
 
 
 def test_too_little_memory_is_no_fault_of_the_model(

@@ -103,7 +103,8 @@ def quantize(
 ) -> Quantized:
     """Quantise a converted file to 8 bits, with a scale for each channel of weights (QDQ), all but its last layer.
 
-    Every other image is calibrated on, whole and in a window of the native size; the others are compared. The map of
+    Every other image is calibrated on, whole and in a window of the native size; the others are compared. Both have to
+    contain one at least that is larger than a window, unless the file takes none. The map of
     one channel has no best class: there, cells agree that are on the same side of the mean.
 
     Args:
@@ -116,7 +117,7 @@ def quantize(
 
     Raises:
         ModelError: if onnx_fcn did not convert the model, or onnxruntime does not quantise it.
-        OptionError: if there are too few images, or one cannot be read; if the output cannot be written.
+        OptionError: if there are too few images, or too few larger ones; if one cannot be read, or the output written.
         ValidationError: if fewer cells agree; nothing is written.
     """
     say = progress or (lambda _: None)
@@ -135,18 +136,19 @@ def quantize(
             f"'{os.fspath(images)}' has one image only: one at least is calibrated on, and one compared: give several"
         )
     wide = _has_wide_sums()
+    calibrated, others = _split(converted, files)
     with _folder_beside(output) as folder:
         made = Path(folder, "quantized.onnx")
-        say(f"calibrating on {len(files[::2])} images")
-        _quantized(source, converted, made, lambda: _feeds(converted, files[::2], preprocess), say, narrow=not wide)
+        say(f"calibrating on {len(calibrated)} images")
+        _quantized(source, converted, made, lambda: _feeds(converted, calibrated, preprocess), say, narrow=not wide)
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
         document.commit(Edit(metadata=kept))
         with document.staged(output) as staged:
-            compared, size, seconds = _compared(converted, staged.path, files[1::2], preprocess, say)
+            compared, size, seconds = _compared(converted, staged.path, others, preprocess, say)
             found = Quantized(
-                os.fspath(output), len(files[::2]), compared, size, seconds, (source.size, staged.size), wide
+                os.fspath(output), len(calibrated), compared, size, seconds, (source.size, staged.size), wide
             )
             if found.agreement < agreement:
                 raise ValidationError(
@@ -265,6 +267,34 @@ def _folder_beside(output: str | os.PathLike[str]) -> Iterator[str]:
         folder = tempfile.TemporaryDirectory(prefix=".onnx_fcn-", dir=target.parent)
     with folder as name:
         yield name
+
+
+def _split(converted: Converted, files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images to calibrate on, and those to compare: every other one of the larger ones, and of the windows.
+
+    Windows say nothing about the values of larger maps, so one larger image at least is in both, unless the file takes
+    none.
+
+    Raises:
+        OptionError: if there are too few images that are larger, or one cannot be read.
+    """
+    cells = converted.answers.grid(*converted.native).shape
+    fixed = [only for only in converted.fixed if only is not None]
+    takes_larger = len(fixed) < converted.rank or converted.answers.grid(*fixed).shape != cells
+    larger: list[str] = []
+    windows: list[str] = []
+    for file in files:
+        with contextlib.closing(open_image(file, converted.rank, converted.channels)) as image:
+            shape = converted.answers.grid(*_bounded(image, converted)).shape
+        (larger if shape != cells else windows).append(file)
+    if takes_larger and len(larger) < 2:
+        count = "one of the images is" if larger else "none of the images is"
+        raise OptionError(
+            f"{count} enough larger than the window of {size_text(converted.native)} pixels to have more answers than "
+            "it: two at least have to be, one to calibrate on and one to compare"
+        )
+    calibrated = {*larger[::2], *windows[1::2]}
+    return [file for file in files if file in calibrated], [file for file in files if file not in calibrated]
 
 
 def _feeds(
