@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnx_fcn.errors import printable
 
-__all__ = ["Table", "bytes_of", "count_of", "pixels", "plain", "size_text"]
+__all__ = ["Table", "bytes_of", "count_of", "percent", "pixels", "plain", "size_text"]
 
 
 #: The width of a sentence in plain text.
@@ -57,6 +57,13 @@ def pixels(sizes: Sequence[float], *, square: bool = False) -> str:
 def size_text(sizes: Sequence[float]) -> str:
     """A size: ``224×224``."""
     return "×".join(f"{s:g}" if s != int(s) else str(int(s)) for s in sizes)
+
+
+def percent(share: float, other: float, digits: int = 1) -> str:
+    """A share in percent, ``98.3%``, with as many digits as tell it from another one."""
+    while share != other and digits < 15 and f"{share:.{digits}%}" == f"{other:.{digits}%}":
+        digits += 1
+    return f"{share:.{digits}%}"
 
 
 def bytes_of(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from onnx_fcn import ModelError, OptionError, Quantized, ValidationError
 from onnx_fcn.cli import main
 from onnx_fcn.cli.quantize import _table
 from onnx_fcn.running import quantizing
+from onnx_fcn.running.fidelity import Fidelity, Output, Tally
 from onnx_fcn.running.network import open_converted
 from onnx_fcn.running.ranges import cheapest_range, ranges
 from onnx_fcn.tables import plain
@@ -50,7 +52,8 @@ def convert(folder: Path, name: str = "digits_padded.onnx", **how: Any) -> Path:
 
 def example(**values: Any) -> Quantized:
     """The report on a file that does not exist."""
-    made = Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), (64, 64), (0.1, 0.04), (2, 1), wide_sums=True)
+    outputs = (Fidelity("scores", False, 1.0, 1.0, 0, 0.05, 0.1),)
+    made = Quantized("fast.onnx", 1, (("a.png", 0.1, 1.0),), outputs, (64, 64), (0.1, 0.04), (2, 1), wide_sums=True)
     return replace(made, **values)
 
 
@@ -182,6 +185,185 @@ def test_what_is_known_about_the_processor(
     assert said in plain([_table(example(wide_sums=wide))])
 
 
+# Files that answer something else ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright squares on black: what a detector looks for is at one cell of a thousand."""
+    folder = tmp_path_factory.mktemp("squares")
+    for k in range(4):
+        pixels = np.zeros((256, 256), np.uint8)
+        for top, left in np.random.default_rng(k).integers(0, 250, (3, 2)):
+            pixels[top : top + 6, left : left + 6] = 255
+        PIL.Image.fromarray(pixels).save(folder / f"{k}.png")
+    return folder
+
+
+def detector(folder: Path, body: str = "", outputs: str = "y", **weights: Any) -> Path:
+    """A converted network of 6×6 pixels whose `y` is the brightness; `body` makes other outputs of its features `f`."""
+    body = f"c = Conv (image, k)  r = Relu (c)  f = Flatten (r)  y = MatMul (f, w)  {body}"
+    weights = {"k": np.full((2, 1, 3, 3), 1 / 9, np.float32), "w": np.full((32, 1), 1 / 32, np.float32), **weights}
+    model = law.model(body, image="float[N,1,6,6] image", outputs=outputs, **weights)
+    onnx_fcn.convert(model, folder / "detector.onnx", validate=False)
+    return folder / "detector.onnx"
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, output: str, factor: Any = 1.0, added: Any = 0.0) -> None:
+    """Let the quantised file answer with an output times a factor, one for each channel perhaps, plus a number."""
+    original = quantizing._quantized
+
+    def spoiled(source: Any, converted: Any, path: Path, *arguments: Any, **how: Any) -> None:
+        original(source, converted, path, *arguments, **how)
+        model = onnx.load(path)
+        for node in model.graph.node:
+            for k, name in enumerate(node.output):
+                if name == output:
+                    node.output[k] = "before"
+        for name, value in (("factor", factor), ("added", added)):
+            column = np.asarray(value, np.float32).reshape(-1, 1, 1)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(column, name))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["before", "factor"], ["scaled"]))
+        model.graph.node.append(onnx.helper.make_node("Add", ["scaled", "added"], [output]))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(quantizing, "_quantized", spoiled)
+
+
+def test_a_detector(squares: Path, tmp_path: Path) -> None:
+    found = onnx_fcn.quantize(detector(tmp_path), squares, tmp_path / "fast.onnx")
+    (output,) = found.outputs
+    assert (output.output, output.has_sides) == ("y", True)
+    assert found.agreement >= 0.999
+    assert found.recall is not None
+    assert found.recall >= 0.9
+    assert found.noise is not None
+    assert found.noise < 0.05
+
+
+@pytest.mark.parametrize(("factor", "added", "said"), [
+    (0, 0, "only 0.0% of the cells above the middle of the scores stay there, and 50.0% is the least: calibrate"),
+    (1, 0.2, "the scores are off by 6.53 of their spread (root mean square), and 0.3 is the most: calibrate and"),
+    (1.4, 0, "the scores are off by 0.4"),
+    (-1, 0, "only 0.0% of the cells above the middle"),
+    (1, float("nan"), "only 0.0% of the cells above the middle"),
+])  # fmt: skip
+def test_a_map_of_one_channel_that_is_dead_or_off(
+    factor: float, added: float, said: str, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 63,001 cells almost all are below the middle, and stay there whatever becomes of the others."""
+    source = detector(tmp_path)
+    spoil(monkeypatch, "y", factor, added)
+    with pytest.raises(ValidationError, match=re.escape(said)) as caught:
+        onnx_fcn.quantize(source, squares, tmp_path / "fast.onnx")
+    assert caught.value.report.agreement > 0.98  # type: ignore[attr-defined]
+    assert os.listdir(tmp_path) == ["detector.onnx"]
+
+
+def test_a_rare_class_beside_a_background(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background is the best class at 999 of 1000 cells, and of a file that answers nothing as well."""
+    body, bias = "z = Add (y, b)", np.array([0.5, 0], np.float32)
+    weights = np.stack([np.zeros(32), np.full(32, 1 / 32)], 1).astype(np.float32)
+    source = detector(tmp_path, body, "z", w=weights, b=bias)
+    assert onnx_fcn.quantize(source, squares, tmp_path / "fast.onnx").agreement > 0.999
+    spoil(monkeypatch, "z", 0)
+    with pytest.raises(ValidationError, match=r"only 0\.0% of the cells of class 1 stay there, and 50"):
+        onnx_fcn.quantize(source, squares, tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_class_that_is_lost(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = np.zeros(11)
+    lost[3] = -1e3
+    source = convert(tmp_path)
+    spoil(monkeypatch, "scores", 1, lost)
+    with pytest.raises(ValidationError, match=r"only 0\.0% of the cells of class 3 stay there"):
+        onnx_fcn.quantize(source, images, tmp_path / "fast.onnx", agreement=0.9)
+
+
+def test_scores_without_a_scale(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best class is the same at every cell, and the scores are not."""
+    source = convert(tmp_path)
+    spoil(monkeypatch, "scores", 2)
+    with pytest.raises(ValidationError, match=r"the scores are off by 2\.\d+ of their spread"):
+        onnx_fcn.quantize(source, images, tmp_path / "fast.onnx")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_every_output_is_compared(
+    channels: int, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = detector(tmp_path, "z = MatMul (f, v)", "y, z", v=(32, channels))
+    found = onnx_fcn.quantize(source, squares, tmp_path / "fast.onnx")
+    assert [f.output for f in found.outputs] == ["y", "z"]
+    assert found.agreement == min(f.agreement for f in found.outputs if f.agreement is not None)
+    assert f"at output '{found.worst.output}', the least of 2" in dict(_table(found).rows)["agreement"]
+    spoil(monkeypatch, "z", -1)
+    words = ["quantize", str(source), str(squares), str(tmp_path / "other.onnx")]
+    assert main(words) == 3
+    assert "error: of output 'z', " in capsys.readouterr().err
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_nothing_is_measured_of_the_scores_of_classes(images: Path, tmp_path: Path) -> None:
+    source = convert(tmp_path, argmax=True)
+    found = onnx_fcn.quantize(source, images, tmp_path / "fast.onnx")
+    assert (found.error, found.noise) == (None, None)
+    assert all(error is None for _, error, _ in found.compared)
+    assert found.recall is not None
+    said = plain([_table(found)])
+    assert "have the same best class" in said
+    assert "largest score" not in said
+    assert "spread" not in said
+
+
+def test_images_that_show_nothing(squares: Path, tmp_path: Path) -> None:
+    """A map that is the same everywhere is that of a dead file, too."""
+    folder = tmp_path / "black"
+    folder.mkdir()
+    for k in range(2):
+        PIL.Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / f"{k}.png")
+    with pytest.raises(OptionError, match="output 'y' is the same at every cell of the images compared, so that a"):
+        onnx_fcn.quantize(detector(tmp_path), folder, tmp_path / "fast.onnx")
+    source = convert(tmp_path, argmax=True)
+    with pytest.raises(OptionError, match="output 'scores' is the same at every cell of the images compared"):
+        onnx_fcn.quantize(source, folder, tmp_path / "fast.onnx")
+    assert not (tmp_path / "fast.onnx").exists()
+
+
+def test_images_count_by_their_cells() -> None:
+    """A small image with one cell off is not as far off as a large one."""
+    tally = Tally(Output("y", True, 1, False))
+    for count, wrong in ((10, 5), (990, 0)):
+        want = np.stack([np.zeros(count), np.ones(count)])[None]
+        want[..., ::3] = want[:, ::-1, ::3]
+        have = want.copy()
+        have[..., :wrong] = want[:, ::-1, :wrong]
+        assert tally.add(want, have)[1] == 1 - wrong / count
+    found = tally.result()
+    assert found.agreement == 0.995
+    assert (found.recall, found.weakest) == (pytest.approx(1 - 2 / 334), 0)
+    assert found.noise == pytest.approx(np.sqrt(0.005 / (1 / 3 * 2 / 3)), rel=1e-3)
+
+
+def test_a_class_of_few_cells_does_not_count() -> None:
+    for batch, few, counts in ((1, 19, False), (1, 20, True), (2, 39, False), (2, 40, True)):
+        tally = Tally(Output("best", True, None, True), batch=batch)
+        want = np.repeat([0, 1], [1000, few])
+        tally.add(want, np.zeros_like(want))
+        assert tally.result().recall == (0 if counts else 1)
+
+
+def test_scores_that_are_no_map() -> None:
+    """Features of the whole image have neither cells nor classes; a constant among the outputs has no spread."""
+    for want, have, noise in (([1.0, 3, 5], [1.0, 3, 7], np.sqrt(4 / 8)), ([2.0, 2, 2], [2.0, 2, 1], 0.5)):
+        tally = Tally(Output("features", False, None, False))
+        tally.add(np.array(want), np.array(have))
+        found = tally.result()
+        assert (found.agreement, found.recall, found.noise) == (None, None, pytest.approx(noise))
+        assert "the scores are off by" in found.fault(0.98)
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +373,9 @@ def test_nothing_is_written_if_too_few_cells_agree(
     source, fast = convert(tmp_path), tmp_path / "fast.onnx"
     fast.write_bytes(b"before")
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(ValidationError, match=r"only 99\.\d% of the cells have the same best class as before, and 100"):
+    with pytest.raises(
+        ValidationError, match=r"only 99\.\d+% of the cells have the same best class as before, and 100\.0"
+    ):
         onnx_fcn.quantize(source, images, fast, agreement=1.0)
     assert main(["quantize", str(source), str(images), str(fast), "--agreement", "1"]) == 3
     assert "allow less by --agreement" in capsys.readouterr().err
@@ -205,7 +389,7 @@ def test_what_cannot_be_quantised(images: Path, tmp_path: Path) -> None:
         onnx_fcn.quantize(FIXTURES / "digits_padded.onnx", images, fast)
     with pytest.raises(OptionError, match="is the model itself"):
         onnx_fcn.quantize(source, images, source)
-    with pytest.raises(OptionError, match="a share of the cells, from 0 to 1, not 98"):
+    with pytest.raises(OptionError, match="a share of the cells, above 0 and at most 1, not 98"):
         onnx_fcn.quantize(source, images, fast, agreement=98)
     with pytest.raises(OptionError, match="has one image only"):
         onnx_fcn.quantize(source, images / "0.png", fast)
@@ -379,7 +563,7 @@ def test_the_report(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--agreement 2", "the agreement is a share of the cells, from 0 to 1, not 2.0"),
+    ("--agreement 2", "the agreement is a share of the cells, above 0 and at most 1, not 2.0"),
     ("--agreement much", "invalid float value: 'much'"),
     ("--preprocess magic", "magic"),
     ("--mean 1,2,3 --std 0,1,1", "std"),

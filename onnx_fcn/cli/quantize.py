@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from onnx_fcn.cli.arguments import PREPROCESSING, add_preprocessing, preprocessing
 from onnx_fcn.running.quantizing import Quantized, quantize
-from onnx_fcn.tables import Table, bytes_of, size_text
+from onnx_fcn.tables import Table, bytes_of, percent, size_text
 
 __all__ = ["run"]
 
@@ -50,12 +50,24 @@ def _table(found: Quantized) -> Table:
         False: "7 bits, as this processor has no VNNI: with it, 8 bits",
         None: "7 bits, as it is not known whether this processor has VNNI: with it, 8 bits",
     }[found.wide_sums]
+    worst = found.worst
+    where = f", at output '{worst.output}', the least of {len(found.outputs)}" if len(found.outputs) > 1 else ""
     rows = [
         ("written", f"{found.path}, {bytes_of(found.nbytes[1])} instead of {bytes_of(found.nbytes[0])}"),
         ("weights", f"{bits}, with a scale for each channel; the last layer stays in floats"),
         ("images", f"{found.calibrated} calibrated on, {len(found.compared)} others compared"),
-        ("agreement", f"{found.agreement:.2%} of the cells have the same best class"),
-        ("error", f"{found.error:.3f} of the largest score at most"),
+        ("agreement", f"{percent(found.agreement, 1.0, 2)} of the cells {worst.same}{where}"),
+    ]
+    if found.recall is not None:
+        weakest = min((f for f in found.outputs if f.recall is not None), key=lambda f: f.recall or 0.0)
+        rows.append(
+            ("recall", f"{percent(found.recall, 1.0, 2)} of the cells {weakest.of_weakest} stay there, the least")
+        )
+    if found.noise is not None:
+        rows.append(("noise", f"{found.noise:.3f} of the spread of the scores (root mean square)"))
+    if found.error is not None:
+        rows.append(("error", f"{found.error:.3f} of the largest score at most"))
+    rows += [
         ("time", f"{after * 1e3:.0f} ms instead of {before * 1e3:.0f} ms at {size_text(found.size)} pixels"),
     ]
     if after > 0.9 * before:

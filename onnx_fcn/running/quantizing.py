@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto
@@ -25,11 +26,12 @@ from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_lin
 from onnx_fcn.files import check_other, target_of, writing
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
-from onnx_fcn.model.agreement import difference, is_rounded
+from onnx_fcn.model.agreement import is_rounded
 from onnx_fcn.model.document import Document
 from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import PREFIX, fingerprint
-from onnx_fcn.running.network import Converted, Session, open_converted
+from onnx_fcn.running.fidelity import Ends, Fidelity, Tally, outputs_of
+from onnx_fcn.running.network import Converted, open_converted, run_session
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.running.ranges import ranges
 from onnx_fcn.tables import size_text
@@ -60,8 +62,8 @@ class Quantized:
     Attributes:
         path: the file.
         calibrated: number of images that it was calibrated on.
-        compared: the other images: (file, largest difference relative to the largest score, share of the cells with the
-            same best class).
+        compared: the other images: (file, `error`, `agreement`), each of the output that is the worst there.
+        outputs: how each output compares, over all of these images.
         size: pixels of the largest of them.
         seconds: for that image, of the float file and of the quantised one; the medians of `RUNS`.
         nbytes: bytes of both files.
@@ -70,7 +72,8 @@ class Quantized:
 
     path: str
     calibrated: int
-    compared: tuple[tuple[str, float, float], ...]
+    compared: tuple[tuple[str, float | None, float], ...]
+    outputs: tuple[Fidelity, ...]
     size: tuple[int, ...]
     seconds: tuple[float, float]
     nbytes: tuple[int, int]
@@ -82,14 +85,29 @@ class Quantized:
         return 8 if self.wide_sums else 7
 
     @property
-    def agreement(self) -> float:
-        """The share of all cells with the same best class, the mean over images."""
-        return float(np.mean([same for _, _, same in self.compared]))
+    def worst(self) -> Fidelity:
+        """The output with the least agreement."""
+        return min(self.outputs, key=lambda f: 1.0 if f.agreement is None else f.agreement)
 
     @property
-    def error(self) -> float:
-        """The largest difference of an answer, relative to the largest score of its image."""
-        return max(error for _, error, _ in self.compared)
+    def agreement(self) -> float:
+        """The share of all cells with the same best class, of the output where it is the least."""
+        return min(f.agreement for f in self.outputs if f.agreement is not None)
+
+    @property
+    def recall(self) -> float | None:
+        """The least share of the cells of one class that keep it; None if every class has too few cells."""
+        return min((f.recall for f in self.outputs if f.recall is not None), default=None)
+
+    @property
+    def noise(self) -> float | None:
+        """The most noise of the scores of an output, relative to their spread; None if all answers are classes."""
+        return max((f.noise for f in self.outputs if f.noise is not None), default=None)
+
+    @property
+    def error(self) -> float | None:
+        """The largest difference of a score, relative to the largest one of its image; None if there are no scores."""
+        return max((f.error for f in self.outputs if f.error is not None), default=None)
 
 
 def quantize(
@@ -104,8 +122,10 @@ def quantize(
     """Quantise a converted file to 8 bits, with a scale for each channel of weights (QDQ), all but its last layer.
 
     Every other image is calibrated on, whole and in a window of the native size; the others are compared. Both have to
-    contain one at least that is larger than a window, unless the file takes none. The map of
-    one channel has no best class: there, cells agree that are on the same side of the mean.
+    contain one at least that is larger than a window, unless the file takes none. Every output has to be faithful by
+    three measures: the share of all cells with the same best class, that share of the cells of each class alone, and
+    the noise of the scores. A cell of one score has two classes: above, and not above, the middle between the smallest
+    and the largest one.
 
     Args:
         model: a converted file.
@@ -118,11 +138,12 @@ def quantize(
     Raises:
         ModelError: if onnx_fcn did not convert the model, or onnxruntime does not quantise it.
         OptionError: if there are too few images, or too few larger ones; if one cannot be read, or the output written.
-        ValidationError: if fewer cells agree; nothing is written.
+        ValidationError: if fewer cells agree, a class keeps less than half of its cells, or the scores are off by more
+            than 0.3 of their spread; nothing is written.
     """
     say = progress or (lambda _: None)
-    if not 0 <= agreement <= 1:
-        raise OptionError(f"the agreement is a share of the cells, from 0 to 1, not {agreement!r}")
+    if not 0 < agreement <= 1:
+        raise OptionError(f"the agreement is a share of the cells, above 0 and at most 1, not {agreement!r}")
     check_other(output, model)
     converted = open_converted(model)
     source = Document.open(model)
@@ -146,19 +167,29 @@ def quantize(
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
         document.commit(Edit(metadata=kept))
         with document.staged(output) as staged:
-            compared, size, seconds = _compared(converted, staged.path, others, preprocess, say)
+            compared, outputs, size, seconds = _compared(converted, source, staged.path, others, preprocess, say)
             found = Quantized(
-                os.fspath(output), len(calibrated), compared, size, seconds, (source.size, staged.size), wide
+                os.fspath(output),
+                len(calibrated),
+                compared,
+                outputs,
+                size,
+                seconds,
+                (source.size, staged.size),
+                wide,
             )
-            if found.agreement < agreement:
-                raise ValidationError(
-                    f"only {found.agreement:.1%} of the cells have the same best class as before, and {agreement:.1%} "
-                    "are asked for: calibrate on more images, or allow less by --agreement",
-                    found,
-                )
+            _check(found, agreement)
             source.check_unchanged()
             staged.commit()
     return found
+
+
+def _check(found: Quantized, agreement: float) -> None:
+    """Raises ValidationError about the worst output that is not faithful, if there is one."""
+    for each in (found.worst, *found.outputs):
+        if fault := each.fault(agreement):
+            where = f"of output '{each.output}', " if len(found.outputs) > 1 else ""
+            raise ValidationError(where + fault, found)
 
 
 def _quantized(
@@ -347,34 +378,50 @@ def _middle(size: Sequence[int], part: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _compared(
-    converted: Converted, path: Path, files: Sequence[str], preprocess: str | Preprocessing | None, say: Progress
-) -> tuple[tuple[tuple[str, float, float], ...], tuple[int, ...], tuple[float, float]]:
-    """(file, error, agreement) of each image, the size of the largest one, and the seconds that both files take."""
-    sessions = converted.session(), open_converted(path).session()
+    converted: Converted,
+    source: Document,
+    path: Path,
+    files: Sequence[str],
+    preprocess: str | Preprocessing | None,
+    say: Progress,
+) -> tuple[tuple[tuple[str, float | None, float], ...], tuple[Fidelity, ...], tuple[int, ...], tuple[float, float]]:
+    """Of each image, (file, error, agreement); the outputs over all images; the size of the largest one, and the
+    seconds that both files take for it.
+
+    Raises:
+        OptionError: if an image cannot be read, or an output is the same everywhere.
+    """
+    outputs = outputs_of(source.proto)
+    names = [output.name for output in outputs]
+    before, after = (open_converted(file).session().inference for file in (converted.source, path))
+
+    def run(session: Any, pixels: Array, wanted: Sequence[str] = names) -> list[Array]:
+        return run_session(session, wanted, {converted.image: converted.arrange(pixels)}, pixels.shape[2:])
+
+    sides = {output.name: Ends() for output in outputs if output.has_sides}
+    for k, file in enumerate(files if sides else ()):
+        say(f"looking for the smallest and the largest score on image {k + 1} of {len(files)}")
+        for ends, values in zip(sides.values(), run(before, _read(converted, file, preprocess), list(sides))):
+            ends.add(values)
+    middles = {name: ends.middle for name, ends in sides.items()}
+    tallies = [Tally(output, middles.get(output.name, 0.0), converted.batch or 1) for output in outputs]
     found, largest = [], np.zeros(0)
     for k, file in enumerate(files):
         say(f"comparing on image {k + 1} of {len(files)}")
         pixels = _read(converted, file, preprocess)
-        want, have = (session.run(pixels) for session in sessions)
-        error = 0.0 if converted.tells_classes else difference(have, want)
-        found.append((file, error, float(np.mean(_best(have, converted) == _best(want, converted)))))
+        each = [tally.add(*pair) for tally, *pair in zip(tallies, run(before, pixels), run(after, pixels))]
+        error = max((error for error, _ in each if error is not None), default=None)
+        found.append((file, error, min(same for _, same in each if same is not None)))
         largest = pixels if pixels.size > largest.size else largest
-    seconds = tuple(median(_seconds(session, largest) for _ in range(RUNS)) for session in sessions)
-    return tuple(found), largest.shape[2:], (seconds[0], seconds[1])
+    say("measuring the time")
 
+    def seconds(session: Any) -> float:
+        start = time.perf_counter()
+        run(session, largest)
+        return time.perf_counter() - start
 
-def _best(maps: Array, converted: Converted) -> Array:
-    """The best class at each cell; of one channel, whether it is above the mean."""
-    best: Array = maps
-    if not converted.tells_classes:
-        best = maps.argmax(1) if maps.shape[1] > 1 else maps > maps.mean()
-    return best
-
-
-def _seconds(session: Session, images: Array) -> float:
-    start = time.perf_counter()
-    session.run(images)
-    return time.perf_counter() - start
+    times = [median(seconds(session) for _ in range(RUNS)) for session in (before, after)]
+    return tuple(found), tuple(tally.result() for tally in tallies), largest.shape[2:], (times[0], times[1])
 
 
 def _has_wide_sums() -> bool | None:
