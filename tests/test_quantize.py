@@ -19,7 +19,7 @@ import PIL.Image
 import pytest
 
 import onnx_fcn
-from onnx_fcn import ModelError, OptionError, Quantized, ValidationError
+from onnx_fcn import ModelError, OptionError, Preprocessing, Quantized, ValidationError
 from onnx_fcn.cli import main
 from onnx_fcn.cli.quantize import _table
 from onnx_fcn.running import quantizing
@@ -65,6 +65,14 @@ def pages(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
     return folder
 
 
+def with_entry(path: Path, key: str, value: Any) -> Path:
+    """A file with one more entry in its metadata."""
+    model = onnx.load(path)
+    model.metadata_props.add(key=f"onnx_fcn.{key}", value=json.dumps(value))
+    onnx.save(model, path)
+    return path
+
+
 def digits_found(maps: np.ndarray) -> int:
     """How many of the 96 digits of the page a map names in the middle of their boxes: (11, 72, 107) → a number."""
     best = maps.argmax(0)
@@ -103,8 +111,8 @@ def test_all_digits_are_found(name: str, images: Path, tmp_path: Path) -> None:
 
 def test_what_the_file_says_stays(images: Path, tmp_path: Path) -> None:
     source = convert(tmp_path, argmax=True)
+    with_entry(source, "labels", [f"digit {k}" for k in range(10)] + ["none"])
     model = onnx.load(source)
-    model.metadata_props.add(key="onnx_fcn.labels", value=json.dumps([f"digit {k}" for k in range(10)] + ["none"]))
     model.metadata_props.add(key="made.by", value="somebody")
     onnx.save(model, source)
     onnx_fcn.quantize(source, images, tmp_path / "fast.onnx")
@@ -631,6 +639,37 @@ def test_images_with_numbers_that_are_not_finite(place: int, value: float, tmp_p
     with pytest.raises(OptionError, match=rf"{place}.npy' contains NaN or infinities, which 8 bits do not hold: leave"):
         onnx_fcn.quantize(source, tmp_path / "images", tmp_path / "fast.onnx")
     assert not (tmp_path / "fast.onnx").exists()
+
+
+def test_the_preprocessing_is_stored(images: Path, tmp_path: Path) -> None:
+    """The ranges are those of this input: of another one, the commands that read the file by default would be off."""
+    source, fast = convert(tmp_path), tmp_path / "fast.onnx"
+    formula = Preprocessing(1 / 255, mean=(0.1,), std=(1.1,))
+    for given, stored in (
+        (None, None),
+        ("unit", Preprocessing.named("unit")),
+        (formula, replace(formula, full_scale=255)),
+    ):
+        onnx_fcn.quantize(source, images, fast, preprocess=given)
+        assert open_converted(fast).preprocessing == stored
+    onnx_fcn.apply(fast, FIXTURES / "digits_page.npy", tmp_path / "stored.npy")
+    onnx_fcn.apply(fast, FIXTURES / "digits_page.npy", tmp_path / "given.npy", preprocess=formula)
+    np.testing.assert_array_equal(np.load(tmp_path / "stored.npy"), np.load(tmp_path / "given.npy"))
+    again = tmp_path / "again.onnx"  # what the float file says is replaced
+    onnx_fcn.quantize(with_entry(source, "preprocessing", formula.to_json()), images, again, preprocess="unit")
+    assert open_converted(again).preprocessing == Preprocessing.named("unit")
+
+
+def test_floats_of_pictures_are_stored_as_such(tmp_path: Path) -> None:
+    folder, source, fast = tmp_path / "images", convert(tmp_path), tmp_path / "fast.onnx"
+    folder.mkdir()
+    for k in range(2):
+        np.save(folder / f"{k}.npy", PAGE[: 120 + 50 * k, 60 * k :].astype(np.float32) / 255)
+    onnx_fcn.quantize(source, folder, fast, preprocess=Preprocessing(1.0))
+    assert open_converted(fast).preprocessing == Preprocessing(1.0, full_scale=1)
+    PIL.Image.fromarray(PAGE[:120]).save(folder / "2.png")
+    with pytest.raises(OptionError, match=r"2\.png' has other numbers than the images before it: .* --preprocess"):
+        onnx_fcn.quantize(source, folder, fast, preprocess=Preprocessing(1.0))
 
 
 @pytest.mark.parametrize(("seconds", "said"), [((0.1, 0.04), False), ((0.1, 0.12), True)])

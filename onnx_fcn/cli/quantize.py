@@ -19,7 +19,7 @@ onnx-fcn.
 
 {PREPROCESSING}
 The default is what the file says; if it says nothing, pixels of a picture become pixel/255, and everything else stays
-unchanged.
+unchanged. What is given is stored in the quantised file, which is right for that input alone.
 
 example:
   onnx-fcn quantize out.onnx images/ fast.onnx --preprocess imagenet

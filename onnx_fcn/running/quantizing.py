@@ -8,6 +8,7 @@ it was not calibrated on.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import tempfile
@@ -32,7 +33,7 @@ from onnx_fcn.model.edit import Edit
 from onnx_fcn.model.metadata import PREFIX, fingerprint
 from onnx_fcn.running.fidelity import Ends, Fidelity, Tally, outputs_of
 from onnx_fcn.running.network import Converted, open_converted, run_session
-from onnx_fcn.running.preprocess import Preprocessing
+from onnx_fcn.running.preprocess import Preprocessing, are_unit, for_training
 from onnx_fcn.running.ranges import ranges
 from onnx_fcn.tables import size_text
 
@@ -132,7 +133,8 @@ def quantize(
         images: a folder of at least two images like those that it will be used on.
         output: the file to write.
         agreement: the least share of cells with the same best class.
-        preprocess: as of `apply`; by default what the file says.
+        preprocess: as of `apply`, by default what the file says; stored in the quantised file, whose ranges are valid
+            for it alone.
         progress: called with a few words before each step that may take seconds.
 
     Raises:
@@ -158,6 +160,7 @@ def quantize(
         )
     wide = _has_wide_sums()
     calibrated, others = _split(converted, files)
+    formula = None if preprocess is None else _formula_of(converted, files, preprocess)
     with _folder_beside(output) as folder:
         made = Path(folder, "quantized.onnx")
         say(f"calibrating on {len(calibrated)} images")
@@ -165,6 +168,8 @@ def quantize(
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
+        if formula is not None:
+            kept[f"{PREFIX}preprocessing"] = json.dumps(formula.to_json())
         document.commit(Edit(metadata=kept))
         with document.staged(output) as staged:
             compared, outputs, size, seconds = _compared(converted, source, staged.path, others, preprocess, say)
@@ -326,6 +331,31 @@ def _split(converted: Converted, files: Sequence[str]) -> tuple[list[str], list[
         )
     calibrated = {*larger[::2], *windows[1::2]}
     return [file for file in files if file in calibrated], [file for file in files if file not in calibrated]
+
+
+def _formula_of(converted: Converted, files: Sequence[str], wanted: str | Preprocessing) -> Preprocessing:
+    """What the quantised file stores about the pixels, as a trained one does: bytes and floats of a picture are alike.
+
+    Raises:
+        OptionError: if it is another formula for some of the images.
+    """
+    kinds: dict[tuple[np.dtype[Any], float], str] = {}
+    are_unit_floats = True
+    for file in files:
+        with contextlib.closing(open_image(file, converted.rank, converted.channels)) as image:
+            kinds.setdefault((image.dtype, image.white), image.name)
+            if image.dtype.kind == "f":
+                pixels = image.read(_middle(image.size, _bounded(image, converted)))
+                are_unit_floats = are_unit_floats and are_unit(pixels)
+    how = (converted.rank, converted.channels, False, are_unit_floats)
+    formulas = [for_training(wanted, dtype, white, *how) for dtype, white in kinds]
+    for formula, name in zip(formulas, kinds.values()):
+        if formula != formulas[0]:
+            raise OptionError(
+                f"{name} has other numbers than the images before it: some are pictures and some are not, or their "
+                "full scales differ, so give a formula for pixels from 0 to 255 with --preprocess"
+            )
+    return formulas[0]
 
 
 def _feeds(
