@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +29,7 @@ from onnx_fcn.running import quantizing
 from onnx_fcn.running.fidelity import Fidelity, Output, Tally
 from onnx_fcn.running.network import open_converted
 from onnx_fcn.running.ranges import cheapest_range, ranges
-from onnx_fcn.tables import plain
+from onnx_fcn.tables import percent, plain
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGE = np.load(FIXTURES / "digits_page.npy")
@@ -397,8 +400,9 @@ def test_what_cannot_be_quantised(images: Path, tmp_path: Path) -> None:
         onnx_fcn.quantize(FIXTURES / "digits_padded.onnx", images, fast)
     with pytest.raises(OptionError, match="is the model itself"):
         onnx_fcn.quantize(source, images, source)
-    with pytest.raises(OptionError, match="a share of the cells, above 0 and at most 1, not 98"):
-        onnx_fcn.quantize(source, images, fast, agreement=98)
+    for share in (98, 0, float("nan")):
+        with pytest.raises(OptionError, match=f"a share of the cells, above 0 and at most 1, not {share}"):
+            onnx_fcn.quantize(source, images, fast, agreement=share)
     with pytest.raises(OptionError, match="has one image only"):
         onnx_fcn.quantize(source, images / "0.png", fast)
     with pytest.raises(OptionError, match="'nowhere' does not exist"):
@@ -571,19 +575,85 @@ def test_the_report(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--agreement 2", "the agreement is a share of the cells, above 0 and at most 1, not 2.0"),
-    ("--agreement much", "invalid float value: 'much'"),
+    ("--agreement 2", "argument --agreement: '2' is not a number above 0 and at most 1"),
+    ("--agreement 0", "'0' is not a number above 0 and at most 1"),
+    ("--agreement nan", "'nan' is not a number above 0 and at most 1"),
+    ("--agreement much", "'much' is not a number above 0 and at most 1"),
+    ("--json out.onnx", "'out.onnx' is a model: write the report to another file"),
     ("--preprocess magic", "magic"),
     ("--mean 1,2,3 --std 0,1,1", "std"),
     ("--unknown", "unrecognized arguments: --unknown"),
 ])  # fmt: skip
-def test_bad_values(words: str, message: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_values(
+    words: str,
+    message: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     fast = tmp_path / "fast.onnx"
-    assert main(["quantize", str(convert(tmp_path)), str(images), str(fast), *words.split()]) == 2
+    convert(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["quantize", "out.onnx", str(images), str(fast), *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
     assert not fast.exists()
+
+
+def test_the_report_as_json(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the keys of docs/deploying.md; - writes it to stdout, and nothing else."""
+    source, fast, file = convert(tmp_path), tmp_path / "fast.onnx", tmp_path / "report.json"
+    words = ["quantize", str(source), str(images), str(fast), "--json"]
+    assert main([*words, str(file)]) == 0
+    assert "have the same best class" in capsys.readouterr().out
+    assert main([*words, "-"]) == 0
+    printed, stored = json.loads(capsys.readouterr().out), json.loads(file.read_text())
+    for report in (printed, stored):
+        del report["seconds"]
+    assert printed == stored
+    assert stored["version"] == 1
+    assert stored["bytes"] == {"before": source.stat().st_size, "after": fast.stat().st_size}
+    assert [Path(each["image"]).name for each in stored["compared"]] == ["1.png", "3.png", "5.png"]
+    (output,) = stored["outputs"]
+    assert output["name"] == "scores"
+    assert all(stored[key] == output[key] for key in ("agreement", "recall", "noise", "error"))
+    text = (FIXTURES.parent / "docs/deploying.md").read_text()
+    assert all(f"`{key}`" in text for key in (*stored, *stored["compared"][0], *output))
+    file.unlink()
+    assert main([*words, str(file), "--agreement", "1"]) == 3
+    assert not file.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_what_is_being_done_is_shown_on_a_terminal(images: Path, tmp_path: Path) -> None:
+    """Calibration takes minutes."""
+    import pty
+
+    source = convert(tmp_path)
+    command = [sys.executable, "-m", "onnx_fcn", "quantize", str(source), str(images), str(tmp_path / "fast.onnx")]
+    terminal, end = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env={**os.environ, "TERM": "xterm"}) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(terminal, 4096):
+                shown += piece
+        os.close(terminal)
+    assert process.returncode == 0
+    assert "calibrating on 3 images …" in shown.decode()  # short steps are over before they are drawn
+
+
+@pytest.mark.parametrize(("share", "other", "text"), [
+    (0.98765, 0.98, "98.8%"),
+    (0.99999, 1.0, "99.999%"),
+    (1.0, 0.99999, "100.000%"),
+    (0.9799999, 0.98, "97.99999%"),
+    (1.0, 1.0, "100.0%"),
+])  # fmt: skip
+def test_shares_that_differ_look_different(share: float, other: float, text: str) -> None:
+    assert percent(share, other) == text
 
 
 # Ranges ---------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ __all__ = [
     "preprocessing",
     "seed",
     "share",
+    "share_or_all",
     "size",
     "stride",
 ]
@@ -62,6 +63,14 @@ def share(text: str) -> float:
         if 0 < (found := number(text)) < 1:
             return found
     raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+
+
+def share_or_all(text: str) -> float:
+    """0.98 or 1 → a float above 0 and at most 1."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        if 0 < (found := number(text)) <= 1:
+            return found
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and at most 1")
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -7,19 +7,18 @@ its width, a pipe gets the same tables as plain text.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import onnx_fcn
 from onnx_fcn import FcnError, OptionError, Validation, ValidationError
 from onnx_fcn.cli.arguments import count, names, seed, share, size, stride
-from onnx_fcn.cli.output import StdoutError, json_file, write_out
+from onnx_fcn.cli.output import StdoutError, json_file, progress_on, write_out
 from onnx_fcn.process import INTERRUPTED, Signals, repair_streams, silence
 from onnx_fcn.reporting.checks import tables_of, validation_dict
 from onnx_fcn.reporting.report import FORMAT
@@ -137,7 +136,10 @@ def _complain(text: str) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    with json_file(given.json, (given.model, given.output, given.data)) as write_json, _progress(given) as progress:
+    with (
+        json_file(given.json, (given.model, given.output, given.data)) as write_json,
+        progress_on(given.quiet) as progress,
+    ):
         tables: list[Table]
         how = {"input_size": given.input_size, "input": given.input}
         if given.verify:
@@ -403,15 +405,3 @@ def _draw(tables: Sequence[Table]) -> None:
         for row in table.rows:
             drawn.add_row(*map(rich.text.Text, row))
         console.print(drawn)
-
-
-@contextlib.contextmanager
-def _progress(given: argparse.Namespace) -> Iterator[Callable[[str], None] | None]:
-    """A callback that shows the current stage on a terminal; None without a terminal."""
-    if given.quiet or not sys.stderr.isatty():
-        yield None
-        return
-    import rich.console
-
-    with rich.console.Console(stderr=True).status("") as status:
-        yield lambda words: status.update(f"{words} …")

@@ -1,4 +1,4 @@
-"""What commands write beside their files: reports as JSON, and text on stdout."""
+"""What commands write beside their files: reports as JSON, text on stdout, and what they are doing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from onnx_fcn._types import Progress
 from onnx_fcn.errors import FcnError, reason_of
 from onnx_fcn.files import check_other, drafted
 from onnx_fcn.model.document import Document
 from onnx_fcn.process import silence
 
-__all__ = ["StdoutError", "json_file", "write_out"]
+__all__ = ["StdoutError", "json_file", "progress_on", "write_out"]
 
 
 class StdoutError(Exception):
@@ -68,6 +69,18 @@ def _files_of(inputs: Iterable[str]) -> Iterator[os.PathLike[str]]:
     for path in inputs:
         with contextlib.suppress(FcnError):  # said when it is read
             yield from Document.open(path).files
+
+
+@contextlib.contextmanager
+def progress_on(quiet: bool) -> Iterator[Progress | None]:
+    """A function that shows what is being done on a terminal; None without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import rich.console
+
+    with rich.console.Console(stderr=True).status("") as status:
+        yield lambda words: status.update(f"{words} …")
 
 
 def _to_json(values: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from onnx_fcn.cli.arguments import PREPROCESSING, add_preprocessing, preprocessing
+from onnx_fcn.cli.arguments import PREPROCESSING, add_preprocessing, preprocessing, share_or_all
+from onnx_fcn.cli.output import json_file, progress_on
+from onnx_fcn.running.fidelity import COUNTED, LEAST_RECALL, MOST_NOISE
 from onnx_fcn.running.quantizing import Quantized, quantize
 from onnx_fcn.tables import Table, bytes_of, percent, size_text
 
@@ -14,8 +16,14 @@ __all__ = ["run"]
 
 EPILOG = f"""\
 Every other image is calibrated on, whole and in a window of the native size; the others are compared with the float
-model. If fewer answers agree than --agreement, nothing is written (exit code 3). The exit codes are the same as for
-onnx-fcn.
+model. Both have to contain one at least that is larger than a window. Nothing is written (exit code 3) unless every
+output passes three measures:
+  agreement  the share of the cells with the same best class (--agreement); a cell with one score has two classes,
+             above and below the middle of the scores
+  recall     that share of the cells of each class with {COUNTED} cells or more: at least {LEAST_RECALL:g}
+  noise      the root mean square of the differences of scores, relative to their standard deviation: at most
+             {MOST_NOISE:g}
+The exit codes are the same as for onnx-fcn.
 
 {PREPROCESSING}
 The default is what the file says; if it says nothing, pixels of a picture become pixel/255, and everything else stays
@@ -33,14 +41,17 @@ def run(words: Sequence[str]) -> list[Table]:
         FcnError: as `onnx_fcn.quantize` does.
     """
     given = _parse(words)
-    found = quantize(
-        given.model,
-        given.images,
-        given.output,
-        agreement=given.agreement,
-        preprocess=preprocessing(given, given.scale),
-    )
-    return [] if given.quiet else [_table(found)]
+    with json_file(given.json, (given.model, given.output)) as write_json, progress_on(given.quiet) as progress:
+        found = quantize(
+            given.model,
+            given.images,
+            given.output,
+            agreement=given.agreement,
+            preprocess=preprocessing(given, given.scale),
+            progress=progress,
+        )
+        write_json(found.to_dict())
+    return [] if given.quiet or given.json == "-" else [_table(found)]
 
 
 def _table(found: Quantized) -> Table:
@@ -88,11 +99,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("output", help="the file to write")
     parser.add_argument(
         "--agreement",
-        type=float,
+        type=share_or_all,
         default=0.98,
         metavar="X",
         help="the least share of cells with the same best class (default: 0.98)",
     )
     add_preprocessing(parser, "scale")
+    parser.add_argument("--json", metavar="FILE", help="write the report for scripts; - for stdout")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_intermixed_args(words[1:])

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -91,6 +92,11 @@ class Fidelity:
     weakest: int | None
     noise: float | None
     error: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The measures as a JSON object."""
+        names = ("agreement", "recall", "weakest", "noise", "error")
+        return {"name": self.output, **{name: getattr(self, name) for name in names}}
 
     def fault(self, agreement: float) -> str:
         """Why the file is not faithful, and what to do, as a sentence; empty if it is.

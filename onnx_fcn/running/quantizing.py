@@ -43,6 +43,8 @@ __all__ = ["Quantized", "quantize"]
 #: The most pixels of a larger image that are read: a square, or a cube, in its middle.
 MOST_PIXELS = 1 << 20
 
+FORMAT = 1  # of the report as JSON: increases if a key changes its meaning
+
 #: Times that the largest image is run, to say how long it takes.
 RUNS = 3
 
@@ -84,6 +86,25 @@ class Quantized:
     def weight_bits(self) -> int:
         """Bits of a weight: 7 unless this processor is known to add products of 8 bits in 32."""
         return 8 if self.wide_sums else 7
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as a JSON object; docs/deploying.md has its keys."""
+        return {
+            "version": FORMAT,
+            "path": self.path,
+            "bytes": {"before": self.nbytes[0], "after": self.nbytes[1]},
+            "weight_bits": self.weight_bits,
+            "wide_sums": self.wide_sums,
+            "calibrated": self.calibrated,
+            "compared": [{"image": file, "error": error, "agreement": same} for file, error, same in self.compared],
+            "agreement": self.agreement,
+            "recall": self.recall,
+            "noise": self.noise,
+            "error": self.error,
+            "outputs": [each.to_dict() for each in self.outputs],
+            "size": self.size,
+            "seconds": {"before": self.seconds[0], "after": self.seconds[1]},
+        }
 
     @property
     def worst(self) -> Fidelity:
