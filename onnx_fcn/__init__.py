@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnx_fcn.reporting.report import Report
     from onnx_fcn.running.confusion import Confusion
     from onnx_fcn.running.dense_model import DenseModel, DenseResult, Detection, detect
+    from onnx_fcn.running.fidelity import Fidelity
     from onnx_fcn.running.preprocess import Preprocessing
     from onnx_fcn.running.quantizing import Quantized, quantize
     from onnx_fcn.tiles.application import Applied, apply
@@ -55,6 +56,7 @@ __all__ = [
     "Diagnostic",
     "Explanation",
     "FcnError",
+    "Fidelity",
     "Field",
     "Fitted",
     "Geometry",
@@ -125,6 +127,7 @@ _HOMES = {
         "Detection",
         "detect",
     ),
+    "running.fidelity": ("Fidelity",),
     "running.preprocess": ("Preprocessing",),
     "running.quantizing": (
         "Quantized",

@@ -71,9 +71,7 @@ def _table(found: Quantized) -> Table:
     ]
     if found.recall is not None:
         weakest = min((f for f in found.outputs if f.recall is not None), key=lambda f: f.recall or 0.0)
-        rows.append(
-            ("recall", f"{percent(found.recall, 1.0, 2)} of the cells {weakest.of_weakest} stay there, the least")
-        )
+        rows.append(("recall", f"{percent(found.recall, 1.0, 2)} of the cells {weakest.kept}, the least"))
     if found.noise is not None:
         rows.append(("noise", f"{found.noise:.3f} of the spread of the scores (root mean square)"))
     if found.error is not None:

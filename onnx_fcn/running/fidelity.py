@@ -112,7 +112,7 @@ class Fidelity:
             )
         if self.recall is not None and self.recall < LEAST_RECALL:
             return (
-                f"only {percent(self.recall, LEAST_RECALL)} of the cells {self.of_weakest} stay there, and "
+                f"only {percent(self.recall, LEAST_RECALL)} of the cells {self.kept}, and "
                 f"{percent(LEAST_RECALL, self.recall)} is the least: calibrate on more images that show them"
             )
         if self.noise is not None and not self.noise <= MOST_NOISE:
@@ -129,11 +129,11 @@ class Fidelity:
         return f"{same} as before"
 
     @property
-    def of_weakest(self) -> str:
-        """Which cells have the least recall, in words."""
+    def kept(self) -> str:
+        """Which cells have the least recall, and what that is a share of, in words."""
         if not self.has_sides:
-            return f"of class {self.weakest}"
-        return f"{'above' if self.weakest else 'below'} the middle of the scores"
+            return f"of class {self.weakest} keep it"
+        return f"{'above' if self.weakest else 'below'} the middle of the scores stay there"
 
 
 class Tally:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +26,7 @@ import numpy as np
 from onnx import GraphProto
 
 from onnx_fcn._types import Array, Progress
-from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line
+from onnx_fcn.errors import ModelError, OptionError, ValidationError, in_one_line, reason_of
 from onnx_fcn.files import check_other, target_of, writing
 from onnx_fcn.images.folders import files_of
 from onnx_fcn.images.image import Image, open_image
@@ -40,7 +43,8 @@ from onnx_fcn.tables import size_text
 __all__ = ["Quantized", "quantize"]
 
 
-#: The most pixels of a larger image that are read: a square, or a cube, in its middle.
+#: The most pixels of a larger image that are read: a square, or a cube, in its middle; but one and a half windows along
+#: each axis, and a second answer, in any case.
 MOST_PIXELS = 1 << 20
 
 FORMAT = 1  # of the report as JSON: increases if a key changes its meaning
@@ -53,6 +57,9 @@ LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 #: What Linux says about the processor.
 CPUINFO = Path("/proc/cpuinfo")
+
+#: One call of onnxruntime's tools at a time: where their temporary files are is a setting of the process.
+TOOLS = threading.Lock()
 
 #: From how many bytes on weights do not fit into one file.
 LARGE = 2 * 10**9
@@ -184,8 +191,8 @@ def quantize(
     formula = None if preprocess is None else _formula_of(converted, files, preprocess)
     with _folder_beside(output) as folder:
         made = Path(folder, "quantized.onnx")
-        say(f"calibrating on {len(calibrated)} images")
-        _quantized(source, converted, made, lambda: _feeds(converted, calibrated, preprocess), say, narrow=not wide)
+        feeds = partial(_feeds, converted, calibrated, preprocess, say)
+        _quantized(source, converted, made, feeds, say, narrow=not wide)
         document = Document.open(made)
         kept = {e.key: e.value for e in source.proto.metadata_props}
         kept[f"{PREFIX}graph"] = fingerprint(document.proto.graph)
@@ -222,12 +229,20 @@ def _quantized(
     source: Document,
     converted: Converted,
     path: Path,
-    feeds: Callable[[], Iterator[dict[str, Array]]],
+    feeds: Callable[[str], Iterator[dict[str, Array]]],
     say: Progress,
     *,
     narrow: bool,
 ) -> None:
     """Write a file that onnxruntime quantises.
+
+    Args:
+        source: the file in floats.
+        converted: the same, as a network.
+        path: where to write it; other files are written beside it.
+        feeds: gives what the network reads of each image, as often as it is called with what is being done.
+        say: told what is being done.
+        narrow: whether weights get 7 bits.
 
     Raises:
         ModelError: if it does not.
@@ -236,7 +251,7 @@ def _quantized(
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    first = iter([next(feeds())])
+    first = iter([next(feeds("reading images"))])
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         """One image: onnxruntime asks for it, although all ranges are given."""
@@ -246,10 +261,11 @@ def _quantized(
 
     large = source.size > LARGE
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
+    say("preparing the network")
     source.save(plain, external_data=large)
     with _onnxruntime_quantises(path.parent):
         quant_pre_process(plain, prepared, skip_symbolic_shape=True, save_as_external_data=large)
-    kept = ranges(prepared, feeds, lambda given: converted.size_of(given[converted.image]), say)
+    kept = ranges(prepared, feeds, lambda given: converted.size_of(given[converted.image]))
     overrides = {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in kept.items()}
     in_floats = _last_layers(Document.open(prepared).proto.graph)
     say("rounding weights")
@@ -294,22 +310,26 @@ def _onnxruntime_quantises(folder: Path) -> Iterator[None]:
 
     Raises:
         ModelError: if they fail.
+        OptionError: if they cannot write.
     """
     import logging
 
     root = logging.getLogger()
-    before, place = root.level, tempfile.tempdir
-    root.setLevel(logging.ERROR)
-    tempfile.tempdir = os.fspath(folder)
-    try:
-        yield
-    except MemoryError:  # no fault of the model
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
-    finally:
-        root.setLevel(before)
-        tempfile.tempdir = place
+    with TOOLS:
+        before, place = root.level, tempfile.tempdir
+        root.setLevel(logging.CRITICAL)
+        tempfile.tempdir = os.fspath(folder)
+        try:
+            yield
+        except MemoryError:  # no fault of the model
+            raise
+        except OSError as error:
+            raise OptionError(f"cannot write copies of the model beside the output: {reason_of(error)}") from None
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelError(f"onnxruntime does not quantise the model: {in_one_line(error)}") from error
+        finally:
+            root.setLevel(before)
+            tempfile.tempdir = place
 
 
 @contextlib.contextmanager
@@ -380,10 +400,14 @@ def _formula_of(converted: Converted, files: Sequence[str], wanted: str | Prepro
 
 
 def _feeds(
-    converted: Converted, files: Sequence[str], preprocess: str | Preprocessing | None
+    converted: Converted, files: Sequence[str], preprocess: str | Preprocessing | None, say: Progress, what: str
 ) -> Iterator[dict[str, Array]]:
-    """What the network reads of each image: all of it, and a window of the native size in its middle."""
-    for file in files:
+    """What the network reads of each image: all of it, and a window of the native size in its middle.
+
+    `what` is being done with them, and said.
+    """
+    for k, file in enumerate(files):
+        say(f"{what}: image {k + 1} of {len(files)}")
         images = _read(converted, file, preprocess)
         size = images.shape[2:]
         window = tuple(only or n for n, only in zip(converted.native, converted.fixed))
@@ -414,7 +438,8 @@ def _bounded(image: Image, converted: Converted) -> tuple[int, ...]:
     """
     converted.answers.grid(*image.size)  # raises if it is smaller than a window
     side = int(MOST_PIXELS ** (1 / len(image.size)))
-    part = [min(n, max(side, m)) for n, m in zip(image.size, converted.native)]
+    more = [m + max(math.ceil(s), m // 2) for m, s in zip(converted.native, converted.answers.stride)]
+    part = [min(n, max(side, m)) for n, m in zip(image.size, more)]
     size = tuple(only or n for n, only in zip(part, converted.fixed))
     if any(n < m for n, m in zip(image.size, size)):
         raise OptionError(
@@ -444,7 +469,7 @@ def _compared(
     """
     outputs = outputs_of(source.proto)
     names = [output.name for output in outputs]
-    before, after = (open_converted(file).session().inference for file in (converted.source, path))
+    before, after = (each.session().inference for each in (converted, open_converted(path)))
 
     def run(session: Any, pixels: Array, wanted: Sequence[str] = names) -> list[Array]:
         return run_session(session, wanted, {converted.image: converted.arrange(pixels)}, pixels.shape[2:])

@@ -41,17 +41,15 @@ Feeds = Mapping[str, Array]
 
 def ranges(
     model: Path,
-    feeds: Callable[[], Iterable[Feeds]],
+    feeds: Callable[[str], Iterable[Feeds]],
     size_of: Callable[[Feeds], Sequence[int]],
-    say: Callable[[str], None],
 ) -> dict[str, tuple[float, float]]:
     """For each tensor of floats that depends on the image, the (smallest, largest) value that is kept.
 
     Args:
         model: a file without subgraphs.
-        feeds: gives what the model reads for each image, as often as it is called.
+        feeds: gives what the model reads for each image, as often as it is called with what is being done.
         size_of: the size of that image, for messages.
-        say: told what is being done.
 
     Raises:
         ModelError: if onnxruntime does not run the model.
@@ -59,13 +57,11 @@ def ranges(
     """
     tensors = _with_all_outputs(model, size_of)
     ends: dict[str, tuple[float, float]] = {}
-    say("measuring the ranges of activations")
-    for name, values in tensors(feeds()):
+    for name, values in tensors(feeds("measuring the ranges of activations")):
         low, high = ends.get(name, (0.0, 0.0))  # zero is a value in any case: padding
         ends[name] = min(low, float(values.min())), max(high, float(values.max()))
     counts = {name: np.zeros(BINS) for name, (low, high) in ends.items() if low < high < math.inf and low > -math.inf}
-    say("choosing the ranges of activations")
-    for name, values in tensors(feeds()):
+    for name, values in tensors(feeds("choosing the ranges of activations")):
         if name in counts:
             counts[name] += np.histogram(values, BINS, ends[name])[0]
     return {name: cheapest_range(found, *ends[name]) for name, found in counts.items()}
