@@ -358,6 +358,18 @@ def test_images_count_by_their_cells() -> None:
     assert found.noise == pytest.approx(np.sqrt(0.005 / (1 / 3 * 2 / 3)), rel=1e-3)
 
 
+def test_the_spread_is_that_of_all_images() -> None:
+    """Around the mean of all of them, not of each one; each channel around its own."""
+    random = np.random.default_rng(0)
+    own = np.array([[100], [0], [-9]])
+    images = [random.normal(middle, 1, (1, 3, cells)) + own for middle, cells in ((0, 5), (20, 6), (-7, 9))]
+    tally = Tally(Output("y", True, 1, False))
+    for image in images:
+        tally.add(image, image + 0.5)
+    together = np.concatenate(images, -1)[0]
+    assert tally.result().noise == pytest.approx(0.5 / np.sqrt(together.var(axis=1).mean()))
+
+
 def test_a_class_of_few_cells_does_not_count() -> None:
     for batch, few, counts in ((1, 19, False), (1, 20, True), (2, 39, False), (2, 40, True)):
         tally = Tally(Output("best", True, None, True), batch=batch)
