@@ -478,6 +478,16 @@ def test_a_file_of_the_native_size_needs_no_larger_images(tmp_path: Path) -> Non
         assert [len(files) for files in chosen] == [1, 1]
 
 
+def test_no_input_is_overwritten(images: Path, tmp_path: Path) -> None:
+    made = convert(tmp_path, external_data=True)
+    weights = next(tmp_path.glob("*.data"))
+    for path in (weights, images / "0.png"):
+        before = path.read_bytes()
+        with pytest.raises(OptionError, match="it is an input"):
+            onnx_fcn.quantize(made, images, path)
+        assert path.read_bytes() == before
+
+
 def test_too_little_memory_is_no_fault_of_the_model(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

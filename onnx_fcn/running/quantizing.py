@@ -182,6 +182,7 @@ def quantize(
     if converted.image_type.kind != "f" or converted.others:
         raise OptionError("only a model that reads an image of floats, and nothing else, can be quantised")
     files = files_of(os.fspath(images), images=True)
+    check_other(output, others=[*source.files, *files])
     if len(files) < 2:
         raise OptionError(
             f"'{os.fspath(images)}' has one image only: one at least is calibrated on, and one compared: give several"
