@@ -622,7 +622,7 @@ def test_the_report(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("--agreement 0", "'0' is not a number above 0 and at most 1"),
     ("--agreement nan", "'nan' is not a number above 0 and at most 1"),
     ("--agreement much", "'much' is not a number above 0 and at most 1"),
-    ("--json out.onnx", "'out.onnx' is a model: write the report to another file"),
+    ("--json out.onnx", "cannot write 'out.onnx': it is an input"),
     ("--preprocess magic", "magic"),
     ("--mean 1,2,3 --std 0,1,1", "std"),
     ("--unknown", "unrecognized arguments: --unknown"),
