@@ -348,11 +348,6 @@ BAD = {
         2,
         lambda: np.save("x.npy", np.zeros((1, 1, 28, 28), np.float32)),
     ),
-    "data of NaN": asked(
-        "--data x.npy",
-        "contains infinite values or NaN, on which nothing can be compared",
-        lambda: np.save("x.npy", np.full((1, 1, 28, 28), np.nan, np.float32)),
-    ),
     "output is the weights": Bad("cannot write 'w.data': the model's weights are in it", "w.onnx w.data", 2, in_two),
     "output is a link to the weights": Bad(
         "cannot write 'a.onnx': the model's weights are in it", "w.onnx a.onnx", 2, linked_to_weights

@@ -582,7 +582,7 @@ def test_sizes_that_the_file_does_not_take(tmp_path: Path) -> None:
     words = "takes images of 20×31 pixels, to which its size was fixed, not of 20×30"
     with pytest.raises(OptionError, match=words):
         DenseModel(tmp_path / "fixed.onnx").run(tmp_path / "image.npy")
-    with pytest.raises(OptionError, match="images of 31 pixels along that axis only, and crops of that size cannot"):
+    with pytest.raises(OptionError, match="images with a width of 31 pixels only, and crops of that size cannot"):
         onnx_fcn.apply(tmp_path / "fixed.onnx", tmp_path / "image.npy", tmp_path / "map.npy")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fixed.onnx", "image.npy"]
     assert DenseModel(tmp_path / "fixed.onnx").run(np.zeros((20, 31, 3), np.uint8)).map.shape == (4, 15, 26)

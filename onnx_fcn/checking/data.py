@@ -79,11 +79,4 @@ def _fit(array: Array, declared: ValueInfoProto, image: Image, held: Collection[
     if not fits or any(n < m if k in space else n != m for k, (n, m) in enumerate(zip(array.shape, least)) if m):
         shape = ", ".join(f"≥{d}" if k in space else "any" if d is None else str(d) for k, d in enumerate(least))
         raise OptionError(f"the data for '{declared.name}' has shape {array.shape}, and the model takes ({shape})")
-    if (
-        array.dtype.kind in "fc"
-        and not np.isfinite(array).all()
-        and (declared.name == image.name or np.isnan(array).any())
-    ):
-        what = "infinite values or NaN" if declared.name == image.name else "NaN"
-        raise OptionError(f"the data for '{declared.name}' contains {what}, on which nothing can be compared")
     return array.astype(wanted, copy=False)
