@@ -64,6 +64,8 @@ def test_names_of_classes_are_the_labels(key: str, text: str) -> None:
 def test_names_that_are_not_those_of_the_classes_are_passed_over(text: str) -> None:
     conversion = onnx_fcn.convert(network(names=text), validate=False)
     assert conversion.report.classes == labels_in(conversion.to_proto()) == ()
+    left_out = "The metadata name 2 classes, and the answers have 3 channels, so the names are left out."
+    assert (left_out in conversion.report.caveats) == (text == "{0: 'cat', 1: 'dog'}")
 
 
 def test_names_for_the_commands_on_pictures(tmp_path: Path) -> None:
@@ -92,6 +94,15 @@ def test_a_size_that_is_none_is_passed_over(text: str) -> None:
     assert image_size(network(imgsz=text)) == ()
     with pytest.raises(OptionError, match="give it with --input-size"):
         onnx_fcn.convert(network("H,W", imgsz=text), validate=False)
+
+
+def test_a_size_that_does_not_fit_where_the_nodes_tell_another() -> None:
+    body = "c = Conv (x, k)  f = Flatten (c)  y = MatMul (f, w)"
+    original = law.model(body, image="float[N,1,H,W] x", opset=17, k=(2, 1, 5, 5), w=(128, 4))
+    original.metadata_props.add(key="imgsz", value="[20, 20]")
+    report = onnx_fcn.convert(original, validate=False).report
+    assert report.window == (12, 12)
+    assert "The metadata say 20×20 pixels, which the network does not take, so this was passed over." in report.caveats
 
 
 def test_a_size_that_does_not_fit_is_passed_over() -> None:

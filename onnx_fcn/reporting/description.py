@@ -158,6 +158,10 @@ def _caveats(
     """Sentences that a user should read."""
     size = original.size
     yield from walk.image.assumed
+    names, first = class_names(original.proto), walk.results.get(walk.outputs[0])
+    if names and first is not None and first.width != len(names):
+        have = f"{len(names)} {'class' if len(names) == 1 else 'classes'}"
+        yield f"The metadata name {have}, and the answers have {first.width} channels, so the names are left out."
     if walk.standing is not None:
         yield from _on_standing(walk.standing)
     elif not walk.has_head:

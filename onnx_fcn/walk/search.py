@@ -101,6 +101,17 @@ def explored(document: Document, request: Request) -> tuple[Walk | None, list[Di
         return None, [Diagnostic("converted", "", "", reason, "pass the original")]
     if (walk := _of_stated_size(document, request)) is not None:
         return walk, []
+    walk, causes = _of_own_size(document, request)
+    stated = image_size(document.proto)
+    if walk is not None and stated and request.size is None and open_axes(document, walk.image):
+        size = size_text(stated * len(walk.image.space) if len(stated) == 1 else stated)
+        note = f"The metadata say {size} pixels, which the network does not take, so this was passed over."
+        walk.image = replace(walk.image, assumed=(*walk.image.assumed, note))
+    return walk, causes
+
+
+def _of_own_size(document: Document, request: Request) -> tuple[Walk | None, list[Diagnostic]]:
+    """`explored`, at a size that the file declares, the user gives, or only the nodes tell."""
     candidates = list(images(document, request))
     if not candidates:
         return _read(document, _sized_by_head(document, request), request)
