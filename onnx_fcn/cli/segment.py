@@ -28,6 +28,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.running.truth import IGNORE, Truth, compare
 from onnx_fcn.tables import Table, size_text
 from onnx_fcn.viewing.drawing import class_map, encode, to_rgb
+from onnx_fcn.viewing.features import areas, geojson
 from onnx_fcn.viewing.refining import radius_of, refined_classes
 
 __all__ = ["run"]
@@ -38,7 +39,8 @@ ABOUT = "Show the best class at every pixel, with a key of the classes."
 #: What the command writes, for the end of its help text.
 WRITES = """\
 The suffix of an output gives its format: .png, .jpg, .webp, .pdf or .svg for the picture,
-.npy for the class at every pixel, .json for the share of each class, and its agreement with the truth."""
+.npy for the class at every pixel, .json for the share of each class, and its agreement with the truth,
+.geojson for the areas of the classes as polygons, for QuPath, QGIS and others."""
 
 #: Classes whose shares are printed, if there is no truth to compare with.
 PRINTED = 5
@@ -80,6 +82,8 @@ def _segment(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
             values["classes"] = [{"class": k, "label": first.names[k], "share": share} for k, share in shares.items()]
             values |= {} if truth is None else {"truth": truth.to_json(first.names)}
             files[output] = json_of(view, **values)
+        elif kind_of(output) == "geojson":
+            files[output] = geojson(areas(classes, first.names, background))
         else:
             of = "at every pixel" if first.is_trained else f"of each {size_text(view.model.window)} window"
             title = f"{Path(view.name).name} · the best class {of}"

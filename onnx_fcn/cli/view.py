@@ -152,7 +152,9 @@ def _by_own_range(source: str, channels: int | None) -> np.ndarray[Any, Any]:
     return values
 
 
-def outputs_of(given: argparse.Namespace, allowed: Sequence[str] = (*PICTURES, ".npy", ".json")) -> list[Path]:
+def outputs_of(
+    given: argparse.Namespace, allowed: Sequence[str] = (*PICTURES, ".npy", ".json", ".geojson")
+) -> list[Path]:
     """The files to write.
 
     Raises:

@@ -41,7 +41,8 @@ ABOUT = {
 #: What a command writes, for the end of its help text.
 WRITES = {
     "heatmap": "The suffix of an output gives its format: .png, .jpg, .webp, .pdf or .svg for the picture,\n"
-    ".npy for the scores at every pixel, .json for the windows that were found. Without --class the heat\n"
+    ".npy for the scores at every pixel, .json for the windows that were found, .geojson for these as\n"
+    "rectangles, for QuPath, QGIS and others. Without --class the heat\n"
     "map shows the class with the highest score.",
     "page": "The output is an .html file.",
 }
@@ -84,6 +85,10 @@ def _heatmap(given: argparse.Namespace, view: View, outputs: Sequence[Path]) -> 
                 for k in chosen
             ]
             files[output] = json_of(view, classes=classes)
+        elif kind_of(output) == "geojson":
+            from onnx_fcn.viewing.features import geojson, windows
+
+            files[output] = geojson(windows((d for k in chosen for d in found[k]), first.labels))
         else:
             from onnx_fcn.viewing.drawing import Panel, encode, heat_map, to_rgb
 

@@ -42,7 +42,12 @@ Picture = str | os.PathLike[str] | Any
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 #: Import name of a package → its name, and the extra that installs it.
-EXTRAS = {"PIL": ("Pillow", "view"), "matplotlib": ("matplotlib", "view"), "sklearn": ("scikit-learn", "fit")}
+EXTRAS = {
+    "PIL": ("Pillow", "view"),
+    "matplotlib": ("matplotlib", "view"),
+    "rasterio": ("rasterio", "geo"),
+    "sklearn": ("scikit-learn", "fit"),
+}
 
 
 @dataclass(frozen=True)

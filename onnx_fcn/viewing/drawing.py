@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "class_map", "colours", "encode", "heat_map", "to_rgb"]
+__all__ = ["Panel", "class_map", "colour_of", "colours", "encode", "heat_map", "to_rgb"]
 
 
 COLOURS = "magma"
@@ -147,13 +147,18 @@ def class_map(
     return figure
 
 
+def colour_of(index: int) -> Array:
+    """The colour of a class, (red, green, blue) from 0 to 1: it goes by the number, and begins anew after 14."""
+    turn, place = divmod(index, len(CLASSES))
+    colour: Array = np.array([int(CLASSES[place][k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    return 0.5 + 0.5 * colour if turn % 2 else colour  # the second round is lighter
+
+
 def _class_colours(count: int, order: Sequence[int]) -> Array:
     """The colours of classes, (count, 3): each its own by its index, in grey those that have no line in the key."""
     import matplotlib.colors
 
-    first = np.array([matplotlib.colors.to_rgb(c) for c in CLASSES])
-    palette = np.concatenate([first, 0.5 + 0.5 * first])  # the second round is lighter
-    table: Array = palette[np.arange(count) % len(palette)]
+    table = np.array([colour_of(k) for k in range(count)])
     table[list(order[LEGEND:])] = matplotlib.colors.to_rgb(OTHERS)
     return table
 
