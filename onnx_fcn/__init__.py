@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnx_fcn.fitting.fitted import Fitted, Tested
     from onnx_fcn.fitting.weights import replace_weights
     from onnx_fcn.geometry import Answers, Field, Geometry, Grid
+    from onnx_fcn.images.placement import Placement
     from onnx_fcn.model.metadata import read_geometry
     from onnx_fcn.reporting.explanation import Explanation, explain
     from onnx_fcn.reporting.report import Report
@@ -63,6 +64,7 @@ __all__ = [
     "Grid",
     "ModelError",
     "OptionError",
+    "Placement",
     "Preprocessing",
     "Quantized",
     "Report",
@@ -114,6 +116,7 @@ _HOMES = {
         "Geometry",
         "Grid",
     ),
+    "images.placement": ("Placement",),
     "model.metadata": ("read_geometry",),
     "reporting.explanation": (
         "Explanation",

@@ -18,6 +18,9 @@ EPILOG = f"""\
 The map is the same as from one pass over the whole image. If the command is stopped, the same command resumes the run.
 Until the map is complete it is MAP.partial, with a journal beside it. The exit codes are the same as for onnx-fcn.
 
+The map lies where the image lies: of a GeoTIFF, a .tif has its CRS, with cells as pixels; a .zarr is an OME-Zarr group
+with scale and translation.
+
 {PREPROCESSING}
 The default is what the file says; if it says nothing, pixels of a picture become pixel/255, and everything else stays
 unchanged.
@@ -48,6 +51,7 @@ def run(words: Sequence[str]) -> list[Table]:
             preprocess=preprocessing(given, given.scale),
             providers=given.providers,
             approximate=given.approximate,
+            cog=given.cog,
             progress=progress,
         )
     return [] if given.quiet else [_table(given.image, applied)]
@@ -61,6 +65,7 @@ def _table(image: str, applied: Applied) -> Table:
         ("image", f"{image}, {size_text(applied.size)} pixels"),
         ("network", f"gets {applied.preprocess}"),
         ("map", f"{applied.path}, {size_text(applied.shape)} of {applied.dtype}"),
+        *([] if applied.placement is None else [("cells", str(applied.placement))]),
         (
             "tiles",
             f"{applied.tiles} of {size_text(applied.only or [applied.tile])} pixels, {cost}{notes}",
@@ -81,7 +86,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("model", help="a converted model")
     parser.add_argument("image", help="TIFF, PNG, .npy, .wav, or a zarr store")
-    parser.add_argument("map", help="the file to write: .zarr, .npy or .tif")
+    parser.add_argument("map", help="the file to write: .zarr, .npy, .tif or .ome.tif")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tile", type=int, metavar="N", help="pixels from tile to tile (default: automatic)")
     size.add_argument("--memory", metavar="2G", help="make tiles as large as fit into this much memory")
@@ -97,6 +102,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="use tiles even if answers depend on the whole image: they then depend on their tile",
     )
+    parser.add_argument("--cog", action="store_true", help="write a cloud-optimized GeoTIFF, with overviews")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     return parser.parse_intermixed_args(words[1:])
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import GREY, NUMBERS, RGB
+from onnx_fcn.images.placement import placed_by_ngff
 from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing_package, size_text, white_of
 
 __all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
@@ -72,15 +73,17 @@ def from_zarr(name: str, level: int, *, shown: bool = True) -> Stored:
         store: Any = zarr.open(name, mode="r")
     except FileNotFoundError:
         raise OptionError(f"'{name}' is a folder, but not a zarr store") from None
+    placed = None
     if not hasattr(store, "shape"):  # a pyramid is a group of arrays, the finest first
         if str(level) not in store or not hasattr(store[str(level)], "shape"):
             raise OptionError(f"'{name}' is a group of arrays without a level '{level}'")
+        placed = placed_by_ngff(store.attrs, str(level))
         store = store[str(level)]
     elif level:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
     check_room(f"'{name}'", math.prod(store.chunks) * dtype.itemsize, "one chunk")
-    more: Any = {"shown": shown, "files": (name,)}
+    more: Any = {"shown": shown, "files": (name,), "placed": placed}
     return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), **more)
 
 

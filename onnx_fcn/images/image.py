@@ -18,6 +18,7 @@ from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import Reading, reading_of
 from onnx_fcn.images.identity import stamp
 from onnx_fcn.images.opening import open_stored
+from onnx_fcn.images.placement import Placement
 from onnx_fcn.images.stored import Box, Picture, Stored, check_room, errors_as_sentences, missing_package
 
 __all__ = ["Image", "check_picture", "open_image", "pixels_of", "resize"]
@@ -44,6 +45,15 @@ class Image:
     has_alpha: bool
     _stored: Stored
     _reading: Reading
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where its pixels lie; None if the file does not say it."""
+        if self._stored.placed is None:
+            return None
+        placement, axes = self._stored.placed
+        own = self._reading.order[-self._reading.rank :]
+        return placement.along([axes.index(k) for k in own]) if set(own) <= set(axes) else None
 
     def read(self, box: Box) -> Array:
         """The pixels of a box: (channels, *space).

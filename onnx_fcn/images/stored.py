@@ -19,6 +19,7 @@ import numpy as np
 from onnx_fcn import memory
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError, reason_of
+from onnx_fcn.images.placement import Placed
 
 __all__ = [
     "MODES",
@@ -65,6 +66,7 @@ class Stored:
         alpha: number of samples at the end that are not colours.
         rank: number of axes of the image, if the format has only one.
         files: the files that it is read from.
+        placed: where its pixels lie, and which of its axes these are; None if the file does not say it.
         close: closes them.
     """
 
@@ -78,6 +80,7 @@ class Stored:
     alpha: int = 0
     rank: int | None = None
     files: tuple[str, ...] = ()
+    placed: Placed | None = None
     close: Callable[[], None] = lambda: None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.images.channels import GREY, NUMBERS, RGB
+from onnx_fcn.images.placement import placed_by_tiff
 from onnx_fcn.images.stored import Stored, check_room, white_of
 
 __all__ = ["open_tiff"]
@@ -69,6 +70,7 @@ def open_tiff(name: str, level: int, *, shown: bool = True) -> Stored:
             raise OptionError(f"'{name}' has pixels of a type that numpy does not have")
         files = _complete_files(name, chosen, offset)
         kind = dtype.newbyteorder(file.byteorder)
+        placed = placed_by_tiff(file, level)
     if offset is not None:
 
         def mapped(box: Box) -> Array:
@@ -89,7 +91,7 @@ def open_tiff(name: str, level: int, *, shown: bool = True) -> Stored:
     try:
         samples = axes.index("S") if "S" in axes else None
         read = _as_shown if shown else _as_stored
-        return _turn_upright(read(replace(found, samples=samples), page), page, axes)
+        return _turn_upright(read(replace(found, samples=samples, placed=placed), page), page, axes)
     except BaseException:
         found.close()
         raise
@@ -225,4 +227,4 @@ def _turn_upright(found: Stored, page: Any, axes: str) -> Stored:
     shape = list(found.shape)
     if swapped:
         shape[rows], shape[columns] = width, height
-    return replace(found, shape=tuple(shape), fetch=fetch)
+    return replace(found, shape=tuple(shape), fetch=fetch, placed=None)  # places are those of the stored rows

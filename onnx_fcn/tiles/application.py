@@ -23,11 +23,14 @@ from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
 from onnx_fcn.geometry import Answers
 from onnx_fcn.images.image import Image, open_image
+from onnx_fcn.images.placement import Placement
 from onnx_fcn.model.version import __version__
 from onnx_fcn.running.network import CPU, Converted
 from onnx_fcn.running.preprocess import Preprocessing
 from onnx_fcn.tiles.choice import LEAST, choose_tile
-from onnx_fcn.tiles.maps import Journal, MapFile, fill_of
+from onnx_fcn.tiles.description import fill_of, layer_of
+from onnx_fcn.tiles.formats import Format, format_of
+from onnx_fcn.tiles.maps import Journal, MapFile
 from onnx_fcn.tiles.tiled import Run, Tiled, open_tiled
 from onnx_fcn.tiles.tiling import Tile, Tiling
 
@@ -60,6 +63,7 @@ class Applied:
         resumed: number of tiles that an earlier run had completed.
         skipped: number of tiles that the mask covers entirely.
         exact: is the map what one pass gives?
+        placement: where the cells lie; None if the image does not say where it lies.
         seconds: duration.
     """
 
@@ -75,6 +79,7 @@ class Applied:
     resumed: int
     skipped: int
     exact: bool
+    placement: Placement | None
     seconds: float
 
 
@@ -92,6 +97,7 @@ def apply(
     preprocess: str | Preprocessing | None = None,
     providers: Sequence[str] | None = None,
     approximate: bool = False,
+    cog: bool = False,
     progress: Progress | None = None,
 ) -> Applied:
     """Run a converted model over an image of any size; the map is what one pass over the whole image gives.
@@ -101,7 +107,8 @@ def apply(
     Args:
         model: a file that `convert` wrote.
         image: TIFF, PNG, .npy, .wav, or a zarr store: (*space), (*space, channels) or (channels, *space).
-        output: the map (channels, *cells), a new file: .npy or .tif, or a zarr store of that name.
+        output: the map (channels, *cells), a new file: .npy, .tif or .ome.tif, or a zarr store of that name. It lies
+            where the image lies: a .tif is a GeoTIFF if the image is one, and a .zarr is an OME-Zarr group.
         name: the output of the model; by default the first.
         tile: pixels from tile to tile along each axis. By default it depends on the network, the image and the free
             memory: at least 2048 for pictures, and large enough that tiles cost little more than one pass.
@@ -115,6 +122,7 @@ def apply(
             else stays unchanged.
         providers: execution providers of onnxruntime; the CPU by default.
         approximate: allow tiles even if an answer depends on the whole image: it will depend on its tile.
+        cog: write a cloud-optimized GeoTIFF, with overviews; the image has to be a GeoTIFF.
         progress: called with the number of tiles done and of all tiles.
 
     Raises:
@@ -129,7 +137,9 @@ def apply(
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_image(image, network.rank, network.channels, level)))
         formula = network.preprocessing_for(preprocess, source.dtype, source.white, source.name)
-        tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate)  # raises if there are none
+        cells = tiled.tiling(source.size, tile or LEAST[network.rank], approximate=approximate).shape
+        layer = layer_of(network, cells, source.placement)
+        form = format_of(target.path, layer, cog=cog)
         if network.batch not in (None, batch):
             raise OptionError(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
@@ -143,11 +153,12 @@ def apply(
         if tile is None:
             tile = job.choose_tile() if limit is None else job.largest_tile(limit)
         tiling = job.tiling(tile)
-        resumed, skipped = _make_map(job, tiling, {"level": level, "tile": tile}, target, journal, progress)
+        asked = {"level": level, "tile": tile, "cog": cog}
+        resumed, skipped = _make_map(job, tiling, asked, target, form, journal, progress)
     return Applied(
         path=str(output),
-        shape=network.map_shape(tiling.shape),
-        dtype=str(network.output_type),
+        shape=layer.shape,
+        dtype=str(layer.dtype),
         size=source.size,
         preprocess=formula,
         tile=tile,
@@ -157,6 +168,7 @@ def apply(
         resumed=resumed,
         skipped=skipped,
         exact=not tiled.obstacle,
+        placement=layer.placement,
         seconds=time.perf_counter() - begun,
     )
 
@@ -187,6 +199,7 @@ def _make_map(
     tiling: Tiling,
     asked: Mapping[str, Any],
     target: MapFile,
+    form: Format,
     journal: Journal,
     progress: Progress | None,
 ) -> tuple[int, int]:
@@ -200,12 +213,11 @@ def _make_map(
     if _resumes(target, journal):
         journal.check(header)
     else:
-        shape, chunk = job.network.map_shape(tiling.shape), job.network.map_shape(tiling.chunk)
-        target.create(shape, job.network.output_type, chunk)
+        target.create(form, job.network.map_shape(tiling.chunk))
         journal.begin(header)
     resumed = len(journal.done)
     try:
-        skipped = _carry_out(job, tiling, target, journal, progress)
+        skipped = _carry_out(job, tiling, target, form, journal, progress)
     except BaseException:
         if not journal.done:  # there is nothing to resume
             target.discard()
@@ -216,14 +228,16 @@ def _make_map(
             f"the {' and the '.join(changed)} changed while the map was made, so '{target.partial}' mixes both "
             f"states: remove '{target.journal}' to start over"
         )
-    target.finish()
+    target.finish(form)
     return resumed, skipped
 
 
-def _carry_out(job: Job, tiling: Tiling, target: MapFile, journal: Journal, progress: Progress | None) -> int:
+def _carry_out(
+    job: Job, tiling: Tiling, target: MapFile, form: Format, journal: Journal, progress: Progress | None
+) -> int:
     """Run the tiles that are not done yet; returns the number of tiles left out."""
     left_out = 0
-    grown = target.open(job.network.map_shape(tiling.shape), job.network.output_type)
+    grown = target.open(form)
     with contextlib.closing(grown):
         if progress is not None:
             progress(len(journal.done), len(tiling))

@@ -1,98 +1,32 @@
-"""Maps that are written tile by tile: .npy, .tif, or a zarr store.
+"""Maps that are written tile by tile, and the journal from which an interrupted run resumes.
 
 A map grows under the name of its target plus `.partial`, and is renamed when it is complete. A journal beside it lists
 its tiles: the first line records what the map is made from, and each finished tile adds a line after its bytes are on
-the disk. An interrupted run resumes from there; an unterminated line, the last of a killed process, is ignored.
-
-Nothing is memory-mapped: pages of a mapping count as resident memory for as long as the process lives.
+the disk. An interrupted run resumes from there; an unterminated line, the last of a killed process, is ignored. What a
+format makes of all values, such as coarser levels, is made under the partial name, and again if that is interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
-from onnx_fcn.files import put
+from onnx_fcn.files import drafted, put
 from onnx_fcn.images.stored import missing_package
+from onnx_fcn.tiles.formats import SUFFIXES, Format, Map
 
-__all__ = ["Journal", "Map", "MapFile", "fill_of"]
-
-
-Box = tuple[slice, ...]
-
-SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
-
-
-def fill_of(dtype: np.dtype[Any]) -> float:
-    """The value of cells that were left out: NaN for floats, -1 for signed integers, the maximum for unsigned ones."""
-    return math.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else int(np.iinfo(dtype).max)
+__all__ = ["Journal", "MapFile"]
 
 
 #: How a journal begins: the first key of its header.
 START = b'{"onnx_fcn": '
-
-
-class Map(Protocol):
-    """An array in a file."""
-
-    def write(self, box: Box, values: Array) -> None:
-        """Write a box through to the disk."""
-
-    def close(self) -> None:
-        """Close the file; nothing is written after this."""
-
-
-class _Flat:
-    """An array stored contiguously from an offset in a file: .npy, and TIFF without compression."""
-
-    def __init__(self, path: Path, shape: Sequence[int], dtype: np.dtype[Any], offset: int) -> None:
-        self._file = io.FileIO(path, "r+")
-        self._shape, self._dtype, self._offset = shape, dtype, offset
-
-    def write(self, box: Box, values: Array) -> None:
-        values = np.ascontiguousarray(values, self._dtype)
-        starts = np.meshgrid(*(np.arange(b.start, b.stop) for b in box[:-1]), [box[-1].start], indexing="ij")
-        cells = np.ravel_multi_index(tuple(starts), tuple(self._shape)).ravel()
-        offsets = self._offset + cells * self._dtype.itemsize
-        fd = self._file.fileno()
-        for offset, row in zip(offsets.tolist(), values.reshape(len(offsets), -1)):
-            if os.pwrite(fd, row.data, offset) != row.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk writes a part
-        os.fsync(fd)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Zarr:
-    """An array of a zarr store; each tile is a chunk."""
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        self._path, self._array = path, zarr.open_array(str(path), mode="r+")
-
-    def write(self, box: Box, values: Array) -> None:
-        self._array[box] = values
-        chunk = [b.start // n for b, n in zip(box, self._array.chunks)]
-        for name in ("c/" + "/".join(map(str, chunk)), ".".join(map(str, chunk))):  # of formats 3 and 2
-            with contextlib.suppress(FileNotFoundError), (self._path / name).open("rb") as file:
-                os.fsync(file.fileno())
-
-    def close(self) -> None:
-        return None
 
 
 class MapFile:
@@ -111,67 +45,43 @@ class MapFile:
         if not self.path.parent.is_dir():
             raise OptionError(f"cannot write '{path}': there is no folder '{self.path.parent}'")
 
-    def create(self, shape: Sequence[int], dtype: np.dtype[Any], chunk: Sequence[int]) -> None:
+    @property
+    def beside(self) -> Path:
+        """The file that says what the map's format does not."""
+        return self.path.with_name(self.path.name + ".json")
+
+    def create(self, form: Format, chunk: Sequence[int]) -> None:
         """Create the map, without values yet.
 
         Raises:
-            OptionError: if the disk is too full, or the format cannot store it.
+            OptionError: if the disk is too full, or a package is missing.
         """
-        needed, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(self.path.parent).free
-        if needed > free:
+        free = shutil.disk_usage(self.path.parent).free
+        if form.needed > free:
             raise OptionError(
-                f"cannot write '{self.path}': the map takes {_gigabytes(needed)}, and {_gigabytes(free)} are free"
+                f"cannot write '{self.path}': the map takes {_gigabytes(form.needed)}, and {_gigabytes(free)} are free"
             )
-        kind = self.path.suffix.lower()
         with self.writing():
+            self._writes_beside(form)
             self.discard()
-            if kind == ".zarr":
-                self._create_zarr(shape, dtype, chunk)
-            elif kind == ".npy":
-                header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
-                with self.partial.open("wb") as file:
-                    np.lib.format.write_array_header_2_0(file, header)
-                    file.truncate(file.tell() + needed)
-            else:
-                self._create_tiff(shape, dtype)
+            try:
+                form.create(self.partial, chunk)
+            except BaseException:
+                self.discard()
+                raise
 
-    def _create_zarr(self, shape: Sequence[int], dtype: np.dtype[Any], chunk: Sequence[int]) -> None:
-        import zarr
-
-        options: Any = {"shape": tuple(shape), "chunks": tuple(chunk), "dtype": dtype, "fill_value": fill_of(dtype)}
-        zarr.open_array(str(self.partial), mode="w", **options)
-
-    def _create_tiff(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-        import tifffile
-
-        if len(shape) not in (2, 3) or dtype == np.float16:
-            raise OptionError(
-                f"cannot write '{self.path}': TIFF does not store {len(shape)} axes of type {dtype}: use .npy"
-            )
-        axes = "CYX"[-len(shape) :]
-        how: Any = {"photometric": "minisblack", "metadata": {"axes": axes}, "bigtiff": math.prod(shape) > 1 << 28}
-        tifffile.imwrite(self.partial, shape=tuple(shape), dtype=dtype, **how)
-
-    def open(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Map:
+    def open(self, form: Format) -> Map:
         """Open the created map for writing."""
-        kind = self.path.suffix.lower()
         with self.writing():
-            if kind == ".zarr":
-                return _Zarr(self.partial)
-            if kind == ".npy":
-                with self.partial.open("rb") as header:
-                    np.lib.format.read_magic(header)
-                    np.lib.format.read_array_header_2_0(header)
-                    return self._flat(shape, dtype, header.tell())
-            import tifffile
+            return form.open(self.partial)
 
-            with tifffile.TiffFile(self.partial) as file:
-                return self._flat(shape, dtype, file.series[0].dataoffset)
-
-    def _flat(self, shape: Sequence[int], dtype: np.dtype[Any], offset: int | None) -> _Flat:
-        if offset is None or self.partial.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
-            raise ValueError("not as it was created")
-        return _Flat(self.partial, shape, dtype, offset)
+    def _writes_beside(self, form: Format) -> bool:
+        """Is a file to be written beside the map? Raises OptionError if there is another."""
+        if not form.beside or not os.path.lexists(self.beside):
+            return bool(form.beside)
+        if not self.beside.is_file() or self.beside.read_bytes() != form.beside.encode():
+            raise OptionError(f"'{self.beside}' exists, where the place of the map is to be written: remove it")
+        return False  # of a run that was interrupted
 
     def discard(self) -> None:
         """Remove what was begun."""
@@ -180,13 +90,18 @@ class MapFile:
         else:
             self.partial.unlink(missing_ok=True)
 
-    def finish(self) -> None:
-        """Rename the map to its target.
+    def finish(self, form: Format) -> None:
+        """Complete the map, and rename it to its target.
 
         Raises:
             OptionError: if the target exists by now; the map then keeps its partial name.
         """
         with self.writing():
+            form.complete(self.partial)
+            if self._writes_beside(form):
+                with drafted(self.beside) as draft:
+                    draft.write(form.beside.encode())
+                    draft.commit()
             try:
                 put(self.partial, self.path, replaces=False)
             except FileExistsError:
