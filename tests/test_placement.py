@@ -409,31 +409,57 @@ def test_volumes(tmp_path: Path) -> None:
 
 # Every form of a map --------------------------------------------------------------------------------------------------
 
-FORMS: dict[str, dict[str, Any]] = {
-    "map": {},
-    "stride": {"output_stride": 2},
-    "argmax": {"argmax": True},
-    "features": {"outputs": ["max_pool2d_1"]},
+PADDED, UNPADDED = DIGITS, onnx.load(ROOT / "fixtures/digits_unpadded.onnx")
+POOLED = law.model(
+    "c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  m = GlobalAveragePool (c)  f = Flatten (m)  "
+    "y = MatMul (f, w)",
+    image="float[N,1,12,14] x",
+    k=(3, 1, 3, 3),
+    w=(3, 5),
+)
+EACH = law.model(
+    "c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)  y = Relu (c)",
+    image="float[N,1,60,30] x",
+    outputs="float[A,B,C,D] y",
+    k=(5, 1, 3, 3),
+)
+
+#: The network, and what is asked of it.
+FORMS: dict[str, tuple[onnx.ModelProto, dict[str, Any]]] = {
+    "padded": (PADDED, {}),
+    "unpadded": (UNPADDED, {}),
+    "stride": (PADDED, {"output_stride": 2}),
+    "unpadded stride": (UNPADDED, {"output_stride": 1}),
+    "argmax": (PADDED, {"argmax": True}),
+    "features": (PADDED, {"outputs": ["max_pool2d_1"]}),
+    "cam": (POOLED, {"cam": True}),
+    "cam argmax": (POOLED, {"cam": True, "argmax": True}),
+    "fine cam": (POOLED, {"cam": True, "output_stride": 1}),
+    "each position": (EACH, {}),
+    "a held axis": (EACH, {"slide": ["width"]}),
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("fixture", ["digits_padded", "digits_unpadded"])
-@pytest.mark.parametrize("size", [(60, 75), (61, 78)])
-def test_cells_lie_around_the_middles_of_their_windows(
-    name: str, fixture: str, size: tuple[int, int], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(60, 75), (60, 78)])
+def test_cells_lie_around_the_middles_of_their_windows(form: str, size: tuple[int, int], tmp_path: Path) -> None:
     """With pixels left over, too."""
-    if (name, fixture) == ("features", "digits_unpadded"):
-        pytest.skip("it has other names")
-    onnx_fcn.convert(ROOT / f"fixtures/{fixture}.onnx", tmp_path / "out.onnx", validate=False, **FORMS[name])
+    network, how = FORMS[form]
+    onnx_fcn.convert(network, tmp_path / "out.onnx", validate=False, **how)
     answers = onnx_fcn.read_geometry(tmp_path / "out.onnx").of()
-    image = Placement((10.0, 20.0), ((2.0, 0.0), (0.0, 3.0)))
-    cells = image.cells(answers)
-    grid = answers.grid(*size)
-    for row, column in ((0, 0), (grid.shape[0] - 1, 2)):
+    pixels = Placement((10.0, 20.0), ((2.0, 0.0), (0.0, 3.0)))
+    with tifffile.TiffWriter(tmp_path / "page.ome.tif", ome=True) as file:
+        said = {"axes": "YX", "PhysicalSizeY": 2.0, "PhysicalSizeX": 3.0}
+        said["Plane"] = {"PositionY": [11.0], "PositionX": [21.5]} | {f"Position{a}Unit": ["µm"] for a in "YX"}
+        file.write(law.random("page", *size).astype(np.float32), metadata=said)
+    applied = onnx_fcn.apply(tmp_path / "out.onnx", tmp_path / "page.ome.tif", tmp_path / "map.npy", tile=24)
+    cells, grid = applied.placement, answers.grid(*size)
+    assert cells is not None
+    assert applied.shape[-2:] == grid.shape
+    for row, column in ((0, 0), (grid.shape[0] - 1, grid.shape[1] - 1)):
         x, y = grid.pixel_of(row, column)
-        np.testing.assert_allclose(cells.position(row + 0.5, column + 0.5), image.position(y + 0.5, x + 0.5), atol=1e-9)
+        there = pixels.position(y + 0.5, x + 0.5)
+        np.testing.assert_allclose(cells.position(row + 0.5, column + 0.5), there, rtol=0, atol=1e-9)
     assert cells.size == tuple(float(s) * p for s, p in zip(answers.stride, (2, 3)))
 
 
@@ -446,6 +472,22 @@ def test_geokeys() -> None:
 
 
 # What cannot be written -----------------------------------------------------------------------------------------------
+
+
+def test_more_than_four_gigabytes(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are written as BigTIFF."""
+    rasterio = pytest.importorskip("rasterio")
+    scene(tmp_path / "page.tif")
+    onnx_fcn.apply(networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "small.tif")
+    monkeypatch.setattr("onnx_fcn.tiles.formats.BIG", 1000)
+    onnx_fcn.apply(networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "big.tif")
+    onnx_fcn.apply(networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "big.ome.tif")
+    with rasterio.open(tmp_path / "small.tif") as small, rasterio.open(tmp_path / "big.tif") as big:
+        assert (small.crs, small.transform, small.descriptions) == (big.crs, big.transform, big.descriptions)
+        assert np.array_equal(small.read(), big.read())
+    for name, is_big in (("small.tif", False), ("big.tif", True), ("big.ome.tif", True)):
+        with tifffile.TiffFile(tmp_path / name) as file:
+            assert file.is_bigtiff == is_big
 
 
 def test_what_a_cog_needs(networks: Path, tmp_path: Path) -> None:

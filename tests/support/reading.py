@@ -82,6 +82,22 @@ def _pyramid(path: Path, pixels: np.ndarray) -> None:
         group.create_array(str(level), shape=part.shape, chunks=(16, 16, 3), dtype="u1")[...] = part
 
 
+def _ome_zarr(path: Path, pixels: np.ndarray) -> None:
+    _pyramid(path, pixels)
+    axes = [*({"name": a, "type": "space", "unit": "micrometer"} for a in "yx"), {"name": "c", "type": "channel"}]
+    steps = [{"type": "scale", "scale": [0.5, 0.5, 1]}, {"type": "translation", "translation": [3, 4, 0]}]
+    several = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
+    zarr.open_group(str(path)).attrs["ome"] = {"version": "0.5", "multiscales": several}
+
+
+#: Tags of a GeoTIFF in UTM.
+GEOTIFF = (
+    (33550, 12, 3, (0.5, 0.5, 0.0), True),
+    (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 5.8e6, 0.0), True),
+    (34735, 3, 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633), True),
+)
+
+
 def _palette(pixels: np.ndarray) -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels).quantize(16)
 
@@ -99,6 +115,8 @@ IMAGES: dict[str, Callable[[Path, np.ndarray], object]] = {
     "f.tif": lambda p, x: PIL.Image.fromarray(x).save(p, tiffinfo={274: 6}, compression="tiff_lzw"),
     "g.tif": lambda p, x: tifffile.imwrite(p, x[..., 0] > 100, photometric="minisblack"),
     "h.tif": lambda p, x: tifffile.imwrite(p, x, photometric="rgb", bigtiff=True, byteorder=">"),
+    "i.tif": lambda p, x: tifffile.imwrite(p, x[..., 0], photometric="minisblack", extratags=GEOTIFF),
+    "j.tif": lambda p, x: tifffile.imwrite(p, x[..., 0], ome=True, metadata={"PhysicalSizeX": 2, "PhysicalSizeY": 3}),
     "a.png": lambda p, x: PIL.Image.fromarray(x).save(p),
     "b.png": lambda p, x: PIL.Image.fromarray(x).convert("LA").save(p),
     "c.png": lambda p, x: _palette(x).save(p),
@@ -111,6 +129,7 @@ IMAGES: dict[str, Callable[[Path, np.ndarray], object]] = {
     "a.zarr": lambda p, x: _store(p, x),
     "b.zarr": lambda p, x: _store(p, x, zarr_format=2),
     "c.zarr": _pyramid,
+    "d.zarr": _ome_zarr,
     "a.wav": lambda p, _: _sound(p),
 }
 
@@ -300,7 +319,15 @@ def judge(number: int) -> tuple[str, str]:
 def _words(chance: random.Random, folder: Path, image: str, mask: str) -> list[str]:
     command = chance.choice(("apply", "apply", "heatmap", "segment", "page"))
     if command == "apply":
-        words = ["apply", "out.onnx", image, chance.choice(("map.npy", "map.tif", "map.zarr")), "--tile", "24", "-q"]
+        words = [
+            "apply",
+            "out.onnx",
+            image,
+            chance.choice(("map.npy", "map.tif", "map.ome.tif", "map.zarr")),
+            "--tile",
+            "24",
+            "-q",
+        ]
         if chance.random() < 0.2:
             words += ["--mask", mask]
         if chance.random() < 0.1:
