@@ -41,6 +41,7 @@ UNITS = {
 #: TIFF tags of GeoTIFF (OGC 19-008r4, annex B).
 PIXEL_SCALE, TIEPOINT, TRANSFORMATION = 33550, 33922, 34264
 DIRECTORY, DOUBLES, TEXT = 34735, 34736, 34737
+GEOTIFF = (PIXEL_SCALE, TIEPOINT, TRANSFORMATION, DIRECTORY, DOUBLES, TEXT)
 
 #: GeoKeys: what tiepoints are about, the codes of the CRS, and its unit of length.
 RASTER_TYPE, GEOGRAPHIC, PROJECTED, VERTICAL, LINEAR_UNITS = 1025, 2048, 3072, 4096, 3076
@@ -125,6 +126,11 @@ class Placement:
     def size(self) -> Vector:
         """The length of a pixel along each axis."""
         return tuple(math.hypot(*step) for step in self.steps)
+
+    @property
+    def scale(self) -> Vector:
+        """The way from a pixel to the next one along each axis, if axes are those of the positions; may be negative."""
+        return tuple(step[k] for k, step in enumerate(self.steps))
 
     @property
     def transform(self) -> Vector:
@@ -212,7 +218,7 @@ def placed_by_tiff(file: Any, level: int) -> Placed | None:
         placement = (
             _by_geotiff({code: page.tags[code].value for code in GEOTIFF if code in page.tags})
             or (_by_ome(file.ome_metadata, finest.axes) if file.is_ome else None)
-            or _by_aperio(page.description, finest.axes)
+            or _by_aperio(page.description)
         )
         if placement is None:
             return None
@@ -222,9 +228,6 @@ def placed_by_tiff(file: Any, level: int) -> Placed | None:
             factors = [_whole(finest.shape[k], chosen.shape[k]) for k in axes]
         return _checked(placement.resampled([0] * len(axes), factors), axes)
     return None
-
-
-GEOTIFF = (PIXEL_SCALE, TIEPOINT, TRANSFORMATION, DIRECTORY, DOUBLES, TEXT)
 
 
 def _checked(placement: Placement, axes: Sequence[int]) -> Placed | None:
@@ -305,7 +308,7 @@ def _ratio(unit: str, other: str) -> float:
     return 1.0 if unit == other else UNITS[unit][1] / UNITS[other][1]
 
 
-def _by_aperio(description: str, axes: str) -> Placement | None:
+def _by_aperio(description: str) -> Placement | None:
     """From the description of .svs files: `Aperio Image Library … |MPP = 0.4990|…`, in micrometers."""
     found = re.search(r"\|\s*MPP\s*=\s*([\d.]+)", description)
     if found is None or not description.startswith("Aperio"):

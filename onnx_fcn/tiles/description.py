@@ -133,7 +133,7 @@ def ome(layer: Layer) -> dict[str, Any]:
     planes = math.prod(layer.shape[: -len(layer.axes.lstrip("CZ"))])
     symbol = UNITS[layer.physical.unit][0] if layer.physical.unit in UNITS else "pixel"
     said: dict[str, Any] = {"axes": layer.axes, "Plane": {}}
-    for letter, size, middle in zip(layer.axes.lstrip("C"), layer.physical.size, layer.physical.middle):
+    for letter, size, middle in zip(layer.axes.lstrip("C"), layer.physical.scale, layer.physical.middle):
         said |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": symbol}
         said["Plane"] |= {f"Position{letter}": [middle] * planes, f"Position{letter}Unit": [symbol] * planes}
     if layer.has_channels:
@@ -157,7 +157,7 @@ def ngff(layer: Layer, levels: Sequence[Placement], limits: Sequence[tuple[float
         {
             "path": str(level),
             "coordinateTransformations": [
-                {"type": "scale", "scale": [*front, *place.size]},
+                {"type": "scale", "scale": [*front, *place.scale]},
                 {"type": "translation", "translation": [*(0.0 for _ in front), *place.middle]},
             ],
         }
@@ -199,7 +199,7 @@ def plain(layer: Layer, crs: str) -> str:
         **({"classes": list(layer.classes)} if layer.classes else {}),
         "nodata": "NaN" if math.isnan(fill) else fill,
         "unit": physical.unit or "pixel",
-        "scale": list(physical.size),
+        "scale": list(physical.scale),
         "translation": list(physical.middle),
     }
     if layer.placement is not None and layer.geokeys is not None:

@@ -104,9 +104,9 @@ def format_of(path: Path, layer: Layer, *, cog: bool = False) -> Format:
         return _Zarr(layer) if len(layer.axes.lstrip("C")) > 1 else _ZarrArray(layer)
     is_geo = layer.geokeys is not None and not is_ome
     is_ome = is_ome or (layer.placement is not None and not is_geo)
-    most = 4 if is_ome else 3
-    kinds = "iu" if layer.dtype.itemsize < 8 or not is_ome else ""
-    if not 2 <= len(layer.shape) <= most or layer.dtype.kind not in kinds + "f" or layer.dtype == np.float16:
+    kind, width = layer.dtype.kind, layer.dtype.itemsize
+    is_known = width > 2 if kind == "f" else kind in "iu" and (width < 8 or not is_ome)
+    if not is_known or not 2 <= len(layer.shape) <= 3 + is_ome:
         raise OptionError(
             f"cannot write '{path}': {'OME-' * is_ome}TIFF does not store {len(layer.shape)} axes of type "
             f"{layer.dtype}: use .npy"
@@ -218,6 +218,7 @@ class _PackedTiff(_Tiff):
         import tifffile
 
         importlib.import_module("rasterio" if self.cog else "imagecodecs")
+        _remove(self._made(path))
         tifffile.imwrite(path, rowsperstrip=STRIP, **self.how)
 
     def open(self, path: Path) -> Map:
@@ -226,7 +227,7 @@ class _PackedTiff(_Tiff):
     def complete(self, path: Path) -> None:
         if self._is_packed(path):
             return
-        made = path.with_name(f"{path.name}.packing")
+        made = self._made(path)
         _remove(made)
         try:
             (self._pack_as_cog if self.cog else self._pack)(path, made)
@@ -235,6 +236,10 @@ class _PackedTiff(_Tiff):
             os.replace(made, path)
         finally:
             _remove(made)
+
+    @staticmethod
+    def _made(path: Path) -> Path:
+        return path.with_name(f"{path.name}.packing")
 
     @staticmethod
     def _is_packed(path: Path) -> bool:
@@ -272,7 +277,7 @@ class _PackedTiff(_Tiff):
         how: Any = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER", "overview_resampling": resampling}
         try:
             with rasterio.Env(GDAL_CACHEMAX=64):  # megabytes
-                rasterio.shutil.copy(str(path), str(made), driver="COG", **how)
+                rasterio.shutil.copy(os.path.abspath(path), os.path.abspath(made), driver="COG", **how)
         except Exception as error:  # GDAL's are not those of files
             raise OSError(in_one_line(error)) from None
 
