@@ -31,7 +31,7 @@ from onnx_fcn.tiles.tiled import open_tiled
 model, image, output, tile = sys.argv[1:]
 begun = time.process_time()
 if tile == "0":
-    np.save(output, open_tiled(model).runner(Preprocessing(1.0))([np.load(image)])[0])
+    np.save(output, open_tiled(model).runner(Preprocessing(1.0), arena=True)([np.load(image)])[0])
 else:
     apply(model, image, output, tile=int(tile))
 spent = time.process_time() - begun

@@ -31,6 +31,7 @@ import onnx_fcn
 from onnx_fcn import OptionError, Preprocessing, memory
 from onnx_fcn.cli import main
 from onnx_fcn.geometry import Count, Inner, Taps
+from onnx_fcn.running.network import lean_options
 from onnx_fcn.tiles.choice import LEAST, OVERHEAD, SHARE, choose_tile
 from onnx_fcn.tiles.maps import Journal
 from onnx_fcn.tiles.tiled import Tiled, open_tiled
@@ -685,6 +686,23 @@ def test_a_limit_of_memory(tmp_path: Path, digits: Path, page: Path) -> None:
     target.unlink()
     stopped(digits, page, target, tile=50)
     assert onnx_fcn.apply(digits, page, target, memory="16G").tile == 50
+
+
+@pytest.mark.parametrize("memory", [None, "16G"])
+def test_memory_is_kept_from_tile_to_tile_without_a_limit(
+    tmp_path: Path, digits: Path, page: Path, memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arena never shrinks: the sizes that are tried below a limit would add up. Threads never spin between tiles."""
+    made = []
+
+    def options(*given: Any, **more: Any) -> Any:
+        made.append(lean_options(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr("onnx_fcn.tiles.tiled.lean_options", options)
+    onnx_fcn.apply(digits, page, tmp_path / "map.npy", memory=memory)
+    assert [o.enable_cpu_mem_arena for o in made] == [memory is None]
+    assert [o.get_session_config_entry("session.intra_op.allow_spinning") for o in made] == ["0"]
 
 
 WIDE = law.model(

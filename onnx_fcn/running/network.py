@@ -210,16 +210,23 @@ class Session:
         return maps
 
 
-def lean_options(folder: str = "") -> Any:
-    """Session options with which only the weights are kept between runs: an arena would stay at its largest size.
+def lean_options(folder: str = "", *, arena: bool = False) -> Any:
+    """Session options for runs that are work in themselves, one after another.
 
-    `folder` is that of external data, for a model that is given as bytes.
+    Threads that wait do not spin: between runs they would take processor time from what reads and writes. Without an
+    arena only the weights are kept between runs. An arena stays at its largest size, and holds up to 1.6 times as much
+    during a run; in return no run waits for the system to clear its memory, which is up to half of the time.
+
+    Args:
+        folder: that of external data, for a model that is given as bytes.
+        arena: is the memory of a run kept for the next one?
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena, options.enable_mem_pattern = arena, False
     if folder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return options

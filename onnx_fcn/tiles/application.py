@@ -145,7 +145,7 @@ def apply(
                 f"the model takes {network.batch} images at a time, not {batch}: give --batch {network.batch}"
             )
         left_out = None if mask is None else Mask.open(opened, mask, network, source.size)
-        job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU))
+        job = Job(tiled, formula, source, left_out, batch, approximate, tuple(providers or CPU), limit is None)
         job.run  # noqa: B018  (a model that onnxruntime cannot load is refused before anything is written)
         journal = opened.enter_context(contextlib.closing(Journal(target.journal)))
         if tile is None:
@@ -254,7 +254,10 @@ def _carry_out(
 
 @dataclass
 class Job:
-    """A network, an image, and how the network is run on it."""
+    """A network, an image, and how the network is run on it.
+
+    With an `arena`, memory is kept from tile to tile; not below a limit, where tiles of growing sizes are measured.
+    """
 
     tiled: Tiled
     preprocess: Preprocessing
@@ -263,6 +266,7 @@ class Job:
     batch: int
     approximate: bool
     providers: tuple[str, ...]
+    arena: bool
 
     @property
     def network(self) -> Converted:
@@ -288,7 +292,7 @@ class Job:
     @functools.cached_property
     def run(self) -> Run:
         """The session; opened before tiles are measured, since weights are not a cost of a tile."""
-        return self.tiled.runner(self.preprocess, self.providers)
+        return self.tiled.runner(self.preprocess, self.providers, arena=self.arena)
 
     def results(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Array | None]]:
         """Each tile with its answers, (C, *cells); None if all of them are left out.

@@ -67,16 +67,14 @@ class Tiled:
             self.network.check_size([extreme(several) for several in lengths])
         return tiling
 
-    def runner(self, preprocess: Preprocessing, providers: Sequence[Any] | None = None) -> Run:
-        """A session that runs crops.
-
-        Only the weights are kept between runs: there is no arena, which would stay at its largest size.
+    def runner(self, preprocess: Preprocessing, providers: Sequence[Any] | None = None, *, arena: bool = False) -> Run:
+        """A session that runs crops; only its weights are kept between runs unless there is an `arena`.
 
         Raises:
             ModelError: if onnxruntime does not load the model; later, when it does not run it.
             OptionError: if onnxruntime has no such provider.
         """
-        session = self.network.session(providers, lean_options())
+        session = self.network.session(providers, lean_options(arena=arena))
         return lambda crops: session.run(np.stack([preprocess(crop) for crop in crops]))
 
     def activations(self, crop: Sequence[int], batch: int) -> int | None:
