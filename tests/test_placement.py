@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -577,8 +577,8 @@ except FcnError as error:
 print(-left)
 """
 
-#: Names of maps, and how many of the last steps of a run are those after its tiles.
-STOPPED = {"map.npy": 5, "map.tif": 6, "map_cog.tif": 4, "map.ome.tif": 8, "map.zarr": 9}
+#: Names of maps, and how many steps before the last one they are stopped: by then, all tiles are done.
+STOPPED = [("map.npy", 4), ("map.tif", 4), ("map.tif", 6), ("map_cog.tif", 3), ("map.ome.tif", 5), ("map.zarr", 6)]
 
 
 def child(left: int, how: str, model: Path, image: Path, target: Path) -> subprocess.CompletedProcess[str]:
@@ -593,10 +593,12 @@ def contents(folder: Path, name: str) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
-def stops(steps: int, name: str, how: str, every: int, networks: Path, tmp_path: Path, first: int = 1) -> None:
+def stops(name: str, how: str, steps: Callable[[int], Iterable[int]], networks: Path, tmp_path: Path) -> None:
+    """Stop at these steps, of as many as there are, and go on."""
     model, image, target = networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "maps" / name
+    count = begun(name, how, networks, tmp_path)
     expected = contents(target.parent, "map")
-    for left in range(first, steps + 1, every):
+    for left in steps(count):
         shutil.rmtree(target.parent)
         target.parent.mkdir()
         ended = child(left, how, model, image, target)
@@ -614,19 +616,20 @@ def stops(steps: int, name: str, how: str, every: int, networks: Path, tmp_path:
         assert contents(target.parent, "map") == expected, left
 
 
-@pytest.mark.parametrize("how", ["kill", "full"])
-@pytest.mark.parametrize("name", STOPPED)
-def test_a_map_that_is_stopped_while_it_is_completed(name: str, how: str, networks: Path, tmp_path: Path) -> None:
-    steps = begun(name, how, networks, tmp_path)
-    stops(steps, name, how, 3, networks, tmp_path, first=steps - STOPPED[name] + 1)
+@pytest.mark.parametrize(("name", "before"), STOPPED)
+def test_a_map_that_is_killed_while_it_is_completed(name: str, before: int, networks: Path, tmp_path: Path) -> None:
+    stops(name, "kill", lambda count: [count - before], networks, tmp_path)
+
+
+def test_a_disk_that_is_full_while_a_map_is_begun_and_completed(networks: Path, tmp_path: Path) -> None:
+    stops("map.tif", "full", lambda count: [1, count - 2], networks, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "full"])
-@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("name", dict(STOPPED))
 def test_a_map_that_is_stopped_anywhere(name: str, how: str, networks: Path, tmp_path: Path) -> None:
-    steps = begun(name, how, networks, tmp_path)
-    stops(steps, name, how, 1, networks, tmp_path)
+    stops(name, how, lambda count: range(1, count + 1), networks, tmp_path)
 
 
 def begun(name: str, how: str, networks: Path, tmp_path: Path) -> int:
@@ -637,6 +640,34 @@ def begun(name: str, how: str, networks: Path, tmp_path: Path) -> int:
     assert ended.returncode == 0, ended.stderr
     assert sorted(os.listdir(tmp_path / "maps")) == [name, *([f"{name}.json"] if name == "map.npy" else [])]
     return int(ended.stdout)
+
+
+def test_a_cog_that_gdal_did_not_finish(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GDAL says nothing if a full disk takes only the first tiles."""
+    rasterio, gdal = pytest.importorskip("rasterio"), pytest.importorskip("rasterio.shutil")
+    scene(tmp_path / "page.tif")
+    copy = gdal.copy
+
+    def cut(source: str, made: str, **how: Any) -> None:
+        copy(source, made, **how)
+        os.truncate(made, os.path.getsize(made) - 9)
+
+    def changed(source: str, made: str, **how: Any) -> None:
+        copy(source, made, **how)
+        with rasterio.open(made, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.write(file.read(3) + 1, 3)
+
+    how: Any = {"tile": 150, "cog": True}
+    for damage in (cut, changed):
+        monkeypatch.setattr(gdal, "copy", damage)
+        with pytest.raises(
+            OptionError, match=r"cannot write '.*map.tif': GDAL wrote a part of it only, as it does when"
+        ):
+            onnx_fcn.apply(networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "map.tif", **how)
+        assert sorted(os.listdir(tmp_path)) == ["map.tif.journal", "map.tif.partial", "page.tif"]
+    monkeypatch.setattr(gdal, "copy", copy)
+    applied = onnx_fcn.apply(networks / "plain.onnx", tmp_path / "page.tif", tmp_path / "map.tif", **how)
+    assert applied.resumed == applied.tiles > 5
 
 
 def test_another_file_beside_a_map_stays(networks: Path, tmp_path: Path) -> None:

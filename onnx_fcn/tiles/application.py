@@ -210,13 +210,15 @@ def _make_map(
     """
     identity = job.identity()
     header = {**identity, **asked}
-    if _resumes(target, journal):
+    if resumes := _resumes(target, journal):
         journal.check(header)
     else:
         target.create(form, job.network.map_shape(tiling.chunk))
-        journal.begin(header)
-    resumed = len(journal.done)
     try:
+        if not resumes:
+            with target.writing():
+                journal.begin(header)
+        resumed = len(journal.done)
         skipped = _carry_out(job, tiling, target, form, journal, progress)
     except BaseException:
         if not journal.done:  # there is nothing to resume

@@ -22,6 +22,7 @@ import importlib
 import io
 import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -276,10 +277,44 @@ class _PackedTiff(_Tiff):
         resampling = "AVERAGE" if self.layer.dtype.kind == "f" else "NEAREST"
         how: Any = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER", "overview_resampling": resampling}
         try:
-            with rasterio.Env(GDAL_CACHEMAX=64):  # megabytes
+            with rasterio.Env(GDAL_CACHEMAX=64), _silenced("rasterio"):  # megabytes
                 rasterio.shutil.copy(os.path.abspath(path), os.path.abspath(made), driver="COG", **how)
+                complete = self._is_complete(path, made)
         except Exception as error:  # GDAL's are not those of files
             raise OSError(in_one_line(error)) from None
+        if not complete:
+            raise OSError(errno.EIO, "GDAL wrote a part of it only, as it does when the disk is full")
+
+    def _is_complete(self, path: Path, made: Path) -> bool:
+        """Has a COG all tiles, and those values? GDAL does not tell if it could not write the last ones."""
+        import rasterio
+        import rasterio.windows
+        import tifffile
+
+        with tifffile.TiffFile(made) as file:
+            size, pages = file.filehandle.size, list(file.pages)
+            ends = [(at + n, n) for page in pages for at, n in zip(page.dataoffsets, page.databytecounts)]
+        if not all(n and end <= size for end, n in ends):
+            return False
+        with rasterio.open(path) as source, rasterio.open(made) as copied:
+            bands = range(1, source.count + 1)
+            for top in range(0, source.height, 2 * TILE):  # rows of its tiles
+                rows = rasterio.windows.Window(0, top, source.width, min(2 * TILE, source.height - top))
+                if any(source.read(k, window=rows).tobytes() != copied.read(k, window=rows).tobytes() for k in bands):
+                    return False
+        return True
+
+
+@contextlib.contextmanager
+def _silenced(package: str) -> Iterator[None]:
+    """Errors that are raised, or found afterwards, are not logged as well."""
+    logger = logging.getLogger(package)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _remove(path: Path) -> None:
