@@ -168,7 +168,7 @@ def test_a_level_of_a_pyramid(tmp_path: Path) -> None:
     for name in ("m.tif", "m.zarr"):
         with contextlib.closing(open_mask(tmp_path / name, 2, 1)) as mask:
             np.testing.assert_array_equal(mask.read((slice(0, 9), slice(5, 20))), CODES[:9, 5:20])
-        with pytest.raises(OptionError, match=r"no level|without a level '2'"):
+        with pytest.raises(OptionError, match=r"no level"):
             open_mask(tmp_path / name, 2, 2)
     np.save(tmp_path / "m.npy", CODES)
     with pytest.raises(OptionError, match=r"m.npy' is not a pyramid, so it has no level 1"):

@@ -2,7 +2,8 @@
 
 opening    detects the format and opens the file
 stored     an array read in parts, and errors as sentences
-formats    .npy, zarr, sound, pictures
+formats    .npy, zarr, pictures
+sound      WAV: integers and floats
 tiff       TIFF: pyramids, planes, orientation, photometric interpretation
 channels   which axis is the channels, and conversion between grey and RGB
 placement  where the pixels of an image lie: CRS, or physical sizes

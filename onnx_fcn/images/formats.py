@@ -1,10 +1,11 @@
-"""Arrays, stores, sound and pictures as stored images.
+"""Arrays, stores and pictures as stored images.
 
 All are read as the numbers that are shown, or, for masks, as those that are stored (`shown=False`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -14,11 +15,11 @@ import numpy as np
 
 from onnx_fcn._types import Array
 from onnx_fcn.errors import OptionError
-from onnx_fcn.images.channels import GREY, NUMBERS, RGB
+from onnx_fcn.images.channels import GREY, RGB
 from onnx_fcn.images.placement import placed_by_ngff
 from onnx_fcn.images.stored import MODES, Box, Stored, check_room, missing_package, size_text, white_of
 
-__all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_wav", "from_zarr"]
+__all__ = ["from_npy", "from_numbers", "from_object", "from_picture", "from_zarr"]
 
 
 #: Formats of pictures that return the numbers they were given. Others lose some, scale them, or sort the palette anew.
@@ -74,11 +75,13 @@ def from_zarr(name: str, level: int, *, shown: bool = True) -> Stored:
     except FileNotFoundError:
         raise OptionError(f"'{name}' is a folder, but not a zarr store") from None
     placed = None
-    if not hasattr(store, "shape"):  # a pyramid is a group of arrays, the finest first
-        if str(level) not in store or not hasattr(store[str(level)], "shape"):
-            raise OptionError(f"'{name}' is a group of arrays without a level '{level}'")
-        placed = placed_by_ngff(store.attrs, str(level))
-        store = store[str(level)]
+    if not hasattr(store, "shape"):
+        image = _image_in(name, store)
+        paths = _levels(name, image)
+        if level >= len(paths):
+            raise OptionError(f"'{name}' has no level {level}: its levels are 0 to {len(paths) - 1}")
+        placed = placed_by_ngff(image.attrs, paths[level])
+        store = image[paths[level]]
     elif level:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     dtype = np.dtype(store.dtype)
@@ -87,26 +90,37 @@ def from_zarr(name: str, level: int, *, shown: bool = True) -> Stored:
     return from_numbers(f"'{name}'", tuple(store.shape), dtype, lambda box: np.asarray(store[box]), **more)
 
 
-def from_wav(name: str) -> Stored:
-    """Sound as (samples, channels), in integers as they are stored."""
-    import wave
+def _image_in(name: str, group: Any) -> Any:
+    """The group of the levels of an image: this one, or the only image of a collection (bioformats2raw's layout)."""
+    attributes = dict(group.attrs)
+    about = attributes.get("ome", attributes)
+    for kind, example in (("plate", "A/1/0"), ("well", "0")):
+        if kind in about:
+            raise OptionError(f"'{name}' is a {kind} of many images: give the path of one, such as {name}/{example}")
+    if "bioformats2raw.layout" not in about:
+        return group
+    listed = dict(group["OME"].attrs) if "OME" in group else {}
+    paths = listed.get("ome", listed).get("series") or [str(k) for k in range(len(group)) if str(k) in group]
+    if len(paths) != 1:
+        raise OptionError(f"'{name}' contains {len(paths)} images: give the path of one, such as {name}/0")
+    return group[str(paths[0])]
 
-    file = wave.open(name, "rb")  # noqa: SIM115  (stays open as long as the image)
-    channels, width = file.getnchannels(), file.getsampwidth()
-    dtype = np.dtype({1: np.uint8, 2: np.int16, 3: np.int32, 4: np.int32}[width])
 
-    def fetch(box: Box) -> Array:
-        start, stop, _ = box[0].indices(file.getnframes())
-        file.setpos(start)
-        data = np.frombuffer(file.readframes(stop - start), np.uint8).reshape(stop - start, channels, width)
-        if width == 3:  # the sign goes into a fourth byte
-            data = np.concatenate([data, np.where(data[..., -1:] > 127, 255, 0).astype(np.uint8)], axis=-1)
-        samples = np.ascontiguousarray(data).view(dtype.newbyteorder("<"))[..., 0]
-        return samples[:, box[1]].astype(dtype)
-
-    shape = (file.getnframes(), channels)
-    white = white_of(dtype)
-    return Stored(f"'{name}'", shape, dtype, fetch, white, 1, NUMBERS, rank=1, files=(name,), close=file.close)
+def _levels(name: str, group: Any) -> list[str]:
+    """The paths of the levels of an image, the finest first: by the metadata of OME-Zarr, or 0, 1, …"""
+    attributes = dict(group.attrs)
+    several = attributes.get("ome", attributes).get("multiscales") or []
+    if len(several) > 1:
+        raise OptionError(f"'{name}' describes {len(several)} images in one group: give the path of an array in it")
+    if several:
+        paths = [str(each["path"]) for each in several[0]["datasets"]]
+    else:  # as other software writes pyramids
+        paths = list(itertools.takewhile(lambda path: path in group, map(str, itertools.count())))
+    if not paths or any(path not in group or not hasattr(group[path], "shape") for path in paths):
+        arrays = sorted(group.array_keys())
+        hint = f", such as {name}/{arrays[0]}" if arrays else ""
+        raise OptionError(f"'{name}' is a group whose arrays are no levels of an image: give the path of one{hint}")
+    return paths
 
 
 def from_picture(name: str, *, shown: bool = True) -> Stored:

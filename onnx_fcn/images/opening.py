@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from onnx_fcn.errors import OptionError
-from onnx_fcn.images.formats import from_npy, from_numbers, from_object, from_picture, from_wav, from_zarr
+from onnx_fcn.images.formats import from_npy, from_numbers, from_object, from_picture, from_zarr
+from onnx_fcn.images.sound import SOUND, from_wav
 from onnx_fcn.images.stored import TIFF_SIGNATURES, Picture, Stored, errors_as_sentences
 from onnx_fcn.images.tiff import open_tiff
 
@@ -47,6 +48,6 @@ def _open(name: str, level: int, shown: bool) -> Stored:
         raise OptionError(f"'{name}' is not a pyramid, so it has no level {level}")
     if start[:6] == b"\x93NUMPY":
         return from_npy(name, shown=shown)
-    if start[:4] in (b"RIFF", b"RIFX") and start[8:] == b"WAVE":
+    if start[:4] in SOUND and start[8:] == b"WAVE":
         return from_wav(name)
     return from_picture(name, shown=shown)
