@@ -358,6 +358,12 @@ def _create_array(path: Path, layer: Layer, shape: Sequence[int], chunk: Sequenc
     )
 
 
+def _remove_drafts(path: Path) -> None:
+    """Remove what a killed run left of a chunk: zarr writes it under another name, and renames it."""
+    for draft in path.rglob("*.partial"):
+        draft.unlink()
+
+
 class _ZarrArray:
     """An array as a zarr store."""
 
@@ -373,7 +379,7 @@ class _ZarrArray:
         return _ZarrArrayMap(path)
 
     def complete(self, path: Path) -> None:
-        return None
+        _remove_drafts(path)
 
 
 class _Zarr:
@@ -399,6 +405,7 @@ class _Zarr:
     def complete(self, path: Path) -> None:
         import zarr
 
+        _remove_drafts(path)
         finer: Any = zarr.open_array(str(path / "0"), mode="r")
         limits = _limits(finer) if self.layer.has_channels else []
         levels = [self.layer.physical]
