@@ -153,7 +153,7 @@ def with_fixed_checks(
     if images is not None and all(images[n].shape == v.shape for n, v in cases[0].items() if n in images):
         cases.append({**cases[0], **images})
     size = tuple(cases[0][walk.image.name].shape[axis] for axis in walk.image.space)
-    names, checks = [o.name for o in graph.output], []
+    names = [o.name for o in graph.output]
     try:
         have = list(map(session(judged), cases))
     except ModelError as error:

@@ -316,21 +316,6 @@ class Lifted:
     unfolded: int | None = None
     folded: str | None = None
 
-    def at(self, name: str) -> Lifted:
-        """The same map in another tensor."""
-        return Lifted(
-            name,
-            self.batch,
-            self.channels,
-            self.space,
-            self.layout,
-            self.elem_type,
-            self.origins,
-            self.padding,
-            self.unfolded,
-            self.folded,
-        )
-
     # Queries ----------------------------------------------------------------------------------------------------
 
     @property

@@ -65,7 +65,7 @@ def named(site: Site, facts: Sequence[Fact]) -> list[Fact]:
 
 def _renamed(fact: Fact, names: Mapping[str, str]) -> Fact:
     if isinstance(fact, Lifted):
-        return fact.at(names.get(fact.map, fact.map))
+        return fact.on(names.get(fact.map, fact.map))
     return replace(fact, name=names.get(fact.name, fact.name)) if isinstance(fact, Unmapped | Whole) else fact
 
 

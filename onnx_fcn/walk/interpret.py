@@ -211,6 +211,7 @@ def _step(walk: Walk, position: int, slot: Slot) -> None:
             if refusal.needs and not any(isinstance(f, Known) and f.sized for f in everything):
                 walk.needs[position] = refusal.needs
             outputs = [Blocked(_origins(walk, position, lifted), frozenset({position}))] * len(node.outputs)
+    slot.settle()
     for name, fact in zip(node.outputs, outputs):
         if name:
             facts[name] = _apart(walk, name, fact)
@@ -281,9 +282,7 @@ def _apply(
         outputs = on_whole_map(site, operands)
     if site.is_context or any(isinstance(f, Unmapped) and f.context for f in operands):
         outputs = [_everywhere(f) for f in outputs]
-    outputs = named(site, outputs)
-    slot.settle()
-    return outputs
+    return named(site, outputs)
 
 
 def _attends(walk: Walk, slot: Slot, operands: Sequence[Fact | None]) -> bool:

@@ -38,7 +38,7 @@ __all__ = ["without_sequences"]
 
 def without_sequences(document: Document) -> Document:
     """The same model with tensors instead of sequences, where these are known; itself if it has no sequences."""
-    if not any(node.op in _MEANINGS for node in document.nodes):
+    if not any(_meaning_of(node.op, node.domain) for node in document.nodes):
         return document
     nodes = document.proto.graph.node
     rewriting = _Rewriting(document)
@@ -88,7 +88,7 @@ class _Rewriting:
         A node that makes a sequence is the last of them, since something that stays may read the sequence.
         """
         self.nodes = []
-        meaning = _meaning_of(node)
+        meaning = _meaning_of(node.op_type, node.domain)
         if meaning is not None:
             with contextlib.suppress(Unsupported):
                 meaning(self, node)
@@ -261,8 +261,8 @@ _MEANINGS: dict[str, Callable[[_Rewriting, NodeProto], None]] = {
 }
 
 
-def _meaning_of(node: NodeProto) -> Callable[[_Rewriting, NodeProto], None] | None:
-    return _MEANINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+def _meaning_of(operator: str, domain: str) -> Callable[[_Rewriting, NodeProto], None] | None:
+    return _MEANINGS.get(operator) if domain in ("", "ai.onnx") else None
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:
